@@ -1,0 +1,129 @@
+"""Small calls to one server: version, models, metrics, one completion."""
+
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from pipeline.errors import MeasureError
+
+TIMEOUT_S = 10.0
+GENERATED_TOKENS = "vllm:generation_tokens_total"
+M = TypeVar("M", bound=BaseModel)
+
+
+class ModelCard(BaseModel):
+    """One entry of /v1/models, as vLLM gives it."""
+
+    model_config = ConfigDict(extra="ignore", defer_build=True)
+
+    id: str
+    root: str | None = None
+    owned_by: str | None = None
+    max_model_len: int | None = None
+
+
+class ModelList(BaseModel):
+    model_config = ConfigDict(extra="ignore", defer_build=True)
+
+    data: list[ModelCard]
+
+
+class Usage(BaseModel):
+    """The server's own token counts."""
+
+    model_config = ConfigDict(extra="ignore", defer_build=True)
+
+    prompt_tokens: int
+    completion_tokens: int = 0
+
+
+class Message(BaseModel):
+    model_config = ConfigDict(extra="ignore", defer_build=True)
+
+    content: str | None = None
+
+
+class Choice(BaseModel):
+    model_config = ConfigDict(extra="ignore", defer_build=True)
+
+    message: Message
+    finish_reason: str | None = None
+    token_ids: list[int] | None = None
+
+
+class Completion(BaseModel):
+    """The part of an unary chat completion that we rely on."""
+
+    model_config = ConfigDict(extra="ignore", defer_build=True)
+
+    choices: list[Choice]
+    usage: Usage
+    prompt_token_ids: list[int] | None = None
+
+
+class Control:
+    """Calls to the server at `base_url`; each raises MeasureError in one line when the answer is not what vLLM gives."""
+
+    def __init__(self, base_url: str) -> None:
+        import requests  # 60 ms that `--list` and an unchanged run do without
+
+        self._requests = requests
+        self.base_url = base_url
+        self._session = requests.Session()
+        self._session.trust_env = False  # a proxy from the environment must not stand between us and loopback
+
+    def answers(self) -> bool:
+        """Tell whether /health says 200 within a second."""
+        try:
+            return self._session.get(f"{self.base_url}/health", timeout=1).status_code == 200
+        except self._requests.RequestException:
+            return False
+
+    def version(self) -> str:
+        return str(self._json("GET", "/version", None, TIMEOUT_S).get("version", ""))
+
+    def models(self) -> list[ModelCard]:
+        return self._model(ModelList, self._json("GET", "/v1/models", None, TIMEOUT_S)).data
+
+    def metrics(self) -> dict[str, float]:
+        """Return each sample of /metrics summed over its labels, by name; histogram buckets left out."""
+        from prometheus_client.parser import text_string_to_metric_families
+
+        totals: dict[str, float] = {}
+        try:
+            response = self._session.get(f"{self.base_url}/metrics", timeout=TIMEOUT_S)
+            response.raise_for_status()
+            for family in text_string_to_metric_families(response.text):
+                for sample in family.samples:
+                    if not sample.name.endswith("_bucket"):
+                        totals[sample.name] = totals.get(sample.name, 0.0) + sample.value
+        except (self._requests.RequestException, ValueError) as error:
+            raise MeasureError(f"{self.base_url}/metrics: {error}") from error
+        return totals
+
+    def chat(self, payload: dict[str, Any], timeout_s: float) -> Completion:
+        """Return the answer to an unary chat completion."""
+        return self._model(Completion, self._json("POST", "/v1/chat/completions", payload, timeout_s))
+
+    def _json(self, method: str, path: str, payload: dict[str, Any] | None, timeout_s: float) -> dict[str, Any]:
+        try:
+            response = self._session.request(method, f"{self.base_url}{path}", json=payload, timeout=timeout_s)
+        except self._requests.RequestException as error:
+            raise MeasureError(f"{self.base_url}{path}: {type(error).__name__}: {error}") from error
+        if response.status_code != 200:
+            raise MeasureError(f"{self.base_url}{path}: HTTP {response.status_code}: {response.text[:200]}")
+        try:
+            data = response.json()
+        except ValueError as error:
+            raise MeasureError(f"{self.base_url}{path}: not JSON: {response.text[:80]!r}") from error
+        if not isinstance(data, dict):
+            raise MeasureError(f"{self.base_url}{path}: not a JSON object: {response.text[:80]!r}")
+        return data
+
+    def _model(self, kind: type[M], data: dict[str, Any]) -> M:
+        try:
+            return kind.model_validate(data)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise MeasureError(f"{self.base_url}: the answer's {where}: {first['msg']}") from error

@@ -1,0 +1,168 @@
+"""The load generator: streamed chat completions, each block of bytes stamped on arrival and parsed afterwards."""
+
+import http.client
+import json
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+from pipeline.client.sse import SseParser
+
+BLOCK_BYTES = 1 << 16
+PATH = "/v1/chat/completions"
+
+
+@dataclass(frozen=True)
+class Raw:
+    """A response as it came: when it was sent (ns), status, stamped blocks, and what broke it."""
+
+    sent_ns: int
+    status: int
+    blocks: list[tuple[int, bytes]]
+    error: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A streamed answer. Times are perf_counter nanoseconds; `tokens` is the server's own count; `error` is empty on success."""
+
+    sent_ns: int
+    first_ns: int = 0
+    last_ns: int = 0
+    chunk_ns: list[int] = field(default_factory=list)
+    text: str = ""
+    finish_reason: str | None = None
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    tokens: int = 0
+    error: str = ""
+
+    @property
+    def ok(self) -> bool:
+        return not self.error
+
+
+def send(base_url: str, payload: dict[str, Any], timeout_s: float) -> Raw:
+    """Send one request and stamp what comes back; never raises for the network's sake."""
+    address = urlsplit(base_url)
+    body = json.dumps(payload).encode()
+    connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=timeout_s)
+    blocks: list[tuple[int, bytes]] = []
+    status = 0
+    sent = time.perf_counter_ns()
+    try:
+        connection.request("POST", PATH, body, {"Content-Type": "application/json"})
+        response = connection.getresponse()
+        status = response.status
+        while block := response.read1(BLOCK_BYTES):
+            blocks.append((time.perf_counter_ns(), block))
+    except (OSError, http.client.HTTPException) as error:
+        return Raw(sent, status, blocks, f"{type(error).__name__}: {error}")
+    finally:
+        connection.close()
+    return Raw(sent, status, blocks, "")
+
+
+def read(raw: Raw) -> Answer:
+    """Return the answer in `raw`. HTTP errors, error events, a cut-off stream and one without content are failures.
+
+    The role chunk, empty chunks and the usage chunk neither begin nor extend the answer.
+    """
+    if raw.error:
+        return Answer(raw.sent_ns, error=raw.error)
+    if raw.status != 200:
+        said = b"".join(block for _, block in raw.blocks).decode("utf-8", errors="replace")
+        return Answer(raw.sent_ns, error=f"HTTP {raw.status}: {said[:200]}")
+    parser = SseParser()
+    text: list[str] = []
+    stamps: list[int] = []
+    finish_reason: str | None = None
+    usage: dict[str, Any] = {}
+    done = False
+    for at, block in raw.blocks:
+        for event in parser.feed(block):
+            if event == "[DONE]":
+                done = True
+                continue
+            try:
+                data = json.loads(event)
+                if "error" in data:
+                    return Answer(raw.sent_ns, error=f"error event: {json.dumps(data['error'])[:200]}")
+                usage = data.get("usage") or usage
+                for choice in data.get("choices", []):
+                    finish_reason = choice.get("finish_reason") or finish_reason
+                    delta = choice.get("delta", {})
+                    piece = delta.get("content") or delta.get("reasoning") or delta.get("reasoning_content")
+                    if piece or delta.get("tool_calls"):
+                        stamps.append(at)
+                        text.append(piece or "")
+            except (ValueError, AttributeError, TypeError) as error:
+                return Answer(raw.sent_ns, error=f"unreadable event ({error}): {event[:80]!r}")
+    if not done:
+        return Answer(raw.sent_ns, error="cut off before [DONE]")
+    if not stamps:
+        return Answer(raw.sent_ns, error="no content")
+    details = usage.get("prompt_tokens_details") or {}
+    return Answer(
+        raw.sent_ns,
+        stamps[0],
+        stamps[-1],
+        stamps,
+        "".join(text),
+        finish_reason,
+        int(usage.get("prompt_tokens", 0)),
+        int(details.get("cached_tokens") or 0),
+        int(usage.get("completion_tokens", 0)),
+        "" if usage else "no usage chunk",
+    )
+
+
+def closed_loop(
+    base_url: str,
+    payloads: Iterable[dict[str, Any]],
+    concurrency: int,
+    timeout_s: float,
+    keep_going: Callable[[], bool] = lambda: True,
+) -> tuple[list[Answer], float]:
+    """Send `payloads` with `concurrency` in flight until all are answered; return (answers in order, wall seconds).
+
+    `keep_going` is asked before each send; what is not sent has no answer. Parsing happens after the last byte.
+    """
+    waiting = iter(enumerate(payloads))
+    lock = threading.Lock()
+    raws: dict[int, Raw] = {}
+
+    def work() -> None:
+        while keep_going():
+            with lock:
+                index, payload = next(waiting, (-1, None))
+            if payload is None:
+                return
+            raws[index] = send(base_url, payload, timeout_s)
+
+    began = time.perf_counter()
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(concurrency)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    wall_s = time.perf_counter() - began
+    return [read(raws[index]) for index in sorted(raws)], wall_s
+
+
+def streamed(model: str, messages: Iterable[dict[str, str]], max_tokens: int, **more: Any) -> dict[str, Any]:
+    """Return the payload of a greedy streamed request with the usage chunk on."""
+    return {
+        "model": model,
+        "messages": list(messages),
+        "max_tokens": max_tokens,
+        "temperature": 0,
+        # Temperature 0 still applies the model's generation_config, and some models ship a penalty there.
+        "repetition_penalty": 1.0,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        **more,
+    }

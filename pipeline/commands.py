@@ -1,0 +1,315 @@
+"""What the tasks do: each takes the project's folder and the options, prints, and returns an exit code."""
+
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from pipeline.config import Config, GpuConfig, Layers, ServeConfig, load_layers
+from pipeline.dag import NOTES, STAGES
+from pipeline.engine import Pipeline, Result, Stage
+from pipeline.errors import PipelineError
+from pipeline.record import Outcome
+from pipeline.server import state
+from pipeline.server.stop import stop_server
+from pipeline.stages.check_gpu import Machine
+from pipeline.stages.report import Report
+from pipeline.stages.serve import Server
+from pipeline.workspace import Workspace
+
+MARKS = {"made": "✓", "unchanged": "·", "failed": "✗", "blocked": "✗"}
+CONFIG_FILE = "config.yaml"
+
+
+@dataclass(frozen=True)
+class Options:
+    """What every stage task takes."""
+
+    profile: str | None = None
+    sets: tuple[str, ...] = ()
+    force: bool = False
+    why: bool = False
+
+
+class Session:
+    """One command: the configuration's layers and a pipeline whose settings follow the profile in force."""
+
+    def __init__(self, root: Path, options: Options, quiet: bool = False) -> None:
+        self.workspace = Workspace(root, quiet)
+        self.layers: Layers = load_layers(root / CONFIG_FILE, os.environ, options.sets, options.profile)
+        self.pipeline = Pipeline(STAGES, self.workspace, self._settings, NOTES, self._starting, self._report)
+        # A wrong setting is told before anything starts.
+        asked, _ = self.layers.profile
+        self._config_of(None if asked == "auto" else asked)
+
+    @property
+    def config(self) -> Config:
+        """Return the settings with the profile in force; without one while check-gpu has not chosen."""
+        return self._config_of(self.profile()[0])
+
+    def profile(self) -> tuple[str | None, str]:
+        """Return (profile in force, where it came from)."""
+        asked, origin = self.layers.profile
+        if asked != "auto":
+            return asked, origin
+        machine: Outcome[Machine] = self.pipeline.outcome(Machine)
+        if machine.data is None:
+            return None, "check-gpu has not chosen one"
+        return machine.data.profile, f"auto: {machine.data.profile_reason}"
+
+    def stop_own(self) -> None:
+        """Stop the server if this session started it."""
+        launch = state.read(self.workspace)
+        if launch is not None and "serve" in self.pipeline.made:
+            self.workspace.say(f"stopping the server (pid {launch.pid})")
+            stop_server(launch, self._serve_settings().stop_timeout_s, self.workspace)
+
+    def say_profile(self) -> None:
+        """Print the profile in force and where it came from."""
+        name, origin = self.profile()
+        say(f"profile {name or 'auto'} ({origin})")
+
+    def _serve_settings(self) -> ServeConfig:
+        return self.config.serve
+
+    def _settings(self, kind: type[BaseModel]) -> BaseModel:
+        # check-gpu chooses the profile, so its own settings cannot come from one.
+        return self._config_of(None).gpu if kind is GpuConfig else self.config.section(kind)
+
+    @lru_cache(maxsize=8)  # noqa: B019  a session lives as long as its command
+    def _config_of(self, profile: str | None) -> Config:
+        return self.layers.config(profile)
+
+    def _starting(self, stage: Stage, reason: str) -> None:
+        if not self.workspace.quiet:
+            print(f"▶ {stage.name}: {reason}", file=sys.stderr, flush=True)
+
+    def _report(self, result: Result) -> None:
+        if self.workspace.quiet:
+            return
+        took = f"  {result.duration_s:.1f} s" if result.duration_s >= 0.05 else ""
+        reason = f": {result.reason}" if result.state in ("failed", "blocked") else ""
+        print(f"{MARKS[result.state]} {result.stage} {result.state}{took}{reason}", file=sys.stderr, flush=True)
+
+
+def say(text: str) -> None:
+    """Print a result."""
+    print(text, flush=True)
+
+
+@contextmanager
+def locked(workspace: Workspace) -> Iterator[None]:
+    """Hold the workspace's lock; PipelineError names who holds it."""
+    from filelock import FileLock, Timeout
+
+    workspace.artifacts.mkdir(exist_ok=True)
+    holder = workspace.artifacts / ".lock-holder"
+    lock = FileLock(workspace.artifacts / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        who = holder.read_text(encoding="utf-8").strip() if holder.exists() else "another process"
+        raise PipelineError(f"another command is at work here ({who})", "wait for it, or stop it with Ctrl-C in its terminal") from None
+    try:
+        holder.write_text(f"pid {os.getpid()}: {' '.join(sys.argv[1:])}", encoding="utf-8")
+        yield
+    finally:
+        holder.unlink(missing_ok=True)
+        lock.release()
+
+
+def run_all(root: Path, options: Options) -> int:
+    """Run the chain, stop what it started, render the report; return the report's exit code, or 2 after a failure."""
+    session = Session(root, options)
+    if options.why:
+        return why(root, options)
+    with locked(session.workspace):
+        pipeline = session.pipeline
+        names = [stage.name for stage in pipeline.stages if stage.name != "report"]
+        forced = [name for name in names if name != "serve" and any(s.name == "serve" for s in pipeline.chain([name]))]
+        try:
+            results = pipeline.ensure(names, force=forced if options.force else ())
+        finally:
+            session.stop_own()
+        results += pipeline.ensure(["report"], present=True, alone=True)
+        made = pipeline.outcome(Report).data
+        if made is not None:
+            say_report(made)
+        session.say_profile()
+        failed = any(result.state in ("failed", "blocked") for result in results)
+        return 2 if failed or made is None else int(made.exit_code)
+
+
+def say_report(made: Report) -> None:
+    """Print the verdicts and where the report is."""
+    for gate in made.gates:
+        note = f"  {gate.reason}" if gate.reason else ""
+        say(f"  {gate.verdict:<13}{gate.gate}{'' if gate.required else ' (not required)'}{note}")
+    say(f"{made.headline}\n{made.path}")
+
+
+def report(root: Path, options: Options, only: bool) -> int:
+    """Bring everything up to date and render, or with `only` render what is on record."""
+    if not only or options.why:
+        return run_all(root, options)
+    session = Session(root, options)
+    with locked(session.workspace):
+        session.pipeline.ensure(["report"], force=["report"], alone=True)
+        made = session.pipeline.outcome(Report).data
+        if made is None:
+            return 2
+        say_report(made)
+        session.say_profile()
+        return int(made.exit_code)
+
+
+def run_stage(root: Path, name: str, options: Options) -> int:
+    """Run one stage and what it needs; stop a server that this started, unless the stage is serve itself."""
+    session = Session(root, options)
+    if options.why:
+        return why(root, options, [name])
+    with locked(session.workspace):
+        try:
+            results = session.pipeline.ensure([name], force=[name] if options.force else (), present=True)
+        except BaseException:
+            session.stop_own()
+            raise
+        if name != "serve":
+            session.stop_own()
+        code = 2 if any(result.state in ("failed", "blocked") for result in results if result.stage == name) else 0
+        if name == "serve" and code == 0:
+            say_server(session.pipeline.outcome(Server).data)
+        session.say_profile()
+        return code
+
+
+def serve(root: Path, options: Options, foreground: bool) -> int:
+    """Bring the server up and leave it running; in the foreground follow its log and stop it on Ctrl-C."""
+    code = run_stage(root, "serve", options)
+    if code or options.why or not foreground:
+        return code
+    try:
+        return logs(root, follow=True)
+    finally:
+        stop(root)
+
+
+def say_server(server: Server) -> None:
+    """Print how to reach, watch and stop the server."""
+    handle = server.handle
+    say(f"base URL  {handle.base_url}/v1\nmodel     {server.model}\npid       {handle.pid}\nlog       {handle.log}\nstop      ./inv stop")
+
+
+def stop(root: Path) -> int:
+    """Stop our server, or say that there is none."""
+    workspace = Workspace(root)
+    launch = state.read(workspace)
+    if launch is None:
+        say("no server of ours is running")
+        return 0
+    closing = stop_server(launch, ServeConfig().stop_timeout_s, workspace)
+    if not closing.was_running:
+        say(f"the server (pid {launch.pid}) was already gone")
+    else:
+        killed = f", killed {', '.join(closing.killed)}" if closing.killed else ""
+        say(f"stopped pid {launch.pid} in {closing.took_s:.1f} s{killed}; port {launch.port} is {'free' if closing.port_free else 'still taken'}")
+    return 0 if closing.port_free else 2
+
+
+def status(root: Path, options: Options) -> int:
+    """Print the server's state and each stage's."""
+    session = Session(root, options, quiet=True)
+    launch = state.read(session.workspace)
+    if launch is None:
+        say("server: not running")
+    elif not state.is_running(launch):
+        left = state.members(launch)
+        say(f"server: gone without being stopped (pid {launch.pid}), {len(left)} processes left; `./inv stop` cleans up")
+    else:
+        from pipeline.client.control import Control
+
+        answers = "answers" if Control(launch.base_url).answers() else "does not answer (starting?)"
+        say(f"server: {launch.base_url}/v1  model {launch.model}  pid {launch.pid}  {answers}  log {launch.log}")
+    say_stages(session, [stage.name for stage in session.pipeline.stages])
+    session.say_profile()
+    return 0
+
+
+def why(root: Path, options: Options, names: Sequence[str] = ()) -> int:
+    """Print for each stage whether it would run, and why."""
+    session = Session(root, options, quiet=True)
+    session.pipeline.ensure(["check-gpu"])
+    say_stages(session, names or [stage.name for stage in session.pipeline.stages])
+    session.say_profile()
+    return 0
+
+
+def say_stages(session: Session, names: Sequence[str]) -> None:
+    """Print a line per stage: unchanged, or why it would run."""
+    pipeline = session.pipeline
+    would: set[str] = set()
+    for stage in pipeline.chain(names):
+        reason = pipeline.why(stage)
+        waits = [maker.name for maker in pipeline.upstream(stage) if maker.name in would]
+        if not stage.observes and (reason or waits):
+            would.add(stage.name)
+        if stage.name in names:
+            say(f"  {stage.name:<17}{reason or (f'after {waits[0]}, if its outcome changes' if waits else 'unchanged')}")
+
+
+def logs(root: Path, follow: bool) -> int:
+    """Print the current (or last) server log; follow it until the server ends or Ctrl-C."""
+    workspace = Workspace(root)
+    launch = state.read(workspace)
+    last = sorted(workspace.launches.glob("*/server.log"))
+    path = workspace.root / launch.log if launch else (last[-1] if last else None)
+    if path is None or not path.exists():
+        raise PipelineError("no server log yet", "start a server with `./inv serve`")
+    with path.open(encoding="utf-8", errors="replace") as file:
+        while True:
+            running = launch is not None and state.is_running(launch)
+            text = file.read()
+            sys.stdout.write(text)
+            sys.stdout.flush()
+            if not text:
+                if not follow or not running:
+                    return 0
+                time.sleep(0.2)
+
+
+def graph() -> str:
+    """Return the stages and their edges as a mermaid flowchart."""
+    pipeline = Pipeline(STAGES, Workspace(Path()), lambda kind: kind(), NOTES)
+    lines = ["flowchart LR"]
+    for stage in pipeline.stages:
+        for maker in pipeline.upstream(stage):
+            optional = maker.makes in stage.reads.values()
+            lines.append(f"    {maker.name} {'-.->' if optional else '-->'} {stage.name}")
+    return "\n".join(lines)
+
+
+def clean(root: Path, everything: bool) -> int:
+    """Remove records, logs and samples; with `everything` also environment, models and caches. Refuses while a server runs."""
+    workspace = Workspace(root)
+    launch = state.read(workspace)
+    if launch is not None and state.members(launch):
+        raise PipelineError(f"our server is running (pid {launch.pid})", "stop it first: `./inv stop`")
+    with locked(workspace):
+        kept = {".gitignore", ".lock", ".lock-holder"}
+        doomed = [path for path in workspace.artifacts.iterdir() if path.name not in kept]
+        if everything:
+            doomed += [workspace.server_environment, workspace.models, workspace.cache]
+        for path in doomed:
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+    say(f"removed {', '.join(workspace.relative(path) for path in doomed) or 'nothing'}")
+    return 0

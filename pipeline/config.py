@@ -1,0 +1,392 @@
+"""Settings: typed sections, merged from config.yaml, the profile, the environment and --set, each value with its origin."""
+
+import difflib
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError, model_validator
+
+from pipeline.errors import ConfigError
+
+ENVIRONMENT_PREFIX = "VLLM_POC__"
+Comparator = Literal["<", "<=", ">", ">=", "=="]
+Positive = Annotated[int, Field(gt=0)]
+Seconds = Annotated[float, Field(gt=0)]
+
+
+class Section(BaseModel):
+    """Base of the sections; an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+
+    def files(self) -> tuple[str, ...]:
+        """Return the files or folders, relative to the project, whose content counts as part of these settings."""
+        return ()
+
+
+class AutoProfile(Section):
+    """The profile that `profile: auto` takes on a GPU with at least this much memory."""
+
+    min_total_mib: Positive
+    profile: str
+
+
+class GpuConfig(Section):
+    """What check-gpu insists on and chooses."""
+
+    required: bool = False
+    auto: tuple[AutoProfile, ...] = ()
+
+
+class InstallConfig(Section):
+    """Which vLLM goes into venv-vllm."""
+
+    set: str = "auto"
+    cpu_wheel: str | None = None
+    min_free_gib: Seconds = 5
+
+
+class ModelConfig(Section):
+    """Where the model comes from and what it is called."""
+
+    name: str = "model"
+    source: Literal["hub", "wheel", "path"] = "wheel"
+    repo: str | None = None
+    revision: str = "main"
+    path: str | None = None
+    quantization: Literal["auto", "int8", "none"] = "auto"
+    min_free_gib: Annotated[float, Field(ge=0)] = 1
+
+    @model_validator(mode="after")
+    def source_has_its_place(self) -> "ModelConfig":
+        if self.source == "hub" and not self.repo:
+            raise ValueError("source hub needs model.repo, as in Qwen/Qwen2.5-1.5B-Instruct")
+        if self.source == "path" and not self.path:
+            raise ValueError("source path needs model.path, a folder with config.json and weights")
+        return self
+
+
+class ServeConfig(Section):
+    """How the server is started."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=1, le=65535)] = 8000
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    max_model_len: Positive = 4096
+    max_num_seqs: Positive = 16
+    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] | None = None
+    block_size: Positive | None = None
+    seed: int = 0
+    trust_remote_code: bool = False
+    extra_args: tuple[str, ...] = ()
+    env: dict[str, str] = {}
+    start_timeout_s: Seconds = 600
+    stop_timeout_s: Seconds = 20
+    memory_samples_per_s: Annotated[float, Field(gt=0, le=20)] = 5
+
+
+class RouterConfig(Section):
+    """The router test."""
+
+    suite: str = "suites/router-en"
+    cases: Positive = 24
+    max_tokens: Positive = 128
+    timeout_s: Seconds = 120
+
+    def files(self) -> tuple[str, ...]:
+        return (self.suite,)
+
+
+class DeterminismConfig(Section):
+    """The guide's test: the same prompt again and again."""
+
+    prompts: tuple[str, ...] = Field(default=("Merhaba",), min_length=1)
+    runs: Annotated[int, Field(ge=2)] = 10
+    seed: int = 42
+    max_tokens: Positive = 64
+    timeout_s: Seconds = 120
+
+
+class BenchConfig(Section):
+    """Latency and throughput."""
+
+    ttft_requests: Positive = 64
+    warmup_requests: Annotated[int, Field(ge=1)] = 4
+    decode_requests: Positive = 8
+    output_tokens: Annotated[int, Field(ge=2)] = 64
+    concurrency: tuple[Positive, ...] = Field(default=(1, 4, 8), min_length=1)
+    requests_per_level: Positive = 16
+    timeout_s: Seconds = 300
+
+
+class VramConfig(Section):
+    """Memory under load."""
+
+    load_s: Seconds = 20
+    concurrency: Positive = 4
+
+
+class ReportConfig(Section):
+    """What the report is called and where it goes."""
+
+    title: str = "vLLM PoC"
+    output: str = "REPORT.md"
+
+    def files(self) -> tuple[str, ...]:
+        return ("templates",)
+
+
+class Gate(Section):
+    """A target that a figure must meet; `metric` is <stage>.<figure>."""
+
+    label: str
+    metric: Annotated[str, Field(pattern=r"^[a-z-]+\.[a-z0-9_]+$")]
+    statistic: str = ""
+    comparator: Comparator
+    target: float
+    unit: str = ""
+    min_n: Positive = 1
+    judge_by: Literal["bound", "point"] = "bound"
+    required: bool = True
+    table: Literal["targets", "criteria"] = "targets"
+
+
+class Gates(RootModel[dict[str, Gate]]):
+    """The gates by id."""
+
+    model_config = ConfigDict(frozen=True, defer_build=True)
+
+
+class Alternative(Section):
+    """One row of the guide's table of models."""
+
+    model: str
+    size: str
+    vram: str
+    use_case: str
+    profile: str | None = None
+
+
+class Alternatives(RootModel[tuple[Alternative, ...]]):
+    """The guide's model alternatives."""
+
+    model_config = ConfigDict(frozen=True, defer_build=True)
+
+
+class Profile(RootModel[str]):
+    """The name of the profile in force."""
+
+    model_config = ConfigDict(frozen=True, defer_build=True)
+
+
+class Config(Section):
+    """All settings."""
+
+    profile: Profile = Profile("auto")
+    gpu: GpuConfig = GpuConfig()
+    install: InstallConfig = InstallConfig()
+    model: ModelConfig = ModelConfig()
+    serve: ServeConfig = ServeConfig()
+    router: RouterConfig = RouterConfig()
+    determinism: DeterminismConfig = DeterminismConfig()
+    bench: BenchConfig = BenchConfig()
+    vram: VramConfig = VramConfig()
+    gates: Gates = Gates({})
+    alternatives: Alternatives = Alternatives(())
+    report: ReportConfig = ReportConfig()
+
+    def section(self, kind: type[BaseModel]) -> BaseModel:
+        """Return the section of that type."""
+        for name in type(self).model_fields:
+            value = getattr(self, name)
+            if isinstance(value, kind):
+                return value
+        raise TypeError(f"{kind.__name__} is not a section of Config")
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Values from one place, and for each path of keys the words that tell where it stands."""
+
+    values: dict[str, Any]
+    origins: dict[tuple[str, ...], str]
+
+
+@dataclass(frozen=True)
+class Layers:
+    """The merged sources, before a profile is chosen."""
+
+    base: Layer
+    profiles: dict[str, Layer]
+    overrides: tuple[Layer, ...]
+
+    @property
+    def profile(self) -> tuple[str, str]:
+        """Return the profile asked for (maybe "auto") and the words that tell where."""
+        for layer in (*reversed(self.overrides), self.base):
+            if "profile" in layer.values:
+                return str(layer.values["profile"]), layer.origins[("profile",)]
+        return "auto", "default"
+
+    def config(self, profile: str | None) -> Config:
+        """Return the validated settings with `profile` merged in; ConfigError names file, line and the nearest name."""
+        layers = [self.base]
+        if profile is not None:
+            if profile not in self.profiles:
+                asked, origin = self.profile
+                near = nearest(profile, self.profiles)
+                where = f"{origin}: " if asked == profile else ""
+                raise ConfigError(f"{where}no profile {profile!r}{near}", f"profiles: {', '.join(sorted(self.profiles))}, auto")
+            layers.append(self.profiles[profile])
+        layers.extend(self.overrides)
+        values: dict[str, Any] = {}
+        origins: dict[tuple[str, ...], str] = {}
+        for layer in layers:
+            values = merge(values, layer.values)
+            origins.update(layer.origins)
+        if profile is not None:
+            values["profile"] = profile
+        try:
+            return Config.model_validate(values)
+        except ValidationError as error:
+            raise config_error(error, origins) from error
+
+
+def load_layers(
+    path: Path,
+    environment: Mapping[str, str],
+    sets: Iterable[str] = (),
+    profile: str | None = None,
+) -> Layers:
+    """Read `path`, the VLLM_POC__ variables and the key=value `sets`; ConfigError names what cannot be read."""
+    base = read_yaml(path)
+    raw_profiles = base.values.pop("profiles", None) or {}
+    if not isinstance(raw_profiles, dict):
+        raise ConfigError(f"{base.origins[('profiles',)]}: profiles: expected a mapping of names to settings")
+    profiles = {}
+    for name, values in raw_profiles.items():
+        if not isinstance(values, dict):
+            raise ConfigError(f"{base.origins[('profiles', name)]}: profiles.{name}: expected a mapping of settings")
+        skip = ("profiles", name)
+        origins = {key[2:]: where for key, where in base.origins.items() if key[:2] == skip and len(key) > 2}
+        profiles[name] = Layer(values, origins)
+    overrides = [single_value(key, text, origin) for key, text, origin in override_texts(environment, sets)]
+    if profile is not None:
+        overrides.append(Layer({"profile": profile}, {("profile",): "--profile"}))
+    return Layers(base, profiles, tuple(overrides))
+
+
+def override_texts(environment: Mapping[str, str], sets: Iterable[str]) -> Iterable[tuple[str, str, str]]:
+    """Yield (dotted key, text, origin), weakest first."""
+    for name in sorted(environment):
+        if name.startswith(ENVIRONMENT_PREFIX):
+            yield name.removeprefix(ENVIRONMENT_PREFIX).lower().replace("__", "."), environment[name], f"environment {name}"
+    for text in sets:
+        key, equals, value = text.partition("=")
+        if not equals or not key.strip():
+            raise ConfigError(f"--set {text}: expected key=value", "for example --set serve.port=8001")
+        yield key.strip(), value, f"--set {key.strip()}"
+
+
+def single_value(key: str, text: str, origin: str) -> Layer:
+    """Return the layer that sets the dotted `key` to YAML `text`."""
+    try:
+        value: Any = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{origin}: {text!r} is not a YAML value") from error
+    path = tuple(key.split("."))
+    values = value
+    for part in reversed(path):
+        values = {part: values}
+    return Layer(values, {path[: depth + 1]: origin for depth in range(len(path))})
+
+
+def read_yaml(path: Path) -> Layer:
+    """Return the file's values with file:line for each key; ConfigError on bad YAML, a repeated key or no mapping."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path.name}: {error.strerror}", "restore it with `git checkout config.yaml`") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path.name}: not UTF-8 text (byte {error.start})", "save it as UTF-8") from error
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise ConfigError(f"{path.name}:{line}: {error.problem or 'not YAML'}", "check indentation, colons and quotes") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path.name}: {error}") from error
+    if node is None:
+        return Layer({}, {})
+    if not isinstance(node, yaml.MappingNode):
+        raise ConfigError(f"{path.name}:1: expected settings as `key: value`")
+    origins: dict[tuple[str, ...], str] = {}
+    note_lines(node, (), path.name, origins)
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path.name}: {error}") from error
+    return Layer(values, origins)
+
+
+def note_lines(node: yaml.Node, at: tuple[str, ...], file: str, origins: dict[tuple[str, ...], str]) -> None:
+    """Fill `origins` with file:line for each key below `node`."""
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            path = (*at, str(key.value))
+            where = f"{file}:{key.start_mark.line + 1}"
+            if path in origins:
+                raise ConfigError(f"{where}: {'.'.join(path)}: given twice (first at {origins[path]})", "keep one of them")
+            origins[path] = where
+            note_lines(value, path, file, origins)
+    elif isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            origins[(*at, str(index))] = f"{file}:{value.start_mark.line + 1}"
+            note_lines(value, (*at, str(index)), file, origins)
+
+
+def merge(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """Return `under` with `over` laid on top; mappings merge, everything else is replaced."""
+    result = dict(under)
+    for key, value in over.items():
+        below = result.get(key)
+        result[key] = merge(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+    return result
+
+
+def config_error(error: ValidationError, origins: Mapping[tuple[str, ...], str]) -> ConfigError:
+    """Return the one-line error for pydantic's first complaint."""
+    first, *rest = error.errors()
+    path = tuple(str(part) for part in first["loc"])
+    where = next((origins[path[:end]] for end in range(len(path), 0, -1) if path[:end] in origins), "config.yaml")
+    more = f" (and {len(rest)} more)" if rest else ""
+    name = ".".join(path)
+    if first["type"] == "extra_forbidden":
+        names = field_names(path[:-1])
+        return ConfigError(f"{where}: {name}: unknown setting{nearest(path[-1], names)}{more}", f"known here: {', '.join(names)}")
+    complaint = first["msg"].removeprefix("Value error, ")
+    got = "" if first["type"] in ("missing", "value_error") else f", got {first['input']!r}"
+    return ConfigError(f"{where}: {name}: {complaint[0].lower()}{complaint[1:]}{got}{more}")
+
+
+def field_names(path: tuple[str, ...]) -> list[str]:
+    """Return the setting names that are allowed below `path`."""
+    kind: Any = Config
+    for part in path:
+        if isinstance(kind, type) and issubclass(kind, RootModel):
+            kind = kind.model_fields["root"].annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            kind = kind.model_fields[part].annotation
+        else:
+            kind = typing.get_args(kind)[-1] if len(typing.get_args(kind)) != 2 or kind.__origin__ is dict else typing.get_args(kind)[0]
+    return list(kind.model_fields) if isinstance(kind, type) and issubclass(kind, BaseModel) else []
+
+
+def nearest(word: str, words: Iterable[str]) -> str:
+    """Return words that suggest the closest known name, or nothing."""
+    close = difflib.get_close_matches(word, list(words), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else ""

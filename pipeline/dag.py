@@ -1,0 +1,27 @@
+"""The stages, in the order of the user's card; edges come from their signatures."""
+
+from pipeline.engine import Stage
+from pipeline.record import Artifact
+from pipeline.server.stop import NOTE, Closing
+from pipeline.stages.bench import bench
+from pipeline.stages.check_gpu import check_gpu
+from pipeline.stages.download_model import download_model, model_present
+from pipeline.stages.install import environment_present, install
+from pipeline.stages.measure_vram import measure_vram
+from pipeline.stages.report import report, report_present
+from pipeline.stages.serve import serve, server_present
+from pipeline.stages.test_determinism import test_determinism
+from pipeline.stages.test_router import test_router
+
+STAGES = (
+    Stage(check_gpu, observes=True),
+    Stage(install, present=environment_present),
+    Stage(download_model, present=model_present),
+    Stage(serve, present=server_present),
+    Stage(test_router),
+    Stage(test_determinism),
+    Stage(bench),
+    Stage(measure_vram),
+    Stage(report, present=report_present),
+)
+NOTES: dict[type[Artifact], str] = {Closing: NOTE}

@@ -1,0 +1,46 @@
+"""What the machine has besides a GPU: processor, its vector instructions, memory."""
+
+import os
+import platform
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+VECTOR_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
+
+
+class Host(BaseModel):
+    """Processor and memory; `vector` lists the instruction sets that change which CPU kernels vLLM takes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+
+    system: str
+    machine: str
+    cpu: str
+    cores: int
+    vector: list[str]
+    memory_mib: int
+
+
+def read() -> Host:
+    """Return this machine's processor and memory."""
+    info = cpu_info(Path("/proc/cpuinfo"))
+    flags = set(info.get("flags", "").split())
+    return Host(
+        system=platform.system(),
+        machine=platform.machine(),
+        cpu=info.get("model name", platform.processor() or "unknown"),
+        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        vector=[flag for flag in VECTOR_FLAGS if flag in flags],
+        memory_mib=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20,
+    )
+
+
+def cpu_info(path: Path) -> dict[str, str]:
+    """Return the first processor's fields of /proc/cpuinfo; empty where there is none."""
+    try:
+        block = path.read_text(encoding="utf-8").split("\n\n", 1)[0]
+    except OSError:
+        return {}
+    pairs = (line.partition(":") for line in block.splitlines())
+    return {key.strip(): value.strip() for key, _, value in pairs}

@@ -1,0 +1,119 @@
+"""The memory sampler: a process of its own, from before the server starts until after it is gone.
+
+`python -m pipeline.gpu.sampler FOLDER SAMPLES_PER_S` appends JSON lines to FOLDER/samples.jsonl. FOLDER/session names
+the server's session once it is started. `t` is CLOCK_MONOTONIC, one clock for all processes of a boot. It ends when
+the session has been empty for a while, or when no session is named in time.
+"""
+
+import json
+import os
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+MIB = 1024 * 1024
+WAIT_FOR_SESSION_S = 60.0
+AFTER_END_S = 3.0
+LIST_EVERY_S = 1.0  # walking /proc and summing proportional shares costs milliseconds, so once a second
+
+
+def main(folder: Path, samples_per_s: float) -> None:
+    """Sample until the server is gone."""
+    devices = open_devices()
+    processes: list[psutil.Process] = []
+    session: int | None = None
+    began = last_seen = time.monotonic()
+    listed = -LIST_EVERY_S
+    due = began
+    with (folder / "samples.jsonl").open("a", encoding="utf-8", buffering=1) as out:
+        while True:
+            at = time.monotonic()
+            session = session or read_session(folder / "session")
+            sample: dict[str, Any] = {"t": round(at, 3)}
+            listing = session is not None and at - listed >= LIST_EVERY_S
+            if session is not None and listing:
+                processes, listed = in_session(session), at
+            if session is not None:
+                sample.update(host_memory(processes, listing))
+            sample.update(device_memory(devices, {process.pid for process in processes}))
+            out.write(json.dumps(sample) + "\n")
+            if session is None:
+                if at - began > WAIT_FOR_SESSION_S:
+                    return
+            elif processes:
+                last_seen = at
+            elif at - max(last_seen, began) > AFTER_END_S:
+                return
+            due = max(due + 1 / samples_per_s, at)
+            time.sleep(max(0.0, due - time.monotonic()))
+
+
+def read_session(path: Path) -> int | None:
+    """Return the session id in the file, or None while it is not written."""
+    with suppress(OSError, ValueError):
+        return int(path.read_text(encoding="utf-8"))
+    return None
+
+
+def in_session(session: int) -> list[psutil.Process]:
+    """Return the living processes of the session."""
+    found = []
+    for pid in psutil.pids():
+        with suppress(OSError, psutil.Error):
+            if os.getsid(pid) == session:
+                process = psutil.Process(pid)
+                if process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process)
+    return found
+
+
+def host_memory(processes: list[psutil.Process], proportional: bool) -> dict[str, Any]:
+    """Return the tree's summed RSS (shared pages counted once per process) and, when asked, its PSS (counted once)."""
+    rss = pss = 0
+    for process in processes:
+        with suppress(psutil.Error):
+            rss += process.memory_info().rss
+            if proportional:
+                pss += process.memory_full_info().pss
+    sample = {"processes": len(processes), "rss_mib": round(rss / MIB, 1)}
+    return {**sample, "pss_mib": round(pss / MIB, 1)} if proportional else sample
+
+
+def open_devices() -> list[Any]:
+    """Return NVML's device handles; empty without a GPU."""
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+        return [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
+    except pynvml.NVMLError:
+        return []
+
+
+def device_memory(devices: list[Any], tree: set[int]) -> dict[str, Any]:
+    """Return each device's used memory and the part of the server's processes, None where the driver does not tell."""
+    if not devices:
+        return {}
+    import pynvml
+
+    used: list[float | None] = []
+    of_tree: list[float | None] = []
+    for device in devices:
+        try:
+            used.append(round(pynvml.nvmlDeviceGetMemoryInfo(device).used / MIB, 1))
+        except pynvml.NVMLError:
+            used.append(None)
+        try:
+            mine = [p.usedGpuMemory for p in pynvml.nvmlDeviceGetComputeRunningProcesses(device) if p.pid in tree]
+            of_tree.append(None if not mine or any(m is None for m in mine) else round(sum(mine) / MIB, 1))
+        except pynvml.NVMLError:
+            of_tree.append(None)
+    return {"gpu_used_mib": used, "gpu_tree_mib": of_tree}
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), float(sys.argv[2]))

@@ -1,0 +1,21 @@
+"""One measured number with what makes it a measurement: unit, n, bounds."""
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Figure(BaseModel):
+    """A value with its unit, sample size and 95 % bounds; `value` is None when it could not be measured, with the reason."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+
+    value: float | None
+    unit: str
+    n: int
+    low: float | None = None
+    high: float | None = None
+    reason: str = ""
+
+
+def not_measured(unit: str, reason: str) -> Figure:
+    """Return the figure that says why there is no value."""
+    return Figure(value=None, unit=unit, n=0, reason=reason)

@@ -1,0 +1,60 @@
+"""Percentiles and shares with their confidence bounds. Pure; distribution-free; plain Python."""
+
+import math
+from collections.abc import Sequence
+from statistics import NormalDist
+
+from pipeline.measure.figures import Figure, not_measured
+
+CONFIDENCE = 0.95
+
+
+def percentile_figure(values: Sequence[float], q: float, unit: str) -> Figure:
+    """Return the q-quantile (nearest rank) with one-sided 95 % order-statistic bounds.
+
+    The upper bound is the smallest order statistic x(u) with P(Bin(n, q) < u) ≥ 0.95, the lower bound the largest x(l)
+    with P(Bin(n, q) ≥ l) ≥ 0.95 (David & Nagaraja, Order Statistics, 7.1); None where n is too small for one: p95 has
+    an upper bound from n = 59.
+    """
+    if not values:
+        return not_measured(unit, "no request succeeded")
+    ordered = sorted(values)
+    n = len(ordered)
+    cumulative = binomial_cumulative(n, q)
+    upper = next((u for u in range(1, n + 1) if cumulative[u - 1] >= CONFIDENCE), None)
+    lower = next((low for low in range(n, 0, -1) if 1 - cumulative[low - 1] >= CONFIDENCE), None)
+    rank = max(1, math.ceil(q * n))
+    return Figure(
+        value=ordered[rank - 1],
+        unit=unit,
+        n=n,
+        low=ordered[lower - 1] if lower else None,
+        high=ordered[upper - 1] if upper else None,
+    )
+
+
+def binomial_cumulative(n: int, p: float) -> list[float]:
+    """Return P(Bin(n, p) ≤ k) for k = 0 … n."""
+    total, result = 0.0, []
+    for k in range(n + 1):
+        log_term = math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1) + k * math.log(p) + (n - k) * math.log1p(-p)
+        total += math.exp(log_term)
+        result.append(min(total, 1.0))
+    return result
+
+
+def share_figure(successes: int, n: int) -> Figure:
+    """Return successes / n in percent with the two-sided 95 % Wilson interval (Wilson 1927)."""
+    if n == 0:
+        return not_measured("%", "no request was sent")
+    low, high = wilson(successes, n)
+    return Figure(value=100 * successes / n, unit="%", n=n, low=100 * low, high=100 * high)
+
+
+def wilson(successes: int, n: int) -> tuple[float, float]:
+    """Return the 95 % Wilson score interval of a share, within [0, 1]."""
+    z = NormalDist().inv_cdf(1 - (1 - CONFIDENCE) / 2)
+    share = successes / n
+    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return max(0.0, centre - half), min(1.0, centre + half)

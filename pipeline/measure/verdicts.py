@@ -1,0 +1,59 @@
+"""From a figure and a target to a verdict. Pure.
+
+PASS: figure and confidence bound meet the target. INCONCLUSIVE: the figure does, its bound or its n does not.
+FAIL: the figure does not. NOT_MEASURED: there is no figure, with the reason. SIMULATED: not from a real vLLM.
+"""
+
+import operator
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from pipeline.measure.figures import Figure
+
+Verdict = Literal["PASS", "FAIL", "INCONCLUSIVE", "NOT_MEASURED", "SIMULATED"]
+COMPARE: dict[str, Callable[[float, float], bool]] = {
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+    "==": operator.eq,
+}
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """A verdict and the words for it."""
+
+    verdict: Verdict
+    reason: str
+
+
+def judge(figure: Figure | None, comparator: str, target: float, min_n: int, by_bound: bool, simulated: bool) -> Judgement:
+    """Return the verdict on `figure` against `target`."""
+    if figure is None:
+        return Judgement("NOT_MEASURED", "no such figure on record")
+    if figure.value is None or figure.value != figure.value:
+        return Judgement("NOT_MEASURED", figure.reason or "no value")
+    if simulated:
+        return Judgement("SIMULATED", "not measured on a server proven to be a real vLLM")
+    meets = COMPARE[comparator]
+    if not meets(figure.value, target):
+        return Judgement("FAIL", f"{figure.value:.4g} is not {comparator} {target:g}")
+    if figure.n < min_n:
+        return Judgement("INCONCLUSIVE", f"n = {figure.n}, at least {min_n} needed")
+    if by_bound:
+        bound = figure.high if comparator in ("<", "<=") else figure.low
+        if bound is None:
+            return Judgement("INCONCLUSIVE", f"n = {figure.n} is too small for a confidence bound")
+        if not meets(bound, target):
+            return Judgement("INCONCLUSIVE", f"the 95 % bound {bound:.4g} is not {comparator} {target:g}")
+    return Judgement("PASS", "")
+
+
+def exit_code(judgements: Iterable[tuple[Judgement, bool]]) -> int:
+    """Return 0 when every required gate passes, 1 when one fails or is inconclusive, 2 when one was not measured."""
+    verdicts = {judgement.verdict for judgement, required in judgements if required}
+    if verdicts & {"FAIL", "INCONCLUSIVE"}:
+        return 1
+    return 2 if verdicts & {"NOT_MEASURED", "SIMULATED"} else 0

@@ -1,0 +1,77 @@
+"""What a model folder says about itself, and which files it consists of."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from pipeline.errors import ModelError
+
+CHUNK_BYTES = 1 << 20
+
+
+class ManifestEntry(BaseModel):
+    """One file of the model: path below the folder, size in bytes, sha256."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+
+    path: str
+    bytes: int
+    sha256: str
+
+
+class Facts(BaseModel):
+    """What config.json tells; None where it does not."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+
+    architecture: str | None
+    dtype: str | None
+    quantization: str | None
+    context_length: int | None
+    vocabulary: int | None
+    layers: int | None
+    license: str | None
+
+
+def read_facts(folder: Path, license_name: str | None = None) -> Facts:
+    """Return the folder's facts; ModelError when it holds no readable config.json."""
+    path = folder / "config.json"
+    try:
+        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ModelError(f"{folder} holds no config.json", "name a folder with a Hugging Face model in it") from None
+    except ValueError as error:
+        raise ModelError(f"{path} is not JSON ({error})", "download the model again") from error
+    quantization = config.get("quantization_config") or {}
+    architectures = config.get("architectures") or [None]
+    return Facts(
+        architecture=architectures[0],
+        dtype=config.get("torch_dtype") or config.get("dtype"),
+        quantization=quantization.get("quant_method"),
+        context_length=config.get("max_position_embeddings"),
+        vocabulary=config.get("vocab_size"),
+        layers=config.get("num_hidden_layers"),
+        license=license_name or config.get("license"),
+    )
+
+
+def manifest(folder: Path) -> list[ManifestEntry]:
+    """Return every file below `folder` with size and sha256, by path; hidden folders are caches and left out."""
+    entries = []
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder)
+        if path.is_file() and not name.parts[0].startswith("."):
+            entries.append(ManifestEntry(path=str(name), bytes=path.stat().st_size, sha256=sha256_of(path)))
+    return entries
+
+
+def sha256_of(path: Path) -> str:
+    """Return the file's sha256 in hex."""
+    result = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(CHUNK_BYTES):
+            result.update(block)
+    return result.hexdigest()

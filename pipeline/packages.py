@@ -1,0 +1,68 @@
+"""Install hash-pinned requirements with uv, from where pip is configured to look. Standard library only: `./inv` runs it too."""
+
+import configparser
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+# pip's option -> uv's; uv reads none of pip's configuration.
+OPTIONS = {"index-url": "--default-index", "extra-index-url": "--index", "find-links": "--find-links"}
+
+
+def uv() -> str:
+    """Return the path of the uv that `./inv` put beside this interpreter."""
+    return str(Path(sys.executable).with_name("uv"))
+
+
+def pip_locations(environment: Mapping[str, str], files: list[Path]) -> dict[str, list[str]]:
+    """Return pip's package locations by option name; the environment wins over the files, later files over earlier."""
+    found: dict[str, list[str]] = {}
+    for file in files:
+        parser = configparser.RawConfigParser()
+        try:
+            parser.read(file, encoding="utf-8")
+        except (configparser.Error, UnicodeDecodeError):
+            continue  # pip itself complains about it in its own words
+        for section in ("global", "install"):
+            for option in OPTIONS:
+                if parser.has_option(section, option):
+                    found[option] = parser.get(section, option).split()
+    for option in OPTIONS:
+        value = environment.get(f"PIP_{option.upper().replace('-', '_')}")
+        if value:
+            found[option] = value.split()
+    return found
+
+
+def pip_files(environment: Mapping[str, str]) -> list[Path]:
+    """Return where pip looks for its configuration on Linux and macOS, weakest first."""
+    home = Path(environment.get("HOME", "/"))
+    config_home = Path(environment.get("XDG_CONFIG_HOME") or home / ".config")
+    files = [Path("/etc/pip.conf"), home / ".pip" / "pip.conf", config_home / "pip" / "pip.conf"]
+    explicit = environment.get("PIP_CONFIG_FILE")
+    return [Path(explicit)] if explicit else files
+
+
+def location_arguments(environment: Mapping[str, str]) -> list[str]:
+    """Return uv's arguments for pip's locations; hashes are pinned, so any of them may serve any package."""
+    arguments = ["--index-strategy", "unsafe-best-match"]
+    for option, places in pip_locations(environment, pip_files(environment)).items():
+        for place in places:
+            local = place.removeprefix("file://")
+            if "://" not in local and not Path(local).exists():
+                continue  # uv stops at a missing folder, pip goes on
+            arguments += [OPTIONS[option], place]
+    return arguments
+
+
+def install_command(python: Path, requirements: Path, environment: Mapping[str, str], *extra: str) -> list[str]:
+    """Return the uv command that installs the hash-pinned `requirements` for `python`."""
+    pinned = ["--require-hashes", "--no-deps", "--requirement", str(requirements)]
+    return [uv(), "pip", "install", "--python", str(python), *location_arguments(environment), *pinned, *extra]
+
+
+if __name__ == "__main__":
+    # Bytecode is compiled here, once, so that every later start of `./inv` is quick.
+    sys.exit(subprocess.run(install_command(Path(sys.executable), Path(sys.argv[1]), os.environ, "--compile-bytecode", "--quiet")).returncode)

@@ -1,0 +1,175 @@
+"""Records: what a stage leaves in artifacts/, and why it was made."""
+
+import hashlib
+import json
+import os
+import platform
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Generic, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from pipeline.errors import RecordError
+from pipeline.measure.figures import Figure
+
+SCHEMA_VERSION = 1
+
+
+class Artifact(BaseModel):
+    """Base of what stages return; `identity` is the part that later stages depend on."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+
+    def identity(self) -> dict[str, Any]:
+        """Return the readable facts whose change makes dependent stages run again; a digest of all data by default."""
+        return {"digest": digest(self.model_dump(mode="json"))}
+
+
+class Measurement(Artifact):
+    """Base of measuring stages' records: named figures and the launch of the server that they were taken on."""
+
+    launch_id: str
+    simulated: bool
+    figures: dict[str, Figure]
+
+
+class Failure(BaseModel):
+    """Why a stage left no data."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+
+    kind: str
+    message: str
+    hint: str = ""
+    log: str | None = None
+    log_tail: list[str] = []
+
+
+class Envelope(BaseModel):
+    """One file in artifacts/: who made it, when, because of what, and the data or the failure."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+
+    schema_version: int
+    stage: str
+    status: Literal["ok", "failed"]
+    because: dict[str, Any]
+    started: datetime
+    duration_s: float
+    host: str
+    data: dict[str, Any] | None = None
+    failure: Failure | None = None
+
+
+A = TypeVar("A", bound=Artifact)
+
+
+@dataclass(frozen=True)
+class Outcome(Generic[A]):
+    """What became of a stage: its data, its failure, or neither when it never ran."""
+
+    stage: str
+    data: A | None
+    envelope: Envelope | None
+
+    @property
+    def failure(self) -> Failure | None:
+        return self.envelope.failure if self.envelope else None
+
+
+class Store:
+    """Reads and writes the envelopes in one folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def path(self, stage: str) -> Path:
+        return self.folder / f"{stage}.json"
+
+    def read(self, stage: str) -> Envelope | None:
+        """Return the stage's envelope, or None when there is none; RecordError when it cannot be understood."""
+        path = self.path(stage)
+        try:
+            raw = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise RecordError(f"{path} is not readable JSON ({error})", f"remove it and run `invoke {stage}` again") from error
+        version = raw.get("schema_version") if isinstance(raw, dict) else None
+        if version != SCHEMA_VERSION:
+            raise RecordError(
+                f"{path} has record schema {version}, this program reads {SCHEMA_VERSION}",
+                "use the version of vllm-poc that wrote it, or remove the file to run the stage again",
+            )
+        try:
+            return Envelope.model_validate(raw)
+        except ValidationError as error:
+            raise RecordError(f"{path} is not a record ({error.errors()[0]['msg']})", "remove it to run the stage again") from error
+
+    def outcome(self, stage: str, makes: type[A]) -> Outcome[A]:
+        """Return the stage's outcome; data that no longer fits the model counts as never made."""
+        envelope = self.read(stage)
+        if envelope is None or envelope.data is None:
+            return Outcome(stage, None, envelope)
+        try:
+            return Outcome(stage, makes.model_validate(envelope.data), envelope)
+        except ValidationError:
+            return Outcome(stage, None, None)
+
+    def remove(self, stage: str) -> None:
+        self.path(stage).unlink(missing_ok=True)
+
+    def write(
+        self,
+        stage: str,
+        because: dict[str, Any],
+        started: datetime,
+        duration_s: float,
+        result: Artifact | Failure,
+    ) -> None:
+        """Write the stage's envelope whole or not at all."""
+        failed = isinstance(result, Failure)
+        envelope = Envelope(
+            schema_version=SCHEMA_VERSION,
+            stage=stage,
+            status="failed" if failed else "ok",
+            because=because,
+            started=started,
+            duration_s=round(duration_s, 3),
+            host=f"{platform.system()} {platform.release()} {platform.machine()}, Python {platform.python_version()}",
+            data=None if failed else result.model_dump(mode="json"),
+            failure=result if isinstance(result, Failure) else None,
+        )
+        write_atomic(self.path(stage), envelope.model_dump_json(indent=1) + "\n")
+
+
+def now() -> datetime:
+    """Return the wall-clock time, for labels only."""
+    return datetime.now(UTC)
+
+
+def digest(data: Any) -> str:
+    """Return 16 hex digits that stand for JSON-like `data`."""
+    text = json.dumps(data, sort_keys=True, ensure_ascii=False, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write `text` so that a crash leaves the old file or the new one, never half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

@@ -1,0 +1,354 @@
+"""From records to what the templates show: words and formatted figures, no layout."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from pipeline.config import Alternative, ReportConfig
+from pipeline.measure.figures import Figure
+from pipeline.record import Failure, Outcome
+from pipeline.report.gates import JudgedGate
+
+MARKS = {"PASS": "✅ PASS", "FAIL": "❌ FAIL", "INCONCLUSIVE": "⚠️ INCONCLUSIVE", "NOT_MEASURED": "▫️ NOT_MEASURED", "SIMULATED": "🚫 SIMULATED"}
+
+
+@dataclass(frozen=True)
+class GateRow:
+    """One line of a table of targets."""
+
+    label: str
+    target: str
+    measured: str
+    verdict: str
+    source: str
+
+
+@dataclass(frozen=True)
+class FigureRow:
+    """One figure: what it is, its value with bounds and n, and where it stands."""
+
+    label: str
+    measured: str
+    source: str
+
+
+@dataclass(frozen=True)
+class StageRow:
+    """One stage: how it ended, how long it took, when."""
+
+    name: str
+    state: str
+    took: str
+    when: str
+
+
+@dataclass(frozen=True)
+class FailureNote:
+    """A failed stage with cause, fix and the end of its log."""
+
+    stage: str
+    failure: Failure
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One of the guide's tests: its facts, figures, and why there are none if so."""
+
+    title: str
+    reason: str
+    facts: list[str]
+    figures: list[FigureRow]
+    examples: list[tuple[str, str, str, str]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class View:
+    """All that the report says."""
+
+    title: str
+    headline: str
+    alert: str
+    profile: str
+    model: str
+    device: str
+    measured_on: str
+    targets: list[GateRow]
+    criteria: list[GateRow]
+    scenarios: list[Scenario]
+    alternatives: list[tuple[str, str, str, str, str]]
+    stages: list[StageRow]
+    failures: list[FailureNote]
+    environment: list[tuple[str, str]]
+    command: str
+    proofs: list[tuple[str, str, str]]
+    not_measured: list[tuple[str, str]]
+
+
+def build_view(
+    settings: ReportConfig,
+    profile: str,
+    alternatives: Sequence[Alternative],
+    judged: Sequence[JudgedGate],
+    code: int,
+    outcomes: Mapping[str, Outcome[Any]],
+) -> View:
+    """Return what the report shows of these outcomes."""
+    server = outcomes["serve"].data
+    model = outcomes["download-model"].data
+    measured = [outcomes[name].envelope for name in ("test-router", "test-determinism", "bench", "measure-vram")]
+    times = [envelope.started for envelope in measured if envelope and envelope.data]
+    scenarios = [
+        router_scenario(outcomes["test-router"]),
+        determinism_scenario(outcomes["test-determinism"]),
+        bench_scenario(outcomes["bench"]),
+        memory_scenario(outcomes["measure-vram"], outcomes["stop"]),
+    ]
+    return View(
+        title=settings.title,
+        headline=headline(judged, code),
+        alert={0: "TIP", 1: "CAUTION"}.get(code, "WARNING"),
+        profile=profile,
+        model=model.name if model else "no model",
+        device=server.device if server else "no server",
+        measured_on=f"{min(times):%Y-%m-%d %H:%M} UTC" if times else "nothing measured",
+        targets=[gate_row(row) for row in judged if row.gate.table == "targets"],
+        criteria=[gate_row(row) for row in judged if row.gate.table == "criteria"],
+        scenarios=scenarios,
+        alternatives=[alternative_row(entry, profile, outcomes) for entry in alternatives],
+        stages=[stage_row(outcome) for name, outcome in outcomes.items() if name != "stop"],
+        failures=[FailureNote(name, outcome.failure) for name, outcome in outcomes.items() if outcome.failure],
+        environment=environment(outcomes),
+        command=shell_command(server.environment, server.command) if server else "",
+        proofs=[(proof.claim, "yes" if proof.holds else "no", proof.seen) for proof in server.proofs] if server else [],
+        not_measured=missing(judged, scenarios),
+    )
+
+
+def headline(judged: Sequence[JudgedGate], code: int) -> str:
+    """Return the verdict in one line."""
+    required = [row for row in judged if row.gate.required]
+    if code == 0:
+        return f"PASS: all {len(required)} required gates pass."
+    bad = [f"{row.gate.label} ({row.judgement.verdict})" for row in required if row.judgement.verdict != "PASS"]
+    passed = len(required) - len(bad)
+    word = {1: "NOT PASSED", 2: "NOT MEASURED"}[code]
+    return f"{word}: {passed} of {len(required)} required gates pass. Open: {', '.join(bad)}."
+
+
+def gate_row(row: JudgedGate) -> GateRow:
+    """Return the row of a judged gate."""
+    gate = row.gate
+    statistic = f" ({gate.statistic})" if gate.statistic else ""
+    verdict = MARKS[row.judgement.verdict] + (f": {row.judgement.reason}" if row.judgement.reason else "")
+    if not gate.required:
+        verdict += " (not required by this profile)"
+    stage, _, metric = gate.metric.partition(".")
+    return GateRow(gate.label, f"{gate.comparator} {gate.target:g} {gate.unit}{statistic}", measured_words(row.figure), verdict, source(stage, metric))
+
+
+def measured_words(figure: Figure | None) -> str:
+    """Return value, bounds and n as words."""
+    if figure is None or figure.value is None:
+        return "NOT_MEASURED"
+    bounds = []
+    if figure.low is not None:
+        bounds.append(f"≥ {number(figure.low)}")
+    if figure.high is not None:
+        bounds.append(f"≤ {number(figure.high)}")
+    return f"**{number(figure.value)} {figure.unit}** (n = {figure.n}{'; 95 %: ' + ', '.join(bounds) if bounds else ''})"
+
+
+def number(value: float) -> str:
+    """Return `value` with three significant digits, never in powers of ten."""
+    if value == 0:
+        return "0"
+    rounded = float(f"{value:.3g}")
+    return f"{rounded:.0f}" if abs(rounded) >= 100 else f"{rounded:g}"
+
+
+def source(stage: str, metric: str) -> str:
+    """Return where the figure stands."""
+    return f"`artifacts/{stage}.json` → `{metric}`"
+
+
+def rows(outcome: Outcome[Any], labels: Mapping[str, str]) -> list[FigureRow]:
+    """Return the labelled figures of an outcome that has data."""
+    figures: Mapping[str, Figure] = outcome.data.figures
+    return [FigureRow(label, measured_words(figures[name]), source(outcome.stage, name)) for name, label in labels.items() if name in figures]
+
+
+def reason_of(outcome: Outcome[Any]) -> str:
+    """Return why the outcome has no data; empty when it has."""
+    if outcome.data is not None:
+        return ""
+    return outcome.failure.message if outcome.failure else "this stage never ran"
+
+
+def router_scenario(outcome: Outcome[Any]) -> Scenario:
+    """Return the guide's test 1."""
+    title = "Test 1: Router JSON output"
+    data = outcome.data
+    if data is None:
+        return Scenario(title, reason_of(outcome), [], [])
+    names = {
+        "answered": "requests answered",
+        "json_strict": "strictly JSON",
+        "json_lenient": "JSON after extraction",
+        "schema_valid": "valid against the schema",
+        "truncated": "cut off at max_tokens",
+        "route_accuracy": "route right",
+        "joint_accuracy": "route, intent and slots right",
+        "ttft_ms_p50": "TTFT, median",
+        "latency_ms_p50": "E2E latency, median",
+        "latency_ms_p95": "E2E latency, p95",
+    }
+    labels = {f"{arm}_{name}": f"{words}: {label}" for arm, words in (("prompt_only", "prompt-only"), ("constrained", "constrained")) for name, label in names.items()}
+    facts = [f"Suite `{data.suite}` ({data.language}), {data.cases} cases, streamed, one at a time, temperature 0."]
+    for arm, classes in data.failures.items():
+        listed = ", ".join(f"{name} {count}" for name, count in classes.items()) or "none"
+        facts.append(f"Failure classes, {arm.replace('_', '-')}: {listed}.")
+    examples = [(example.case, example.arm.replace("_", "-"), example.failure, example.text) for example in data.examples]
+    return Scenario(title, "", facts, rows(outcome, labels), examples)
+
+
+def determinism_scenario(outcome: Outcome[Any]) -> Scenario:
+    """Return the guide's test 2."""
+    title = "Test 2: Determinism"
+    data = outcome.data
+    if data is None:
+        return Scenario(title, reason_of(outcome), [], [])
+    facts = [f"Temperature 0, seed {data.seed}, sequential (arm D1), compared as token ids."]
+    for prompt in data.prompts:
+        where = "" if prompt.first_divergence is None else f", first difference at token {prompt.first_divergence}"
+        facts.append(f"{prompt.prompt!r}: {prompt.agreeing} of {prompt.runs} identical, {prompt.tokens} tokens{where}.")
+    facts.append("Identical answers to sequential requests do not promise identical answers under concurrent load.")
+    return Scenario(title, "", facts, rows(outcome, {"identical": "identical answers", "tarr": "prompts whose answers all agree (TARr@N)"}))
+
+
+def bench_scenario(outcome: Outcome[Any]) -> Scenario:
+    """Return latency and throughput."""
+    title = "Latency and throughput"
+    data = outcome.data
+    if data is None:
+        return Scenario(title, reason_of(outcome), [], [])
+    labels = {
+        "ttft_ms_p50": "TTFT, median",
+        "ttft_ms_p95": "TTFT, p95",
+        "tpot_ms_p50": "TPOT, median",
+        "decode_tok_s_p50": "decode throughput at concurrency 1, median",
+        "e2e_ms_p50": f"E2E latency of {data.output_tokens} tokens, median",
+    }
+    labels |= {f"system_tok_s_c{entry.concurrency}": f"system throughput, closed loop, concurrency {entry.concurrency}" for entry in data.levels}
+    ledger = data.ledger
+    agrees = "equal" if ledger.agrees else "NOT EQUAL: other clients were served meanwhile, or requests failed"
+    facts = [
+        f"Prompt {data.prompt_tokens} tokens, cold prefix cache (a cache salt per request), {data.output_tokens} output tokens with ignore_eos.",
+        f"First request of the run: {number(data.first_request_ttft_ms)} ms to the first token.",
+        f"Output tokens by the client {ledger.client_tokens}, by the server's counter {ledger.server_tokens}: {agrees}.",
+    ]
+    failed = sum(entry.failed for entry in data.levels)
+    if failed:
+        facts.append(f"{failed} requests failed.")
+    return Scenario(title, "", facts, rows(outcome, labels))
+
+
+def memory_scenario(outcome: Outcome[Any], closing: Outcome[Any]) -> Scenario:
+    """Return the guide's test 3, with what was left after the stop."""
+    title = "Test 3: VRAM usage"
+    data = outcome.data
+    if data is None:
+        return Scenario(title, reason_of(outcome), [], [])
+    labels = {
+        "vram_peak_mib": "VRAM, peak",
+        "vram_steady_mib": "VRAM, steady (median under load)",
+        "vram_range_mib": "VRAM, range under load",
+        "host_pss_peak_mib": "host memory of the server's processes (PSS), peak",
+        "host_pss_steady_mib": "host memory (PSS), steady",
+        "host_rss_peak_mib": "host memory (RSS, shared pages counted per process), peak",
+    }
+    facts = [f"{data.samples} samples from before the start; {data.load_s:g} s of load, {data.load_requests} requests. Device method: {data.method}."]
+    end = closing.data
+    if end is None or end.launch_id != data.launch_id:
+        facts.append("After stop: NOT_MEASURED, the server was not stopped by this run.")
+    else:
+        how = "ended when asked" if not end.killed else f"{len(end.killed)} processes had to be killed"
+        port = "port free" if end.port_free else "PORT STILL TAKEN"
+        facts.append(f"After stop ({number(end.took_s)} s): {how}, {port}.")
+        if end.gpu_used_after_mib is not None and data.baseline_gpu_mib is not None:
+            facts.append(f"VRAM residual: {number(sum(end.gpu_used_after_mib) - data.baseline_gpu_mib)} MiB above the baseline.")
+    return Scenario(title, "", facts, rows(outcome, labels))
+
+
+def alternative_row(entry: Alternative, profile: str, outcomes: Mapping[str, Outcome[Any]]) -> tuple[str, str, str, str, str]:
+    """Return the guide's row with what this run measured of that model."""
+    if entry.profile != profile:
+        note = f"not measured in this run; `./inv all --profile {entry.profile}`" if entry.profile else "not measured in this run"
+        return entry.model, entry.size, entry.vram, entry.use_case, note
+    memory, bench = outcomes["measure-vram"].data, outcomes["bench"].data
+    parts = [measured_words(memory.figures["vram_peak_mib"])] if memory else []
+    parts += [measured_words(bench.figures["decode_tok_s_p50"])] if bench else []
+    return entry.model, entry.size, entry.vram, entry.use_case, ", ".join(parts) or "NOT_MEASURED"
+
+
+def stage_row(outcome: Outcome[Any]) -> StageRow:
+    """Return how a stage ended."""
+    envelope = outcome.envelope
+    if envelope is None:
+        return StageRow(outcome.stage, "never ran", "", "")
+    state = "ok" if envelope.data else f"failed: {envelope.failure.message if envelope.failure else ''}"
+    return StageRow(outcome.stage, state, f"{number(envelope.duration_s)} s", moment(envelope.started))
+
+
+def moment(when: datetime) -> str:
+    """Return a wall-clock label."""
+    return f"{when:%Y-%m-%d %H:%M:%S} UTC"
+
+
+def environment(outcomes: Mapping[str, Outcome[Any]]) -> list[tuple[str, str]]:
+    """Return what the figures depend on."""
+    result: list[tuple[str, str]] = []
+    machine, installation, model, server = (outcomes[name].data for name in ("check-gpu", "install", "download-model", "serve"))
+    if machine:
+        host = machine.host
+        result.append(("Processor", f"{host.cpu}, {host.cores} cores, {' '.join(host.vector) or 'no wide vectors'}, {host.memory_mib} MiB"))
+        result += [("GPU", f"{gpu.name}, {gpu.total_mib:.0f} MiB, compute capability {gpu.compute_capability}") for gpu in machine.gpus]
+        driver = f"{machine.driver.version} (CUDA {machine.driver.cuda})" if machine.driver else f"none: {machine.reason}"
+        result.append(("NVIDIA driver", driver))
+    if installation:
+        result.append(("vLLM", f"{installation.distribution} {installation.vllm}, torch {installation.torch}, Python {installation.python}"))
+        result.append(("Requirements", f"set {installation.set} ({installation.reason}), sha256 {installation.requirements_sha256[:12]}"))
+    if model:
+        facts = model.facts
+        size = sum(entry.bytes for entry in model.files) / 2**20
+        result.append(("Model", f"{model.name} from {model.origin}, {model.revision}"))
+        shown = [facts.architecture, facts.dtype, facts.quantization or "unquantised", f"{facts.context_length} tokens", f"{size:.0f} MiB"]
+        result.append(("Model facts", f"{', '.join(str(part) for part in shown)}; licence {facts.license or 'not stated'}"))
+    if server:
+        phases = ", ".join(f"{name} {seconds:.1f}" for name, seconds in server.handle.phases_s.items())
+        result.append(("Server ready after", f"{server.handle.ready_s:.1f} s ({phases})"))
+    envelope = outcomes["check-gpu"].envelope
+    if envelope:
+        result.append(("Pipeline", envelope.host))
+    return result
+
+
+def shell_command(variables: Mapping[str, str], words: Sequence[str]) -> str:
+    """Return the exact command, one option a line."""
+    import shlex
+
+    lines = [f"{name}={shlex.quote(value)}" for name, value in variables.items()]
+    current = ""
+    for word in words:
+        if word.startswith("--") and current:
+            lines.append(current)
+            current = ""
+        current = f"{current} {shlex.quote(word)}".strip()
+    return " \\\n  ".join([*lines, current])
+
+
+def missing(judged: Sequence[JudgedGate], scenarios: Sequence[Scenario]) -> list[tuple[str, str]]:
+    """Return what was not measured, and why."""
+    result = [(row.gate.label, row.judgement.reason) for row in judged if row.judgement.verdict in ("NOT_MEASURED", "SIMULATED")]
+    result += [(scenario.title, scenario.reason) for scenario in scenarios if scenario.reason]
+    return list(dict.fromkeys(result))

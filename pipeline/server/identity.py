@@ -1,0 +1,70 @@
+"""Prove that what answers is the vLLM that we started."""
+
+from pathlib import Path
+
+import psutil
+from pydantic import BaseModel, ConfigDict
+
+from pipeline.client.control import GENERATED_TOKENS, Control
+from pipeline.server import ports, state
+from pipeline.server.readiness import first_completion
+from pipeline.server.state import Launch
+
+
+class Proof(BaseModel):
+    """One check of identity: what must hold, whether it does, and what was seen."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+
+    claim: str
+    holds: bool
+    seen: str
+
+
+def prove(launch: Launch, control: Control, python: Path, version: str, model_folder: Path, max_model_len: int) -> list[Proof]:
+    """Return the proofs that our own process serves this model with this vLLM; raises MeasureError when it is silent."""
+    proofs = [owns_port(launch), runs_python(launch, python)]
+    seen_version = control.version()
+    proofs.append(Proof(claim="/version is the installed one", holds=seen_version == version, seen=seen_version))
+    cards = control.models()
+    card = next((card for card in cards if card.id == launch.model), None)
+    right = card is not None and card.root == str(model_folder) and card.max_model_len == max_model_len and card.owned_by == "vllm"
+    seen = f"{card.id}, {card.max_model_len} tokens, by {card.owned_by}" if card else f"models {[c.id for c in cards]}"
+    proofs.append(Proof(claim="/v1/models names the model, its folder and length", holds=right, seen=seen))
+    proofs.append(counts_tokens(launch, control))
+    return proofs
+
+
+def owns_port(launch: Launch) -> Proof:
+    """Return the proof that the listening socket belongs to the session that we started."""
+    pid = ports.owner(launch.port)
+    ours = {process.pid for process in state.members(launch)}
+    return Proof(claim="our child listens on the port", holds=pid in ours, seen=f"pid {pid}" if pid else "owner not visible")
+
+
+def runs_python(launch: Launch, python: Path) -> Proof:
+    """Return the proof that the process runs the environment's interpreter on vLLM's module."""
+    try:
+        words = psutil.Process(launch.pid).cmdline()
+    except psutil.Error as error:
+        return Proof(claim="it runs venv-vllm's Python", holds=False, seen=str(error))
+    holds = words[:1] == [str(python)] and any(word.startswith("vllm.") for word in words)
+    return Proof(claim="it runs venv-vllm's Python", holds=holds, seen=" ".join(words[1:3]))
+
+
+def counts_tokens(launch: Launch, control: Control) -> Proof:
+    """Return the proof that the engine's own token counter rises by what a completion says it generated."""
+    claim = "its metrics count the tokens of a completion"
+    before = control.metrics().get(GENERATED_TOKENS)
+    said = first_completion(control, launch.model).usage.completion_tokens
+    after = control.metrics().get(GENERATED_TOKENS)
+    if before is None or after is None:
+        return Proof(claim=claim, holds=False, seen=f"{GENERATED_TOKENS} is not there")
+    return Proof(claim=claim, holds=after - before == said, seen=f"{after - before:.0f} counted, {said} said")
+
+
+def is_real(proofs: list[Proof]) -> bool:
+    """Tell whether every proof holds."""
+    return bool(proofs) and all(proof.holds for proof in proofs)
+
+

@@ -1,0 +1,113 @@
+"""Start the server and its memory sampler, each in a session of its own."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import psutil
+
+from pipeline.config import ENVIRONMENT_PREFIX, ServeConfig
+from pipeline.record import now
+from pipeline.server import state
+from pipeline.server.state import Launch
+from pipeline.workspace import Workspace
+
+KEPT_LAUNCHES = 10
+# Inherited settings that would bend the server's own Python.
+DROPPED = ("PYTHONDONTWRITEBYTECODE", "PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "HF_TOKEN")
+
+
+def command(settings: ServeConfig, python: Path, model_folder: Path, model_name: str) -> list[str]:
+    """Return the server's command line."""
+    words = [str(python), "-m", "vllm.entrypoints.openai.api_server"]
+    words += ["--model", str(model_folder), "--served-model-name", model_name]
+    words += ["--host", settings.host, "--port", str(settings.port)]
+    words += ["--dtype", settings.dtype, "--max-model-len", str(settings.max_model_len)]
+    words += ["--max-num-seqs", str(settings.max_num_seqs), "--seed", str(settings.seed)]
+    if settings.gpu_memory_utilization is not None:
+        words += ["--gpu-memory-utilization", str(settings.gpu_memory_utilization)]
+    if settings.block_size is not None:
+        words += ["--block-size", str(settings.block_size)]
+    if settings.trust_remote_code:
+        words.append("--trust-remote-code")
+    # Cached tokens per request are shown beside latencies, so that a prefix-cache hit is never taken for speed.
+    return [*words, "--enable-prompt-tokens-details", *settings.extra_args]
+
+
+def environment(settings: ServeConfig, inherited: Mapping[str, str], cache: Path) -> dict[str, str]:
+    """Return the server's environment: no telemetry, no hub, caches inside the project, then the profile's own."""
+    kept = {k: v for k, v in inherited.items() if k not in DROPPED and not k.startswith(ENVIRONMENT_PREFIX)}
+    own = {
+        "PYTHONUNBUFFERED": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+        "DO_NOT_TRACK": "1",
+        "HF_HUB_OFFLINE": "1",
+        "VLLM_CACHE_ROOT": str(cache / "vllm"),
+        "TORCHINDUCTOR_CACHE_DIR": str(cache / "inductor"),
+    }
+    return {**kept, **own, **settings.env}
+
+
+def start(settings: ServeConfig, words: list[str], model_name: str, samples_per_s: float, workspace: Workspace) -> Launch:
+    """Start sampler and server; the launch is on disk before this returns, so that any later command finds it."""
+    started = now()
+    launch_id = f"{started:%Y%m%d-%H%M%S}-{os.getpid()}"
+    folder = workspace.launches / launch_id
+    folder.mkdir(parents=True)
+    prune(workspace.launches, KEPT_LAUNCHES)
+    sampler = start_sampler(folder, samples_per_s, workspace)
+    log = folder / "server.log"
+    with log.open("w", encoding="utf-8") as file:
+        server = subprocess.Popen(
+            words,
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            env=environment(settings, os.environ, workspace.cache),
+            cwd=workspace.root,
+            start_new_session=True,
+        )
+    launch = Launch(
+        id=launch_id,
+        pid=server.pid,
+        created=psutil.Process(server.pid).create_time(),
+        host=settings.host,
+        port=settings.port,
+        model=model_name,
+        log=workspace.relative(log),
+        command=words,
+        started=started,
+        sampler_pid=sampler.pid,
+        sampler_created=psutil.Process(sampler.pid).create_time(),
+    )
+    state.write(workspace, launch)
+    (folder / "session").write_text(str(launch.pid), encoding="utf-8")
+    return launch
+
+
+def start_sampler(folder: Path, samples_per_s: float, workspace: Workspace) -> subprocess.Popen[bytes]:
+    """Start the sampler and wait until its first sample, the baseline before the server, is written."""
+    with (folder / "sampler.log").open("w", encoding="utf-8") as file:
+        sampler = subprocess.Popen(
+            [sys.executable, "-m", "pipeline.gpu.sampler", str(folder), str(samples_per_s)],
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            cwd=workspace.root,
+            start_new_session=True,
+        )
+    samples = folder / "samples.jsonl"
+    deadline = time.monotonic() + 10
+    while sampler.poll() is None and time.monotonic() < deadline and not (samples.exists() and samples.stat().st_size):
+        time.sleep(0.02)
+    return sampler
+
+
+def prune(folder: Path, keep: int) -> None:
+    """Remove all but the newest `keep` launches."""
+    for old in sorted(path for path in folder.iterdir() if path.is_dir())[:-keep]:
+        shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,39 @@
+"""Who listens on a port."""
+
+import socket
+
+import psutil
+
+
+def is_free(host: str, port: int) -> bool:
+    """Tell whether a server could bind there now."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+    return True
+
+
+def owner(port: int) -> int | None:
+    """Return the pid that listens on `port`, or None where nobody does or the system does not tell."""
+    try:
+        connections = psutil.net_connections(kind="tcp")
+    except psutil.AccessDenied:
+        return None
+    return next((c.pid for c in connections if c.status == psutil.CONN_LISTEN and c.laddr and c.laddr.port == port and c.pid), None)
+
+
+def describe_owner(port: int) -> str:
+    """Return words for who holds `port`."""
+    pid = owner(port)
+    if pid is None:
+        return "a process of another user or a container (see `sudo ss -ltnp`)"
+    try:
+        process = psutil.Process(pid)
+        command = " ".join(process.cmdline())[:80] or process.name()
+        return f"pid {pid} ({command}), user {process.username()}"
+    except psutil.Error:
+        return f"pid {pid}"

@@ -1,0 +1,92 @@
+"""Stop a server of ours and whatever is left of it, and say what was left behind."""
+
+import time
+from contextlib import suppress
+
+import psutil
+
+from pipeline.gpu import nvml
+from pipeline.record import Artifact, Store, now
+from pipeline.server import ports, state
+from pipeline.server.state import Launch
+from pipeline.workspace import Workspace
+
+NOTE = "stop"
+POLL_S = 0.1
+KILL_WAIT_S = 5.0
+SAMPLER_WAIT_S = 6.0
+SETTLE_S = 1.0  # the driver takes a moment to give a dead process's memory back
+
+
+class Closing(Artifact):
+    """How the last launch ended, and what the devices hold after it."""
+
+    launch_id: str
+    was_running: bool
+    asked_nicely: bool
+    killed: list[str]
+    took_s: float
+    port_free: bool
+    gpu_used_after_mib: list[float] | None
+
+
+def stop_server(launch: Launch, timeout_s: float, workspace: Workspace) -> Closing:
+    """SIGTERM the leader, wait, kill only what survives of its session; write the closing note and forget the launch."""
+    started, clock = now(), time.perf_counter()
+    leader = state.process(launch.pid, launch.created)
+    remains = state.members(launch)
+    if leader is not None:
+        with suppress(psutil.Error):
+            leader.terminate()
+        wait_gone(launch, timeout_s)
+    killed = []
+    for process in state.members(launch):
+        with suppress(psutil.Error):
+            killed.append(f"{process.pid} {process.name()}")
+            process.kill()
+    if killed:
+        wait_gone(launch, KILL_WAIT_S)
+    if remains and nvml.device_used_mib() is not None:
+        time.sleep(SETTLE_S)
+    closing = Closing(
+        launch_id=launch.id,
+        was_running=bool(remains),
+        asked_nicely=leader is not None,
+        killed=killed,
+        took_s=round(time.perf_counter() - clock, 2),
+        port_free=ports.is_free(launch.host, launch.port),
+        gpu_used_after_mib=nvml.device_used_mib(),
+    )
+    end_sampler(launch)
+    Store(workspace.artifacts).write(NOTE, {"launch": launch.id}, started, closing.took_s, closing)
+    state.clear(workspace)
+    return closing
+
+
+def wait_gone(launch: Launch, timeout_s: float) -> None:
+    """Wait until the launch has no process left, at most `timeout_s`."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline and state.members(launch):
+        reap(launch.pid)
+        time.sleep(POLL_S)
+
+
+def reap(pid: int) -> None:
+    """Collect the child's exit status where it is our child, so that it does not stay a zombie."""
+    import os
+
+    with suppress(ChildProcessError):
+        os.waitpid(pid, os.WNOHANG)
+
+
+def end_sampler(launch: Launch) -> None:
+    """Wait for the sampler, which ends by itself after the server; kill it when it does not."""
+    deadline = time.monotonic() + SAMPLER_WAIT_S
+    while (process := state.process(launch.sampler_pid, launch.sampler_created)) is not None:
+        if launch.sampler_pid is not None:
+            reap(launch.sampler_pid)
+        if time.monotonic() > deadline:
+            with suppress(psutil.Error):
+                process.kill()
+            return
+        time.sleep(POLL_S)

@@ -1,0 +1,161 @@
+"""bench: time to first token, decode throughput alone, system throughput under load."""
+
+import json
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from pipeline.client.control import GENERATED_TOKENS, Control
+from pipeline.client.load import Answer, closed_loop, streamed
+from pipeline.config import BenchConfig
+from pipeline.errors import MeasureError
+from pipeline.measure.figures import Figure
+from pipeline.measure.latency import e2e_ms, tpot_ms, ttft_ms
+from pipeline.measure.statistics import percentile_figure, share_figure
+from pipeline.record import Measurement, write_atomic
+from pipeline.stages.serve import Server
+from pipeline.workspace import Workspace
+
+QUESTION = "Describe an ordinary day in town number {number}, from morning to night."
+
+
+class Level(BaseModel):
+    """One closed loop at a fixed concurrency."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+
+    concurrency: int
+    requests: int
+    failed: int
+    output_tokens: int
+    wall_s: float
+    throughput_tok_s: float
+
+
+class Ledger(BaseModel):
+    """Output tokens as the client counted them and as the server's own counter rose meanwhile."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+
+    client_tokens: int
+    server_tokens: int | None
+
+    @property
+    def agrees(self) -> bool:
+        return self.client_tokens == self.server_tokens
+
+
+class BenchResult(Measurement):
+    """Latency alone, throughput at each concurrency, and the ledger."""
+
+    prompt_tokens: int
+    output_tokens: int
+    first_request_ttft_ms: float
+    levels: list[Level]
+    ledger: Ledger
+    raw: str
+
+
+def bench(settings: BenchConfig, server: Server, workspace: Workspace) -> BenchResult:
+    """Measure TTFT, TPOT and throughput, cold prefix cache, closed loop."""
+    control = Control(server.handle.base_url)
+    counted_before = control.metrics().get(GENERATED_TOKENS)
+    run = Run(server, settings)
+    workspace.say(f"bench: TTFT, {settings.warmup_requests} warm-ups and {settings.ttft_requests} requests at concurrency 1")
+    warm, _ = run.send(settings.warmup_requests, 1, 1)
+    ttft, _ = run.send(settings.ttft_requests, 1, 1)
+    workspace.say(f"bench: decode, {settings.decode_requests} × {settings.output_tokens} tokens at concurrency 1")
+    run.send(1, settings.output_tokens, 1)
+    decode, decode_wall_s = run.send(settings.decode_requests, settings.output_tokens, 1)
+    levels = []
+    for concurrency in settings.concurrency:
+        if concurrency == 1:
+            levels.append(level(1, decode, decode_wall_s))
+            continue
+        workspace.say(f"bench: {settings.requests_per_level} × {settings.output_tokens} tokens at concurrency {concurrency}")
+        run.send(concurrency, 2, concurrency)
+        answers, wall_s = run.send(max(settings.requests_per_level, concurrency), settings.output_tokens, concurrency)
+        levels.append(level(concurrency, answers, wall_s))
+    if not any(answer.ok for answer in ttft) or not any(answer.ok for answer in decode):
+        raise MeasureError(f"bench: no request succeeded: {(ttft + decode)[0].error}", "see the server's log", workspace.root / server.handle.log)
+    counted_after = control.metrics().get(GENERATED_TOKENS)
+    counted = None if counted_before is None or counted_after is None else int(counted_after - counted_before)
+    raw = workspace.artifacts / "raw" / "bench.jsonl"
+    write_atomic(raw, "".join(json.dumps(line) + "\n" for line in run.lines))
+    return BenchResult(
+        launch_id=server.handle.launch_id,
+        simulated=not server.real,
+        figures=figures(ttft, decode, levels),
+        prompt_tokens=next(answer.prompt_tokens for answer in ttft if answer.ok),
+        output_tokens=settings.output_tokens,
+        first_request_ttft_ms=ttft_ms(warm[0].sent_ns, warm[0].first_ns) if warm[0].ok else float("inf"),
+        levels=levels,
+        ledger=Ledger(client_tokens=run.tokens, server_tokens=counted),
+        raw=workspace.relative(raw),
+    )
+
+
+class Run:
+    """Sends batches of requests that share no prefix-cache entry, and keeps count of their tokens and stamps."""
+
+    def __init__(self, server: Server, settings: BenchConfig) -> None:
+        self.server = server
+        self.settings = settings
+        self.sent = 0
+        self.tokens = 0
+        self.lines: list[dict[str, Any]] = []
+
+    def send(self, requests: int, output_tokens: int, concurrency: int) -> tuple[list[Answer], float]:
+        """Return (answers, wall seconds) of a closed loop of fixed-length answers."""
+        payloads = []
+        for number in range(self.sent, self.sent + requests):
+            messages = [{"role": "user", "content": QUESTION.format(number=number)}]
+            salt = f"{self.server.handle.launch_id}-{number}"
+            payloads.append(streamed(self.server.model, messages, output_tokens, ignore_eos=True, cache_salt=salt))
+        self.sent += requests
+        answers, wall_s = closed_loop(self.server.handle.base_url, payloads, concurrency, self.settings.timeout_s)
+        self.tokens += sum(answer.tokens for answer in answers)
+        self.lines += [
+            {
+                "concurrency": concurrency,
+                "sent_ns": answer.sent_ns,
+                "chunk_ns": [at - answer.sent_ns for at in answer.chunk_ns],
+                "tokens": answer.tokens,
+                "prompt_tokens": answer.prompt_tokens,
+                "cached_tokens": answer.cached_tokens,
+                "error": answer.error,
+            }
+            for answer in answers
+        ]
+        return answers, wall_s
+
+
+def level(concurrency: int, answers: list[Answer], wall_s: float) -> Level:
+    """Return the system throughput of one closed loop: output tokens of successful requests / wall time."""
+    tokens = sum(answer.tokens for answer in answers if answer.ok)
+    return Level(
+        concurrency=concurrency,
+        requests=len(answers),
+        failed=sum(not answer.ok for answer in answers),
+        output_tokens=tokens,
+        wall_s=round(wall_s, 3),
+        throughput_tok_s=round(tokens / wall_s, 2),
+    )
+
+
+def figures(ttft: list[Answer], decode: list[Answer], levels: list[Level]) -> dict[str, Figure]:
+    """Return the figures that gates and report take."""
+    first = [ttft_ms(answer.sent_ns, answer.first_ns) for answer in ttft if answer.ok]
+    tpot = [tpot_ms(answer.first_ns, answer.last_ns, answer.tokens) for answer in decode if answer.ok]
+    e2e = [e2e_ms(answer.sent_ns, answer.last_ns) for answer in decode if answer.ok]
+    result = {
+        "answered": share_figure(sum(answer.ok for answer in (*ttft, *decode)), len(ttft) + len(decode)),
+        "ttft_ms_p50": percentile_figure(first, 0.5, "ms"),
+        "ttft_ms_p95": percentile_figure(first, 0.95, "ms"),
+        "tpot_ms_p50": percentile_figure(tpot, 0.5, "ms"),
+        "decode_tok_s_p50": percentile_figure([1000 / value for value in tpot], 0.5, "tok/s"),
+        "e2e_ms_p50": percentile_figure(e2e, 0.5, "ms"),
+    }
+    for entry in levels:
+        result[f"system_tok_s_c{entry.concurrency}"] = Figure(value=entry.throughput_tok_s, unit="tok/s", n=entry.requests - entry.failed)
+    return result

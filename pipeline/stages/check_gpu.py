@@ -1,0 +1,61 @@
+"""check-gpu: what the machine offers, and which profile fits it."""
+
+from typing import Any
+
+from pipeline.config import AutoProfile, GpuConfig
+from pipeline.errors import MachineError
+from pipeline.gpu import host, nvml
+from pipeline.gpu.host import Host
+from pipeline.gpu.nvml import Driver, Gpu
+from pipeline.record import Artifact
+from pipeline.workspace import Workspace
+
+CPU_PROFILE = "cpu"
+
+
+class Machine(Artifact):
+    """The host, its NVIDIA devices or why there are none, and the profile that `auto` means here."""
+
+    host: Host
+    driver: Driver | None
+    gpus: list[Gpu]
+    reason: str
+    fix: str
+    profile: str
+    profile_reason: str
+
+    def identity(self) -> dict[str, Any]:
+        """Return what is fixed about the machine; free memory and processes change by the second."""
+        volatile = {"free_mib", "processes"}
+        return self.model_dump(mode="json", exclude={"gpus": {"__all__": volatile}})
+
+
+def check_gpu(settings: GpuConfig, workspace: Workspace) -> Machine:
+    """Look at GPU, driver and processor, and choose the profile that fits."""
+    reading = nvml.read()
+    if reading.trouble is not None:
+        if settings.required:
+            raise MachineError(f"no usable GPU: {reading.trouble.reason}", f"{reading.trouble.fix}; or set gpu.required: false")
+        workspace.say(f"no usable GPU: {reading.trouble.reason}; {reading.trouble.fix}")
+    profile, why = choose_profile(settings.auto, reading)
+    return Machine(
+        host=host.read(),
+        driver=reading.driver,
+        gpus=reading.gpus,
+        reason=reading.trouble.reason if reading.trouble else "",
+        fix=reading.trouble.fix if reading.trouble else "",
+        profile=profile,
+        profile_reason=why,
+    )
+
+
+def choose_profile(choices: tuple[AutoProfile, ...], reading: nvml.Reading) -> tuple[str, str]:
+    """Return (profile, reason): the choice with the largest minimum that the largest device meets, else cpu."""
+    if reading.trouble is not None:
+        return CPU_PROFILE, f"no usable GPU: {reading.trouble.reason}"
+    largest = max(reading.gpus, key=lambda gpu: gpu.total_mib)
+    seen = f"{largest.name} with {largest.total_mib:.0f} MiB"
+    fitting = [choice for choice in choices if choice.min_total_mib <= largest.total_mib]
+    if not fitting:
+        return CPU_PROFILE, f"{seen} is smaller than every GPU profile's minimum"
+    return max(fitting, key=lambda choice: choice.min_total_mib).profile, seen

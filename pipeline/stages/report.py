@@ -1,0 +1,74 @@
+"""report: every figure beside its target, with verdict and source, in REPORT.md."""
+
+from pydantic import BaseModel, ConfigDict
+
+from pipeline.config import Alternatives, Gates, Profile, ReportConfig
+from pipeline.measure.verdicts import Verdict, exit_code
+from pipeline.record import Artifact, Outcome, write_atomic
+from pipeline.report.gates import judge_all
+from pipeline.report.markdown import render
+from pipeline.report.view import build_view
+from pipeline.server.stop import Closing
+from pipeline.stages.bench import BenchResult
+from pipeline.stages.check_gpu import Machine
+from pipeline.stages.download_model import Model
+from pipeline.stages.install import Installation
+from pipeline.stages.measure_vram import MemoryUse
+from pipeline.stages.serve import Server
+from pipeline.stages.test_determinism import Determinism
+from pipeline.stages.test_router import RouterResult
+from pipeline.workspace import Workspace
+
+
+class GateVerdict(BaseModel):
+    """One gate's verdict."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+
+    gate: str
+    verdict: Verdict
+    reason: str
+    required: bool
+
+
+class Report(Artifact):
+    """Where the report is, and what it says."""
+
+    path: str
+    headline: str
+    exit_code: int
+    gates: list[GateVerdict]
+
+
+def report(
+    settings: ReportConfig,
+    gates: Gates,
+    alternatives: Alternatives,
+    profile: Profile,
+    machine: Outcome[Machine],
+    installation: Outcome[Installation],
+    model: Outcome[Model],
+    server: Outcome[Server],
+    router: Outcome[RouterResult],
+    determinism: Outcome[Determinism],
+    bench: Outcome[BenchResult],
+    memory: Outcome[MemoryUse],
+    closing: Outcome[Closing],
+    workspace: Workspace,
+) -> Report:
+    """Render REPORT.md from whatever is on record."""
+    judged = judge_all(gates.root, {outcome.stage: outcome for outcome in (router, determinism, bench, memory)})
+    code = exit_code((row.judgement, row.gate.required) for row in judged)
+    outcomes = {o.stage: o for o in (machine, installation, model, server, router, determinism, bench, memory, closing)}
+    view = build_view(settings, profile.root, alternatives.root, judged, code, outcomes)
+    path = workspace.root / settings.output
+    write_atomic(path, render(workspace.root / "templates", view))
+    verdicts = [
+        GateVerdict(gate=row.id, verdict=row.judgement.verdict, reason=row.judgement.reason, required=row.gate.required) for row in judged
+    ]
+    return Report(path=settings.output, headline=view.headline, exit_code=code, gates=verdicts)
+
+
+def report_present(made: Report, workspace: Workspace) -> bool:
+    """Tell whether the rendered file is still there."""
+    return (workspace.root / made.path).is_file()

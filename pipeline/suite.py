@@ -1,0 +1,139 @@
+"""A router suite: prompt template, schema and golden cases, read from one folder and checked on load."""
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from pipeline.errors import ConfigError
+
+if TYPE_CHECKING:
+    from jsonschema import Draft202012Validator
+
+
+class SuiteFile(BaseModel):
+    """suite.yaml: what the suite is and which files it consists of."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+
+    name: str
+    language: Literal["en", "tr"]
+    description: str
+    prompt: str
+    schema_file: str
+    cases: str
+
+
+class Case(BaseModel):
+    """One utterance with its golden answer."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+
+    id: str
+    text: str
+    route: str
+    calendar_intent: str
+    slots: dict[str, str]
+    tags: list[str] = []
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A checked suite; `prompt` is the rendered system prompt."""
+
+    name: str
+    language: str
+    prompt: str
+    schema: dict[str, Any]
+    cases: list[Case]
+
+    @cached_property
+    def validator(self) -> "Draft202012Validator":
+        from jsonschema import Draft202012Validator
+
+        return Draft202012Validator(self.schema)
+
+    def messages(self, case: Case) -> list[dict[str, str]]:
+        """Return the chat messages, the stable part first so that the prefix cache serves it."""
+        return [{"role": "system", "content": self.prompt}, {"role": "user", "content": case.text}]
+
+
+def load_suite(folder: Path) -> Suite:
+    """Return the suite in `folder`; ConfigError names file, line and what is wrong."""
+    path = folder / "suite.yaml"
+    try:
+        raw = yaml.safe_load(text_of(path))
+        if isinstance(raw, dict) and "schema" in raw:
+            raw["schema_file"] = raw.pop("schema")  # `schema` is a name that pydantic's models keep for themselves
+        suite = SuiteFile.model_validate(raw)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not YAML: {str(error).splitlines()[0]}") from error
+    except ValidationError as error:
+        raise ConfigError(f"{path}: {complaint(error)}") from error
+    return Suite(suite.name, suite.language, render(folder / suite.prompt), load_schema(folder / suite.schema_file), load_cases(folder / suite.cases))
+
+
+def load_schema(path: Path) -> dict[str, Any]:
+    """Return the JSON Schema in `path`, checked as one."""
+    from jsonschema import Draft202012Validator, SchemaError
+
+    try:
+        schema = json.loads(text_of(path))
+        Draft202012Validator.check_schema(schema)
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{path}:{error.lineno}: not JSON: {error.msg}") from error
+    except SchemaError as error:
+        raise ConfigError(f"{path}: not a JSON Schema: {error.message}") from error
+    if not isinstance(schema, dict):
+        raise ConfigError(f"{path}: expected a JSON Schema object")
+    return schema
+
+
+def load_cases(path: Path) -> list[Case]:
+    """Return the cases in `path`, one JSON object a line, ids unique."""
+    cases: list[Case] = []
+    for number, line in enumerate(text_of(path).splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            case = Case.model_validate_json(line)
+        except ValidationError as error:
+            raise ConfigError(f"{path}:{number}: {complaint(error)}") from error
+        if any(case.id == known.id for known in cases):
+            raise ConfigError(f"{path}:{number}: id {case.id!r} is used twice")
+        cases.append(case)
+    if not cases:
+        raise ConfigError(f"{path}: no cases", "write one JSON object a line")
+    return cases
+
+
+def render(path: Path) -> str:
+    """Return the rendered prompt template."""
+    import jinja2
+
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=False)
+    try:
+        return environment.from_string(text_of(path)).render().strip()
+    except jinja2.TemplateSyntaxError as error:
+        raise ConfigError(f"{path}:{error.lineno}: {error.message}") from error
+    except jinja2.UndefinedError as error:
+        raise ConfigError(f"{path}: {error.message}") from error
+
+
+def text_of(path: Path) -> str:
+    """Return the file's text; ConfigError when it cannot be read."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: {error}", "a suite is a folder with suite.yaml, a prompt, a schema and cases") from error
+
+
+def complaint(error: ValidationError) -> str:
+    """Return pydantic's first complaint as `key: what is wrong`."""
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    return f"{where}: {first['msg']}" if where else first["msg"]

@@ -1,0 +1,141 @@
+"""The command line: one Invoke task per stage, and a few for the whole."""
+
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from invoke import Collection, Context, Exit, Task, task
+
+from pipeline.errors import PipelineError
+
+ROOT = Path(__file__).resolve().parent
+INTERRUPTED = 130
+HELP = {
+    "profile": "profile from config.yaml, or auto",
+    "set": "one setting, as in serve.port=8001; may be repeated",
+    "force": "run even if nothing changed",
+    "why": "say why it would run, and do not run",
+}
+
+
+def finish(command: Callable[[Any], int]) -> None:
+    """Run `command` with the commands; turn what a person can act on into one line and an exit code."""
+    from pipeline import commands  # a fifth of a second that `--list` does without
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that a killed task cleans up like an interrupted one
+    try:
+        code = command(commands)
+    except PipelineError as error:
+        hint = f"\n  → {error.hint}" if error.hint else ""
+        raise Exit(f"error: {error.message}{hint}", code=error.exit_code) from error
+    except KeyboardInterrupt:
+        raise Exit("interrupted", code=INTERRUPTED) from None
+    if code:
+        raise Exit(code=code)
+
+
+def stage_task(name: str, summary: str) -> "Task[Any]":
+    """Return the task of a stage."""
+
+    def body(context: Context, profile: str | None = None, set: list[str] = [], force: bool = False, why: bool = False) -> None:  # noqa: A002, B006  Invoke derives the option's name and type from them
+        finish(lambda commands: commands.run_stage(ROOT, name, commands.Options(profile, tuple(set), force, why)))
+
+    body.__doc__ = summary
+    return task(body, name=name, iterable=["set"], help=HELP)
+
+
+@task(name="all", iterable=["set"], help=HELP)
+def all_stages(context: Context, profile: str | None = None, set: list[str] = [], force: bool = False, why: bool = False) -> None:  # noqa: A002, B006
+    """Run the whole chain and end with REPORT.md (--force measures again)."""
+    finish(lambda commands: commands.run_all(ROOT, commands.Options(profile, tuple(set), force, why)))
+
+
+@task(name="serve", iterable=["set"], help={**HELP, "foreground": "follow the log; Ctrl-C stops the server"})
+def serve(context: Context, profile: str | None = None, set: list[str] = [], force: bool = False, why: bool = False, foreground: bool = False) -> None:  # noqa: A002, B006
+    """Start the server, prove that it is ours, and leave it running."""
+    finish(lambda commands: commands.serve(ROOT, commands.Options(profile, tuple(set), force, why), foreground))
+
+
+@task(name="report", iterable=["set"], help={**HELP, "only": "render what is on record, run nothing else"})
+def report(context: Context, profile: str | None = None, set: list[str] = [], force: bool = False, why: bool = False, only: bool = False) -> None:  # noqa: A002, B006
+    """Render REPORT.md from whatever is on record."""
+    finish(lambda commands: commands.report(ROOT, commands.Options(profile, tuple(set), force, why), only))
+
+
+@task
+def stop(context: Context) -> None:
+    """Stop the server that we started."""
+    finish(lambda commands: commands.stop(ROOT))
+
+
+@task(iterable=["set"], help={key: HELP[key] for key in ("profile", "set")})
+def status(context: Context, profile: str | None = None, set: list[str] = []) -> None:  # noqa: A002, B006
+    """Show the server and each stage's state."""
+    finish(lambda commands: commands.status(ROOT, commands.Options(profile, tuple(set))))
+
+
+@task(iterable=["set"], help={key: HELP[key] for key in ("profile", "set")})
+def why(context: Context, profile: str | None = None, set: list[str] = []) -> None:  # noqa: A002, B006
+    """Say which stages would run now, and why."""
+    finish(lambda commands: commands.why(ROOT, commands.Options(profile, tuple(set))))
+
+
+@task(help={"follow": "go on until the server ends or Ctrl-C"})
+def logs(context: Context, follow: bool = False) -> None:
+    """Print the server's log."""
+    finish(lambda commands: commands.logs(ROOT, follow))
+
+
+@task
+def graph(context: Context) -> None:
+    """Print the stages and their edges as a mermaid flowchart."""
+    finish(lambda commands: print(commands.graph()) or 0)
+
+
+@task(help={"everything": "also the server's environment, models and caches"})
+def clean(context: Context, everything: bool = False) -> None:
+    """Remove records, logs and samples."""
+    finish(lambda commands: commands.clean(ROOT, everything))
+
+
+@task(help={"fast": "leave out the end-to-end tests on the real server"})
+def test(context: Context, fast: bool = False) -> None:
+    """Run the tests."""
+    quick = [sys.executable, "-m", "pytest", "-q", "-n", "2", "tests/unit", "tests/integration"]
+    real = [sys.executable, "-m", "pytest", "-q", "tests/e2e"]
+    finish(lambda _: run_each([quick] if fast else [quick, real]))
+
+
+@task
+def lint(context: Context) -> None:
+    """Run ruff, mypy and the import contracts."""
+    module = [sys.executable, "-m"]
+    checks = [["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"], ["importlinter.cli"]]
+    finish(lambda _: run_each([[*module, *check] for check in checks]))
+
+
+def run_each(programs: list[list[str]]) -> int:
+    """Run the programs in the project's folder; return the first exit code that is not 0."""
+    for program in programs:
+        code = subprocess.run(program, cwd=ROOT).returncode
+        if code:
+            return code
+    return 0
+
+
+def stage_summaries() -> dict[str, str]:
+    """Return each stage's task name and summary: the first line of its file, as in "serve: the server, started"."""
+    summaries = {}
+    for path in sorted((ROOT / "pipeline" / "stages").glob("[a-z]*.py")):
+        with path.open(encoding="utf-8") as file:
+            name, _, summary = file.readline().strip().strip('"').partition(": ")
+        summaries[name] = summary
+    return summaries
+
+
+namespace = Collection(all_stages, stop, status, why, logs, graph, clean, test, lint)
+for name, summary in stage_summaries().items():
+    namespace.add_task({"serve": serve, "report": report}.get(name) or stage_task(name, summary))
