@@ -40,7 +40,7 @@ def finish(command: Callable[[Any], int]) -> None:
 def stage_task(name: str, summary: str) -> "Task[Any]":
     """Return the task of a stage."""
 
-    def body(context: Context, profile: str | None = None, set: list[str] = [], force: bool = False, why: bool = False) -> None:  # noqa: A002, B006  Invoke derives the option's name and type from them
+    def body(context: Context, profile: str | None = None, set: list[str] = [], force: bool = False, why: bool = False) -> None:
         finish(lambda commands: commands.run_stage(ROOT, name, commands.Options(profile, tuple(set), force, why)))
 
     body.__doc__ = summary
@@ -48,19 +48,23 @@ def stage_task(name: str, summary: str) -> "Task[Any]":
 
 
 @task(name="all", iterable=["set"], help=HELP)
-def all_stages(context: Context, profile: str | None = None, set: list[str] = [], force: bool = False, why: bool = False) -> None:  # noqa: A002, B006
+def all_stages(context: Context, profile: str | None = None, set: list[str] = [], force: bool = False, why: bool = False) -> None:
     """Run the whole chain and end with REPORT.md (--force measures again)."""
     finish(lambda commands: commands.run_all(ROOT, commands.Options(profile, tuple(set), force, why)))
 
 
 @task(name="serve", iterable=["set"], help={**HELP, "foreground": "follow the log; Ctrl-C stops the server"})
-def serve(context: Context, profile: str | None = None, set: list[str] = [], force: bool = False, why: bool = False, foreground: bool = False) -> None:  # noqa: A002, B006
+def serve(
+    context: Context, profile: str | None = None, set: list[str] = [], force: bool = False, why: bool = False, foreground: bool = False
+) -> None:
     """Start the server, prove that it is ours, and leave it running."""
     finish(lambda commands: commands.serve(ROOT, commands.Options(profile, tuple(set), force, why), foreground))
 
 
 @task(name="report", iterable=["set"], help={**HELP, "only": "render what is on record, run nothing else"})
-def report(context: Context, profile: str | None = None, set: list[str] = [], force: bool = False, why: bool = False, only: bool = False) -> None:  # noqa: A002, B006
+def report(
+    context: Context, profile: str | None = None, set: list[str] = [], force: bool = False, why: bool = False, only: bool = False
+) -> None:
     """Render REPORT.md from whatever is on record."""
     finish(lambda commands: commands.report(ROOT, commands.Options(profile, tuple(set), force, why), only))
 
@@ -72,13 +76,13 @@ def stop(context: Context) -> None:
 
 
 @task(iterable=["set"], help={key: HELP[key] for key in ("profile", "set")})
-def status(context: Context, profile: str | None = None, set: list[str] = []) -> None:  # noqa: A002, B006
+def status(context: Context, profile: str | None = None, set: list[str] = []) -> None:
     """Show the server and each stage's state."""
     finish(lambda commands: commands.status(ROOT, commands.Options(profile, tuple(set))))
 
 
 @task(iterable=["set"], help={key: HELP[key] for key in ("profile", "set")})
-def why(context: Context, profile: str | None = None, set: list[str] = []) -> None:  # noqa: A002, B006
+def why(context: Context, profile: str | None = None, set: list[str] = []) -> None:
     """Say which stages would run now, and why."""
     finish(lambda commands: commands.why(ROOT, commands.Options(profile, tuple(set))))
 

@@ -3,6 +3,7 @@
 import ast
 import hashlib
 import json
+from contextlib import suppress
 from pathlib import Path
 
 # What these modules contribute to a stage arrives as values (settings, records, paths), which are compared themselves.
@@ -16,10 +17,8 @@ class CodeDigests:
         self.root = root
         self.cache = cache
         self._known: dict[str, tuple[list[int], str, list[str]]] = {}
-        try:
+        with suppress(OSError, ValueError):  # a cache: made again where it cannot be read
             self._known = json.loads(cache.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            pass  # a cache: made again below
         self._changed = False
 
     def digest(self, module: str) -> str:
@@ -66,7 +65,8 @@ class CodeDigests:
 def tree_digest(tree: ast.Module) -> str:
     """Return a digest of the syntax tree without docstrings."""
     for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and ast.get_docstring(node, clean=False) is not None:
+        documented = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+        if documented and ast.get_docstring(node, clean=False) is not None:
             node.body = node.body[1:]
     return hashlib.sha256(ast.dump(tree).encode()).hexdigest()[:16]
 

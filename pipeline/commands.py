@@ -83,7 +83,7 @@ class Session:
         # check-gpu chooses the profile, so its own settings cannot come from one.
         return self._config_of(None).gpu if kind is GpuConfig else self.config.section(kind)
 
-    @lru_cache(maxsize=8)  # noqa: B019  a session lives as long as its command
+    @lru_cache(maxsize=8)
     def _config_of(self, profile: str | None) -> Config:
         return self.layers.config(profile)
 
@@ -219,7 +219,8 @@ def stop(root: Path) -> int:
         say(f"the server (pid {launch.pid}) was already gone")
     else:
         killed = f", killed {', '.join(closing.killed)}" if closing.killed else ""
-        say(f"stopped pid {launch.pid} in {closing.took_s:.1f} s{killed}; port {launch.port} is {'free' if closing.port_free else 'still taken'}")
+        port = "free" if closing.port_free else "still taken"
+        say(f"stopped pid {launch.pid} in {closing.took_s:.1f} s{killed}; port {launch.port} is {port}")
     return 0 if closing.port_free else 2
 
 

@@ -1,7 +1,6 @@
 """The engine: order, fingerprints, why, ensure. It knows records and signatures, not stages."""
 
 import hashlib
-import inspect
 import time
 import typing
 from collections.abc import Callable, Iterable, Sequence
@@ -102,8 +101,8 @@ class Pipeline:
         workspace: Workspace,
         settings: Callable[[type[BaseModel]], BaseModel],
         notes: dict[type[Artifact], str] | None = None,
-        starting: Callable[[Stage, str], None] = lambda stage, reason: None,
-        report: Callable[[Result], None] = lambda result: None,
+        starting: Callable[[Stage, str], None] = lambda _stage, _reason: None,
+        report: Callable[[Result], None] = lambda _result: None,
     ) -> None:
         self.workspace = workspace
         self.store = Store(workspace.artifacts)
@@ -180,8 +179,8 @@ class Pipeline:
         """Bring the named stages and what they need up to date; return what became of each.
 
         `force` names stages that run whatever their record says. `present` also revives the named stages' things
-        (starts the server of an up-to-date `serve`). `alone` takes the records of what they need as they are. A stage that fails leaves a failure record, blocks those that
-        need it, and does not stop the others.
+        (starts the server of an up-to-date `serve`). `alone` takes the records of what they need as they are. A stage
+        that fails leaves a failure record, blocks those that need it, and does not stop the others.
         """
         forced = set(force)
         broken: dict[str, str] = {}

@@ -65,4 +65,6 @@ def install_command(python: Path, requirements: Path, environment: Mapping[str, 
 
 if __name__ == "__main__":
     # Bytecode is compiled here, once, so that every later start of `./inv` is quick.
-    sys.exit(subprocess.run(install_command(Path(sys.executable), Path(sys.argv[1]), os.environ, "--compile-bytecode", "--quiet")).returncode)
+    sys.exit(
+        subprocess.run(install_command(Path(sys.executable), Path(sys.argv[1]), os.environ, "--compile-bytecode", "--quiet")).returncode
+    )

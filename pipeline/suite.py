@@ -74,7 +74,9 @@ def load_suite(folder: Path) -> Suite:
         raise ConfigError(f"{path}: not YAML: {str(error).splitlines()[0]}") from error
     except ValidationError as error:
         raise ConfigError(f"{path}: {complaint(error)}") from error
-    return Suite(suite.name, suite.language, render(folder / suite.prompt), load_schema(folder / suite.schema_file), load_cases(folder / suite.cases))
+    return Suite(
+        suite.name, suite.language, render(folder / suite.prompt), load_schema(folder / suite.schema_file), load_cases(folder / suite.cases)
+    )
 
 
 def load_schema(path: Path) -> dict[str, Any]:

@@ -10,7 +10,13 @@ from pipeline.measure.figures import Figure
 from pipeline.record import Failure, Outcome
 from pipeline.report.gates import JudgedGate
 
-MARKS = {"PASS": "✅ PASS", "FAIL": "❌ FAIL", "INCONCLUSIVE": "⚠️ INCONCLUSIVE", "NOT_MEASURED": "▫️ NOT_MEASURED", "SIMULATED": "🚫 SIMULATED"}
+MARKS = {
+    "PASS": "✅ PASS",
+    "FAIL": "❌ FAIL",
+    "INCONCLUSIVE": "⚠️ INCONCLUSIVE",
+    "NOT_MEASURED": "▫️ NOT_MEASURED",
+    "SIMULATED": "🚫 SIMULATED",
+}
 
 
 @dataclass(frozen=True)
@@ -144,7 +150,9 @@ def gate_row(row: JudgedGate) -> GateRow:
     if not gate.required:
         verdict += " (not required by this profile)"
     stage, _, metric = gate.metric.partition(".")
-    return GateRow(gate.label, f"{gate.comparator} {gate.target:g} {gate.unit}{statistic}", measured_words(row.figure), verdict, source(stage, metric))
+    return GateRow(
+        gate.label, f"{gate.comparator} {gate.target:g} {gate.unit}{statistic}", measured_words(row.figure), verdict, source(stage, metric)
+    )
 
 
 def measured_words(figure: Figure | None) -> str:
@@ -175,7 +183,9 @@ def source(stage: str, metric: str) -> str:
 def rows(outcome: Outcome[Any], labels: Mapping[str, str]) -> list[FigureRow]:
     """Return the labelled figures of an outcome that has data."""
     figures: Mapping[str, Figure] = outcome.data.figures
-    return [FigureRow(label, measured_words(figures[name]), source(outcome.stage, name)) for name, label in labels.items() if name in figures]
+    return [
+        FigureRow(label, measured_words(figures[name]), source(outcome.stage, name)) for name, label in labels.items() if name in figures
+    ]
 
 
 def reason_of(outcome: Outcome[Any]) -> str:
@@ -203,7 +213,11 @@ def router_scenario(outcome: Outcome[Any]) -> Scenario:
         "latency_ms_p50": "E2E latency, median",
         "latency_ms_p95": "E2E latency, p95",
     }
-    labels = {f"{arm}_{name}": f"{words}: {label}" for arm, words in (("prompt_only", "prompt-only"), ("constrained", "constrained")) for name, label in names.items()}
+    labels = {
+        f"{arm}_{name}": f"{words}: {label}"
+        for arm, words in (("prompt_only", "prompt-only"), ("constrained", "constrained"))
+        for name, label in names.items()
+    }
     facts = [f"Suite `{data.suite}` ({data.language}), {data.cases} cases, streamed, one at a time, temperature 0."]
     for arm, classes in data.failures.items():
         listed = ", ".join(f"{name} {count}" for name, count in classes.items()) or "none"
@@ -239,11 +253,13 @@ def bench_scenario(outcome: Outcome[Any]) -> Scenario:
         "decode_tok_s_p50": "decode throughput at concurrency 1, median",
         "e2e_ms_p50": f"E2E latency of {data.output_tokens} tokens, median",
     }
-    labels |= {f"system_tok_s_c{entry.concurrency}": f"system throughput, closed loop, concurrency {entry.concurrency}" for entry in data.levels}
+    labels |= {
+        f"system_tok_s_c{entry.concurrency}": f"system throughput, closed loop, concurrency {entry.concurrency}" for entry in data.levels
+    }
     ledger = data.ledger
     agrees = "equal" if ledger.agrees else "NOT EQUAL: other clients were served meanwhile, or requests failed"
     facts = [
-        f"Prompt {data.prompt_tokens} tokens, cold prefix cache (a cache salt per request), {data.output_tokens} output tokens with ignore_eos.",
+        f"Prompt {data.prompt_tokens} tokens, cold prefix cache (a salt per request), {data.output_tokens} output tokens (ignore_eos).",
         f"First request of the run: {number(data.first_request_ttft_ms)} ms to the first token.",
         f"Output tokens by the client {ledger.client_tokens}, by the server's counter {ledger.server_tokens}: {agrees}.",
     ]
@@ -267,7 +283,10 @@ def memory_scenario(outcome: Outcome[Any], closing: Outcome[Any]) -> Scenario:
         "host_pss_steady_mib": "host memory (PSS), steady",
         "host_rss_peak_mib": "host memory (RSS, shared pages counted per process), peak",
     }
-    facts = [f"{data.samples} samples from before the start; {data.load_s:g} s of load, {data.load_requests} requests. Device method: {data.method}."]
+    facts = [
+        f"{data.samples} samples from before the start; {data.load_s:g} s of load, {data.load_requests} requests.",
+        f"Device method: {data.method}.",
+    ]
     end = closing.data
     if end is None or end.launch_id != data.launch_id:
         facts.append("After stop: NOT_MEASURED, the server was not stopped by this run.")
@@ -316,7 +335,9 @@ def environment(outcomes: Mapping[str, Outcome[Any]]) -> list[tuple[str, str]]:
         driver = f"{machine.driver.version} (CUDA {machine.driver.cuda})" if machine.driver else f"none: {machine.reason}"
         result.append(("NVIDIA driver", driver))
     if installation:
-        result.append(("vLLM", f"{installation.distribution} {installation.vllm}, torch {installation.torch}, Python {installation.python}"))
+        result.append(
+            ("vLLM", f"{installation.distribution} {installation.vllm}, torch {installation.torch}, Python {installation.python}")
+        )
         result.append(("Requirements", f"set {installation.set} ({installation.reason}), sha256 {installation.requirements_sha256[:12]}"))
     if model:
         facts = model.facts

@@ -66,5 +66,3 @@ def counts_tokens(launch: Launch, control: Control) -> Proof:
 def is_real(proofs: list[Proof]) -> bool:
     """Tell whether every proof holds."""
     return bool(proofs) and all(proof.holds for proof in proofs)
-
-

@@ -15,9 +15,7 @@ POLL_S = 0.2
 FIRST_ANSWER_S = 120.0
 
 
-def wait_until_ready(
-    launch: Launch, log: Path, control: Control, timeout_s: float, say: Callable[[str], None]
-) -> tuple[Phases, float]:
+def wait_until_ready(launch: Launch, log: Path, control: Control, timeout_s: float, say: Callable[[str], None]) -> tuple[Phases, float]:
     """Return (phases, seconds until a completion came back); ServerError with the classified cause when it dies."""
     began = time.monotonic()
     phases = Phases()

@@ -77,7 +77,9 @@ def bench(settings: BenchConfig, server: Server, workspace: Workspace) -> BenchR
         answers, wall_s = run.send(max(settings.requests_per_level, concurrency), settings.output_tokens, concurrency)
         levels.append(level(concurrency, answers, wall_s))
     if not any(answer.ok for answer in ttft) or not any(answer.ok for answer in decode):
-        raise MeasureError(f"bench: no request succeeded: {(ttft + decode)[0].error}", "see the server's log", workspace.root / server.handle.log)
+        raise MeasureError(
+            f"bench: no request succeeded: {(ttft + decode)[0].error}", "see the server's log", workspace.root / server.handle.log
+        )
     counted_after = control.metrics().get(GENERATED_TOKENS)
     counted = None if counted_before is None or counted_after is None else int(counted_after - counted_before)
     raw = workspace.artifacts / "raw" / "bench.jsonl"

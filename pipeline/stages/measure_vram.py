@@ -38,9 +38,7 @@ def measure_vram(settings: VramConfig, machine: Machine, server: Server, workspa
         streamed(server.model, [{"role": "user", "content": f"Tell story number {number}."}], OUTPUT_TOKENS, ignore_eos=True)
         for number in itertools.count()
     )
-    answers, _ = closed_loop(
-        server.handle.base_url, payloads, settings.concurrency, 60, lambda: time.monotonic() - began < settings.load_s
-    )
+    answers, _ = closed_loop(server.handle.base_url, payloads, settings.concurrency, 60, lambda: time.monotonic() - began < settings.load_s)
     ended = time.monotonic()
     if not any(answer.ok for answer in answers):
         raise MeasureError(f"memory: no request of the load succeeded: {answers[0].error}", "see the server's log")

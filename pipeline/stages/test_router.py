@@ -60,7 +60,9 @@ def test_router(settings: RouterConfig, server: Server, workspace: Workspace) ->
         closed_loop(server.handle.base_url, payloads[:1], 1, settings.timeout_s)
         answers, _ = closed_loop(server.handle.base_url, payloads, 1, settings.timeout_s)
         if not any(answer.ok for answer in answers):
-            raise MeasureError(f"router, {arm}: no request succeeded: {answers[0].error}", "see the server's log", workspace.root / server.handle.log)
+            raise MeasureError(
+                f"router, {arm}: no request succeeded: {answers[0].error}", "see the server's log", workspace.root / server.handle.log
+            )
         checked = [check(answer.text, answer.finish_reason, suite.validator) for answer in answers]
         figures |= {f"{arm}_{name}": figure for name, figure in arm_figures(cases, answers, checked).items()}
         classes = ["failed request" if not answer.ok else result.failure for answer, result in zip(answers, checked, strict=True)]
@@ -105,7 +107,9 @@ def arm_figures(cases: Sequence[Case], answers: Sequence[Answer], checked: Seque
         "json_lenient": share_figure(sum(result.lenient for _, result in rows), n),
         "schema_valid": share_figure(sum(result.valid for _, result in rows), n),
         "truncated": share_figure(sum(answer.finish_reason == "length" for answer in good), n),
-        "route_accuracy": share_figure(sum(result.value is not None and result.value.get("route") == case.route for case, result in rows), n),
+        "route_accuracy": share_figure(
+            sum(result.value is not None and result.value.get("route") == case.route for case, result in rows), n
+        ),
         "joint_accuracy": share_figure(sum(is_right(case, result) for case, result in rows), n),
         "ttft_ms_p50": percentile_figure([ttft_ms(answer.sent_ns, answer.first_ns) for answer in good], 0.5, "ms"),
         "latency_ms_p50": percentile_figure(e2e, 0.5, "ms"),
