@@ -5,9 +5,12 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from invoke import Collection, Context, Exit, Task, task
+from invoke.collection import Collection
+from invoke.context import Context
+from invoke.exceptions import Exit
+from invoke.tasks import Task, task
 
 from pipeline.errors import PipelineError
 
@@ -44,7 +47,7 @@ def stage_task(name: str, summary: str) -> "Task[Any]":
         finish(lambda commands: commands.run_stage(ROOT, name, commands.Options(profile, tuple(set), force, why)))
 
     body.__doc__ = summary
-    return task(body, name=name, iterable=["set"], help=HELP)
+    return cast("Task[Any]", task(body, name=name, iterable=["set"], help=HELP))
 
 
 @task(name="all", iterable=["set"], help=HELP)

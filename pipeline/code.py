@@ -65,9 +65,9 @@ class CodeDigests:
 def tree_digest(tree: ast.Module) -> str:
     """Return a digest of the syntax tree without docstrings."""
     for node in ast.walk(tree):
-        documented = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
-        if documented and ast.get_docstring(node, clean=False) is not None:
-            node.body = node.body[1:]
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            documented = ast.get_docstring(node, clean=False) is not None
+            node.body = node.body[1:] if documented else node.body
     return hashlib.sha256(ast.dump(tree).encode()).hexdigest()[:16]
 
 

@@ -184,8 +184,9 @@ def run_stage(root: Path, name: str, options: Options) -> int:
         if name != "serve":
             session.stop_own()
         code = 2 if any(result.state in ("failed", "blocked") for result in results if result.stage == name) else 0
-        if name == "serve" and code == 0:
-            say_server(session.pipeline.outcome(Server).data)
+        server = session.pipeline.outcome(Server).data
+        if name == "serve" and code == 0 and server is not None:
+            say_server(server)
         session.say_profile()
         return code
 

@@ -180,12 +180,9 @@ def source(stage: str, metric: str) -> str:
     return f"`artifacts/{stage}.json` → `{metric}`"
 
 
-def rows(outcome: Outcome[Any], labels: Mapping[str, str]) -> list[FigureRow]:
-    """Return the labelled figures of an outcome that has data."""
-    figures: Mapping[str, Figure] = outcome.data.figures
-    return [
-        FigureRow(label, measured_words(figures[name]), source(outcome.stage, name)) for name, label in labels.items() if name in figures
-    ]
+def rows(stage: str, figures: Mapping[str, Figure], labels: Mapping[str, str]) -> list[FigureRow]:
+    """Return the labelled ones of the stage's figures."""
+    return [FigureRow(label, measured_words(figures[name]), source(stage, name)) for name, label in labels.items() if name in figures]
 
 
 def reason_of(outcome: Outcome[Any]) -> str:
@@ -223,7 +220,7 @@ def router_scenario(outcome: Outcome[Any]) -> Scenario:
         listed = ", ".join(f"{name} {count}" for name, count in classes.items()) or "none"
         facts.append(f"Failure classes, {arm.replace('_', '-')}: {listed}.")
     examples = [(example.case, example.arm.replace("_", "-"), example.failure, example.text) for example in data.examples]
-    return Scenario(title, "", facts, rows(outcome, labels), examples)
+    return Scenario(title, "", facts, rows(outcome.stage, data.figures, labels), examples)
 
 
 def determinism_scenario(outcome: Outcome[Any]) -> Scenario:
@@ -237,7 +234,12 @@ def determinism_scenario(outcome: Outcome[Any]) -> Scenario:
         where = "" if prompt.first_divergence is None else f", first difference at token {prompt.first_divergence}"
         facts.append(f"{prompt.prompt!r}: {prompt.agreeing} of {prompt.runs} identical, {prompt.tokens} tokens{where}.")
     facts.append("Identical answers to sequential requests do not promise identical answers under concurrent load.")
-    return Scenario(title, "", facts, rows(outcome, {"identical": "identical answers", "tarr": "prompts whose answers all agree (TARr@N)"}))
+    return Scenario(
+        title,
+        "",
+        facts,
+        rows(outcome.stage, data.figures, {"identical": "identical answers", "tarr": "prompts whose answers all agree (TARr@N)"}),
+    )
 
 
 def bench_scenario(outcome: Outcome[Any]) -> Scenario:
@@ -266,7 +268,7 @@ def bench_scenario(outcome: Outcome[Any]) -> Scenario:
     failed = sum(entry.failed for entry in data.levels)
     if failed:
         facts.append(f"{failed} requests failed.")
-    return Scenario(title, "", facts, rows(outcome, labels))
+    return Scenario(title, "", facts, rows(outcome.stage, data.figures, labels))
 
 
 def memory_scenario(outcome: Outcome[Any], closing: Outcome[Any]) -> Scenario:
@@ -296,7 +298,7 @@ def memory_scenario(outcome: Outcome[Any], closing: Outcome[Any]) -> Scenario:
         facts.append(f"After stop ({number(end.took_s)} s): {how}, {port}.")
         if end.gpu_used_after_mib is not None and data.baseline_gpu_mib is not None:
             facts.append(f"VRAM residual: {number(sum(end.gpu_used_after_mib) - data.baseline_gpu_mib)} MiB above the baseline.")
-    return Scenario(title, "", facts, rows(outcome, labels))
+    return Scenario(title, "", facts, rows(outcome.stage, data.figures, labels))
 
 
 def alternative_row(entry: Alternative, profile: str, outcomes: Mapping[str, Outcome[Any]]) -> tuple[str, str, str, str, str]:
