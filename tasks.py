@@ -119,9 +119,8 @@ def test(context: Context, fast: bool = False) -> None:
 @task
 def lint(context: Context) -> None:
     """Run ruff, mypy and the import contracts."""
-    module = [sys.executable, "-m"]
-    checks = [["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"], ["importlinter.cli"]]
-    finish(lambda _: run_each([[*module, *check] for check in checks]))
+    programs = [["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"], ["lint-imports", "--no-cache"]]
+    finish(lambda _: run_each([[str(Path(sys.executable).with_name(name)), *arguments] for name, *arguments in programs]))
 
 
 def run_each(programs: list[list[str]]) -> int:

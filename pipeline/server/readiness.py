@@ -58,11 +58,11 @@ def first_completion(control: Control, model: str) -> Completion:
     return control.chat({"model": model, "messages": messages, "temperature": 0, "max_tokens": 8}, FIRST_ANSWER_S)
 
 
-def died(log: Path) -> ServerError:
+def died(log: Path, when: str = "did not start") -> ServerError:
     """Return the error for a server that ended by itself, with the cause that its log shows."""
     text = log.read_text(encoding="utf-8", errors="replace")
     cause = diagnose(text)
     if cause:
-        return ServerError(f"the server did not start: {cause.says}", cause.fix, log)
+        return ServerError(f"the server {when}: {cause.says}", cause.fix, log)
     last = last_error(text)
-    return ServerError(f"the server ended by itself{': ' + last if last else ''}", "see its log for the whole story", log)
+    return ServerError(f"the server {when}: {last or 'it ended without a word'}", "see its log for the whole story", log)

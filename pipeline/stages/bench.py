@@ -13,7 +13,7 @@ from pipeline.measure.figures import Figure
 from pipeline.measure.latency import e2e_ms, tpot_ms, ttft_ms
 from pipeline.measure.statistics import percentile_figure, share_figure
 from pipeline.record import Measurement, write_atomic
-from pipeline.stages.serve import Server
+from pipeline.stages.serve import Server, watched
 from pipeline.workspace import Workspace
 
 QUESTION = "Describe an ordinary day in town number {number}, from morning to night."
@@ -58,6 +58,12 @@ class BenchResult(Measurement):
 
 def bench(settings: BenchConfig, server: Server, workspace: Workspace) -> BenchResult:
     """Measure TTFT, TPOT and throughput, cold prefix cache, closed loop."""
+    with watched(server, workspace):
+        return measure(settings, server, workspace)
+
+
+def measure(settings: BenchConfig, server: Server, workspace: Workspace) -> BenchResult:
+    """Return the record of a run; the server is watched by the caller."""
     control = Control(server.handle.base_url)
     counted_before = control.metrics().get(GENERATED_TOKENS)
     run = Run(server, settings)

@@ -13,7 +13,7 @@ from pipeline.errors import MeasureError
 from pipeline.measure.figures import Figure, not_measured
 from pipeline.record import Measurement
 from pipeline.stages.check_gpu import Machine
-from pipeline.stages.serve import Server
+from pipeline.stages.serve import Server, watched
 from pipeline.workspace import Workspace
 
 OUTPUT_TOKENS = 32
@@ -32,6 +32,12 @@ class MemoryUse(Measurement):
 
 def measure_vram(settings: VramConfig, machine: Machine, server: Server, workspace: Workspace) -> MemoryUse:
     """Put load on the server and read its memory samples, GPU and host."""
+    with watched(server, workspace):
+        return load_and_read(settings, machine, server, workspace)
+
+
+def load_and_read(settings: VramConfig, machine: Machine, server: Server, workspace: Workspace) -> MemoryUse:
+    """Return the record of a run; the server is watched by the caller."""
     workspace.say(f"memory: {settings.load_s:g} s of load at concurrency {settings.concurrency}")
     began = time.monotonic()
     payloads = (

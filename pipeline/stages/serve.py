@@ -1,5 +1,7 @@
 """serve: the OpenAI-compatible server, started, proven to be ours, and ready."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -89,6 +91,21 @@ def server_present(server: Server, workspace: Workspace) -> bool:
     if launch is None or launch.id != server.handle.launch_id or not state.is_running(launch):
         return False
     return Control(server.handle.base_url).answers()
+
+
+@contextmanager
+def watched(server: Server, workspace: Workspace) -> Iterator[None]:
+    """Measure inside; a server that dies meanwhile is the failure, with its own cause, not the requests that it broke."""
+    log = workspace.root / server.handle.log
+    trouble: MeasureError | None = None
+    try:
+        yield
+    except MeasureError as error:
+        trouble = error
+    if state.process(server.handle.pid, server.handle.created) is None:
+        raise died(log, "died while it was measured") from trouble
+    if trouble is not None:
+        raise trouble
 
 
 def clear_old(settings: ServeConfig, workspace: Workspace) -> None:

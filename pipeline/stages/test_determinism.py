@@ -9,7 +9,7 @@ from pipeline.measure.agreement import agreement
 from pipeline.measure.figures import Figure
 from pipeline.measure.statistics import share_figure
 from pipeline.record import Measurement
-from pipeline.stages.serve import Server
+from pipeline.stages.serve import Server, watched
 from pipeline.workspace import Workspace
 
 
@@ -35,6 +35,12 @@ class Determinism(Measurement):
 
 def test_determinism(settings: DeterminismConfig, server: Server, workspace: Workspace) -> Determinism:
     """Send each prompt again and again at temperature 0 and compare the answers as token ids."""
+    with watched(server, workspace):
+        return repeat(settings, server, workspace)
+
+
+def repeat(settings: DeterminismConfig, server: Server, workspace: Workspace) -> Determinism:
+    """Return the record of a run; the server is watched by the caller."""
     control = Control(server.handle.base_url)
     prompts = []
     for prompt in settings.prompts:

@@ -15,7 +15,7 @@ from pipeline.measure.figures import Figure
 from pipeline.measure.latency import e2e_ms, ttft_ms
 from pipeline.measure.statistics import percentile_figure, share_figure
 from pipeline.record import Measurement, write_atomic
-from pipeline.stages.serve import Server
+from pipeline.stages.serve import Server, watched
 from pipeline.suite import Case, Suite, load_suite
 from pipeline.workspace import Workspace
 
@@ -47,6 +47,12 @@ class RouterResult(Measurement):
 
 def test_router(settings: RouterConfig, server: Server, workspace: Workspace) -> RouterResult:
     """Send the router suite, prompt-only and constrained, and check every answer."""
+    with watched(server, workspace):
+        return send_suite(settings, server, workspace)
+
+
+def send_suite(settings: RouterConfig, server: Server, workspace: Workspace) -> RouterResult:
+    """Return the record of a run; the server is watched by the caller."""
     suite = load_suite(workspace.root / settings.suite)
     cases = suite.cases[: settings.cases]
     figures: dict[str, Figure] = {}

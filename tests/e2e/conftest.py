@@ -1,0 +1,106 @@
+"""One project folder for the end-to-end tests, kept between runs so that environment, model and compile cache are made once."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+COPIED = ("tasks.py", "config.yaml", "pipeline", "templates", "suites", "requirements")
+
+
+class Project:
+    """A copy of the project's files with records, environment and models of its own."""
+
+    def __init__(self, root: Path, port: int) -> None:
+        self.root = root
+        self.port = port
+        self.env = {k: v for k, v in os.environ.items() if not k.startswith("VLLM_POC__") and k != "PYTHONDONTWRITEBYTECODE"}
+        self.env["VLLM_POC__SERVE__PORT"] = str(port)
+
+    def start(self, *words: str) -> subprocess.Popen[str]:
+        """Start a task in a process group of its own, as a terminal would."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "invoke", *words],
+            cwd=self.root,
+            env=self.env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    def run(self, *words: str) -> tuple[int, str]:
+        """Run a task to its end; return (exit code, output)."""
+        task = self.start(*words)
+        try:
+            output, _ = task.communicate(timeout=500)
+        except BaseException:
+            os.killpg(task.pid, signal.SIGINT)
+            raise
+        return task.returncode, output
+
+    def record(self, stage: str) -> dict[str, Any]:
+        """Return the stage's envelope."""
+        envelope: dict[str, Any] = json.loads((self.root / "artifacts" / f"{stage}.json").read_text(encoding="utf-8"))
+        return envelope
+
+    def launch(self) -> dict[str, Any] | None:
+        """Return the current launch on disk."""
+        path = self.root / "artifacts" / "launch.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+    def launches(self) -> list[str]:
+        """Return the ids of all launches that are kept."""
+        return sorted(path.name for path in (self.root / "artifacts" / "launches").glob("*"))
+
+    def processes(self) -> list[psutil.Process]:
+        """Return every living process that runs this project's server environment or its sampler."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                words = " ".join(process.cmdline())
+                environment = process.environ().get("VLLM_CACHE_ROOT", "")
+                if f"{self.root}/" in words + environment and process.pid != os.getpid():
+                    found.append(process)
+            except psutil.Error:
+                continue
+        return found
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="session")
+def project() -> Iterator[Project]:
+    root = ROOT / ".cache" / "e2e"
+    root.mkdir(parents=True, exist_ok=True)
+    for name in COPIED:
+        target = root / name
+        if target.is_dir():
+            shutil.rmtree(target)
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, target, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copyfile(ROOT / name, target)
+    shutil.rmtree(root / "artifacts", ignore_errors=True)
+    (root / "REPORT.md").unlink(missing_ok=True)
+    made = Project(root, free_port())
+    yield made
+    made.run("stop")
+    left = made.processes()
+    for process in left:
+        process.kill()
+    assert not left, f"left running: {left}"
