@@ -290,14 +290,15 @@ def differences(old: dict[str, Any], new: dict[str, Any], at: str = "") -> list[
         before, after = old.get(key), new.get(key)
         if before == after:
             continue
+        opaque = name == "code" or key == "digest" or " file " in name
         if isinstance(before, dict) and isinstance(after, dict):
             words += differences(before, after, name)
-        elif name == "code" or key == "digest" or " file " in name:
+        elif before is None:
+            words.append(f"{name} is new" + ("" if opaque else f": {after}"))
+        elif after is None:
+            words.append(f"{name} is gone" + ("" if opaque else f" (was {before})"))
+        elif opaque:
             words.append(f"{name.removesuffix('.digest')} changed")
-        elif key not in old or before is None:
-            words.append(f"{name} is new: {after}")
-        elif key not in new or after is None:
-            words.append(f"{name} is gone (was {before})")
         else:
             words.append(f"{name} changed: {before} → {after}")
     return words

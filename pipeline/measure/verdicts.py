@@ -20,6 +20,8 @@ COMPARE: dict[str, Callable[[float, float], bool]] = {
     "==": operator.eq,
 }
 
+SIGNS = {"<": "<", "<=": "≤", ">": ">", ">=": "≥", "==": "="}
+
 
 @dataclass(frozen=True)
 class Judgement:
@@ -39,7 +41,7 @@ def judge(figure: Figure | None, comparator: str, target: float, min_n: int, by_
         return Judgement("SIMULATED", "not measured on a server proven to be a real vLLM")
     meets = COMPARE[comparator]
     if not meets(figure.value, target):
-        return Judgement("FAIL", f"{figure.value:.4g} is not {comparator} {target:g}")
+        return Judgement("FAIL", f"{figure.value:.4g} is not {SIGNS[comparator]} {target:g}")
     if figure.n < min_n:
         return Judgement("INCONCLUSIVE", f"n = {figure.n}, at least {min_n} needed")
     if by_bound:
@@ -47,7 +49,7 @@ def judge(figure: Figure | None, comparator: str, target: float, min_n: int, by_
         if bound is None:
             return Judgement("INCONCLUSIVE", f"n = {figure.n} is too small for a confidence bound")
         if not meets(bound, target):
-            return Judgement("INCONCLUSIVE", f"the 95 % bound {bound:.4g} is not {comparator} {target:g}")
+            return Judgement("INCONCLUSIVE", f"the 95 % bound {bound:.4g} is not {SIGNS[comparator]} {target:g}")
     return Judgement("PASS", "")
 
 

@@ -1,12 +1,14 @@
 """The view model through Jinja into Markdown."""
 
+import re
 from pathlib import Path
 from typing import Any
 
 
 def cell(value: Any) -> str:
     """Return `value` so that it stays inside one cell of a Markdown table."""
-    return str(value).replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ").replace("<", "&lt;")
+    text = str(value).replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ")
+    return re.sub(r"<(?=[A-Za-z/!?])", "&lt;", text)
 
 
 def render(templates: Path, view: Any) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 from pipeline.config import Alternative, ReportConfig
 from pipeline.measure.figures import Figure
+from pipeline.measure.verdicts import SIGNS
 from pipeline.record import Failure, Outcome
 from pipeline.report.gates import JudgedGate
 
@@ -151,7 +152,11 @@ def gate_row(row: JudgedGate) -> GateRow:
         verdict += " (not required by this profile)"
     stage, _, metric = gate.metric.partition(".")
     return GateRow(
-        gate.label, f"{gate.comparator} {gate.target:g} {gate.unit}{statistic}", measured_words(row.figure), verdict, source(stage, metric)
+        gate.label,
+        f"{SIGNS[gate.comparator]} {gate.target:g} {gate.unit}{statistic}",
+        measured_words(row.figure),
+        verdict,
+        source(stage, metric),
     )
 
 
@@ -287,8 +292,9 @@ def memory_scenario(outcome: Outcome[Any], closing: Outcome[Any]) -> Scenario:
     }
     facts = [
         f"{data.samples} samples from before the start; {data.load_s:g} s of load, {data.load_requests} requests.",
-        f"Device method: {data.method}.",
     ]
+    if data.method:
+        facts.append(f"Told apart by: {data.method}.")
     end = closing.data
     if end is None or end.launch_id != data.launch_id:
         facts.append("After stop: NOT_MEASURED, the server was not stopped by this run.")

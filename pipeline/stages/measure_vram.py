@@ -88,7 +88,7 @@ def gpu_series(samples: list[Sample], baseline: float | None) -> tuple[str, list
     if own:
         return "NVML, sum over the server's processes", own
     if baseline is None:
-        return "none", []
+        return "", []
     used = [device_use(sample, "gpu_used_mib") for sample in samples]
     return "NVML, device used − baseline before the start", [value - baseline for value in used if value is not None]
 
