@@ -8,6 +8,7 @@ from pathlib import Path
 
 # What these modules contribute to a stage arrives as values (settings, records, paths), which are compared themselves.
 CONTRACT = frozenset({"pipeline.config", "pipeline.errors", "pipeline.record", "pipeline.workspace"})
+STAGES = "pipeline.stages."  # what other stages do arrives as their records
 
 
 class CodeDigests:
@@ -27,7 +28,7 @@ class CodeDigests:
         waiting = [module]
         while waiting:
             name = waiting.pop()
-            if name in seen or name in CONTRACT:
+            if name in seen or name in CONTRACT or (name.startswith(STAGES) and name != module):
                 continue
             seen[name], imports = self._module(name)
             waiting.extend(imports)

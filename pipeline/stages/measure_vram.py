@@ -12,8 +12,9 @@ from pipeline.config import VramConfig
 from pipeline.errors import MeasureError
 from pipeline.measure.figures import Figure, not_measured
 from pipeline.record import Measurement
+from pipeline.server.watch import watched
 from pipeline.stages.check_gpu import Machine
-from pipeline.stages.serve import Server, watched
+from pipeline.stages.serve import Server
 from pipeline.workspace import Workspace
 
 OUTPUT_TOKENS = 32
@@ -32,7 +33,7 @@ class MemoryUse(Measurement):
 
 def measure_vram(settings: VramConfig, machine: Machine, server: Server, workspace: Workspace) -> MemoryUse:
     """Put load on the server and read its memory samples, GPU and host."""
-    with watched(server, workspace):
+    with watched(server.handle.pid, server.handle.created, workspace.root / server.handle.log):
         return load_and_read(settings, machine, server, workspace)
 
 

@@ -1,7 +1,5 @@
 """serve: the OpenAI-compatible server, started, proven to be ours, and ready."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -18,7 +16,7 @@ from pipeline.server.state import Launch
 from pipeline.server.stop import stop_server
 from pipeline.stages.check_gpu import CPU_PROFILE, Machine
 from pipeline.stages.download_model import Model
-from pipeline.stages.install import Installation, interpreter
+from pipeline.stages.install import Installation
 from pipeline.workspace import Workspace
 
 
@@ -72,7 +70,7 @@ def serve(
             f"port {settings.port} is taken by {ports.describe_owner(settings.port)}",
             f"end it, or choose another port: --set serve.port={settings.port + 1}",
         )
-    python = interpreter(workspace.server_environment)
+    python = workspace.server_python
     folder = workspace.root / model.folder
     words = launching.command(settings, python, folder, model.name)
     workspace.say(f"starting {installation.distribution} {installation.vllm} with {model.name} on port {settings.port}")
@@ -93,21 +91,6 @@ def server_present(server: Server, workspace: Workspace) -> bool:
     return Control(server.handle.base_url).answers()
 
 
-@contextmanager
-def watched(server: Server, workspace: Workspace) -> Iterator[None]:
-    """Measure inside; a server that dies meanwhile is the failure, with its own cause, not the requests that it broke."""
-    log = workspace.root / server.handle.log
-    trouble: MeasureError | None = None
-    try:
-        yield
-    except MeasureError as error:
-        trouble = error
-    if state.process(server.handle.pid, server.handle.created) is None:
-        raise died(log, "died while it was measured") from trouble
-    if trouble is not None:
-        raise trouble
-
-
 def clear_old(settings: ServeConfig, workspace: Workspace) -> None:
     """Stop our own earlier server, or what is left of it."""
     old = state.read(workspace)
@@ -124,7 +107,7 @@ def await_server(
     log = workspace.root / launch.log
     control = Control(launch.base_url)
     phases, ready_s = wait_until_ready(launch, log, control, settings.start_timeout_s, workspace.say)
-    python = interpreter(workspace.server_environment)
+    python = workspace.server_python
     try:
         proofs = prove(launch, control, python, installation.vllm, folder, settings.max_model_len)
     except MeasureError as error:

@@ -9,7 +9,8 @@ from pipeline.measure.agreement import agreement
 from pipeline.measure.figures import Figure
 from pipeline.measure.statistics import share_figure
 from pipeline.record import Measurement
-from pipeline.stages.serve import Server, watched
+from pipeline.server.watch import watched
+from pipeline.stages.serve import Server
 from pipeline.workspace import Workspace
 
 
@@ -35,7 +36,7 @@ class Determinism(Measurement):
 
 def test_determinism(settings: DeterminismConfig, server: Server, workspace: Workspace) -> Determinism:
     """Send each prompt again and again at temperature 0 and compare the answers as token ids."""
-    with watched(server, workspace):
+    with watched(server.handle.pid, server.handle.created, workspace.root / server.handle.log):
         return repeat(settings, server, workspace)
 
 

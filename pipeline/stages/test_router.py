@@ -15,7 +15,8 @@ from pipeline.measure.figures import Figure
 from pipeline.measure.latency import e2e_ms, ttft_ms
 from pipeline.measure.statistics import percentile_figure, share_figure
 from pipeline.record import Measurement, write_atomic
-from pipeline.stages.serve import Server, watched
+from pipeline.server.watch import watched
+from pipeline.stages.serve import Server
 from pipeline.suite import Case, Suite, load_suite
 from pipeline.workspace import Workspace
 
@@ -47,7 +48,7 @@ class RouterResult(Measurement):
 
 def test_router(settings: RouterConfig, server: Server, workspace: Workspace) -> RouterResult:
     """Send the router suite, prompt-only and constrained, and check every answer."""
-    with watched(server, workspace):
+    with watched(server.handle.pid, server.handle.created, workspace.root / server.handle.log):
         return send_suite(settings, server, workspace)
 
 

@@ -205,7 +205,7 @@ def test_a_start_that_cannot_succeed_is_diagnosed_from_the_real_log(project: Pro
 
 
 def test_a_failed_start_is_a_report_that_says_so(project: Project) -> None:
-    code, output = project.run("report", "--only")
+    code, _ = project.run("report", "--only")
     assert code == 2
     report = (project.root / "REPORT.md").read_text(encoding="utf-8")
     assert "the server did not start" in report

@@ -1,0 +1,23 @@
+"""Notice that the server died while something was measured on it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pipeline.errors import MeasureError
+from pipeline.server import state
+from pipeline.server.readiness import died
+
+
+@contextmanager
+def watched(pid: int, created: float, log: Path) -> Iterator[None]:
+    """Measure inside; a server that dies meanwhile is the failure, with its own cause, not the requests that it broke."""
+    trouble: MeasureError | None = None
+    try:
+        yield
+    except MeasureError as error:
+        trouble = error
+    if state.process(pid, created) is None:
+        raise died(log, "died while it was measured") from trouble
+    if trouble is not None:
+        raise trouble
