@@ -26,6 +26,7 @@ from pipeline.workspace import Workspace
 
 MARKS = {"made": "✓", "unchanged": "·", "failed": "✗", "blocked": "✗"}
 CONFIG_FILE = "config.yaml"
+REASON_CHARACTERS = 160
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,8 @@ class Session:
 
     def _starting(self, stage: Stage, reason: str) -> None:
         if not self.workspace.quiet:
-            print(f"▶ {stage.name}: {reason}", file=sys.stderr, flush=True)
+            short = reason if len(reason) <= REASON_CHARACTERS else f"{reason[:REASON_CHARACTERS]}… (`./inv why` says all)"
+            print(f"▶ {stage.name}: {short}", file=sys.stderr, flush=True)
 
     def _report(self, result: Result) -> None:
         if self.workspace.quiet:
@@ -184,6 +186,9 @@ def run_stage(root: Path, name: str, options: Options) -> int:
         if name != "serve":
             session.stop_own()
         code = 2 if any(result.state in ("failed", "blocked") for result in results if result.stage == name) else 0
+        machine = session.pipeline.outcome(Machine).data
+        if name == "check-gpu" and machine is not None:
+            say_machine(machine)
         server = session.pipeline.outcome(Server).data
         if name == "serve" and code == 0 and server is not None:
             say_server(server)
@@ -200,6 +205,23 @@ def serve(root: Path, options: Options, foreground: bool) -> int:
         return logs(root, follow=True)
     finally:
         stop(root)
+
+
+def say_machine(machine: Machine) -> None:
+    """Print what check-gpu saw."""
+    host = machine.host
+    say(f"processor  {host.cpu}, {host.cores} cores ({' '.join(host.vector) or 'no wide vectors'}), {host.memory_mib} MiB")
+    if machine.driver is not None:
+        say(f"driver     {machine.driver.version}, CUDA {machine.driver.cuda}")
+    for gpu in machine.gpus:
+        say(
+            f"GPU {gpu.index}      {gpu.name}: {gpu.free_mib:.0f} of {gpu.total_mib:.0f} MiB free, compute capability {gpu.compute_capability}"
+        )
+        for process in gpu.processes:
+            used = "memory not told" if process.used_mib is None else f"{process.used_mib:.0f} MiB"
+            say(f"  used by  pid {process.pid} ({process.name}): {used}")
+    if machine.reason:
+        say(f"no usable GPU: {machine.reason}\n  → {machine.fix}")
 
 
 def say_server(server: Server) -> None:

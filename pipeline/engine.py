@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 from pipeline.code import CodeDigests
 from pipeline.errors import PipelineError
-from pipeline.record import SCHEMA_VERSION, Artifact, Failure, Outcome, Store, digest, now
+from pipeline.record import BLOCKED, SCHEMA_VERSION, Artifact, Failure, Outcome, Store, digest, now
 from pipeline.workspace import Workspace
 
 LOG_TAIL_LINES = 40
@@ -154,10 +154,8 @@ class Pipeline:
             result[self._makers[kind].name] = data.identity() if data else None
         for kind in stage.reads.values():
             outcome = self.outcome(kind)
-            if outcome.data is not None:
-                result[outcome.stage] = outcome.data.identity()
-            else:
-                result[outcome.stage] = outcome.failure.model_dump(mode="json") if outcome.failure else None
+            made = f"ok {digest(outcome.data.identity())}" if outcome.data is not None else "never ran"
+            result[outcome.stage] = f"failed: {outcome.failure.message}" if outcome.failure else made
         return result
 
     def why(self, stage: Stage) -> str:
@@ -188,8 +186,8 @@ class Pipeline:
         try:
             for stage in [self.stage(name) for name in names] if alone else self.chain(names):
                 result = self._ensure_one(stage, stage.name in forced, present and stage.name in names, broken)
-                if result.state in ("failed", "blocked"):
-                    broken[stage.name] = result.reason
+                if result.state == "failed":
+                    broken[stage.name] = stage.name
                 results.append(result)
                 self._report(result)
         finally:
@@ -197,11 +195,10 @@ class Pipeline:
         return results
 
     def _ensure_one(self, stage: Stage, forced: bool, present: bool, broken: dict[str, str]) -> Result:
-        lacking = [self._makers[kind].name for kind in stage.needs.values() if self._makers[kind].name in broken]
-        if lacking:
-            failure = Failure(kind="blocked", message=f"needs {lacking[0]}, which failed")
-            self.store.write(stage.name, {}, now(), 0.0, failure)
-            return Result(stage.name, "blocked", failure.message)
+        roots = [broken[maker.name] for maker in self.upstream(stage) if maker.makes in stage.needs.values() and maker.name in broken]
+        if roots:
+            broken[stage.name] = roots[0]
+            return self._blocked(stage, roots[0])
         reason = "forced" if forced else self.why(stage)
         if not reason:
             if not present or self._is_present(stage):
@@ -215,10 +212,8 @@ class Pipeline:
             if not self._is_present(maker):
                 revived = self._run(maker, "no longer there")
                 self._report(revived)
-                if revived.state == "failed":
-                    failure = Failure(kind="blocked", message=f"needs {maker.name}, which failed")
-                    self.store.write(stage.name, {}, now(), 0.0, failure)
-                    return Result(stage.name, "blocked", failure.message)
+                if revived.state in ("failed", "blocked"):
+                    return self._blocked(stage, maker.name)
         self._starting(stage, reason)
         because = self.because(stage)
         self.store.remove(stage.name)
@@ -234,6 +229,12 @@ class Pipeline:
         self.store.write(stage.name, because, started, took, data)
         self.made.add(stage.name)
         return Result(stage.name, "made", reason, took)
+
+    def _blocked(self, stage: Stage, root: str) -> Result:
+        """Record that `stage` could not run because `root` failed."""
+        failure = Failure(kind=BLOCKED, message=f"needs {root}, which failed")
+        self.store.write(stage.name, {}, now(), 0.0, failure)
+        return Result(stage.name, "blocked", failure.message)
 
     def _arguments(self, stage: Stage) -> dict[str, Any]:
         arguments: dict[str, Any] = {name: self._settings(kind) for name, kind in stage.settings.items()}

@@ -15,6 +15,7 @@ from pipeline.errors import RecordError
 from pipeline.measure.figures import Figure
 
 SCHEMA_VERSION = 1
+BLOCKED = "blocked"  # the failure kind of a stage that could not run because another failed
 
 
 class Artifact(BaseModel):

@@ -8,7 +8,7 @@ from typing import Any
 from pipeline.config import Alternative, ReportConfig
 from pipeline.measure.figures import Figure
 from pipeline.measure.verdicts import SIGNS
-from pipeline.record import Failure, Outcome
+from pipeline.record import BLOCKED, Failure, Outcome
 from pipeline.report.gates import JudgedGate
 
 MARKS = {
@@ -111,20 +111,23 @@ def build_view(
         bench_scenario(outcomes["bench"]),
         memory_scenario(outcomes["measure-vram"], outcomes["stop"]),
     ]
+    failures = [
+        FailureNote(name, outcome.failure) for name, outcome in outcomes.items() if outcome.failure and outcome.failure.kind != BLOCKED
+    ]
     return View(
         title=settings.title,
-        headline=headline(judged, code),
+        headline=headline(judged, code, failures),
         alert={0: "TIP", 1: "CAUTION"}.get(code, "WARNING"),
         profile=profile,
         model=model.name if model else "no model",
         device=server.device if server else "no server",
-        measured_on=f"{min(times):%Y-%m-%d %H:%M} UTC" if times else "nothing measured",
+        measured_on=f"measured {min(times):%Y-%m-%d %H:%M} UTC" if times else "nothing was measured",
         targets=[gate_row(row) for row in judged if row.gate.table == "targets"],
         criteria=[gate_row(row) for row in judged if row.gate.table == "criteria"],
         scenarios=scenarios,
         alternatives=[alternative_row(entry, profile, outcomes) for entry in alternatives],
         stages=[stage_row(outcome) for name, outcome in outcomes.items() if name != "stop"],
-        failures=[FailureNote(name, outcome.failure) for name, outcome in outcomes.items() if outcome.failure],
+        failures=failures,
         environment=environment(outcomes),
         command=shell_command(server.environment, server.command) if server else "",
         proofs=[(proof.claim, "yes" if proof.holds else "no", proof.seen) for proof in server.proofs] if server else [],
@@ -132,7 +135,7 @@ def build_view(
     )
 
 
-def headline(judged: Sequence[JudgedGate], code: int) -> str:
+def headline(judged: Sequence[JudgedGate], code: int, failures: Sequence[FailureNote]) -> str:
     """Return the verdict in one line."""
     required = [row for row in judged if row.gate.required]
     if code == 0:
@@ -140,6 +143,8 @@ def headline(judged: Sequence[JudgedGate], code: int) -> str:
     bad = [f"{row.gate.label} ({row.judgement.verdict})" for row in required if row.judgement.verdict != "PASS"]
     passed = len(required) - len(bad)
     word = {1: "NOT PASSED", 2: "NOT MEASURED"}[code]
+    if failures:
+        return f"{word}: {passed} of {len(required)} required gates pass. {failures[0].stage} failed: {failures[0].failure.message}."
     return f"{word}: {passed} of {len(required)} required gates pass. Open: {', '.join(bad)}."
 
 

@@ -36,7 +36,7 @@ CAUSES = (
     ),
     Cause(
         "free-ram",
-        r"Available memory on node .* is less than desired CPU memory utilization",
+        r"Available memory on node .* (?:is less than desired CPU memory utilization|allocation is less than requested memory for kv)",
         "too little free main memory",
         "close other programs, or lower VLLM_CPU_KVCACHE_SPACE in serve.env",
     ),

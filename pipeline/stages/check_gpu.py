@@ -8,7 +8,6 @@ from pipeline.gpu import host, nvml
 from pipeline.gpu.host import Host
 from pipeline.gpu.nvml import Driver, Gpu
 from pipeline.record import Artifact
-from pipeline.workspace import Workspace
 
 CPU_PROFILE = "cpu"
 
@@ -30,13 +29,11 @@ class Machine(Artifact):
         return self.model_dump(mode="json", exclude={"gpus": {"__all__": volatile}})
 
 
-def check_gpu(settings: GpuConfig, workspace: Workspace) -> Machine:
+def check_gpu(settings: GpuConfig) -> Machine:
     """Look at GPU, driver and processor, and choose the profile that fits."""
     reading = nvml.read()
-    if reading.trouble is not None:
-        if settings.required:
-            raise MachineError(f"no usable GPU: {reading.trouble.reason}", f"{reading.trouble.fix}; or set gpu.required: false")
-        workspace.say(f"no usable GPU: {reading.trouble.reason}; {reading.trouble.fix}")
+    if reading.trouble is not None and settings.required:
+        raise MachineError(f"no usable GPU: {reading.trouble.reason}", f"{reading.trouble.fix}; or set gpu.required: false")
     profile, why = choose_profile(settings.auto, reading)
     return Machine(
         host=host.read(),

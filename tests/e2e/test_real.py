@@ -189,15 +189,15 @@ def test_a_taken_port_names_its_owner(project: Project) -> None:
 
 
 @pytest.mark.parametrize(
-    ("setting", "says"),
+    ("settings", "says"),
     [
-        ("serve.max_model_len=100000", "is more than the model's 8192"),
-        ("serve.extra_args=[--no-such-flag]", "vLLM does not take these arguments"),
-        ("serve.env={VLLM_CPU_KVCACHE_SPACE: '9999'}", "main memory"),
+        (["serve.max_model_len=100000"], "is more than the model's 8192"),
+        (["serve.extra_args=[--no-such-flag]"], "vLLM does not take these arguments"),
+        (["serve.env={}", "serve.gpu_memory_utilization=1.0"], "too little free main memory"),
     ],
 )
-def test_a_start_that_cannot_succeed_is_diagnosed_from_the_real_log(project: Project, setting: str, says: str) -> None:
-    code, output = project.run("serve", "--set", setting)
+def test_a_start_that_cannot_succeed_is_diagnosed_from_the_real_log(project: Project, settings: list[str], says: str) -> None:
+    code, output = project.run("serve", *(word for setting in settings for word in ("--set", setting)))
     assert code == 2
     assert says in output
     assert "Traceback" not in output
