@@ -214,9 +214,8 @@ def say_machine(machine: Machine) -> None:
     if machine.driver is not None:
         say(f"driver     {machine.driver.version}, CUDA {machine.driver.cuda}")
     for gpu in machine.gpus:
-        say(
-            f"GPU {gpu.index}      {gpu.name}: {gpu.free_mib:.0f} of {gpu.total_mib:.0f} MiB free, compute capability {gpu.compute_capability}"
-        )
+        memory = f"{gpu.free_mib:.0f} of {gpu.total_mib:.0f} MiB free"
+        say(f"GPU {gpu.index}      {gpu.name}: {memory}, compute capability {gpu.compute_capability}")
         for process in gpu.processes:
             used = "memory not told" if process.used_mib is None else f"{process.used_mib:.0f} MiB"
             say(f"  used by  pid {process.pid} ({process.name}): {used}")
