@@ -19,7 +19,8 @@ class CodeDigests:
         self.cache = cache
         self._known: dict[str, tuple[list[int], str, list[str]]] = {}
         with suppress(OSError, ValueError):  # a cache: made again where it cannot be read
-            self._known = json.loads(cache.read_text(encoding="utf-8"))
+            known = json.loads(cache.read_text(encoding="utf-8"))
+            self._known = known if isinstance(known, dict) else {}
         self._changed = False
 
     def digest(self, module: str) -> str:

@@ -268,7 +268,7 @@ def load_layers(
     if not isinstance(raw_profiles, dict):
         raise ConfigError(f"{base.origins[('profiles',)]}: profiles: expected a mapping of names to settings")
     profiles = {}
-    for name, values in raw_profiles.items():
+    for name, values in ((str(name), values) for name, values in raw_profiles.items()):
         if not isinstance(values, dict):
             raise ConfigError(f"{base.origins[('profiles', name)]}: profiles.{name}: expected a mapping of settings")
         skip = ("profiles", name)
@@ -296,7 +296,7 @@ def single_value(key: str, text: str, origin: str) -> Layer:
     """Return the layer that sets the dotted `key` to YAML `text`."""
     try:
         value: Any = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: an impossible date
         raise ConfigError(f"{origin}: {text!r} is not a YAML value") from error
     path = tuple(key.split("."))
     values = value
@@ -325,10 +325,12 @@ def read_yaml(path: Path) -> Layer:
     if not isinstance(node, yaml.MappingNode):
         raise ConfigError(f"{path.name}:1: expected settings as `key: value`")
     origins: dict[tuple[str, ...], str] = {}
-    note_lines(node, (), path.name, origins)
     try:
+        note_lines(node, (), path.name, origins)
         values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except RecursionError as error:
+        raise ConfigError(f"{path.name}: an alias contains itself", "remove the `*name` that stands inside its own `&name`") from error
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: an impossible date
         raise ConfigError(f"{path.name}: {error}") from error
     return Layer(values, origins)
 
@@ -360,7 +362,8 @@ def merge(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 
 def config_error(error: ValidationError, origins: Mapping[tuple[str, ...], str]) -> ConfigError:
     """Return the one-line error for pydantic's first complaint."""
-    first, *rest = error.errors()
+    # A misspelt key is also a missing one; the first is what the person typed.
+    first, *rest = sorted(error.errors(), key=lambda complaint: complaint["type"] != "extra_forbidden")
     path = tuple(str(part) for part in first["loc"])
     where = next((origins[path[:end]] for end in range(len(path), 0, -1) if path[:end] in origins), "config.yaml")
     more = f" (and {len(rest)} more)" if rest else ""

@@ -186,8 +186,6 @@ class Pipeline:
         try:
             for stage in [self.stage(name) for name in names] if alone else self.chain(names):
                 result = self._ensure_one(stage, stage.name in forced, present and stage.name in names, broken)
-                if result.state == "failed":
-                    broken[stage.name] = stage.name
                 results.append(result)
                 self._report(result)
         finally:
@@ -197,23 +195,22 @@ class Pipeline:
     def _ensure_one(self, stage: Stage, forced: bool, present: bool, broken: dict[str, str]) -> Result:
         roots = [broken[maker.name] for maker in self.upstream(stage) if maker.makes in stage.needs.values() and maker.name in broken]
         if roots:
-            broken[stage.name] = roots[0]
-            return self._blocked(stage, roots[0])
+            return self._blocked(stage, roots[0], broken)
         reason = "forced" if forced else self.why(stage)
         if not reason:
             if not present or self._is_present(stage):
                 return Result(stage.name, "unchanged", "")
             reason = "no longer there"
-        return self._run(stage, reason)
+        return self._run(stage, reason, broken)
 
-    def _run(self, stage: Stage, reason: str) -> Result:
+    def _run(self, stage: Stage, reason: str, broken: dict[str, str]) -> Result:
         for kind in stage.needs.values():
             maker = self._makers[kind]
             if not self._is_present(maker):
-                revived = self._run(maker, "no longer there")
+                revived = self._run(maker, "no longer there", broken)
                 self._report(revived)
-                if revived.state in ("failed", "blocked"):
-                    return self._blocked(stage, maker.name)
+                if maker.name in broken:
+                    return self._blocked(stage, broken[maker.name], broken)
         self._starting(stage, reason)
         because = self.because(stage)
         self.store.remove(stage.name)
@@ -223,6 +220,7 @@ class Pipeline:
         except PipelineError as error:
             took = time.perf_counter() - clock
             self.store.write(stage.name, because, started, took, self._failure(error))
+            broken[stage.name] = stage.name
             hint = f" ({error.hint})" if error.hint else ""
             return Result(stage.name, "failed", f"{error.message}{hint}", took)
         took = time.perf_counter() - clock
@@ -230,8 +228,9 @@ class Pipeline:
         self.made.add(stage.name)
         return Result(stage.name, "made", reason, took)
 
-    def _blocked(self, stage: Stage, root: str) -> Result:
+    def _blocked(self, stage: Stage, root: str, broken: dict[str, str]) -> Result:
         """Record that `stage` could not run because `root` failed."""
+        broken[stage.name] = root
         failure = Failure(kind=BLOCKED, message=f"needs {root}, which failed")
         self.store.write(stage.name, {}, now(), 0.0, failure)
         return Result(stage.name, "blocked", failure.message)

@@ -26,13 +26,13 @@ def pip_locations(environment: Mapping[str, str], files: list[Path]) -> dict[str
         except (configparser.Error, UnicodeDecodeError):
             continue  # pip itself complains about it in its own words
         for section in ("global", "install"):
-            for option in OPTIONS:
-                if parser.has_option(section, option):
-                    found[option] = parser.get(section, option).split()
+            for name, value in parser.items(section) if parser.has_section(section) else []:
+                if name.replace("_", "-") in OPTIONS:
+                    found[name.replace("_", "-")] = value.split()
     for option in OPTIONS:
-        value = environment.get(f"PIP_{option.upper().replace('-', '_')}")
-        if value:
-            found[option] = value.split()
+        places = environment.get(f"PIP_{option.upper().replace('-', '_')}", "").split()
+        if places:
+            found[option] = places
     return found
 
 
@@ -40,9 +40,11 @@ def pip_files(environment: Mapping[str, str]) -> list[Path]:
     """Return where pip looks for its configuration on Linux and macOS, weakest first."""
     home = Path(environment.get("HOME", "/"))
     config_home = Path(environment.get("XDG_CONFIG_HOME") or home / ".config")
-    files = [Path("/etc/pip.conf"), home / ".pip" / "pip.conf", config_home / "pip" / "pip.conf"]
     explicit = environment.get("PIP_CONFIG_FILE")
-    return [Path(explicit)] if explicit else files
+    if explicit == os.devnull:
+        return []
+    users = [Path(explicit)] if explicit else [home / ".pip" / "pip.conf", config_home / "pip" / "pip.conf"]
+    return [Path("/etc/pip.conf"), *users]
 
 
 def location_arguments(environment: Mapping[str, str]) -> list[str]:

@@ -51,7 +51,7 @@ class Failure(BaseModel):
 class Envelope(BaseModel):
     """One file in artifacts/: who made it, when, because of what, and the data or the failure."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True, ser_json_inf_nan="constants")
 
     schema_version: int
     stage: str

@@ -70,8 +70,9 @@ def load_suite(folder: Path) -> Suite:
         if isinstance(raw, dict) and "schema" in raw:
             raw["schema_file"] = raw.pop("schema")  # `schema` is a name that pydantic's models keep for themselves
         suite = SuiteFile.model_validate(raw)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not YAML: {str(error).splitlines()[0]}") from error
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise ConfigError(f"{path}:{line}: {error.problem or 'not YAML'}") from error
     except ValidationError as error:
         raise ConfigError(f"{path}: {complaint(error)}") from error
     return Suite(
@@ -98,7 +99,7 @@ def load_schema(path: Path) -> dict[str, Any]:
 def load_cases(path: Path) -> list[Case]:
     """Return the cases in `path`, one JSON object a line, ids unique."""
     cases: list[Case] = []
-    for number, line in enumerate(text_of(path).splitlines(), 1):
+    for number, line in enumerate(text_of(path).split("\n"), 1):
         if not line.strip():
             continue
         try:

@@ -9,10 +9,50 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
+from pydantic import BaseModel, ConfigDict, ValidationError
+
 from pipeline.client.sse import SseParser
 
 BLOCK_BYTES = 1 << 16
 PATH = "/v1/chat/completions"
+
+
+class Lenient(BaseModel):
+    """Base of the parts of a streamed chunk that we rely on; the rest is left alone."""
+
+    model_config = ConfigDict(extra="ignore", defer_build=True)
+
+
+class CachedTokens(Lenient):
+    cached_tokens: int | None = None
+
+
+class StreamUsage(Lenient):
+    """The server's own token counts, in the last chunk."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    prompt_tokens_details: CachedTokens | None = None
+
+
+class Delta(Lenient):
+    content: str | None = None
+    reasoning: str | None = None
+    reasoning_content: str | None = None
+    tool_calls: list[Any] | None = None
+
+
+class StreamChoice(Lenient):
+    delta: Delta = Delta()
+    finish_reason: str | None = None
+
+
+class StreamChunk(Lenient):
+    """One event of a streamed chat completion."""
+
+    choices: list[StreamChoice] = []
+    usage: StreamUsage | None = None
+    error: Any = None
 
 
 @dataclass(frozen=True)
@@ -80,7 +120,7 @@ def read(raw: Raw) -> Answer:
     text: list[str] = []
     stamps: list[int] = []
     finish_reason: str | None = None
-    usage: dict[str, Any] = {}
+    usage: StreamUsage | None = None
     done = False
     for at, block in raw.blocks:
         for event in parser.feed(block):
@@ -88,24 +128,25 @@ def read(raw: Raw) -> Answer:
                 done = True
                 continue
             try:
-                data = json.loads(event)
-                if "error" in data:
-                    return Answer(raw.sent_ns, error=f"error event: {json.dumps(data['error'])[:200]}")
-                usage = data.get("usage") or usage
-                for choice in data.get("choices", []):
-                    finish_reason = choice.get("finish_reason") or finish_reason
-                    delta = choice.get("delta", {})
-                    piece = delta.get("content") or delta.get("reasoning") or delta.get("reasoning_content")
-                    if piece or delta.get("tool_calls"):
-                        stamps.append(at)
-                        text.append(piece or "")
-            except (ValueError, AttributeError, TypeError) as error:
-                return Answer(raw.sent_ns, error=f"unreadable event ({error}): {event[:80]!r}")
+                chunk = StreamChunk.model_validate_json(event)
+            except ValidationError as error:
+                return Answer(raw.sent_ns, error=f"unreadable event ({error.errors()[0]['msg']}): {event[:80]!r}")
+            if chunk.error is not None:
+                return Answer(raw.sent_ns, error=f"error event: {json.dumps(chunk.error)[:200]}")
+            usage = chunk.usage or usage
+            for choice in chunk.choices:
+                finish_reason = choice.finish_reason or finish_reason
+                piece = choice.delta.content or choice.delta.reasoning or choice.delta.reasoning_content
+                if piece or choice.delta.tool_calls:
+                    stamps.append(at)
+                    text.append(piece or "")
     if not done:
         return Answer(raw.sent_ns, error="cut off before [DONE]")
     if not stamps:
         return Answer(raw.sent_ns, error="no content")
-    details = usage.get("prompt_tokens_details") or {}
+    if usage is None:
+        return Answer(raw.sent_ns, error="no usage chunk")
+    details = usage.prompt_tokens_details
     return Answer(
         raw.sent_ns,
         stamps[0],
@@ -113,10 +154,9 @@ def read(raw: Raw) -> Answer:
         stamps,
         "".join(text),
         finish_reason,
-        int(usage.get("prompt_tokens", 0)),
-        int(details.get("cached_tokens") or 0),
-        int(usage.get("completion_tokens", 0)),
-        "" if usage else "no usage chunk",
+        usage.prompt_tokens,
+        (details.cached_tokens if details else None) or 0,
+        usage.completion_tokens,
     )
 
 

@@ -1,7 +1,6 @@
 """Check one router answer: is it JSON, does it fit the schema, is it right? Pure."""
 
 import json
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -61,16 +60,27 @@ def strict_object(text: str) -> dict[str, Any] | None:
 
 
 def extract_object(text: str) -> dict[str, Any] | None:
-    """Return the first object inside `text`, whatever stands round it, or None."""
+    """Return the first whole object inside `text`, whatever stands round it, or None; a part of a broken one is none."""
     decoder = json.JSONDecoder(object_pairs_hook=unique_keys, parse_constant=refuse_constant)
-    for match in re.finditer(r"\{", text):
+    start = text.find("{")
+    while start >= 0:
         try:
-            value, _ = decoder.raw_decode(text, match.start())
+            value, _ = decoder.raw_decode(text, start)
         except (ValueError, RecursionError):
+            start = text.find("{", closing_brace(text, start) + 1)
             continue
-        if isinstance(value, dict):
-            return value
+        return value if isinstance(value, dict) else None
     return None
+
+
+def closing_brace(text: str, start: int) -> int:
+    """Return where the brace at `start` is closed, braces counted; the end of the text when it never is."""
+    depth = 0
+    for position in range(start, len(text)):
+        depth += {"{": 1, "}": -1}.get(text[position], 0)
+        if depth == 0:
+            return position
+    return len(text)
 
 
 def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

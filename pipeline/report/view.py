@@ -268,11 +268,12 @@ def bench_scenario(outcome: Outcome[Any]) -> Scenario:
     labels |= {
         f"system_tok_s_c{entry.concurrency}": f"system throughput, closed loop, concurrency {entry.concurrency}" for entry in data.levels
     }
+    first = "failed" if data.first_request_ttft_ms is None else f"{number(data.first_request_ttft_ms)} ms"
     ledger = data.ledger
     agrees = "equal" if ledger.agrees else "NOT EQUAL: other clients were served meanwhile, or requests failed"
     facts = [
         f"Prompt {data.prompt_tokens} tokens, cold prefix cache (a salt per request), {data.output_tokens} output tokens (ignore_eos).",
-        f"First request of the run: {number(data.first_request_ttft_ms)} ms to the first token.",
+        f"First request of the run: {first} to the first token.",
         f"Output tokens by the client {ledger.client_tokens}, by the server's counter {ledger.server_tokens}: {agrees}.",
     ]
     failed = sum(entry.failed for entry in data.levels)

@@ -17,8 +17,17 @@ from pipeline.server.state import Launch
 from pipeline.workspace import Workspace
 
 KEPT_LAUNCHES = 10
-# Inherited settings that would bend the server's own Python.
-DROPPED = ("PYTHONDONTWRITEBYTECODE", "PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "HF_TOKEN")
+# Inherited settings that would bend the server's own Python, secrets that it does not need, and a key that our client
+# does not send.
+DROPPED = (
+    "PYTHONDONTWRITEBYTECODE",
+    "PYTHONPATH",
+    "PYTHONHOME",
+    "VIRTUAL_ENV",
+    "HF_TOKEN",
+    "HUGGING_FACE_HUB_TOKEN",
+    "VLLM_API_KEY",
+)
 
 
 def command(settings: ServeConfig, python: Path, model_folder: Path, model_name: str) -> list[str]:

@@ -51,7 +51,7 @@ class BenchResult(Measurement):
 
     prompt_tokens: int
     output_tokens: int
-    first_request_ttft_ms: float
+    first_request_ttft_ms: float | None
     levels: list[Level]
     ledger: Ledger
     raw: str
@@ -97,7 +97,7 @@ def measure(settings: BenchConfig, server: Server, workspace: Workspace) -> Benc
         figures=figures(ttft, decode, levels),
         prompt_tokens=next(answer.prompt_tokens for answer in ttft if answer.ok),
         output_tokens=settings.output_tokens,
-        first_request_ttft_ms=ttft_ms(warm[0].sent_ns, warm[0].first_ns) if warm[0].ok else float("inf"),
+        first_request_ttft_ms=ttft_ms(warm[0].sent_ns, warm[0].first_ns) if warm[0].ok else None,
         levels=levels,
         ledger=Ledger(client_tokens=run.tokens, server_tokens=counted),
         raw=workspace.relative(raw),
@@ -155,14 +155,14 @@ def level(concurrency: int, answers: list[Answer], wall_s: float) -> Level:
 def figures(ttft: list[Answer], decode: list[Answer], levels: list[Level]) -> dict[str, Figure]:
     """Return the figures that gates and report take."""
     first = [ttft_ms(answer.sent_ns, answer.first_ns) for answer in ttft if answer.ok]
-    tpot = [tpot_ms(answer.first_ns, answer.last_ns, answer.tokens) for answer in decode if answer.ok]
+    tpot = [tpot_ms(answer.first_ns, answer.last_ns, answer.tokens) for answer in decode if answer.ok and answer.tokens > 1]
     e2e = [e2e_ms(answer.sent_ns, answer.last_ns) for answer in decode if answer.ok]
     result = {
         "answered": share_figure(sum(answer.ok for answer in (*ttft, *decode)), len(ttft) + len(decode)),
         "ttft_ms_p50": percentile_figure(first, 0.5, "ms"),
         "ttft_ms_p95": percentile_figure(first, 0.95, "ms"),
         "tpot_ms_p50": percentile_figure(tpot, 0.5, "ms"),
-        "decode_tok_s_p50": percentile_figure([1000 / value for value in tpot], 0.5, "tok/s"),
+        "decode_tok_s_p50": percentile_figure([1000 / value for value in tpot if value > 0], 0.5, "tok/s"),
         "e2e_ms_p50": percentile_figure(e2e, 0.5, "ms"),
     }
     for entry in levels:

@@ -19,6 +19,7 @@ from pipeline.workspace import Workspace
 
 GIB = 2**30
 MARKER = "vllm-poc.json"
+PLATFORM = "Linux x86_64"
 VERSIONS = "import importlib.metadata as m, json; print(json.dumps({d.name: d.version for d in m.distributions()}))"
 
 # What uv says, and what a person can do about it; the first match counts.
@@ -103,6 +104,9 @@ def environment_present(installation: Installation, workspace: Workspace) -> boo
 
 def choose_set(wanted: str, machine: Machine) -> tuple[VllmSet, str]:
     """Return the requirement set and the reason; InstallError when none fits."""
+    platform = f"{machine.host.system} {machine.host.machine}"
+    if platform != PLATFORM:
+        raise InstallError(f"the pinned vLLM sets are for {PLATFORM}, this is {platform}", f"run it on {PLATFORM}")
     if wanted != "auto":
         named = set_named(wanted)
         if named is None:

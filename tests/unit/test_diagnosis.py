@@ -1,0 +1,164 @@
+"""Causes of death, from logs as vLLM 0.32 writes them."""
+
+import pytest
+
+from pipeline.server.diagnosis import CAUSES, diagnose, last_error
+
+CORE = "(EngineCore pid=4242) ERROR 11-23 13:40:10 [core.py:936] "
+API = "(APIServer pid=4200) "
+WRAPPER = "\n(APIServer pid=4200) RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {}\n"
+
+# One log per row of CAUSES, in that order: (name, telling line, what the words or the fix must hold).
+LOGS = [
+    (
+        "driver-too-old",
+        "RuntimeError: The NVIDIA driver on your system is too old (found version 12020). Please update your GPU driver",
+        "CUDA 12020",
+    ),
+    ("no-device", "RuntimeError: Failed to infer device type, please set the environment variable `VLLM_LOGGING_LEVEL=DEBUG`", "--profile cpu"),
+    (
+        "free-vram",
+        "ValueError: Free memory on device cuda:0 (2.11/5.77 GiB) on startup is less than desired GPU memory utilization (0.75, 4.33 GiB).",
+        "serve.gpu_memory_utilization",
+    ),
+    (
+        "free-ram",
+        "ValueError: Available memory on node 0 (0.91/7.75 GiB) on startup is less than desired CPU memory utilization (0.4, 3.1 GiB).",
+        "VLLM_CPU_KVCACHE_SPACE",
+    ),
+    (
+        "kv-below-context",
+        "ValueError: To serve at least one request with the model's max seq len (32768), (1.75 GiB KV cache is needed, which is larger than "
+        "the available KV cache memory (0.58 GiB). Based on the available memory, the estimated maximum model length is 10864. Try increasing",
+        "serve.max_model_len=10864",
+    ),
+    (
+        "kv-below-context",
+        "ValueError: To serve at least one request with the model's max seq len (4096), (0.14 GiB KV cache is needed, which is larger than "
+        "the available KV cache memory (0.01 GiB).",
+        "one request of 4096 tokens",
+    ),
+    (
+        "no-kv-room",
+        "ValueError: No available memory for the cache blocks. Try increasing `gpu_memory_utilization` when initializing the engine.",
+        "raise serve.gpu_memory_utilization",
+    ),
+    (
+        "gpu-oom",
+        "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 298.00 MiB. GPU 0 has a total capacity of 5.77 GiB",
+        "serve.max_num_seqs",
+    ),
+    (
+        "context-too-long",
+        "Value error, User-specified max_model_len (65536) is greater than the derived max_model_len (max_position_embeddings=8192.0 or "
+        "model_max_length=None in model's config.json).",
+        "serve.max_model_len=8192 or less",
+    ),
+    (
+        "context-too-long",
+        "Value error, User-specified max_model_len 65536 is greater than the derived maximum",
+        "lower serve.max_model_len",
+    ),
+    (
+        "bf16-on-turing",
+        "ValueError: Bfloat16 is only supported on GPUs with compute capability of at least 8.0. Your Tesla T4 GPU has compute capability 7.5.",
+        "serve.dtype=float16",
+    ),
+    (
+        "quantization-unsupported",
+        "ValueError: The quantization method awq_marlin is not supported for the current GPU. Minimum capability: 80. Current capability: 75.",
+        "GPTQ",
+    ),
+    (
+        "architecture-unknown",
+        "Value error, Model architectures ['FooForCausalLM'] are not supported for now. Supported architectures: dict_keys([...])",
+        "['FooForCausalLM']",
+    ),
+    (
+        "gated",
+        "Cannot access gated repo for url https://huggingface.co/meta-llama/Llama-3.2-3B-Instruct/resolve/main/config.json.",
+        "HF_TOKEN",
+    ),
+    ("repo-not-found", "OSError: Invalid repository ID or local directory specified: 'models/nowhere'", "download-model"),
+    ("shm-full", "OSError: Insufficient space in /dev/shm for shared memory buffer", "--shm-size"),
+    ("disk-full", "OSError: [Errno 28] No space left on device: '/root/.cache/vllm'", "free some disk space"),
+    ("port-taken", "OSError: [Errno 98] Address already in use", "serve.port"),
+    ("no-python-headers", "/tmp/x/main.cpp:1:10: fatal error: Python.h: No such file or directory", "python3-dev"),
+    ("no-compiler", "RuntimeError: Failed to find C compiler. Please specify via CC environment variable.", "g++"),
+    ("bad-argument", "api_server.py: error: unrecognized arguments: --no-such-flag", "unrecognized arguments: --no-such-flag"),
+]
+OTHER_TEXTS = [
+    ("gpu-oom", "RuntimeError: Failed to load model - not enough GPU memory. Try lowering --gpu-memory-utilization"),
+    ("context-too-long", "User-specified max_model_len (9000) is greater than the derived max_model_len (8192 or sliding_window=None)"),
+    ("repo-not-found", "401 Client Error. Repository Not Found for url: https://huggingface.co/api/models/no/such."),
+    ("disk-full", "UserWarning: Not enough free disk space to download the file. The expected file size is: 5000.00 MB."),
+    ("no-compiler", "torch._inductor.exc.InductorError: InvalidCxxCompiler: No working C++ compiler found in torch._inductor.config.cpp.cxx"),
+]
+
+
+def log_of(line: str) -> str:
+    """Return a log with a start, the telling line in a traceback, and the wrapper that hides it."""
+    start = f"{API}INFO 11-23 13:40:01 [api_server.py:1987] vLLM API server version 0.32.0\n"
+    return f"{start}{CORE}EngineCore failed to start.\n{CORE}Traceback (most recent call last):\n{CORE}{line}\n{API}Traceback{WRAPPER}"
+
+
+@pytest.mark.parametrize(("name", "line", "told"), LOGS, ids=[f"{number}-{row[0]}" for number, row in enumerate(LOGS)])
+def test_cause_is_found_with_its_figures_filled_in(name: str, line: str, told: str) -> None:
+    found = diagnose(log_of(line))
+    assert found is not None
+    assert found.name == name
+    assert told in f"{found.says}\n{found.fix}"
+    assert "{" not in found.says + found.fix
+
+
+@pytest.mark.parametrize(("name", "line"), OTHER_TEXTS)
+def test_other_text_of_the_same_cause_is_found(name: str, line: str) -> None:
+    found = diagnose(log_of(line))
+    assert found is not None
+    assert found.name == name
+
+
+def test_every_row_is_covered_in_order() -> None:
+    assert [name for name, _, _ in LOGS] == [cause.name for cause in CAUSES]
+
+
+@pytest.mark.parametrize(("number", "line"), enumerate(line for _, line, _ in LOGS))
+def test_each_log_is_told_by_its_own_row(number: int, line: str) -> None:
+    found = diagnose(log_of(line))
+    assert found is not None
+    own = diagnose_by_row(number, line)
+    assert (found.says, found.fix) == own
+
+
+def diagnose_by_row(number: int, line: str) -> tuple[str, str]:
+    import re
+
+    cause = CAUSES[number]
+    match = re.search(cause.text, line)
+    assert match, "the row's own text does not match its log"
+    return cause.says.format(*match.groups()), cause.fix.format(*match.groups())
+
+
+@pytest.mark.parametrize("log", ["", "INFO everything is fine\n", f"{CORE}ValueError: something new\n{WRAPPER}"])
+def test_unknown_text_gives_none(log: str) -> None:
+    assert diagnose(log) is None
+
+
+def test_last_error_looks_above_the_wrapper() -> None:
+    assert last_error(log_of("ValueError: something new")) == "ValueError: something new"
+
+
+def test_last_error_takes_the_last_of_several() -> None:
+    assert last_error(f"{CORE}KeyError: 'a'\n{CORE}TypeError: b\nINFO bye\n") == "TypeError: b"
+
+
+def test_last_error_gives_the_wrapper_when_there_is_nothing_else() -> None:
+    assert "Engine core initialization failed" in last_error(WRAPPER)
+
+
+def test_last_error_of_a_silent_log_is_empty() -> None:
+    assert last_error("INFO fine\nwarning: no errors\n") == ""
+
+
+def test_last_error_is_cut_to_one_readable_line() -> None:
+    assert len(last_error(f"ValueError: {'x' * 5000}")) == 300

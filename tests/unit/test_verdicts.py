@@ -1,0 +1,165 @@
+"""From figures to verdicts and exit codes."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.measure.figures import Figure, not_measured
+from pipeline.measure.statistics import percentile_figure, share_figure
+from pipeline.measure.verdicts import COMPARE, Judgement, Verdict, exit_code, judge
+
+FLOATS = st.floats(allow_nan=True, allow_infinity=True)
+FIGURES = st.builds(
+    Figure,
+    value=st.none() | FLOATS,
+    unit=st.just("ms"),
+    n=st.integers(0, 200),
+    low=st.none() | FLOATS,
+    high=st.none() | FLOATS,
+)
+COMPARATORS = st.sampled_from(sorted(COMPARE))
+
+
+def figure(value: float | None, low: float | None = None, high: float | None = None, n: int = 100) -> Figure:
+    return Figure(value=value, unit="ms", n=n, low=low, high=high)
+
+
+def verdict(made: Figure | None, comparator: str = "<", target: float = 500, *, min_n: int = 59, by_bound: bool = True) -> str:
+    return judge(made, comparator, target, min_n, by_bound, False).verdict
+
+
+def test_pass_when_value_bound_and_n_meet_the_target() -> None:
+    assert judge(figure(400, 380, 450), "<", 500, 59, True, False) == Judgement("PASS", "")
+
+
+def test_fail_when_the_value_misses() -> None:
+    assert judge(figure(600, 380, 700), "<", 500, 59, True, False) == Judgement("FAIL", "600 is not < 500")
+
+
+def test_fail_even_with_too_small_n() -> None:
+    assert verdict(figure(600, n=3)) == "FAIL"
+
+
+def test_inconclusive_when_only_the_bound_misses() -> None:
+    judged = judge(figure(480, 400, 510), "<", 500, 59, True, False)
+    assert (judged.verdict, judged.reason) == ("INCONCLUSIVE", "the 95 % bound 510 is not < 500")
+
+
+def test_inconclusive_when_n_is_too_small() -> None:
+    judged = judge(figure(400, 380, 450, n=58), "<", 500, 59, True, False)
+    assert (judged.verdict, judged.reason) == ("INCONCLUSIVE", "n = 58, at least 59 needed")
+
+
+def test_inconclusive_without_a_bound() -> None:
+    assert verdict(figure(400, 380, None)) == "INCONCLUSIVE"
+
+
+@pytest.mark.parametrize(("comparator", "low", "high"), [("<", None, 450), ("<=", None, 450), (">", 450, None), (">=", 450, None)])
+def test_bound_on_the_unfavourable_side_counts(comparator: str, low: float | None, high: float | None) -> None:
+    target = 500 if comparator in ("<", "<=") else 400
+    assert verdict(figure(450, low, high), comparator, target) == "PASS"
+    assert verdict(figure(450, high, low), comparator, target) == "INCONCLUSIVE"
+
+
+def test_point_leaves_the_bound_out() -> None:
+    assert verdict(figure(480, 400, 510), by_bound=False) == "PASS"
+
+
+@pytest.mark.parametrize(
+    ("comparator", "at_target"), [("<", "FAIL"), ("<=", "PASS"), (">", "FAIL"), (">=", "PASS"), ("==", "PASS")]
+)
+def test_value_at_the_target(comparator: str, at_target: str) -> None:
+    assert verdict(figure(500), comparator, by_bound=False) == at_target
+
+
+def test_missing_figure_is_not_measured() -> None:
+    assert judge(None, "<", 500, 1, True, False) == Judgement("NOT_MEASURED", "no such figure on record")
+
+
+def test_figure_without_value_is_not_measured_with_its_reason() -> None:
+    assert judge(not_measured("ms", "no GPU"), "<", 500, 1, True, False) == Judgement("NOT_MEASURED", "no GPU")
+
+
+@pytest.mark.parametrize("comparator", sorted(COMPARE))
+def test_nan_is_not_measured(comparator: str) -> None:
+    assert verdict(figure(math.nan), comparator, math.nan, by_bound=False) == "NOT_MEASURED"
+
+
+@pytest.mark.parametrize("comparator", sorted(COMPARE))
+def test_nan_bound_is_inconclusive(comparator: str) -> None:
+    assert verdict(figure(500, math.nan, math.nan), comparator, {"<": 501, ">": 499}.get(comparator, 500)) == "INCONCLUSIVE"
+
+
+def test_simulated_is_no_pass() -> None:
+    assert judge(figure(400, 380, 450), "<", 500, 59, True, True).verdict == "SIMULATED"
+
+
+@pytest.mark.parametrize("comparator", sorted(COMPARE))
+def test_zero_successes_never_pass(comparator: str) -> None:
+    assert verdict(percentile_figure([], 0.95, "ms"), comparator, 0, min_n=1) == "NOT_MEASURED"
+
+
+def test_zero_successes_fail_a_share() -> None:
+    assert verdict(share_figure(0, 10), "==", 100, min_n=1, by_bound=False) == "FAIL"
+
+
+def test_value_of_zero_from_no_request_never_passes() -> None:
+    assert verdict(figure(0, 0, 0, n=0), min_n=1) == "INCONCLUSIVE"
+
+
+@given(FIGURES, COMPARATORS, FLOATS, st.integers(1, 100), st.booleans())
+def test_simulated_can_never_pass(made: Figure, comparator: str, target: float, min_n: int, by_bound: bool) -> None:
+    assert judge(made, comparator, target, min_n, by_bound, True).verdict in ("SIMULATED", "NOT_MEASURED")
+
+
+@given(COMPARATORS, FLOATS, st.integers(1, 100), st.booleans(), st.booleans())
+def test_missing_can_never_pass(comparator: str, target: float, min_n: int, by_bound: bool, simulated: bool) -> None:
+    for made in (None, not_measured("ms", "why"), figure(math.nan)):
+        assert judge(made, comparator, target, min_n, by_bound, simulated).verdict == "NOT_MEASURED"
+
+
+@given(FIGURES, COMPARATORS, FLOATS, st.integers(1, 100), st.booleans())
+def test_pass_means_that_everything_holds(made: Figure, comparator: str, target: float, min_n: int, by_bound: bool) -> None:
+    judged = judge(made, comparator, target, min_n, by_bound, False)
+    if judged.verdict == "PASS":
+        assert made.value is not None
+        assert COMPARE[comparator](made.value, target)
+        assert made.n >= min_n
+        if by_bound:
+            bound = made.high if comparator.startswith("<") else made.low
+            assert bound is not None
+            assert COMPARE[comparator](bound, target)
+    else:
+        assert judged.reason or judged.verdict == "NOT_MEASURED"
+
+
+@given(FIGURES, COMPARATORS, FLOATS, st.booleans())
+def test_more_requests_demanded_never_help(made: Figure, comparator: str, target: float, by_bound: bool) -> None:
+    if judge(made, comparator, target, made.n + 1, by_bound, False).verdict == "PASS":
+        pytest.fail("passed with fewer requests than demanded")
+
+
+def code(*verdicts: Verdict, required: bool = True) -> int:
+    return exit_code((Judgement(name, ""), required) for name in verdicts)
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "expected"),
+    [
+        (("PASS",), 0),
+        (("PASS", "PASS"), 0),
+        (("PASS", "FAIL"), 1),
+        (("PASS", "INCONCLUSIVE"), 1),
+        (("PASS", "NOT_MEASURED"), 2),
+        (("PASS", "SIMULATED"), 2),
+        (("FAIL", "NOT_MEASURED"), 1),
+    ],
+)
+def test_exit_code(verdicts: tuple[Verdict, ...], expected: int) -> None:
+    assert code(*verdicts) == expected
+
+
+def test_gates_that_are_not_required_do_not_count() -> None:
+    assert code("FAIL", "NOT_MEASURED", "SIMULATED", "INCONCLUSIVE", required=False) == 0
