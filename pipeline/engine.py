@@ -13,7 +13,7 @@ from typing import Any, Literal
 from pydantic import BaseModel
 
 from pipeline.code import CodeDigests
-from pipeline.errors import PipelineError
+from pipeline.errors import NewerRecordError, PipelineError, RecordError
 from pipeline.record import BLOCKED, SCHEMA_VERSION, Artifact, Failure, Outcome, Store, digest, now
 from pipeline.workspace import Workspace
 
@@ -162,16 +162,19 @@ class Pipeline:
         """Return why `stage` would run now, in words; empty when its record stands."""
         if stage.observes:
             return "looks at the machine each time"
-        with suppress(PipelineError):
+        try:
             envelope = self.store.read(stage.name)
-            if envelope is None:
-                return "never ran"
-            if envelope.failure is not None:
-                return f"failed last time: {envelope.failure.message}"
-            if self.outcome(stage.makes).data is None:
-                return "its record has an older form"
-            return "; ".join(differences(envelope.because, self.because(stage)))
-        return "its record cannot be read"
+        except NewerRecordError:
+            raise
+        except RecordError:
+            return "its record cannot be read"
+        if envelope is None:
+            return "never ran"
+        if envelope.failure is not None:
+            return f"failed last time: {envelope.failure.message}"
+        if self.outcome(stage.makes).data is None:
+            return "its record has an older form"
+        return "; ".join(differences(envelope.because, self.because(stage)))
 
     def ensure(self, names: Sequence[str], force: Iterable[str] = (), present: bool = False, alone: bool = False) -> list[Result]:
         """Bring the named stages and what they need up to date; return what became of each.

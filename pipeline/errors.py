@@ -56,3 +56,7 @@ class RecordError(PipelineError):
     """A record on disk cannot be read."""
 
     kind = "record"
+
+
+class NewerRecordError(RecordError):
+    """A record was written by another version of this program and must not be overwritten."""

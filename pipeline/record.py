@@ -11,7 +11,7 @@ from typing import Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from pipeline.errors import RecordError
+from pipeline.errors import NewerRecordError, RecordError
 from pipeline.measure.figures import Figure
 
 SCHEMA_VERSION = 1
@@ -74,10 +74,11 @@ class Outcome(Generic[A]):
     stage: str
     data: A | None
     envelope: Envelope | None
+    unreadable: Failure | None = None
 
     @property
     def failure(self) -> Failure | None:
-        return self.envelope.failure if self.envelope else None
+        return self.envelope.failure if self.envelope else self.unreadable
 
 
 class Store:
@@ -100,7 +101,7 @@ class Store:
             raise RecordError(f"{path} is not readable JSON ({error})", f"remove it and run `invoke {stage}` again") from error
         version = raw.get("schema_version") if isinstance(raw, dict) else None
         if version != SCHEMA_VERSION:
-            raise RecordError(
+            raise NewerRecordError(
                 f"{path} has record schema {version}, this program reads {SCHEMA_VERSION}",
                 "use the version of vllm-poc that wrote it, or remove the file to run the stage again",
             )
@@ -110,8 +111,13 @@ class Store:
             raise RecordError(f"{path} is not a record ({error.errors()[0]['msg']})", "remove it to run the stage again") from error
 
     def outcome(self, stage: str, makes: type[A]) -> Outcome[A]:
-        """Return the stage's outcome; data that no longer fits the model counts as never made."""
-        envelope = self.read(stage)
+        """Return the stage's outcome; data that no longer fits the model counts as never made, an unreadable file as failed."""
+        try:
+            envelope = self.read(stage)
+        except NewerRecordError:
+            raise
+        except RecordError as error:
+            return Outcome(stage, None, None, Failure(kind=error.kind, message=error.message, hint=error.hint))
         if envelope is None or envelope.data is None:
             return Outcome(stage, None, envelope)
         try:

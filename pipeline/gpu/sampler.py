@@ -18,7 +18,8 @@ import psutil
 MIB = 1024 * 1024
 WAIT_FOR_SESSION_S = 60.0
 AFTER_END_S = 3.0
-LIST_EVERY_S = 1.0  # walking /proc and summing proportional shares costs milliseconds, so once a second
+LIST_EVERY_S = 1.0  # walking /proc costs milliseconds
+SHARE_EVERY_S = 3.0  # the kernel walks every page to tell proportional shares: tens of milliseconds for gigabytes
 
 
 def main(folder: Path, samples_per_s: float) -> None:
@@ -27,18 +28,19 @@ def main(folder: Path, samples_per_s: float) -> None:
     processes: list[psutil.Process] = []
     session: int | None = None
     began = last_seen = time.monotonic()
-    listed = -LIST_EVERY_S
+    listed = shared = -SHARE_EVERY_S
     due = began
     with (folder / "samples.jsonl").open("a", encoding="utf-8", buffering=1) as out:
         while True:
             at = time.monotonic()
             session = session or read_session(folder / "session")
             sample: dict[str, Any] = {"t": round(at, 3)}
-            listing = session is not None and at - listed >= LIST_EVERY_S
-            if session is not None and listing:
-                processes, listed = in_session(session), at
             if session is not None:
-                sample.update(host_memory(processes, listing))
+                if at - listed >= LIST_EVERY_S:
+                    processes, listed = in_session(session), at
+                proportional = at - shared >= SHARE_EVERY_S
+                shared = at if proportional else shared
+                sample.update(host_memory(processes, proportional))
             sample.update(device_memory(devices, {process.pid for process in processes}))
             out.write(json.dumps(sample) + "\n")
             if session is None:

@@ -34,7 +34,7 @@ class Checked:
 
 
 def check(text: str, finish_reason: str | None, validator: "Draft202012Validator") -> Checked:
-    """Return what `text` is. Schema-valid means: strictly a JSON object that fits, and not cut off.
+    """Return what `text` is. Schema-valid means: strictly a JSON object that fits.
 
     Strict is `json.loads` of the raw text giving an object, without NaN and without repeated keys.
     """

@@ -54,8 +54,8 @@ def judge(figure: Figure | None, comparator: str, target: float, min_n: int, by_
 
 
 def exit_code(judgements: Iterable[tuple[Judgement, bool]]) -> int:
-    """Return 0 when every required gate passes, 1 when one fails or is inconclusive, 2 when one was not measured."""
+    """Return 2 when a required gate was not measured or none is required, else 1 when one does not pass, else 0."""
     verdicts = {judgement.verdict for judgement, required in judgements if required}
-    if verdicts & {"FAIL", "INCONCLUSIVE"}:
-        return 1
-    return 2 if verdicts & {"NOT_MEASURED", "SIMULATED"} else 0
+    if not verdicts or verdicts & {"NOT_MEASURED", "SIMULATED"}:
+        return 2
+    return 1 if verdicts & {"FAIL", "INCONCLUSIVE"} else 0

@@ -7,8 +7,16 @@ from typing import Any
 
 def cell(value: Any) -> str:
     """Return `value` so that it stays inside one cell of a Markdown table."""
-    text = str(value).replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ")
+    text = str(value).replace("\\", "\\\\").replace("|", "\\|")
+    text = re.sub(r"[\r\n]+", " ", text)
     return re.sub(r"<(?=[A-Za-z/!?])", "&lt;", text)
+
+
+def fenced(lines: list[str]) -> str:
+    """Return the lines as a code block whose fence is longer than any run of backticks in them."""
+    longest = max((len(run) for line in lines for run in re.findall("`+", line)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return "\n".join([fence, *lines, fence])
 
 
 def render(templates: Path, view: Any) -> str:
@@ -23,4 +31,5 @@ def render(templates: Path, view: Any) -> str:
         keep_trailing_newline=True,
     )
     environment.filters["cell"] = cell
+    environment.filters["fenced"] = fenced
     return environment.get_template("report.en.md.j2").render(view=view)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from decimal import Decimal
 from typing import Any
 
 from pipeline.config import Alternative, ReportConfig
@@ -138,6 +139,8 @@ def build_view(
 def headline(judged: Sequence[JudgedGate], code: int, failures: Sequence[FailureNote]) -> str:
     """Return the verdict in one line."""
     required = [row for row in judged if row.gate.required]
+    if code == 2 and not required and not failures:
+        return "NOT MEASURED: no gate is required."
     if code == 0:
         return f"PASS: all {len(required)} required gates pass."
     bad = [f"{row.gate.label} ({row.judgement.verdict})" for row in required if row.judgement.verdict != "PASS"]
@@ -178,11 +181,10 @@ def measured_words(figure: Figure | None) -> str:
 
 
 def number(value: float) -> str:
-    """Return `value` with three significant digits, never in powers of ten."""
-    if value == 0:
-        return "0"
-    rounded = float(f"{value:.3g}")
-    return f"{rounded:.0f}" if abs(rounded) >= 100 else f"{rounded:g}"
+    """Return `value` with three significant digits, whole from 100 on, never in powers of ten."""
+    if abs(value) >= 100:
+        return f"{value:.0f}"
+    return f"{Decimal(f'{value:.3g}'):f}" if value else "0"
 
 
 def source(stage: str, metric: str) -> str:

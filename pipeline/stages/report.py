@@ -58,8 +58,9 @@ def report(
 ) -> Report:
     """Render REPORT.md from whatever is on record."""
     judged = judge_all(gates.root, {outcome.stage: outcome for outcome in (router, determinism, bench, memory)})
-    code = exit_code((row.judgement, row.gate.required) for row in judged)
     outcomes = {o.stage: o for o in (machine, installation, model, server, router, determinism, bench, memory, closing)}
+    failed = any(outcome.failure for outcome in outcomes.values())
+    code = 2 if failed else exit_code((row.judgement, row.gate.required) for row in judged)
     view = build_view(settings, profile.root, alternatives.root, judged, code, outcomes)
     path = workspace.root / settings.output
     write_atomic(path, render(workspace.root / "templates", view))

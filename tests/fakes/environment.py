@@ -5,7 +5,7 @@ import re
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -27,14 +27,14 @@ from tests.fakes.fake_vllm import FakeVllm, Script
 PIPELINE = Path(__file__).resolve().parents[2] / "pipeline"
 MODEL_NAME = "fake-model"
 # The sampler's patience in these tests; everything else of it is the real one.
-QUICK = {"AFTER_END_S": "0.3", "LIST_EVERY_S": "0.1", "WAIT_FOR_SESSION_S": "5.0"}
-API_SERVER = "import runpy\n\nrunpy.run_path({fake!r}, run_name='__main__')\n"
+QUICK = {"AFTER_END_S": 0.3, "LIST_EVERY_S": 0.1, "SHARE_EVERY_S": 0.2}
+API_SERVER = "import sys\n\nsys.path.insert(0, {folder!r})\nimport fake_vllm\n\nsys.exit(fake_vllm.main(sys.argv[1:]))\n"
 
 
 class FakeProject:
-    """A project root; `quick` shortens the sampler's waits."""
+    """A project root; `waits` are constants of the sampler with other values."""
 
-    def __init__(self, root: Path, quick: bool = True) -> None:
+    def __init__(self, root: Path, waits: Mapping[str, float] = QUICK) -> None:
         self.root = root
         self.workspace = Workspace(root, quiet=True)
         self.script_file = root / "script.json"
@@ -42,7 +42,7 @@ class FakeProject:
         self.folder.mkdir(parents=True)
         (self.folder / "config.json").write_text("{}", encoding="utf-8")
         make_server_environment(self.workspace.server_environment)
-        link_pipeline(root / "pipeline", quick)
+        link_pipeline(root / "pipeline", waits)
         self.machine = machine()
         self.installation = installation()
         self.model = model(self.workspace.relative(self.folder))
@@ -101,21 +101,19 @@ def make_server_environment(folder: Path) -> None:
     (package / "entrypoints" / "openai").mkdir(parents=True)
     for inner in (package, package / "entrypoints", package / "entrypoints" / "openai"):
         (inner / "__init__.py").touch()
-    (package / "entrypoints" / "openai" / "api_server.py").write_text(API_SERVER.format(fake=fake_vllm.__file__), encoding="utf-8")
+    server = API_SERVER.format(folder=str(Path(fake_vllm.__file__).parent))
+    (package / "entrypoints" / "openai" / "api_server.py").write_text(server, encoding="utf-8")
 
 
-def link_pipeline(target: Path, quick: bool) -> None:
+def link_pipeline(target: Path, waits: Mapping[str, float]) -> None:
     """Make the pipeline package importable below the root, where the sampler is started from."""
-    if not quick:
-        target.symlink_to(PIPELINE)
-        return
     (target / "gpu").mkdir(parents=True)
     for folder in (Path(), Path("gpu")):
         for path in (PIPELINE / folder).iterdir():
             if path.name not in ("gpu", "sampler.py", "__pycache__"):
                 (target / folder / path.name).symlink_to(path)
     text = (PIPELINE / "gpu" / "sampler.py").read_text(encoding="utf-8")
-    for name, value in QUICK.items():
+    for name, value in waits.items():
         text, count = re.subn(rf"(?m)^{name} = [\d.]+", f"{name} = {value}", text)
         assert count == 1, f"the sampler has no constant {name}"
     (target / "gpu" / "sampler.py").write_text(text, encoding="utf-8")

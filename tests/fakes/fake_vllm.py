@@ -163,6 +163,7 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
     server: Server
+    inside = False
 
     def do_GET(self) -> None:
         fake, script = self.server.fake, self.server.fake.script
@@ -185,6 +186,7 @@ class Handler(BaseHTTPRequestHandler):
             self.reply(404, json.dumps({"detail": "Not Found"}))
             return
         ledger = self.server.fake.ledger
+        self.inside = True
         with ledger.full:
             number = len(ledger.requests)
             ledger.requests.append(payload)
@@ -194,8 +196,14 @@ class Handler(BaseHTTPRequestHandler):
         try:
             self.chat(number, payload)
         finally:
-            with ledger.full:
-                ledger.in_flight -= 1
+            self.leave()
+
+    def leave(self) -> None:
+        """Count the request as answered, once; before its last byte, for the next one may follow at once."""
+        ledger = self.server.fake.ledger
+        with ledger.full:
+            ledger.in_flight -= self.inside
+        self.inside = False
 
     def chat(self, number: int, payload: dict[str, Any]) -> None:
         fake, ledger = self.server.fake, self.server.fake.ledger
@@ -278,6 +286,9 @@ class Handler(BaseHTTPRequestHandler):
         self.chunk(f"data: {data}\n\n".encode())
 
     def chunk(self, data: bytes) -> None:
+        """Write a chunk of the body; an empty one ends it."""
+        if not data:
+            self.leave()
         self.wfile.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")
 
     def count(self, script: Script, tokens: int) -> None:
@@ -288,6 +299,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def reply(self, status: int, text: str, kind: str = "application/json") -> None:
         data = text.encode()
+        self.leave()
         self.send_response(status)
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(data)))
@@ -362,9 +374,9 @@ def main(words: list[str]) -> int:
     known, _ = parser.parse_known_args(words)
     source = os.environ.get(SCRIPT_VARIABLE)
     script = Script.load(Path(source)) if source else Script()
-    if script.poses_as is not None and sys.argv[0] != "posed":
-        code = f"import runpy, sys; sys.argv[0] = 'posed'; sys.path.insert(0, {str(Path(__file__).parent)!r}); "
-        os.execv(sys.executable, [script.poses_as, "-c", f"{code}import fake_vllm; sys.exit(fake_vllm.main(sys.argv[1:]))", *words])
+    if script.poses_as is not None and sys.argv[0] != "-c":
+        code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import fake_vllm; sys.exit(fake_vllm.main(sys.argv[1:]))"
+        os.execv(sys.executable, [script.poses_as, "-c", code, *words])
     if script.ignore_sigterm:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if script.orphan and os.fork() == 0:

@@ -1,6 +1,6 @@
-"""Hypothesis without wall-clock limits and without a database beside the code."""
+"""Hypothesis without wall-clock limits, without a database beside the code, and the same examples each time."""
 
 from hypothesis import settings
 
-settings.register_profile("unit", deadline=None, database=None, max_examples=100)
+settings.register_profile("unit", deadline=None, database=None, derandomize=True, max_examples=100)
 settings.load_profile("unit")

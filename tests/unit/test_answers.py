@@ -60,7 +60,9 @@ def test_cut_off_answer_is_truncated(text: str) -> None:
     assert checked.value is None
 
 
-@pytest.mark.parametrize("text", [TEXT[:-1], "", "hello", "[1, 2]", "5", "null", '"text"', f"[{'1, ' * 50}1]", "\x00", "{'route': 'calendar'}"])
+@pytest.mark.parametrize(
+    "text", [TEXT[:-1], "", "hello", "[1, 2]", "5", "null", '"text"', f"[{'1, ' * 50}1]", "\x00", "{'route': 'calendar'}"]
+)
 def test_other_text_is_not_json(text: str) -> None:
     checked = check(text, "stop", VALIDATOR)
     assert (checked.strict, checked.lenient, checked.valid, checked.failure) == (False, False, False, "not JSON")
@@ -101,7 +103,15 @@ def test_unknown_value(changes: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{"confidence": "0.9"}, {"confidence": True}, {"confidence": None}, {"slots": []}, {"slots": {"title": 5}}, {"tool_plan": "x"}, {"route": 5}],
+    [
+        {"confidence": "0.9"},
+        {"confidence": True},
+        {"confidence": None},
+        {"slots": []},
+        {"slots": {"title": 5}},
+        {"tool_plan": "x"},
+        {"route": 5},
+    ],
 )
 def test_wrong_type(changes: dict[str, Any]) -> None:
     assert failure_of(**changes) == "wrong type"
@@ -150,7 +160,9 @@ def test_any_text_is_classified_without_raising(text: str, reason: str | None) -
 
 
 LEAVES = st.none() | st.booleans() | st.integers() | st.text(max_size=9)
-JSON = st.recursive(LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3), max_leaves=6)
+JSON = st.recursive(
+    LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3), max_leaves=6
+)
 
 
 @given(st.dictionaries(st.text(max_size=5), JSON, max_size=3))

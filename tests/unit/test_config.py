@@ -98,7 +98,11 @@ GATE = "gates:\n  a:\n    label: x\n    metric: a.b\n    comparator: '<'\n"
         ("serve:\n  host: x\n  prt: 1\n", "config.yaml:3: serve.prt:", "'port'"),
         ("gpu:\n  auto:\n    - {min_total_mib: 1, profile: x,\n       profil: x}\n", "config.yaml:4: gpu.auto.0.profil:", "'profile'"),
         (f"{GATE}    target: 1\n    jugde_by: point\n", "config.yaml:7: gates.a.jugde_by:", "'judge_by'"),
-        ("alternatives:\n  - {model: a, size: b, vram: c, use_case: d,\n     profil: e}\n", "config.yaml:3: alternatives.0.profil:", "'profile'"),
+        (
+            "alternatives:\n  - {model: a, size: b, vram: c, use_case: d,\n     profil: e}\n",
+            "config.yaml:3: alternatives.0.profil:",
+            "'profile'",
+        ),
     ],
 )
 def test_unknown_key_is_told_with_line_and_nearest_name(tmp_path: Path, text: str, where: str, near: str) -> None:

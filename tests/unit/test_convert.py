@@ -29,7 +29,8 @@ def test_int8_is_off_by_half_a_step_at_most(weight: NDArray[np.float32]) -> None
 @given(WEIGHTS)
 def test_int8_is_symmetric_per_row_and_uses_the_whole_range(weight: NDArray[np.float32]) -> None:
     values, scales = quantize_int8(weight)
-    assert (values.dtype, scales.dtype) == (np.int8, np.float32)
+    assert values.dtype == np.int8
+    assert scales.dtype == np.float32
     assert scales.shape == (weight.shape[0], 1)
     assert values.min() >= -127
     used = np.abs(weight).max(axis=1) > 1e-30
@@ -37,8 +38,8 @@ def test_int8_is_symmetric_per_row_and_uses_the_whole_range(weight: NDArray[np.f
 
 
 def test_int8_of_known_rows() -> None:
-    values, scales = quantize_int8(np.array([[127, -63.5, 1.4, 0], [-2.54, 1.27, 0, 0.02]], dtype=np.float32))
-    assert values.tolist() == [[127, -64, 1, 0], [-127, 63, 0, 1]] or values.tolist() == [[127, -64, 1, 0], [-127, 64, 0, 1]]
+    values, scales = quantize_int8(np.array([[127, -63.5, 1.4, 0], [-2.54, 1.28, 0, 0.02]], dtype=np.float32))
+    assert values.tolist() == [[127, -64, 1, 0], [-127, 64, 0, 1]]
     assert scales[:, 0].tolist() == pytest.approx([1.0, 0.02])
 
 

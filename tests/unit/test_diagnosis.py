@@ -15,7 +15,11 @@ LOGS = [
         "RuntimeError: The NVIDIA driver on your system is too old (found version 12020). Please update your GPU driver",
         "CUDA 12020",
     ),
-    ("no-device", "RuntimeError: Failed to infer device type, please set the environment variable `VLLM_LOGGING_LEVEL=DEBUG`", "--profile cpu"),
+    (
+        "no-device",
+        "RuntimeError: Failed to infer device type, please set the environment variable `VLLM_LOGGING_LEVEL=DEBUG`",
+        "--profile cpu",
+    ),
     (
         "free-vram",
         "ValueError: Free memory on device cuda:0 (2.11/5.77 GiB) on startup is less than desired GPU memory utilization (0.75, 4.33 GiB).",
@@ -28,8 +32,8 @@ LOGS = [
     ),
     (
         "kv-below-context",
-        "ValueError: To serve at least one request with the model's max seq len (32768), (1.75 GiB KV cache is needed, which is larger than "
-        "the available KV cache memory (0.58 GiB). Based on the available memory, the estimated maximum model length is 10864. Try increasing",
+        "ValueError: To serve at least one request with the model's max seq len (32768), (1.75 GiB KV cache is needed, which is larger "
+        "than the available KV cache memory (0.58 GiB). Based on the available memory, the estimated maximum model length is 10864.",
         "serve.max_model_len=10864",
     ),
     (
@@ -61,12 +65,12 @@ LOGS = [
     ),
     (
         "bf16-on-turing",
-        "ValueError: Bfloat16 is only supported on GPUs with compute capability of at least 8.0. Your Tesla T4 GPU has compute capability 7.5.",
+        "ValueError: Bfloat16 is only supported on GPUs with compute capability of at least 8.0. Your Tesla T4 GPU has 7.5.",
         "serve.dtype=float16",
     ),
     (
         "quantization-unsupported",
-        "ValueError: The quantization method awq_marlin is not supported for the current GPU. Minimum capability: 80. Current capability: 75.",
+        "ValueError: The quantization method awq_marlin is not supported for the current GPU. Minimum capability: 80. Current: 75.",
         "GPTQ",
     ),
     (
@@ -88,11 +92,15 @@ LOGS = [
     ("bad-argument", "api_server.py: error: unrecognized arguments: --no-such-flag", "unrecognized arguments: --no-such-flag"),
 ]
 OTHER_TEXTS = [
+    ("free-ram", "ValueError: Available memory on node 0 (1.2/7.8 GiB) allocation is less than requested memory for kv (4.0 GiB)"),
     ("gpu-oom", "RuntimeError: Failed to load model - not enough GPU memory. Try lowering --gpu-memory-utilization"),
     ("context-too-long", "User-specified max_model_len (9000) is greater than the derived max_model_len (8192 or sliding_window=None)"),
     ("repo-not-found", "401 Client Error. Repository Not Found for url: https://huggingface.co/api/models/no/such."),
     ("disk-full", "UserWarning: Not enough free disk space to download the file. The expected file size is: 5000.00 MB."),
-    ("no-compiler", "torch._inductor.exc.InductorError: InvalidCxxCompiler: No working C++ compiler found in torch._inductor.config.cpp.cxx"),
+    (
+        "no-compiler",
+        "torch._inductor.exc.InductorError: InvalidCxxCompiler: No working C++ compiler found in torch._inductor.config.cpp.cxx",
+    ),
 ]
 
 
@@ -122,7 +130,7 @@ def test_every_row_is_covered_in_order() -> None:
     assert [name for name, _, _ in LOGS] == [cause.name for cause in CAUSES]
 
 
-@pytest.mark.parametrize(("number", "line"), enumerate(line for _, line, _ in LOGS))
+@pytest.mark.parametrize(("number", "line"), list(enumerate(line for _, line, _ in LOGS)))
 def test_each_log_is_told_by_its_own_row(number: int, line: str) -> None:
     found = diagnose(log_of(line))
     assert found is not None

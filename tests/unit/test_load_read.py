@@ -53,7 +53,8 @@ def test_reasoning_and_tool_calls_are_tokens(delta: dict[str, Any]) -> None:
 
 
 def test_events_of_one_block_share_its_stamp() -> None:
-    assert answer(event(ROLE) + event(content("a")), event(content("b")) + event(content("c")) + event(USAGE) + DONE).chunk_ns == [10, 20, 20]
+    made = answer(event(ROLE) + event(content("a")), event(content("b")) + event(content("c")) + event(USAGE) + DONE)
+    assert made.chunk_ns == [10, 20, 20]
 
 
 def test_event_cut_between_blocks_has_the_stamp_of_its_end() -> None:
@@ -110,7 +111,9 @@ def test_answer_without_usage_is_a_failure() -> None:
     assert answer(content("a"), DONE).error == "no usage chunk"
 
 
-@pytest.mark.parametrize("garbage", [b"data: {\n\n", b"data: nonsense\n\n", b"data: [1]\n\n", b"data: 5\n\n", b"data: null\n\n", b'data: {"choices": 5}\n\n'])
+@pytest.mark.parametrize(
+    "garbage", [b"data: {\n\n", b"data: nonsense\n\n", b"data: [1]\n\n", b"data: 5\n\n", b"data: null\n\n", b'data: {"choices": 5}\n\n']
+)
 def test_garbage_json_is_a_failure(garbage: bytes) -> None:
     made = answer(content("a"), garbage, USAGE, DONE)
     assert made.error.startswith("unreadable event")

@@ -63,7 +63,9 @@ def test_comment_inside_an_event_does_not_break_it() -> None:
     assert events(b"data: a\n: comment\ndata: b\n\n") == ["a\nb"]
 
 
-@pytest.mark.parametrize(("line", "data"), [(b"data:x", "x"), (b"data: x", "x"), (b"data:  x", " x"), (b"data: ", ""), (b"data: x: y", "x: y")])
+@pytest.mark.parametrize(
+    ("line", "data"), [(b"data:x", "x"), (b"data: x", "x"), (b"data:  x", " x"), (b"data: ", ""), (b"data: x: y", "x: y")]
+)
 def test_one_leading_space_is_dropped(line: bytes, data: str) -> None:
     assert events(line + b"\n\n") == [data]
 

@@ -70,7 +70,7 @@ def test_file_that_is_not_utf8_is_named(folder: Path, name: str) -> None:
 
 
 def test_missing_folder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="nowhere/suite.yaml"):
+    with pytest.raises(ConfigError, match=r"nowhere/suite\.yaml"):
         load_suite(tmp_path / "nowhere")
 
 

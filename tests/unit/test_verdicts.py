@@ -67,9 +67,7 @@ def test_point_leaves_the_bound_out() -> None:
     assert verdict(figure(480, 400, 510), by_bound=False) == "PASS"
 
 
-@pytest.mark.parametrize(
-    ("comparator", "at_target"), [("<", "FAIL"), ("<=", "PASS"), (">", "FAIL"), (">=", "PASS"), ("==", "PASS")]
-)
+@pytest.mark.parametrize(("comparator", "at_target"), [("<", "FAIL"), ("<=", "PASS"), (">", "FAIL"), (">=", "PASS"), ("==", "PASS")])
 def test_value_at_the_target(comparator: str, at_target: str) -> None:
     assert verdict(figure(500), comparator, by_bound=False) == at_target
 
@@ -154,7 +152,7 @@ def code(*verdicts: Verdict, required: bool = True) -> int:
         (("PASS", "INCONCLUSIVE"), 1),
         (("PASS", "NOT_MEASURED"), 2),
         (("PASS", "SIMULATED"), 2),
-        (("FAIL", "NOT_MEASURED"), 1),
+        (("FAIL", "NOT_MEASURED"), 2),
     ],
 )
 def test_exit_code(verdicts: tuple[Verdict, ...], expected: int) -> None:
@@ -162,4 +160,8 @@ def test_exit_code(verdicts: tuple[Verdict, ...], expected: int) -> None:
 
 
 def test_gates_that_are_not_required_do_not_count() -> None:
-    assert code("FAIL", "NOT_MEASURED", "SIMULATED", "INCONCLUSIVE", required=False) == 0
+    assert exit_code([(Judgement("PASS", ""), True), (Judgement("FAIL", ""), False), (Judgement("NOT_MEASURED", ""), False)]) == 0
+
+
+def test_no_required_gate_is_no_pass() -> None:
+    assert code("PASS", required=False) == 2

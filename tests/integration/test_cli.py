@@ -1,0 +1,469 @@
+"""The command line as a person meets it: each command in a project of its own, by Invoke's own program."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from pipeline.commands import graph
+from pipeline.dag import STAGES
+from pipeline.gpu import nvml
+from pipeline.record import Failure, Store, now
+from tests.fakes.fake_hub import FakeHub, HubFile
+
+ROOT = Path(__file__).resolve().parents[2]
+ENGLISH = ("check-gpu", "install", "download-model", "serve", "test-router", "test-determinism", "bench", "measure-vram", "report")
+COMMANDS = ("all", "stop", "status", "why", "logs", "graph", "clean", "test", "lint")
+HEAVY = ("pipeline", "pydantic", "numpy", "requests", "jsonschema", "jinja2", "huggingface_hub", "pynvml", "psutil", "yaml")
+
+
+class Project:
+    """A project folder with this checkout's code and configuration, and nothing on record."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        root.mkdir()
+        for name in ("tasks.py", "config.yaml"):
+            shutil.copy(ROOT / name, root)
+        for name in ("pipeline", "templates", "suites", "requirements"):
+            (root / name).symlink_to(ROOT / name)
+
+    def start(self, *words: str, **variables: str) -> "subprocess.Popen[str]":
+        environment = {"PATH": os.environ["PATH"], "HOME": str(self.root / "home"), "COLUMNS": "200", **variables}
+        command = [sys.executable, "-m", "invoke", *words]
+        return subprocess.Popen(command, cwd=self.root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def invoke(self, *words: str, **variables: str) -> "subprocess.CompletedProcess[str]":
+        """Run a command to its end; no command may end in a traceback."""
+        process = self.start(*words, **variables)
+        try:
+            out, err = process.communicate(timeout=120)
+        finally:
+            process.kill()
+        assert "Traceback" not in out + err, err
+        return subprocess.CompletedProcess(words, process.returncode, out, err)
+
+    def says(self, *words: str, **variables: str) -> list[str]:
+        """Return the lines that a command prints that must succeed."""
+        done = self.invoke(*words, **variables)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.splitlines()
+
+    def refuses(self, *words: str, **variables: str) -> list[str]:
+        """Return what a command that must be refused says: one line, and one with the hint where there is one."""
+        done = self.invoke(*words, **variables)
+        assert (done.returncode, done.stdout) == (2, "")
+        lines = done.stderr.splitlines()
+        assert lines[0].startswith("error: ")
+        assert len(lines) == 1 or (len(lines) == 2 and lines[1].startswith("  → "))
+        return lines
+
+    def configure(self, **sections: Any) -> None:
+        """Change these settings in config.yaml."""
+        path = self.root / "config.yaml"
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+        for name, values in sections.items():
+            settings[name] = {**settings[name], **values} if isinstance(values, dict) else values
+        path.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
+
+    def line(self, text: str) -> int:
+        """Return the number of the line in config.yaml that holds `text`, which must be the only one."""
+        lines = (self.root / "config.yaml").read_text(encoding="utf-8").splitlines()
+        found = [number for number, line in enumerate(lines, 1) if text in line]
+        assert len(found) == 1, text
+        return found[0]
+
+    def replace(self, old: str, new: str) -> int:
+        """Replace text in config.yaml; return its line."""
+        number = self.line(old)
+        path = self.root / "config.yaml"
+        path.write_text(path.read_text(encoding="utf-8").replace(old, new), encoding="utf-8")
+        return number
+
+    def record(self, stage: str) -> dict[str, Any]:
+        loaded: dict[str, Any] = json.loads((self.root / "artifacts" / f"{stage}.json").read_text(encoding="utf-8"))
+        return loaded
+
+    def fail(self, stage: str, message: str, hint: str = "", log_tail: tuple[str, ...] = ()) -> None:
+        """Leave the record of a stage that failed."""
+        failure = Failure(kind="server", message=message, hint=hint, log="server.log" if log_tail else None, log_tail=list(log_tail))
+        Store(self.root / "artifacts").write(stage, {}, now(), 1.0, failure)
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    return Project(tmp_path / "project")
+
+
+@pytest.fixture(scope="module")
+def untouched(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A project for commands that must leave nothing behind."""
+    return Project(tmp_path_factory.mktemp("cli") / "project")
+
+
+# The list and the options.
+
+
+def test_list_names_every_stage_and_command_and_loads_nothing_heavy(untouched: Project) -> None:
+    environment = {"PATH": os.environ["PATH"], "PYTHONPROFILEIMPORTTIME": "1"}
+    words = [sys.executable, "-m", "invoke", "--list", "--list-format", "json"]
+    done = subprocess.run(words, cwd=untouched.root, env=environment, capture_output=True, text=True, check=True)
+    listed = [task["name"] for task in json.loads(done.stdout)["tasks"]]
+    assert sorted(listed) == sorted((*ENGLISH, *COMMANDS))
+    assert all(task["help"] for task in json.loads(done.stdout)["tasks"])
+    loaded = {line.rpartition("|")[2].strip().partition(".")[0] for line in done.stderr.splitlines() if line.startswith("import time:")}
+    assert {"invoke", "tasks"} <= loaded
+    assert loaded & set(HEAVY) <= {"pipeline"}
+
+
+def test_list_loads_of_the_pipeline_only_the_errors(untouched: Project) -> None:
+    code = "import sys, tasks; print(*(name for name in sys.modules if name.startswith('pipeline')))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=untouched.root, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["pipeline", "pipeline.errors"]
+
+
+def test_every_stage_task_has_the_same_options(untouched: Project) -> None:
+    code = (
+        "import tasks\n"
+        "for name in tasks.namespace.task_names:\n"
+        "    print(name, *(flag for argument in tasks.namespace[name].get_arguments() for flag in argument.names if len(flag) > 1))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=untouched.root, capture_output=True, text=True, check=True)
+    options = {line.split()[0]: set(line.split()[1:]) for line in done.stdout.splitlines()}
+    for name in (*ENGLISH, "all"):
+        assert {"profile", "set", "force", "why"} <= options[name], name
+    assert options["serve"] - options["bench"] == {"foreground"}
+    assert options["report"] - options["bench"] == {"only"}
+    assert {name for name in COMMANDS if "force" in options[name]} == {"all"}
+
+
+def test_help_of_a_stage_says_what_each_option_does(untouched: Project) -> None:
+    said = " ".join(untouched.says("--help", "bench"))
+    for option in ("--profile=STRING", "--set", "--force", "--why"):
+        assert option in said
+    assert "serve.port=8001" in said
+
+
+def test_unknown_task_is_told(untouched: Project) -> None:
+    done = untouched.invoke("chek-gpu")
+    assert done.returncode != 0
+    assert "chek-gpu" in done.stderr
+
+
+# The graph.
+
+
+def test_graph_is_the_order_and_edges_of_the_stages(untouched: Project) -> None:
+    lines = untouched.says("graph")
+    assert lines == graph().splitlines()
+    names = {stage.makes: stage.name for stage in STAGES}
+    edges = {(names[kind], "-->", stage.name) for stage in STAGES for kind in stage.needs.values()}
+    edges |= {(names[kind], "-.->", stage.name) for stage in STAGES for kind in stage.reads.values() if kind in names}
+    assert lines[0] == "flowchart LR"
+    assert sorted(tuple(line.split()) for line in lines[1:]) == sorted(edges)
+    assert ("serve", "-->", "bench") in edges
+    assert {name for edge in edges for name in (edge[0], edge[2])} == set(ENGLISH)
+
+
+# Wrong settings.
+
+
+def test_misspelt_setting_in_the_file(project: Project) -> None:
+    line = project.replace("  max_num_seqs: 16\n  # Share", "  max_num_seq: 16\n  # Share") if False else project.replace("start_timeout_s", "start_timout_s")
+    first, hint = project.refuses("status")
+    assert first == f"error: config.yaml:{line}: serve.start_timout_s: unknown setting; did you mean 'start_timeout_s'?"
+    assert hint.startswith("  → known here: host, port, ")
+
+
+def test_misspelt_section_in_the_file(project: Project) -> None:
+    line = project.replace("\ndeterminism:\n", "\ndeterminsm:\n") if False else project.replace("determinism:", "determinsm:")
+    first, _ = project.refuses("status")
+    assert first == f"error: config.yaml:{line}: determinsm: unknown setting; did you mean 'determinism'?"
+
+
+def test_wrong_value_in_the_file(project: Project) -> None:
+    line = project.replace("load_s: 60", "load_s: -1")
+    (first,) = project.refuses("status")
+    assert first == f"error: config.yaml:{line}: vram.load_s: input should be greater than 0, got -1"
+
+
+def test_file_that_is_not_yaml(project: Project) -> None:
+    line = project.replace("load_s: 60", "load_s: [60")
+    first, hint = project.refuses("status")
+    assert first.startswith("error: config.yaml:")
+    assert int(first.split(":")[2]) >= line
+    assert "indentation, colons and quotes" in hint
+
+
+def test_missing_file(project: Project) -> None:
+    (project.root / "config.yaml").unlink()
+    assert project.refuses("status") == [
+        "error: config.yaml: No such file or directory",
+        "  → restore it with `git checkout config.yaml`",
+    ]
+
+
+def test_misspelt_setting_in_the_environment(untouched: Project) -> None:
+    first, _ = untouched.refuses("status", VLLM_POC__SERVE__PROT="8001")
+    assert first == "error: environment VLLM_POC__SERVE__PROT: serve.prot: unknown setting; did you mean 'port'?"
+
+
+def test_misspelt_setting_on_the_command_line(untouched: Project) -> None:
+    first, _ = untouched.refuses("bench", "--set", "bench.ttft_request=3")
+    assert first == "error: --set bench.ttft_request: bench.ttft_request: unknown setting; did you mean 'ttft_requests'?"
+    assert not (untouched.root / "artifacts").exists()
+
+
+def test_wrong_value_on_the_command_line(untouched: Project) -> None:
+    (first,) = untouched.refuses("status", "--set", "serve.port=high")
+    assert first.startswith("error: --set serve.port: serve.port: input should be a valid integer")
+    assert first.endswith(", got 'high'")
+
+
+def test_set_without_a_value(untouched: Project) -> None:
+    assert untouched.refuses("status", "--set", "serve.port") == [
+        "error: --set serve.port: expected key=value",
+        "  → for example --set serve.port=8001",
+    ]
+
+
+def test_set_may_be_repeated_and_the_last_wins(untouched: Project) -> None:
+    (first,) = untouched.refuses("status", "--set", "serve.port=8001", "--set", "vram.concurrency=2", "--set", "serve.port=0")
+    assert first.startswith("error: --set serve.port: serve.port: ")
+
+
+def test_unknown_profile(untouched: Project) -> None:
+    first, hint = untouched.refuses("all", "--profile", "qwen-7b")
+    assert first == "error: --profile: no profile 'qwen-7b'; did you mean 'qwen2.5-7b'?"
+    assert hint == "  → profiles: cpu, llama-3.2-3b, qwen2.5-1.5b, qwen2.5-7b, rtx4050-6gb, auto"
+
+
+def test_wrong_setting_of_the_profile_that_check_gpu_would_choose_is_told_before_anything_starts(project: Project) -> None:
+    profiles = yaml.safe_load((project.root / "config.yaml").read_text(encoding="utf-8"))["profiles"]
+    project.configure(profile="auto", profiles={name: {"bench": {"decode_request": 1}} for name in profiles})
+    done = project.invoke("install")
+    assert done.returncode == 2
+    assert "bench.decode_request: unknown setting; did you mean 'decode_requests'?" in done.stderr
+    assert "▶ install" not in done.stderr
+
+
+# An empty project.
+
+
+def test_status_of_an_empty_project(untouched: Project) -> None:
+    lines = untouched.says("status", "--profile", "cpu")
+    assert lines[0] == "server: not running"
+    states = {line.split()[0]: line.split(maxsplit=1)[1] for line in lines[1:-1]}
+    assert tuple(states) == ENGLISH
+    assert states.pop("check-gpu") == "looks at the machine each time"
+    assert set(states.values()) == {"never ran"}
+    assert lines[-1] == "profile cpu (--profile)"
+
+
+def test_status_without_a_profile_chosen_yet(untouched: Project) -> None:
+    assert untouched.says("status")[-1] == "profile auto (check-gpu has not chosen one)"
+
+
+def test_why_of_an_empty_project(project: Project) -> None:
+    lines = project.says("why", "--profile", "cpu")
+    assert [line.split()[0] for line in lines[:-1]] == list(ENGLISH)
+    assert [line.split(maxsplit=1)[1] for line in lines[1:-1]] == ["never ran"] * 8
+    assert {path.name for path in (project.root / "artifacts").glob("*.json")} == {"check-gpu.json", ".code.json"} & {
+        path.name for path in (project.root / "artifacts").glob("*.json")
+    }
+
+
+def test_why_of_one_stage_names_that_stage_alone(project: Project) -> None:
+    lines = project.says("download-model", "--why", "--profile", "cpu")
+    assert [line.split() for line in lines[:-1]] == [["download-model", "never", "ran"]]
+    assert not (project.root / "models").exists()
+
+
+def test_logs_before_the_first_server(untouched: Project) -> None:
+    assert untouched.refuses("logs") == ["error: no server log yet", "  → start a server with `./inv serve`"]
+
+
+def test_logs_of_the_last_server(project: Project) -> None:
+    for launch, text in (("2026-01-01", "old\n"), ("2026-01-02", "new\n")):
+        folder = project.root / "artifacts" / "launches" / launch
+        folder.mkdir(parents=True)
+        (folder / "server.log").write_text(text, encoding="utf-8")
+    assert project.says("logs", "--follow") == ["new"]
+
+
+def test_stop_with_nothing_running(untouched: Project) -> None:
+    assert untouched.says("stop") == ["no server of ours is running"]
+
+
+def test_clean_of_an_empty_project(project: Project) -> None:
+    assert project.says("clean") == ["removed nothing"]
+
+
+def test_clean_removes_records_and_keeps_what_was_dear(project: Project) -> None:
+    project.fail("serve", "it died")
+    (project.root / "artifacts" / ".gitignore").write_text("*\n", encoding="utf-8")
+    (project.root / "artifacts" / "launches" / "one").mkdir(parents=True)
+    dear = [project.root / name for name in ("models", "venv-vllm", ".cache")]
+    for folder in dear:
+        (folder / "inner").mkdir(parents=True)
+    project.says("clean")
+    assert {path.name for path in (project.root / "artifacts").iterdir()} <= {".gitignore", ".lock"}
+    assert all((folder / "inner").is_dir() for folder in dear)
+    project.says("clean", "--everything")
+    assert not any(folder.exists() for folder in dear)
+    assert (project.root / "artifacts" / ".gitignore").exists()
+
+
+# check-gpu.
+
+
+def needs_no_gpu() -> None:
+    if nvml.read().trouble is None:
+        pytest.skip("this machine has a GPU")
+
+
+def test_check_gpu_without_a_gpu_says_so_and_chooses_the_processor(project: Project) -> None:
+    needs_no_gpu()
+    lines = project.says("check-gpu")
+    assert lines[0].startswith("processor  ")
+    assert any(line.startswith("no usable GPU: ") for line in lines)
+    assert lines[-1].startswith("profile cpu (auto: no usable GPU: ")
+    assert project.record("check-gpu")["data"]["profile"] == "cpu"
+
+
+def test_check_gpu_that_must_find_one_fails_with_one_line(project: Project) -> None:
+    needs_no_gpu()
+    done = project.invoke("check-gpu", "--set", "gpu.required=true")
+    assert done.returncode == 2
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("✗")]
+    assert line.startswith("✗ check-gpu failed")
+    assert "no usable GPU: " in line
+    assert line.endswith("; or set gpu.required: false)")
+    assert project.record("check-gpu")["failure"]["kind"] == "machine"
+
+
+def test_stage_whose_need_failed_is_blocked_and_does_not_run(project: Project) -> None:
+    needs_no_gpu()
+    done = project.invoke("download-model", "--profile", "cpu", "--set", "gpu.required=true")
+    assert done.returncode == 2
+    assert "✗ download-model blocked: needs check-gpu, which failed" in done.stderr
+    assert not (project.root / "models").exists()
+
+
+# report --only.
+
+
+def rendered(project: Project) -> str:
+    return (project.root / "REPORT.md").read_text(encoding="utf-8")
+
+
+def verdicts(text: str) -> list[tuple[str, str]]:
+    """Return (metric, verdict) of each row of the two tables of gates."""
+    tables = text[text.index("## Performance targets") : text.index("## Test scenarios")].split("## Failures")[0]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in tables.splitlines() if line.startswith("|")]
+    return [(row[0], row[3]) for row in rows if row[0] != "Metric" and not row[0].startswith("-")]
+
+
+def test_report_of_nothing_says_that_nothing_was_measured(project: Project) -> None:
+    done = project.invoke("report", "--only", "--profile", "cpu")
+    assert done.returncode == 2
+    text = rendered(project)
+    gates = yaml.safe_load((project.root / "config.yaml").read_text(encoding="utf-8"))["gates"]
+    rows = verdicts(text)
+    assert sorted(label for label, _ in rows) == sorted(gate["label"] for gate in gates.values())
+    assert all("NOT_MEASURED" in verdict and "never ran" in verdict for _, verdict in rows)
+    assert "PASS" not in "".join(verdict for _, verdict in rows)
+    assert text.count("NOT_MEASURED: this stage never ran") == 4
+    assert "TBD" not in text
+    assert "NOT MEASURED: 0 of 7 required gates pass" in text
+    assert "NOT MEASURED: 0 of 7 required gates pass" in done.stdout
+    assert "REPORT.md" in done.stdout.splitlines()
+    assert {path.name for path in (project.root / "artifacts").glob("[a-z]*.json")} == {"report.json"}
+
+
+def test_report_of_a_failure_shows_it_with_its_hint(project: Project) -> None:
+    project.fail("serve", "the server ran out of | memory", "set serve.max_num_seqs lower", ("first", "last <b>word</b>"))
+    project.fail("bench", "needs serve, which failed")
+    done = project.invoke("report", "--only", "--profile", "cpu")
+    assert done.returncode == 2
+    text = rendered(project)
+    failures = text[text.index("## Failures") : text.index("## Test scenarios")]
+    assert "**serve**: the server ran out of | memory\n" in failures
+    assert "→ set serve.max_num_seqs lower" in failures
+    assert "first\nlast <b>word</b>\n" in failures
+    assert "serve failed: the server ran out of | memory" in done.stdout
+    assert dict(verdicts(text))["Throughput"].endswith("NOT_MEASURED: needs serve, which failed")
+    assert "TBD" not in text
+
+
+def test_report_goes_where_the_settings_say_and_is_unchanged_the_second_time(project: Project) -> None:
+    words = ("report", "--only", "--profile", "cpu", "--set", "report.output=out/mine.md")
+    assert project.invoke(*words).returncode == 2
+    first = (project.root / "out" / "mine.md").read_text(encoding="utf-8")
+    assert not (project.root / "REPORT.md").exists()
+    assert project.invoke(*words).returncode == 2
+    assert (project.root / "out" / "mine.md").read_text(encoding="utf-8") == first
+
+
+def test_record_of_a_later_version_is_not_taken_for_ours(project: Project) -> None:
+    project.fail("serve", "it died")
+    path = project.root / "artifacts" / "serve.json"
+    path.write_text(path.read_text(encoding="utf-8").replace('"schema_version": 1', '"schema_version": 99'), encoding="utf-8")
+    done = project.invoke("report", "--only", "--profile", "cpu")
+    assert done.returncode == 2
+    assert "record schema 99, this program reads 1" in done.stderr + (rendered(project) if (project.root / "REPORT.md").exists() else "")
+
+
+# Two commands at once.
+
+
+@contextmanager
+def busy(project: Project, hub: FakeHub) -> Iterator["subprocess.Popen[str]"]:
+    """Have a command at work that waits for the hub until `go_on` is set."""
+    model = {"name": "tiny", "source": "hub", "repo": hub.repo, "min_free_gib": 0.01}
+    project.configure(profile="cpu", profiles={"cpu": {"model": model}})
+    first = project.start("download-model", HF_ENDPOINT=hub.endpoint)
+    try:
+        assert hub.stalling.wait(60)
+        yield first
+    finally:
+        first.kill()
+        first.communicate()
+
+
+def tiny_hub() -> FakeHub:
+    hub = FakeHub(stalled={"model.safetensors"})
+    hub.commit({"config.json": HubFile(b"{}"), "model.safetensors": HubFile(b"0123456789", lfs=True)})
+    return hub
+
+
+def test_second_command_says_who_is_at_work_and_leaves_the_first_alone(project: Project) -> None:
+    with tiny_hub() as hub, busy(project, hub) as first:
+        assert project.refuses("check-gpu") == [
+            f"error: another command is at work here (pid {first.pid}: download-model)",
+            "  → wait for it, or stop it with Ctrl-C in its terminal",
+        ]
+        assert project.refuses("clean")[0].startswith("error: another command is at work here")
+        assert project.says("status")[0] == "server: not running"
+        hub.go_on.set()
+        _, said = first.communicate(timeout=60)
+        assert first.returncode == 0, said
+    assert project.record("download-model")["status"] == "ok"
+    assert project.invoke("check-gpu").returncode == 0
+
+
+def test_lock_of_a_killed_command_does_not_stay(project: Project) -> None:
+    with tiny_hub() as hub, busy(project, hub) as first:
+        first.send_signal(signal.SIGKILL)
+        first.wait()
+        project.says("check-gpu")
+    assert project.says("status")[3].split(maxsplit=1) == ["download-model", "never ran"]

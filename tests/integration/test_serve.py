@@ -1,0 +1,520 @@
+"""The server room with the fake in vLLM's place: started, proven, diagnosed, stopped, and never left behind."""
+
+import os
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from pipeline.client.control import GENERATED_TOKENS, Control
+from pipeline.client.load import closed_loop, streamed
+from pipeline.config import BenchConfig, ServeConfig
+from pipeline.errors import ServerError
+from pipeline.record import Store, now
+from pipeline.server import launch as launching
+from pipeline.server import ports, state
+from pipeline.server.identity import prove
+from pipeline.server.readiness import wait_until_ready
+from pipeline.server.stop import Closing, stop_server
+from pipeline.stages.bench import bench
+from pipeline.stages.serve import Server, server_present
+from tests.fakes.environment import MODEL_NAME, FakeProject, free_port, until
+from tests.fakes.fake_vllm import VERSION, FakeVllm, Script
+
+PHASES = (
+    "INFO non-default args: {'model': 'fake'}",
+    "(EngineCore pid=7) INFO Initializing a V1 LLM engine (v0.32.0)",
+    "(EngineCore pid=7) INFO Starting to load model /models/fake...",
+    "(EngineCore pid=7) INFO Loading weights took 0.10 seconds",
+    "(EngineCore pid=7) INFO CPU KV cache size: 11,000 tokens",
+    "(EngineCore pid=7) INFO init engine (profile, create kv cache, warmup model) took 1.0 s",
+)
+CLAIMS = {
+    "port": "our child listens on the port",
+    "python": "it runs venv-vllm's Python",
+    "version": "/version is the installed one",
+    "models": "/v1/models names the model, its folder and length",
+    "metrics": "its metrics count the tokens of a completion",
+}
+
+
+def closing_note(project: FakeProject) -> Closing:
+    note = Store(project.workspace.artifacts).outcome("stop", Closing).data
+    assert note is not None
+    return note
+
+
+def assert_nothing_left(project: FakeProject, port: int) -> None:
+    assert project.processes() == []
+    assert state.read(project.workspace) is None
+    assert ports.is_free("127.0.0.1", port)
+
+
+# Ready and proven: one server for all tests that only look at it.
+
+
+@pytest.fixture(scope="module")
+def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[FakeProject, Server]]:
+    project = FakeProject(tmp_path_factory.mktemp("up"))
+    project.play(Script(log=PHASES))
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            for name in ("PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "HF_TOKEN", "VLLM_POC__SERVE__SEED"):
+                patch.setenv(name, "1")
+            server = project.serve(project.settings())
+        yield project, server
+    finally:
+        project.close()
+
+
+def test_serve_gives_a_server_that_is_proven_real(up: tuple[FakeProject, Server]) -> None:
+    _, server = up
+    assert [proof.claim for proof in server.proofs] == list(CLAIMS.values())
+    assert all(proof.holds for proof in server.proofs), server.proofs
+    assert server.real
+    assert (server.model, server.vllm, server.device, server.max_model_len) == (MODEL_NAME, VERSION, "Fake CPU", 4096)
+    assert server.command[0] == "venv-vllm/bin/python"
+
+
+def test_the_handle_leads_to_the_process_its_log_and_its_samples(up: tuple[FakeProject, Server]) -> None:
+    project, server = up
+    launch = project.launch()
+    assert (launch.id, launch.pid) == (server.handle.launch_id, server.handle.pid)
+    assert state.is_running(launch)
+    assert ports.owner(launch.port) == launch.pid
+    assert os.getsid(launch.pid) == launch.pid != os.getsid(0)
+    assert PHASES[0] in (project.root / server.handle.log).read_text(encoding="utf-8")
+    assert (project.root / server.handle.samples).stat().st_size > 0
+    assert server_present(server, project.workspace)
+
+
+def test_the_phases_are_the_logs_and_add_up(up: tuple[FakeProject, Server]) -> None:
+    _, server = up
+    assert list(server.handle.phases_s) == ["interpreter", "configuration", "engine", "weights", "compile", "KV cache", "HTTP"]
+    assert sum(server.handle.phases_s.values()) == pytest.approx(server.handle.ready_s, abs=0.05)
+
+
+def test_the_servers_environment_is_clean(up: tuple[FakeProject, Server]) -> None:
+    project, server = up
+    environment = psutil.Process(server.handle.pid).environ()
+    assert not {"PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "HF_TOKEN", "VLLM_POC__SERVE__SEED"} & set(environment)
+    assert environment["VLLM_NO_USAGE_STATS"] == "1"
+    assert environment["VLLM_CACHE_ROOT"].startswith(str(project.root))
+
+
+def test_a_client_is_served_and_counted(up: tuple[FakeProject, Server]) -> None:
+    _, server = up
+    control = Control(server.handle.base_url)
+    before = control.metrics()[GENERATED_TOKENS]
+    payloads = [streamed(server.model, [{"role": "user", "content": "Hi."}], 5, ignore_eos=True) for _ in range(4)]
+    answers, _ = closed_loop(server.handle.base_url, payloads, 2, 30)
+    assert [answer.tokens for answer in answers] == [5] * 4
+    assert control.metrics()[GENERATED_TOKENS] - before == 20
+
+
+@pytest.mark.parametrize(
+    ("lie", "claim", "seen"),
+    [
+        (Script(version="0.1.0"), "version", "0.1.0"),
+        (Script(model_id="other"), "models", "['other']"),
+        (Script(root="/elsewhere"), "models", MODEL_NAME),
+        (Script(max_model_len=32), "models", "32 tokens"),
+        (Script(owned_by="llama.cpp"), "models", "by llama.cpp"),
+        (Script(counting=0), "metrics", "0 counted, 8 said"),
+        (Script(counting=2), "metrics", "16 counted, 8 said"),
+        (Script(metrics=False), "metrics", "is not there"),
+    ],
+)
+def test_each_lie_fails_its_own_proof_and_no_other(up: tuple[FakeProject, Server], lie: Script, claim: str, seen: str) -> None:
+    project, server = up
+    launch = project.launch()
+    project.play(lie)
+    try:
+        proofs = prove(launch, Control(launch.base_url), project.workspace.server_python, server.vllm, project.folder, 4096)
+    finally:
+        project.play(Script())
+    failed = [proof for proof in proofs if not proof.holds]
+    assert [proof.claim for proof in failed] == [CLAIMS[claim]]
+    assert seen in failed[0].seen
+
+
+def test_a_listener_on_another_address_does_not_disturb_the_proof(up: tuple[FakeProject, Server]) -> None:
+    project, server = up
+    launch = project.launch()
+    with neighbours(launch.port):
+        proofs = prove(launch, Control(launch.base_url), project.workspace.server_python, server.vllm, project.folder, 4096)
+    assert [proof.claim for proof in proofs if not proof.holds] == []
+
+
+@contextmanager
+def neighbours(port: int) -> Iterator[None]:
+    """Listen on the port at a dozen other loopback addresses."""
+    listeners = []
+    try:
+        for last in range(2, 14):
+            listener = socket.socket()
+            listeners.append(listener)
+            listener.bind((f"127.0.0.{last}", port))
+            listener.listen()
+        yield
+    finally:
+        for listener in listeners:
+            listener.close()
+
+
+def test_a_server_in_this_very_process_fails_the_proofs_of_the_process(up: tuple[FakeProject, Server]) -> None:
+    project, server = up
+    with FakeVllm(model=MODEL_NAME, folder=str(project.folder)) as fake:
+        own = {"pid": os.getpid(), "created": psutil.Process().create_time(), "port": fake.port}
+        launch = project.launch().model_copy(update=own)
+        proofs = prove(launch, Control(fake.base_url), project.workspace.server_python, server.vllm, project.folder, 4096)
+    assert [proof.claim for proof in proofs if not proof.holds] == [CLAIMS["port"], CLAIMS["python"]]
+
+
+# Refused.
+
+
+@pytest.mark.parametrize(
+    ("lie", "says"),
+    [
+        (Script(version="0.1.0"), f"{CLAIMS['version']}: 0.1.0"),
+        (Script(poses_as="python3"), CLAIMS["python"]),
+        (Script(metrics_status=404), "404"),
+        (Script(status=500), "does not complete a request"),
+        (Script(texts=("",)), "first completion is empty"),
+    ],
+)
+def test_a_server_that_is_not_what_it_should_be_is_refused_and_stopped(project: FakeProject, lie: Script, says: str) -> None:
+    project.play(lie)
+    settings = project.settings()
+    with pytest.raises(ServerError) as caught:
+        project.serve(settings)
+    assert says in caught.value.message
+    assert caught.value.hint
+    assert caught.value.log is not None
+    assert caught.value.log.is_file()
+    assert_nothing_left(project, settings.port)
+
+
+def test_a_foreign_server_that_takes_the_port_while_ours_loads_is_refused(project: FakeProject) -> None:
+    project.play(Script(hang=True))
+    settings = project.settings()
+
+    def take_port() -> None:
+        until(lambda: state.read(project.workspace), "a launch")
+        taken.append(FakeVllm(model=MODEL_NAME, folder=str(project.folder), port=settings.port))
+        taken[0].__enter__()
+
+    taken: list[FakeVllm] = []
+    thread = threading.Thread(target=take_port)
+    thread.start()
+    try:
+        with pytest.raises(ServerError, match="is not the server we started") as caught:
+            project.serve(settings)
+    finally:
+        thread.join()
+        taken[0].__exit__()
+    assert CLAIMS["port"] in caught.value.message
+    assert f"pid {os.getpid()}" in caught.value.message
+    assert project.processes() == []
+    assert not closing_note(project).port_free
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "0.0.0.0"])
+def test_a_taken_port_is_told_with_its_owner_before_anything_starts(project: FakeProject, address: str) -> None:
+    with FakeVllm(host=address) as foreign:
+        settings = project.settings(foreign.port)
+        with pytest.raises(ServerError) as caught:
+            project.serve(settings)
+        assert f"port {foreign.port} is taken by pid {os.getpid()}" in caught.value.message
+        assert f"serve.port={foreign.port + 1}" in caught.value.hint
+        assert Control(f"http://127.0.0.1:{foreign.port}").answers(), "the other program is left alone"
+    assert not project.workspace.launches.exists()
+    assert project.processes() == []
+
+
+# Deaths.
+
+
+@contextmanager
+def started(project: FakeProject, settings: ServeConfig) -> Iterator[tuple[state.Launch, Path]]:
+    """Run the server alone, without a sampler."""
+    log = project.root / "server.log"
+    words = [str(project.workspace.server_python), "-m", "vllm.entrypoints.openai.api_server", "--model", str(project.folder)]
+    words += ["--served-model-name", MODEL_NAME, "--host", settings.host, "--port", str(settings.port)]
+    with log.open("w", encoding="utf-8") as file:
+        process = psutil.Popen(words, stdout=file, stderr=file, env={**os.environ, **settings.env}, start_new_session=True)
+    launch = state.Launch(
+        id="alone",
+        pid=process.pid,
+        created=process.create_time(),
+        host=settings.host,
+        port=settings.port,
+        model=MODEL_NAME,
+        log="server.log",
+        command=words,
+        started=now(),
+    )
+    try:
+        yield launch, log
+    finally:
+        process.kill()
+        process.wait()
+
+
+WRAPPER = "RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {}"
+KV = (
+    "ValueError: To serve at least one request with the model's max seq len (8192), (0.98 GiB KV cache is needed, which is larger than the "
+    "available KV cache memory (0.4 GiB)."
+)
+DEATHS = [
+    ("RuntimeError: The NVIDIA driver on your system is too old (found version 12020).", "12020", "install.set=vllm-cuda12"),
+    ("RuntimeError: Failed to infer device type, please set the environment variable", "no device", "check-gpu"),
+    (
+        "ValueError: Free memory on device cuda:0 (1.2/5.9 GiB) on startup is less than desired GPU memory utilization (0.75, 4.4 GiB).",
+        "GPU's memory",
+        "gpu_memory_utilization",
+    ),
+    ("ValueError: Available memory on node 0 (1/8 GiB) on startup is less than desired CPU memory utilization", "main memory", "KVCACHE"),
+    (f"{KV} Based on the available memory, the estimated maximum model length is 3344.", "KV cache", "serve.max_model_len=3344"),
+    (KV, "8192", "lower serve.max_model_len"),
+    ("ValueError: No available memory for the cache blocks. Try increasing", "weights leave no memory", "gpu_memory_utilization"),
+    ("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 1.50 GiB.", "GPU ran out of memory", "smaller model"),
+    (
+        "ValueError: User-specified max_model_len (9000) is greater than the derived max_model_len (max_position_embeddings=8192.0 or",
+        "9000 is more than the model's 8192",
+        "serve.max_model_len=8192",
+    ),
+    ("ValueError: Bfloat16 is only supported on GPUs with compute capability of at least 8.0.", "bfloat16", "serve.dtype=float16"),
+    ("ValueError: The quantization method awq is not supported for the current GPU. Minimum capability: 75.", "too old", "GPTQ"),
+    ("ValueError: Model architectures ['FooForCausalLM'] are not supported for now.", "['FooForCausalLM']", "another model"),
+    ("GatedRepoError: 403. Cannot access gated repo for url https://hub/x.", "gated", "HF_TOKEN"),
+    ("OSError: Invalid repository ID or local directory specified: '/gone'", "not there", "download-model"),
+    ("RuntimeError: Insufficient space in /dev/shm for 64 MiB", "/dev/shm", "--shm-size"),
+    ("OSError: [Errno 28] No space left on device", "disk is full", "free some"),
+    ("OSError: [Errno 98] Address already in use", "port was taken", "serve.port"),
+    ("fatal error: Python.h: No such file or directory", "Python headers", "python3-dev"),
+    ("RuntimeError: Failed to find C compiler. Please specify via CC", "compiler", "g++"),
+    ("api_server.py: error: unrecognized arguments: --no-such-flag", "unrecognized arguments: --no-such-flag", "extra_args"),
+    ("(EngineCore pid=7) ERROR 11-23 12:00:00 [core.py:1] SomeNewError: the moon is full", "SomeNewError: the moon is full", "log"),
+    ("Killed quietly", "without a word", "log"),
+]
+
+
+@pytest.mark.parametrize(("line", "says", "hint"), DEATHS)
+def test_a_death_while_starting_is_told_by_its_root_cause(project: FakeProject, line: str, says: str, hint: str) -> None:
+    wrapper = (f"(APIServer pid=1) {WRAPPER}",) if "quietly" not in line else ()
+    project.play(Script(log=(*PHASES[:3], line, *wrapper), exit_code=1))
+    settings = project.settings()
+    with started(project, settings) as (launch, log):
+        until(lambda: not state.is_running(launch), "its death")
+        with pytest.raises(ServerError) as caught:
+            wait_until_ready(launch, log, Control(launch.base_url), 30, project.workspace.say)
+    assert "did not start" in caught.value.message
+    assert says in caught.value.message
+    assert "initialization failed" not in caught.value.message
+    assert hint in caught.value.hint
+    assert caught.value.log == log
+
+
+def test_serve_passes_a_death_on_with_the_launchs_log_and_cleans_up(project: FakeProject) -> None:
+    project.play(Script(log=("ValueError: No available memory for the cache blocks.",), exit_code=1, orphan=True))
+    settings = project.settings()
+    with pytest.raises(ServerError, match="the weights leave no memory for the KV cache") as caught:
+        project.serve(settings)
+    assert caught.value.log is not None
+    assert caught.value.log.parent.parent == project.workspace.launches
+    assert "cache blocks" in caught.value.log.read_text(encoding="utf-8")
+    assert len(closing_note(project).killed) == 1, "the orphan"
+    assert_nothing_left(project, settings.port)
+
+
+def test_a_death_in_the_first_completion_is_told_by_its_cause(project: FakeProject) -> None:
+    project.play(Script(die_at_request=0, last_words=("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 1 GiB",)))
+    settings = project.settings()
+    with pytest.raises(ServerError, match="the GPU ran out of memory"):
+        project.serve(settings)
+    assert_nothing_left(project, settings.port)
+
+
+@pytest.mark.parametrize("script", [Script(hang=True, log=PHASES[:3]), Script(healthy=False, log=PHASES[:3])], ids=["hangs", "unhealthy"])
+def test_a_server_that_never_gets_ready_is_given_up_in_its_phase(project: FakeProject, script: Script) -> None:
+    project.play(script)
+    settings = project.settings(start_timeout_s=1)
+    with pytest.raises(ServerError, match=r"not ready after 1 s \(in phase weights\)") as caught:
+        project.serve(settings)
+    assert "start_timeout_s" in caught.value.hint
+    assert_nothing_left(project, settings.port)
+
+
+def test_ctrl_c_while_it_starts_leaves_nothing(project: FakeProject) -> None:
+    project.play(Script(hang=True, orphan=True, log=PHASES[:2]))
+    settings = project.settings(stop_timeout_s=0.3)
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def press() -> None:
+        until(lambda: any(PHASES[1] in path.read_text(encoding="utf-8") for path in project.root.rglob("server.log")), "a log")
+        time.sleep(0.3)  # into the wait
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    thread = threading.Thread(target=press)
+    thread.start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            project.serve(settings)
+    finally:
+        thread.join()
+        signal.signal(signal.SIGINT, handler)
+    assert_nothing_left(project, settings.port)
+
+
+@pytest.mark.parametrize("trouble", [KeyboardInterrupt(), OSError(28, "No space left on device")], ids=["ctrl-c", "disk full"])
+def test_trouble_between_the_start_and_its_note_leaves_no_server(
+    project: FakeProject, monkeypatch: pytest.MonkeyPatch, trouble: BaseException
+) -> None:
+    def fail(*_: Any) -> None:
+        raise trouble
+
+    monkeypatch.setattr(state, "write", fail)
+    with pytest.raises(type(trouble)):
+        project.serve(project.settings())
+    servers = [process for process in project.processes() if "vllm.entrypoints.openai.api_server" in process.cmdline()]
+    assert servers == []
+
+
+# Stopping.
+
+
+def test_stop_is_asked_for_nicely_and_noted(project: FakeProject) -> None:
+    settings = project.settings()
+    server = project.serve(settings)
+    closing = stop_server(project.launch(), settings.stop_timeout_s, project.workspace)
+    assert (closing.launch_id, closing.was_running, closing.asked_nicely) == (server.handle.launch_id, True, True)
+    assert closing.killed == []
+    assert closing.port_free
+    assert closing_note(project) == closing
+    assert not server_present(server, project.workspace)
+    assert_nothing_left(project, settings.port)
+
+
+def test_a_leader_that_ignores_sigterm_is_killed(project: FakeProject) -> None:
+    project.play(Script(ignore_sigterm=True))
+    settings = project.settings()
+    server = project.serve(settings)
+    closing = stop_server(project.launch(), 0.3, project.workspace)
+    assert [int(words.split()[0]) for words in closing.killed] == [server.handle.pid]
+    assert closing.took_s >= 0.3
+    assert_nothing_left(project, settings.port)
+
+
+def test_a_leader_killed_hard_is_noticed_and_its_child_cleaned_up(project: FakeProject) -> None:
+    project.play(Script(orphan=True))
+    settings = project.settings()
+    server = project.serve(settings)
+    launch = project.launch()
+    (child,) = psutil.Process(launch.pid).children()
+    os.kill(launch.pid, signal.SIGKILL)
+    until(lambda: not state.is_running(launch), "the leader's death")
+    assert child.is_running()
+    assert [process.pid for process in state.members(launch)] == [child.pid]
+    assert not server_present(server, project.workspace)
+    closing = stop_server(launch, settings.stop_timeout_s, project.workspace)
+    assert (closing.was_running, closing.asked_nicely) == (True, False)
+    assert [int(words.split()[0]) for words in closing.killed] == [child.pid]
+    assert_nothing_left(project, settings.port)
+
+
+def test_a_server_that_was_already_gone_is_stopped_without_a_kill(project: FakeProject) -> None:
+    settings = project.settings()
+    project.serve(settings)
+    launch = project.launch()
+    os.kill(launch.pid, signal.SIGKILL)
+    os.waitpid(launch.pid, 0)
+    closing = stop_server(launch, settings.stop_timeout_s, project.workspace)
+    assert (closing.was_running, closing.asked_nicely, closing.killed) == (False, False, [])
+    assert_nothing_left(project, settings.port)
+
+
+def test_stop_leaves_alone_whoever_got_the_leaders_pid_later(project: FakeProject) -> None:
+    """Process ids start anew after a reboot; an old note must not kill another program's session."""
+    other = subprocess.Popen(["sleep", "60"], start_new_session=True)
+    try:
+        launch = state.Launch(
+            id="before-the-reboot",
+            pid=other.pid,
+            created=psutil.Process(other.pid).create_time() - 1000,
+            host="127.0.0.1",
+            port=free_port(),
+            model=MODEL_NAME,
+            log="server.log",
+            command=[],
+            started=now(),
+        )
+        state.write(project.workspace, launch)
+        closing = stop_server(launch, 0.3, project.workspace)
+        assert other.poll() is None, "killed a stranger"
+        assert not closing.was_running
+    finally:
+        other.kill()
+        other.wait()
+
+
+def test_a_second_serve_stops_the_first(project: FakeProject) -> None:
+    first_settings, second_settings = project.settings(), project.settings()
+    first = project.serve(first_settings)
+    second = project.serve(second_settings)
+    assert second.handle.launch_id != first.handle.launch_id
+    assert closing_note(project).launch_id == first.handle.launch_id
+    assert not psutil.pid_exists(first.handle.pid)
+    assert ports.is_free("127.0.0.1", first_settings.port)
+    assert not server_present(first, project.workspace)
+    assert server_present(second, project.workspace)
+    assert first.identity() == second.identity(), "the port is no part of what is measured"
+
+
+def test_a_server_can_follow_the_first_on_the_same_port(project: FakeProject) -> None:
+    settings = project.settings()
+    first, second = project.serve(settings), project.serve(settings)
+    assert first.handle.pid != second.handle.pid
+    assert server_present(second, project.workspace)
+
+
+def test_two_starts_in_one_second_have_folders_of_their_own(project: FakeProject, monkeypatch: pytest.MonkeyPatch) -> None:
+    moment = now()
+    monkeypatch.setattr(launching, "now", lambda: moment)
+    first, second = project.serve(project.settings()), project.serve(project.settings())
+    assert first.handle.launch_id != second.handle.launch_id
+    assert (project.root / first.handle.log).is_file()
+
+
+def test_ten_launches_are_kept(project: FakeProject) -> None:
+    old = [project.workspace.launches / f"20200101-0000{number:02}-1" for number in range(12)]
+    for folder in old:
+        folder.mkdir(parents=True)
+    server = project.serve(project.settings())
+    kept = sorted(path.name for path in project.workspace.launches.iterdir())
+    assert kept == [*(folder.name for folder in old[3:]), server.handle.launch_id]
+
+
+def test_the_sampler_ends_by_itself_after_a_server_that_nobody_stopped(project: FakeProject) -> None:
+    project.serve(project.settings())
+    launch = project.launch()
+    assert state.process(launch.sampler_pid, launch.sampler_created) is not None
+    os.kill(launch.pid, signal.SIGKILL)
+    until(lambda: state.process(launch.sampler_pid, launch.sampler_created) is None, "the sampler's end")
+
+
+def test_a_server_that_dies_under_load_is_the_failure_of_the_measurement(project: FakeProject) -> None:
+    server = project.serve(project.settings())
+    project.play(Script(die_at_request=6, last_words=("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 1 GiB",)))
+    settings = BenchConfig(ttft_requests=3, decode_requests=2, output_tokens=4, concurrency=(1, 2), requests_per_level=2, timeout_s=30)
+    with pytest.raises(ServerError, match="died while it was measured: the GPU ran out of memory"):
+        bench(settings, server, project.workspace)

@@ -1,0 +1,444 @@
+"""The measuring stages against a scripted server: right figures, failures counted, and never a PASS from a simulation."""
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from pipeline.config import BenchConfig, DeterminismConfig, Gate, RouterConfig, VramConfig, load_layers
+from pipeline.errors import MeasureError, PipelineError, ServerError
+from pipeline.measure.verdicts import exit_code
+from pipeline.record import Measurement, Outcome, Store, now
+from pipeline.report.gates import judge_all
+from pipeline.stages import bench as benching
+from pipeline.stages import measure_vram as memory
+from pipeline.stages import test_determinism as determinism
+from pipeline.stages import test_router as router
+from pipeline.stages.serve import Server
+from pipeline.workspace import Workspace
+from tests.fakes.environment import machine, simulated_server
+from tests.fakes.fake_vllm import FakeVllm, Script, split
+
+ROOT = Path(__file__).resolve().parents[2]
+GOLD = {"route": "calendar", "calendar_intent": "create", "slots": {"title": "dentist"}}
+CASES = {
+    "right": (GOLD, json.dumps(GOLD)),
+    "wrong slot": (GOLD, json.dumps({**GOLD, "slots": {"title": "doctor"}})),
+    "wrong route": (GOLD, json.dumps({**GOLD, "route": "smalltalk"})),
+    "fenced": (GOLD, f"```json\n{json.dumps(GOLD)}\n```"),
+    "not json": (GOLD, "Sure, I can do that."),
+    "unknown value": (GOLD, json.dumps({**GOLD, "route": "weather"})),
+    "echoed": (GOLD, json.dumps({**GOLD, "route": "calendar|smalltalk"})),
+    "truncated": (GOLD, json.dumps({**GOLD, "slots": {"title": "x" * 400}})),
+}
+SCHEMA = {
+    "type": "object",
+    "required": ["route", "calendar_intent", "slots"],
+    "additionalProperties": False,
+    "properties": {
+        "route": {"enum": ["calendar", "smalltalk", "unknown"]},
+        "calendar_intent": {"enum": ["create", "none"]},
+        "slots": {"type": "object"},
+    },
+}
+ROUTER = RouterConfig(suite="suite", cases=20, max_tokens=50, timeout_s=30)
+BENCH = BenchConfig(
+    ttft_requests=3, warmup_requests=1, decode_requests=3, output_tokens=8, concurrency=(1, 2), requests_per_level=4, timeout_s=30
+)
+BENCH_TOKENS = 1 + 3 + 8 + 3 * 8 + 2 * 2 + 4 * 8  # warm-up, TTFT, first decode, decode, warm-up at 2, level at 2
+DETERMINISM = DeterminismConfig(prompts=("steady", "shaky"), runs=4, max_tokens=16, timeout_s=30)
+VRAM = VramConfig(load_s=0.3, concurrency=2)
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    made = Workspace(tmp_path, quiet=True)
+    (tmp_path / "server.log").write_text("", encoding="utf-8")
+    suite = tmp_path / "suite"
+    suite.mkdir()
+    (suite / "suite.yaml").write_text(
+        "name: tiny\nlanguage: en\ndescription: A test.\nprompt: prompt.j2\nschema: schema.json\ncases: cases.jsonl\n", encoding="utf-8"
+    )
+    (suite / "prompt.j2").write_text("Answer with JSON.", encoding="utf-8")
+    (suite / "schema.json").write_text(json.dumps(SCHEMA), encoding="utf-8")
+    lines = [json.dumps({"id": f"c{number}", "text": name, **gold}) for number, (name, (gold, _)) in enumerate(CASES.items())]
+    (suite / "cases.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return made
+
+
+@pytest.fixture
+def fake() -> Iterator[FakeVllm]:
+    with FakeVllm() as made:
+        yield made
+
+
+@pytest.fixture
+def server(fake: FakeVllm, workspace: Workspace) -> Server:
+    return simulated_server(fake, workspace)
+
+
+def answers_to_cases(**changes: dict[str, Any]) -> Script:
+    return Script(by_prompt={name: {"texts": [text]} for name, (_, text) in CASES.items()} | changes)
+
+
+def lines_of(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def shares(figures: dict[str, Any], arm: str) -> dict[str, float]:
+    """Return the arm's percentages as counts of the cases."""
+    n = len(CASES)
+    names = [name for name, figure in figures.items() if name.startswith(arm) and figure.unit == "%"]
+    assert all(figures[name].n == n for name in names), "every share is over all cases"
+    return {name.removeprefix(f"{arm}_"): round(figures[name].value * n / 100, 6) for name in names}
+
+
+# Router
+
+
+def test_router_tells_valid_from_right_in_both_arms(fake: FakeVllm, server: Server, workspace: Workspace) -> None:
+    fake.script = answers_to_cases()
+    result = router.test_router(ROUTER, server, workspace)
+    expected = {
+        "answered": 8,
+        "json_strict": 5,
+        "json_lenient": 6,
+        "schema_valid": 3,
+        "truncated": 1,
+        "route_accuracy": 3,
+        "joint_accuracy": 2,
+    }
+    assert shares(result.figures, "prompt_only") == expected
+    assert shares(result.figures, "constrained") == expected
+    classes = {"fence": 1, "not JSON": 1, "unknown value": 1, "echoed choices": 1, "truncated": 1}
+    assert result.failures == {"prompt_only": classes, "constrained": classes}
+    assert result.simulated
+    assert (result.suite, result.cases, result.launch_id) == ("tiny", len(CASES), server.handle.launch_id)
+
+
+def test_router_keeps_failed_requests_in_the_denominator(fake: FakeVllm, server: Server, workspace: Workspace) -> None:
+    fake.script = answers_to_cases(**{"wrong slot": {"status": 500}, "wrong route": {"cut_after": 1}, "fenced": {"error_after": 1}})
+    result = router.test_router(ROUTER, server, workspace)
+    found = shares(result.figures, "constrained")
+    assert (found["answered"], found["schema_valid"], found["json_lenient"]) == (5, 1, 3)
+    assert result.failures["constrained"]["failed request"] == 3
+    assert result.figures["constrained_latency_ms_p50"].n == 5
+    shown = [example for example in result.examples if example.failure == "failed request" and example.arm == "constrained"]
+    assert [example.case for example in shown] == ["c1", "c2", "c3"]
+    assert "HTTP 500" in shown[0].text
+
+
+def test_router_sends_the_schema_in_the_constrained_arm_only(fake: FakeVllm, server: Server, workspace: Workspace) -> None:
+    router.test_router(ROUTER, server, workspace)
+    per_arm = len(CASES) + 1  # and one that is not counted
+    plain, constrained = fake.ledger.requests[:per_arm], fake.ledger.requests[per_arm:]
+    assert len(constrained) == per_arm
+    assert all("response_format" not in request for request in plain)
+    assert all(request["response_format"]["json_schema"]["schema"] == SCHEMA for request in constrained)
+    assert [request["messages"][-1]["content"] for request in plain[1:]] == list(CASES)
+    assert {request["messages"][0]["content"] for request in plain} == {"Answer with JSON."}
+
+
+def test_router_latency_is_at_least_what_the_server_took(fake: FakeVllm, server: Server, workspace: Workspace) -> None:
+    fake.script = Script(texts=("abcdefgh",), first_token_s=0.01, inter_token_s=0.01)
+    figures = router.test_router(ROUTER, server, workspace).figures
+    assert figures["constrained_ttft_ms_p50"].value is not None
+    assert figures["constrained_ttft_ms_p50"].value >= 10
+    assert figures["constrained_latency_ms_p50"].value is not None
+    assert figures["constrained_latency_ms_p50"].value >= 20
+
+
+def test_router_leaves_every_answer_verbatim(fake: FakeVllm, server: Server, workspace: Workspace) -> None:
+    fake.script = answers_to_cases()
+    result = router.test_router(ROUTER, server, workspace)
+    lines = lines_of(workspace.root / result.raw)
+    assert len(lines) == 2 * len(CASES)
+    whole = [line["text"] for line in lines if line["arm"] == "constrained" and line["failure"] != "truncated"]
+    assert whole == [text for name, (_, text) in CASES.items() if name != "truncated"]
+
+
+def test_router_without_one_success_is_a_failure(fake: FakeVllm, server: Server, workspace: Workspace) -> None:
+    fake.script = Script(status=500)
+    with pytest.raises(MeasureError, match=r"prompt_only: no request succeeded: HTTP 500"):
+        router.test_router(ROUTER, server, workspace)
+
+
+# Determinism
+
+
+def test_equal_answers_are_identical(fake: FakeVllm, server: Server, workspace: Workspace) -> None:
+    result = determinism.test_determinism(DETERMINISM, server, workspace)
+    assert (result.figures["identical"].value, result.figures["identical"].n) == (100, 8)
+    assert (result.figures["tarr"].value, result.figures["tarr"].n) == (100, 2)
+    assert [prompt.first_divergence for prompt in result.prompts] == [None, None]
+    assert result.simulated
+    for request in fake.ledger.requests:
+        assert (request["temperature"], request["seed"], request["return_token_ids"]) == (0, 42, True)
+
+
+def test_one_token_that_differs_is_noticed_and_placed(fake: FakeVllm, server: Server, workspace: Workspace) -> None:
+    same, other = "aaaabbbbccccdddd", "aaaabbbbcXccdddd"
+    # Requests 4 to 7 are the shaky prompt's.
+    fake.script = Script(texts=(same,), by_number={"6": {"texts": [other]}})
+    result = determinism.test_determinism(DETERMINISM, server, workspace)
+    steady, shaky = result.prompts
+    assert (steady.agreeing, steady.distinct, steady.first_divergence) == (4, 1, None)
+    assert (shaky.agreeing, shaky.distinct, shaky.first_divergence, shaky.tokens) == (3, 2, 2, 4)
+    assert result.figures["identical"].value == pytest.approx(100 * 7 / 8)
+    assert result.figures["tarr"].value == 50
+
+
+def test_an_answer_that_goes_on_differs_where_the_other_ends(fake: FakeVllm, server: Server, workspace: Workspace) -> None:
+    fake.script = Script(texts=("aaaabbbb", "aaaabbbbcccc"))
+    result = determinism.test_determinism(DETERMINISM, server, workspace)
+    assert [(prompt.agreeing, prompt.first_divergence) for prompt in result.prompts] == [(2, 2), (2, 2)]
+
+
+@pytest.mark.parametrize(("script", "says"), [(Script(token_ids=False), "token ids"), (Script(status=500), "HTTP 500")])
+def test_determinism_without_token_ids_or_answers_is_not_measured(
+    script: Script, says: str, fake: FakeVllm, server: Server, workspace: Workspace
+) -> None:
+    fake.script = script
+    with pytest.raises(MeasureError, match=says):
+        determinism.test_determinism(DETERMINISM, server, workspace)
+
+
+# Bench
+
+
+def test_bench_counts_what_the_server_counts(fake: FakeVllm, server: Server, workspace: Workspace) -> None:
+    result = benching.bench(BENCH, server, workspace)
+    assert result.ledger.client_tokens == result.ledger.server_tokens == BENCH_TOKENS == fake.ledger.tokens
+    assert result.ledger.agrees
+    assert [(level.concurrency, level.requests, level.failed, level.output_tokens) for level in result.levels] == [
+        (1, 3, 0, 24),
+        (2, 4, 0, 32),
+    ]
+    assert fake.ledger.max_in_flight == 2
+    assert result.simulated
+
+
+@pytest.mark.parametrize("counting", [0.0, 0.5, 2.0])
+def test_bench_notices_a_server_that_counts_otherwise(counting: float, fake: FakeVllm, server: Server, workspace: Workspace) -> None:
+    fake.script = Script(counting=counting)
+    ledger = benching.bench(BENCH, server, workspace).ledger
+    assert not ledger.agrees
+    assert (ledger.client_tokens, ledger.server_tokens) == (BENCH_TOKENS, int(BENCH_TOKENS * counting))
+
+
+def test_bench_without_the_servers_counter_does_not_agree(fake: FakeVllm, server: Server, workspace: Workspace) -> None:
+    fake.script = Script(metrics=False)
+    ledger = benching.bench(BENCH, server, workspace).ledger
+    assert ledger.server_tokens is None
+    assert not ledger.agrees
+
+
+def test_bench_figures_follow_from_the_scripted_pace_and_from_the_raw_stamps(fake: FakeVllm, server: Server, workspace: Workspace) -> None:
+    fake.script = Script(first_token_s=0.02, inter_token_s=0.01)
+    result = benching.bench(BENCH, server, workspace)
+    least_s = 0.02 + 7 * 0.01
+    value = {name: figure.value or 0.0 for name, figure in result.figures.items()}
+    assert value["ttft_ms_p50"] >= 20
+    assert value["e2e_ms_p50"] >= least_s * 1000
+    assert value["system_tok_s_c1"] <= 8 / least_s
+    assert value["system_tok_s_c2"] <= 2 * 8 / least_s
+    lines = lines_of(workspace.root / result.raw)
+    assert sum(line["tokens"] for line in lines) == BENCH_TOKENS
+    decode = lines[5:8]  # after a warm-up, three for TTFT, the first decode
+    tpot = sorted((line["chunk_ns"][-1] - line["chunk_ns"][0]) / 7 / 1e6 for line in decode)
+    assert value["tpot_ms_p50"] == pytest.approx(tpot[1])
+    assert value["decode_tok_s_p50"] == pytest.approx(1000 / tpot[1])
+    assert value["ttft_ms_p50"] == pytest.approx(sorted(line["chunk_ns"][0] / 1e6 for line in lines[1:4])[1])
+    for level in result.levels:
+        assert level.throughput_tok_s == pytest.approx(level.output_tokens / level.wall_s, rel=0.02)
+
+
+def test_bench_requests_share_no_prefix_and_have_a_fixed_length(fake: FakeVllm, server: Server, workspace: Workspace) -> None:
+    benching.bench(BENCH, server, workspace)
+    sent = fake.ledger.requests
+    assert len({request["cache_salt"] for request in sent}) == len(sent)
+    assert len({request["messages"][0]["content"] for request in sent}) == len(sent)
+    assert all(request["ignore_eos"] for request in sent)
+
+
+def test_bench_keeps_failed_requests_in_the_denominator(fake: FakeVllm, server: Server, workspace: Workspace) -> None:
+    # 0 warm-up, 1-3 TTFT, 4 first decode, 5-7 decode, 8-9 warm-up at 2, 10-13 level at 2.
+    fake.script = Script(by_number={"2": {"status": 500}, "6": {"cut_after": 3}, "11": {"error_after": 2}})
+    result = benching.bench(BENCH, server, workspace)
+    answered = result.figures["answered"]
+    assert answered.value == pytest.approx(100 * 4 / 6)
+    assert answered.n == 6
+    assert (result.figures["ttft_ms_p50"].n, result.figures["decode_tok_s_p50"].n) == (2, 2)
+    assert [(level.requests, level.failed, level.output_tokens) for level in result.levels] == [(3, 1, 16), (4, 1, 24)]
+    assert not result.ledger.agrees, "the server also generated what the cut-off requests did not deliver"
+
+
+@pytest.mark.parametrize("script", [Script(status=500), Script(cut_after=1), Script(only_usage=True), Script(error_after=0)])
+def test_bench_without_one_success_is_a_failure(script: Script, fake: FakeVllm, server: Server, workspace: Workspace) -> None:
+    fake.script = script
+    with pytest.raises(MeasureError, match="no request succeeded"):
+        benching.bench(BENCH, server, workspace)
+
+
+def test_bench_record_survives_a_failed_first_request(fake: FakeVllm, server: Server, workspace: Workspace) -> None:
+    fake.script = Script(by_number={"0": {"status": 500}})
+    result = benching.bench(BENCH, server, workspace)
+    store = Store(workspace.artifacts)
+    store.write("bench", {}, now(), 0, result)
+    assert store.outcome("bench", benching.BenchResult).data == result
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        Script(texts=("one",), honours_ignore_eos=False),  # one token: there is no time per further token
+        Script(tokens_per_chunk=8),  # all tokens at once: no time passes between first and last
+    ],
+)
+def test_bench_of_an_answer_without_duration_is_no_crash_and_no_figure(
+    script: Script, fake: FakeVllm, server: Server, workspace: Workspace
+) -> None:
+    fake.script = script
+    figure = benching.bench(BENCH, server, workspace).figures["decode_tok_s_p50"]
+    assert figure.value is None
+    assert "no request succeeded" not in figure.reason, "all of them did"
+
+
+# Memory
+
+
+def write_samples(workspace: Workspace, **fields: Any) -> None:
+    """Write a baseline and samples from a minute ago to a minute ahead, so that whatever moment is loaded has some."""
+    began = time.monotonic() - 60
+    baseline = {"t": began, **({"gpu_used_mib": [100.0], "gpu_tree_mib": [None]} if "gpu_used_mib" in fields else {})}
+    lines = [baseline]
+    for number in range(1, 2401):
+        sample: dict[str, Any] = {"t": began + number * 0.05, "processes": 2, "rss_mib": 300.0 + number % 2}
+        lines.append({**sample, **({"pss_mib": 250.0} if number % 20 == 0 else {}), **fields})
+    lines[1]["rss_mib"] = 900.0  # a peak while it loads, long before the load
+    text = "".join(json.dumps(line) + "\n" for line in lines) + '{"t": 1'
+    (workspace.root / "samples.jsonl").write_text(text, encoding="utf-8")
+
+
+def test_memory_of_a_machine_without_gpu_is_the_hosts(fake: FakeVllm, server: Server, workspace: Workspace) -> None:
+    write_samples(workspace)
+    result = memory.measure_vram(VramConfig(load_s=1.5, concurrency=2), machine(), server, workspace)
+    assert result.figures["vram_peak_mib"].value is None
+    assert "no NVIDIA driver" in result.figures["vram_peak_mib"].reason
+    assert result.figures["host_rss_peak_mib"].value == 900
+    assert result.figures["host_pss_steady_mib"].value == 250
+    assert result.baseline_gpu_mib is None
+    assert result.load_requests == len(fake.ledger.requests)
+    assert result.simulated
+    assert fake.ledger.max_in_flight == 2
+
+
+def test_memory_of_a_device_without_process_figures_is_used_minus_baseline(fake: FakeVllm, server: Server, workspace: Workspace) -> None:
+    write_samples(workspace, gpu_used_mib=[4100.0], gpu_tree_mib=[None])
+    result = memory.measure_vram(VRAM, machine(gpu=True), server, workspace)
+    assert result.baseline_gpu_mib == 100
+    assert "baseline" in result.method
+    assert result.figures["vram_peak_mib"].value == 4000
+    assert result.figures["vram_steady_mib"].value == 4000
+    assert result.figures["vram_range_mib"].value == 0
+
+
+def test_memory_is_the_trees_own_where_the_driver_tells(fake: FakeVllm, server: Server, workspace: Workspace) -> None:
+    write_samples(workspace, gpu_used_mib=[4100.0], gpu_tree_mib=[3500.0])
+    result = memory.measure_vram(VRAM, machine(gpu=True), server, workspace)
+    assert "processes" in result.method
+    assert result.figures["vram_peak_mib"].value == 3500
+
+
+def test_memory_without_answers_samples_or_a_loaded_sample_is_not_measured(fake: FakeVllm, server: Server, workspace: Workspace) -> None:
+    with pytest.raises(MeasureError, match="no samples"):
+        memory.measure_vram(VRAM, machine(), server, workspace)
+    (workspace.root / "samples.jsonl").write_text('{"t": 1.0}\n', encoding="utf-8")
+    with pytest.raises(MeasureError, match="nothing during the load"):
+        memory.measure_vram(VRAM, machine(), server, workspace)
+    fake.script = Script(status=503)
+    with pytest.raises(MeasureError, match="no request of the load succeeded: HTTP 503"):
+        memory.measure_vram(VRAM, machine(), server, workspace)
+
+
+# All of them
+
+
+def measure_all(server: Server, workspace: Workspace) -> dict[str, Measurement]:
+    write_samples(workspace, gpu_used_mib=[4100.0], gpu_tree_mib=[3500.0])
+    return {
+        "test-router": router.test_router(ROUTER, server, workspace),
+        "test-determinism": determinism.test_determinism(DETERMINISM, server, workspace),
+        "bench": benching.bench(BENCH, server, workspace),
+        "measure-vram": memory.measure_vram(VRAM, machine(gpu=True), server, workspace),
+    }
+
+
+def gates() -> dict[str, Gate]:
+    return load_layers(ROOT / "config.yaml", {}).config(None).gates.root
+
+
+def test_no_gate_passes_on_a_simulated_server(fake: FakeVllm, server: Server, workspace: Workspace) -> None:
+    fake.script = Script(texts=(json.dumps(GOLD),), inter_token_s=0.001)
+    measured = measure_all(server, workspace)
+    assert all(result.simulated for result in measured.values())
+    outcomes = {stage: Outcome(stage, result, None) for stage, result in measured.items()}
+    judged = judge_all(gates(), outcomes)
+    assert {gate.judgement.verdict for gate in judged} == {"SIMULATED"}
+    assert exit_code((gate.judgement, gate.gate.required) for gate in judged) == 2
+
+
+def test_the_same_figures_would_pass_on_a_real_one(fake: FakeVllm, server: Server, workspace: Workspace) -> None:
+    """Or else the test above could not fail."""
+    fake.script = Script(texts=(json.dumps(GOLD),), inter_token_s=0.001)
+    real = server.model_copy(update={"real": True})
+    result = determinism.test_determinism(DETERMINISM, real, workspace)
+    judged = {
+        gate.id: gate.judgement.verdict for gate in judge_all(gates(), {"test-determinism": Outcome("test-determinism", result, None)})
+    }
+    assert judged["deterministic_output"] == "PASS"
+    assert judged["throughput"] == "NOT_MEASURED"
+
+
+STAGES: dict[str, Callable[[Server, Workspace], Measurement]] = {
+    "test-router": lambda server, workspace: router.test_router(ROUTER, server, workspace),
+    "test-determinism": lambda server, workspace: determinism.test_determinism(DETERMINISM, server, workspace),
+    "bench": lambda server, workspace: benching.bench(BENCH, server, workspace),
+    "measure-vram": lambda server, workspace: memory.measure_vram(VRAM, machine(), server, workspace),
+}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("script", [Script(), Script(status=500)], ids=["answers", "errors"])
+def test_a_server_that_died_meanwhile_is_the_failure_with_its_own_cause(
+    stage: str, script: Script, fake: FakeVllm, server: Server, workspace: Workspace
+) -> None:
+    fake.script = script
+    write_samples(workspace)
+    (workspace.root / "server.log").write_text("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB\n", encoding="utf-8")
+    died = psutil.Popen(["true"])
+    created = died.create_time()
+    died.wait()
+    dead = server.model_copy(update={"handle": server.handle.model_copy(update={"pid": died.pid, "created": created})})
+    with pytest.raises(ServerError, match="died while it was measured: the GPU ran out of memory") as caught:
+        STAGES[stage](dead, workspace)
+    assert isinstance(caught.value, PipelineError)
+    assert caught.value.log == workspace.root / "server.log"
+
+
+def test_the_shipped_suites_run(fake: FakeVllm, server: Server, workspace: Workspace) -> None:
+    shutil.copytree(ROOT / "suites", workspace.root / "suites")
+    fake.script = Script(texts=('{"route": "unknown"}',))
+    for name in ("router-en", "router-tr"):
+        result = router.test_router(RouterConfig(suite=f"suites/{name}", cases=3, max_tokens=32), server, workspace)
+        assert result.suite == name
+        assert result.failures["constrained"] == {"missing key": 3}
+
+
+def test_the_fakes_tokens_are_what_the_tests_above_take_them_for() -> None:
+    assert split("aaaabbbbc") == ["aaaa", "bbbb", "c"]

