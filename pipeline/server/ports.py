@@ -17,18 +17,19 @@ def is_free(host: str, port: int) -> bool:
     return True
 
 
-def owner(port: int) -> int | None:
-    """Return the pid that listens on `port`, or None where nobody does or the system does not tell."""
+def owner(host: str, port: int) -> int | None:
+    """Return the pid that listens on `port` at `host` or everywhere, or None where nobody does or the system does not tell."""
     try:
         connections = psutil.net_connections(kind="tcp")
     except psutil.AccessDenied:
         return None
-    return next((c.pid for c in connections if c.status == psutil.CONN_LISTEN and c.laddr and c.laddr.port == port and c.pid), None)
+    addresses = {(host, port), ("0.0.0.0", port), ("::", port)}
+    return next((c.pid for c in connections if c.status == psutil.CONN_LISTEN and tuple(c.laddr) in addresses and c.pid), None)
 
 
-def describe_owner(port: int) -> str:
+def describe_owner(host: str, port: int) -> str:
     """Return words for who holds `port`."""
-    pid = owner(port)
+    pid = owner(host, port)
     if pid is None:
         return "a process of another user or a container (see `sudo ss -ltnp`)"
     try:

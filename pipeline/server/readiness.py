@@ -13,6 +13,7 @@ from pipeline.server.state import Launch
 
 POLL_S = 0.2
 FIRST_ANSWER_S = 120.0
+DEATH_S = 3.0
 
 
 def wait_until_ready(launch: Launch, log: Path, control: Control, timeout_s: float, say: Callable[[str], None]) -> tuple[Phases, float]:
@@ -43,7 +44,7 @@ def wait_until_ready(launch: Launch, log: Path, control: Control, timeout_s: flo
     try:
         first = first_completion(control, launch.model)
     except MeasureError as error:
-        if not state.is_running(launch):
+        if state.dies_within(launch.pid, launch.created, DEATH_S):
             raise died(log) from error
         raise ServerError(f"the server listens but does not complete a request: {error.message}", "see its log", log) from error
     text = first.choices[0].message.content if first.choices else None

@@ -1,6 +1,7 @@
 """Which server of ours runs, on disk, so that any later command finds it or its remains."""
 
 import os
+import time
 from datetime import datetime
 from pathlib import Path
 
@@ -9,6 +10,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipeline.record import write_atomic
 from pipeline.workspace import Workspace
+
+CLOCK_STEP_S = 0.05  # creation times come in clock ticks of 10 ms
 
 
 class Launch(BaseModel):
@@ -62,24 +65,44 @@ def process(pid: int | None, created: float | None) -> psutil.Process | None:
         return None
     try:
         found = psutil.Process(pid)
-        if abs(found.create_time() - created) < 0.05 and found.status() != psutil.STATUS_ZOMBIE:
+        if abs(found.create_time() - created) < CLOCK_STEP_S and found.status() != psutil.STATUS_ZOMBIE:
             return found
     except psutil.Error:
         pass
     return None
 
 
+def dies_within(pid: int, created: float, seconds: float) -> bool:
+    """Tell whether the process is gone, or goes within `seconds`: a connection breaks a moment before its process ends."""
+    deadline = time.monotonic() + seconds
+    while process(pid, created) is not None:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
+
+
 def members(launch: Launch) -> list[psutil.Process]:
     """Return the living processes of the launch: its leader's session, which outlives the leader itself."""
-    found = []
+    found: list[psutil.Process] = []
+    if psutil.pid_exists(launch.pid) and not is_leader(launch):
+        return found  # a session's id is not given anew while it has members, so ours has none
     for candidate in psutil.process_iter():
         try:
-            in_session = os.getsid(candidate.pid) == launch.pid and candidate.create_time() >= launch.created - 0.05
+            in_session = os.getsid(candidate.pid) == launch.pid and candidate.create_time() >= launch.created - CLOCK_STEP_S
             if in_session and candidate.status() != psutil.STATUS_ZOMBIE:
                 found.append(candidate)
         except (OSError, psutil.Error):
             continue
     return found
+
+
+def is_leader(launch: Launch) -> bool:
+    """Tell whether the process with the leader's pid is the leader, alive or a zombie."""
+    try:
+        return abs(psutil.Process(launch.pid).create_time() - launch.created) < CLOCK_STEP_S
+    except psutil.Error:
+        return False
 
 
 def is_running(launch: Launch) -> bool:

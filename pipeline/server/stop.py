@@ -15,6 +15,7 @@ NOTE = "stop"
 POLL_S = 0.1
 KILL_WAIT_S = 5.0
 SAMPLER_WAIT_S = 6.0
+PORT_WAIT_S = 3.0
 SETTLE_S = 1.0  # the driver takes a moment to give a dead process's memory back
 
 
@@ -48,13 +49,16 @@ def stop_server(launch: Launch, timeout_s: float, workspace: Workspace) -> Closi
         wait_gone(launch, KILL_WAIT_S)
     if remains and nvml.device_used_mib() is not None:
         time.sleep(SETTLE_S)
+    deadline = time.monotonic() + PORT_WAIT_S
+    while not (port_free := ports.is_free(launch.host, launch.port)) and time.monotonic() < deadline:
+        time.sleep(POLL_S)
     closing = Closing(
         launch_id=launch.id,
         was_running=bool(remains),
         asked_nicely=leader is not None,
         killed=killed,
         took_s=round(time.perf_counter() - clock, 2),
-        port_free=ports.is_free(launch.host, launch.port),
+        port_free=port_free,
         gpu_used_after_mib=nvml.device_used_mib(),
     )
     end_sampler(launch)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pipeline.errors import MeasureError
 from pipeline.server import state
-from pipeline.server.readiness import died
+from pipeline.server.readiness import DEATH_S, died
 
 
 @contextmanager
@@ -17,7 +17,7 @@ def watched(pid: int, created: float, log: Path) -> Iterator[None]:
         yield
     except MeasureError as error:
         trouble = error
-    if state.process(pid, created) is None:
+    if state.dies_within(pid, created, DEATH_S if trouble else 0):
         raise died(log, "died while it was measured") from trouble
     if trouble is not None:
         raise trouble

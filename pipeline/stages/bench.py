@@ -17,6 +17,7 @@ from pipeline.server.watch import watched
 from pipeline.stages.serve import Server
 from pipeline.workspace import Workspace
 
+NO_GAP = "no answer has two tokens apart in time"
 QUESTION = "Describe an ordinary day in town number {number}, from morning to night."
 
 
@@ -161,8 +162,8 @@ def figures(ttft: list[Answer], decode: list[Answer], levels: list[Level]) -> di
         "answered": share_figure(sum(answer.ok for answer in (*ttft, *decode)), len(ttft) + len(decode)),
         "ttft_ms_p50": percentile_figure(first, 0.5, "ms"),
         "ttft_ms_p95": percentile_figure(first, 0.95, "ms"),
-        "tpot_ms_p50": percentile_figure(tpot, 0.5, "ms"),
-        "decode_tok_s_p50": percentile_figure([1000 / value for value in tpot if value > 0], 0.5, "tok/s"),
+        "tpot_ms_p50": percentile_figure(tpot, 0.5, "ms", NO_GAP),
+        "decode_tok_s_p50": percentile_figure([1000 / value for value in tpot if value > 0], 0.5, "tok/s", NO_GAP),
         "e2e_ms_p50": percentile_figure(e2e, 0.5, "ms"),
     }
     for entry in levels:

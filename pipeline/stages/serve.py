@@ -67,7 +67,7 @@ def serve(
     clear_old(settings, workspace)
     if not ports.is_free(settings.host, settings.port):
         raise ServerError(
-            f"port {settings.port} is taken by {ports.describe_owner(settings.port)}",
+            f"port {settings.port} is taken by {ports.describe_owner(settings.host, settings.port)}",
             f"end it, or choose another port: --set serve.port={settings.port + 1}",
         )
     python = workspace.server_python

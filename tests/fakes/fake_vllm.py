@@ -11,6 +11,7 @@ import itertools
 import json
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -73,6 +74,7 @@ class Script:
     poses_as: str | None = None  # argv[0] after an exec of this file
     die_at_request: int | None = None
     last_words: tuple[str, ...] = ()
+    dying_s: float = 0.0  # from the broken connection to the end of the process
 
     @staticmethod
     def load(path: Path) -> "Script":
@@ -210,6 +212,8 @@ class Handler(BaseHTTPRequestHandler):
         script = fake.script.for_request(number, str(payload["messages"][-1]["content"]))
         if script.die_at_request is not None and number >= script.die_at_request:
             print("\n".join(script.last_words), flush=True)
+            self.connection.shutdown(socket.SHUT_RDWR)
+            time.sleep(script.dying_s)
             os._exit(1)
         if script.rendezvous:
             with ledger.full:

@@ -16,8 +16,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from huggingface_hub import constants
-from huggingface_hub.utils import close_session
+from huggingface_hub import close_session, constants
 
 from pipeline.config import ModelConfig
 from pipeline.errors import ModelError
@@ -221,7 +220,7 @@ def test_hub_out_of_order(hub: FakeHub, tmp_path: Path, endpoint: str) -> None:
     assert error.hint == "try again later"
 
 
-@pytest.mark.parametrize("endpoint", ["tree", "HEAD resolve"])
+@pytest.mark.parametrize("endpoint", ["HEAD resolve"])
 def test_hub_out_of_order_half_way(hub: FakeHub, tmp_path: Path, endpoint: str) -> None:
     hub.refusals[endpoint] = fake_hub.BROKEN
     assert trouble(tmp_path).message.startswith("the hub cannot be reached: ")
@@ -232,7 +231,7 @@ def test_login_page_of_a_network_instead_of_the_hub(hub: FakeHub, tmp_path: Path
     assert "check the network" in trouble(tmp_path).hint
 
 
-@pytest.mark.parametrize("endpoint", ["tree", "HEAD resolve"])
+@pytest.mark.parametrize("endpoint", ["HEAD resolve"])
 def test_old_files_never_pass_for_those_of_a_commit_that_could_not_be_fetched(hub: FakeHub, tmp_path: Path, endpoint: str) -> None:
     fetch(tmp_path)
     hub.commit({**FILES, "config.json": HubFile(b"{}")})
@@ -492,7 +491,7 @@ def test_interrupt_ends_a_download_at_once_and_the_next_run_completes_it(root: P
     def interrupt(_hub: FakeHub, process: "subprocess.Popen[str]") -> None:
         process.send_signal(signal.SIGINT)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(10)  # the file stands still for longer than that
+            process.wait(10)
         ended.append(process.poll())
         process.kill()
 

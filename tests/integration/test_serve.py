@@ -89,7 +89,7 @@ def test_the_handle_leads_to_the_process_its_log_and_its_samples(up: tuple[FakeP
     launch = project.launch()
     assert (launch.id, launch.pid) == (server.handle.launch_id, server.handle.pid)
     assert state.is_running(launch)
-    assert ports.owner(launch.port) == launch.pid
+    assert ports.owner(launch.host, launch.port) == launch.pid
     assert os.getsid(launch.pid) == launch.pid != os.getsid(0)
     assert PHASES[0] in (project.root / server.handle.log).read_text(encoding="utf-8")
     assert (project.root / server.handle.samples).stat().st_size > 0
@@ -221,7 +221,8 @@ def test_a_foreign_server_that_takes_the_port_while_ours_loads_is_refused(projec
             project.serve(settings)
     finally:
         thread.join()
-        taken[0].__exit__()
+        for fake in taken:
+            fake.__exit__()
     assert CLAIMS["port"] in caught.value.message
     assert f"pid {os.getpid()}" in caught.value.message
     assert project.processes() == []
@@ -337,8 +338,10 @@ def test_serve_passes_a_death_on_with_the_launchs_log_and_cleans_up(project: Fak
     assert_nothing_left(project, settings.port)
 
 
-def test_a_death_in_the_first_completion_is_told_by_its_cause(project: FakeProject) -> None:
-    project.play(Script(die_at_request=0, last_words=("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 1 GiB",)))
+@pytest.mark.parametrize("dying_s", [0, 0.3])
+def test_a_death_in_the_first_completion_is_told_by_its_cause(project: FakeProject, dying_s: float) -> None:
+    words = "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 1 GiB"
+    project.play(Script(die_at_request=0, last_words=(words,), dying_s=dying_s))
     settings = project.settings()
     with pytest.raises(ServerError, match="the GPU ran out of memory"):
         project.serve(settings)
@@ -403,6 +406,16 @@ def test_stop_is_asked_for_nicely_and_noted(project: FakeProject) -> None:
     assert closing_note(project) == closing
     assert not server_present(server, project.workspace)
     assert_nothing_left(project, settings.port)
+
+
+def test_stop_waits_for_a_port_that_is_given_back_a_moment_late(project: FakeProject, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first thread of a dying process is a zombie while the others still hold its sockets and its device memory."""
+    settings = project.settings()
+    project.serve(settings)
+    late = iter([False, False])
+    is_free = ports.is_free
+    monkeypatch.setattr(ports, "is_free", lambda host, port: next(late, True) and is_free(host, port))
+    assert stop_server(project.launch(), settings.stop_timeout_s, project.workspace).port_free
 
 
 def test_a_leader_that_ignores_sigterm_is_killed(project: FakeProject) -> None:
