@@ -23,7 +23,8 @@ def owner(host: str, port: int) -> int | None:
         connections = psutil.net_connections(kind="tcp")
     except psutil.AccessDenied:
         return None
-    addresses = {(host, port), ("0.0.0.0", port), ("::", port)}
+    names = {str(info[4][0]) for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)}
+    addresses = {(name, port) for name in (*names, "0.0.0.0", "::")}
     return next((c.pid for c in connections if c.status == psutil.CONN_LISTEN and tuple(c.laddr) in addresses and c.pid), None)
 
 

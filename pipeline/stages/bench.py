@@ -60,7 +60,7 @@ class BenchResult(Measurement):
 
 def bench(settings: BenchConfig, server: Server, workspace: Workspace) -> BenchResult:
     """Measure TTFT, TPOT and throughput, cold prefix cache, closed loop."""
-    with watched(server.handle.pid, server.handle.created, workspace.root / server.handle.log):
+    with watched(server.handle.pid, server.handle.created, server.handle.base_url, workspace.root / server.handle.log):
         return measure(settings, server, workspace)
 
 
@@ -158,8 +158,11 @@ def figures(ttft: list[Answer], decode: list[Answer], levels: list[Level]) -> di
     first = [ttft_ms(answer.sent_ns, answer.first_ns) for answer in ttft if answer.ok]
     tpot = [tpot_ms(answer.first_ns, answer.last_ns, answer.tokens) for answer in decode if answer.ok and answer.tokens > 1]
     e2e = [e2e_ms(answer.sent_ns, answer.last_ns) for answer in decode if answer.ok]
+    loaded = [entry for entry in levels if entry.concurrency != 1]  # concurrency 1 is the decode requests again
+    sent = [len(ttft), len(decode), *(entry.requests for entry in loaded)]
+    failed = [sum(not answer.ok for answer in (*ttft, *decode)), *(entry.failed for entry in loaded)]
     result = {
-        "answered": share_figure(sum(answer.ok for answer in (*ttft, *decode)), len(ttft) + len(decode)),
+        "answered": share_figure(sum(sent) - sum(failed), sum(sent)),
         "ttft_ms_p50": percentile_figure(first, 0.5, "ms"),
         "ttft_ms_p95": percentile_figure(first, 0.95, "ms"),
         "tpot_ms_p50": percentile_figure(tpot, 0.5, "ms", NO_GAP),

@@ -33,7 +33,7 @@ class MemoryUse(Measurement):
 
 def measure_vram(settings: VramConfig, machine: Machine, server: Server, workspace: Workspace) -> MemoryUse:
     """Put load on the server and read its memory samples, GPU and host."""
-    with watched(server.handle.pid, server.handle.created, workspace.root / server.handle.log):
+    with watched(server.handle.pid, server.handle.created, server.handle.base_url, workspace.root / server.handle.log):
         return load_and_read(settings, machine, server, workspace)
 
 

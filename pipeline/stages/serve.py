@@ -11,7 +11,7 @@ from pipeline.record import Artifact
 from pipeline.server import launch as launching
 from pipeline.server import ports, state
 from pipeline.server.identity import Proof, is_real, prove
-from pipeline.server.readiness import died, wait_until_ready
+from pipeline.server.readiness import DEATH_S, died, wait_until_ready
 from pipeline.server.state import Launch
 from pipeline.server.stop import stop_server
 from pipeline.stages.check_gpu import CPU_PROFILE, Machine
@@ -111,7 +111,8 @@ def await_server(
     try:
         proofs = prove(launch, control, python, installation.vllm, folder, settings.max_model_len)
     except MeasureError as error:
-        raise (ServerError(error.message, "see its log", log) if state.is_running(launch) else died(log)) from error
+        gone = state.dies_within(launch.pid, launch.created, DEATH_S)
+        raise (died(log) if gone else ServerError(error.message, "see its log", log)) from error
     failed = [proof for proof in proofs if not proof.holds]
     if failed:
         raise ServerError(

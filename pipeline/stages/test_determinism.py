@@ -36,7 +36,7 @@ class Determinism(Measurement):
 
 def test_determinism(settings: DeterminismConfig, server: Server, workspace: Workspace) -> Determinism:
     """Send each prompt again and again at temperature 0 and compare the answers as token ids."""
-    with watched(server.handle.pid, server.handle.created, workspace.root / server.handle.log):
+    with watched(server.handle.pid, server.handle.created, server.handle.base_url, workspace.root / server.handle.log):
         return repeat(settings, server, workspace)
 
 

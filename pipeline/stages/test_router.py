@@ -48,7 +48,7 @@ class RouterResult(Measurement):
 
 def test_router(settings: RouterConfig, server: Server, workspace: Workspace) -> RouterResult:
     """Send the router suite, prompt-only and constrained, and check every answer."""
-    with watched(server.handle.pid, server.handle.created, workspace.root / server.handle.log):
+    with watched(server.handle.pid, server.handle.created, server.handle.base_url, workspace.root / server.handle.log):
         return send_suite(settings, server, workspace)
 
 

@@ -52,8 +52,11 @@ class FakeProject:
         """Make this the script of the next server, and of the running one where it can still change its mind."""
         script.save(self.script_file)
 
-    def settings(self, port: int | None = None, start_timeout_s: float = 30, stop_timeout_s: float = 10) -> ServeConfig:
+    def settings(
+        self, port: int | None = None, host: str = "127.0.0.1", start_timeout_s: float = 30, stop_timeout_s: float = 10
+    ) -> ServeConfig:
         return ServeConfig(
+            host=host,
             port=port or free_port(),
             start_timeout_s=start_timeout_s,
             stop_timeout_s=stop_timeout_s,

@@ -179,6 +179,13 @@ def test_a_server_in_this_very_process_fails_the_proofs_of_the_process(up: tuple
     assert [proof.claim for proof in proofs if not proof.holds] == [CLAIMS["port"], CLAIMS["python"]]
 
 
+@pytest.mark.parametrize("host", ["localhost", "0.0.0.0"])
+def test_other_ways_to_say_this_machine_are_proven_too(project: FakeProject, host: str) -> None:
+    server = project.serve(project.settings(host=host))
+    assert server.real
+    assert server_present(server, project.workspace)
+
+
 # Refused.
 
 
