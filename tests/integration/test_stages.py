@@ -271,8 +271,8 @@ def test_bench_keeps_failed_requests_in_the_denominator(fake: FakeVllm, server: 
     fake.script = Script(by_number={"2": {"status": 500}, "6": {"cut_after": 3}, "11": {"error_after": 2}})
     result = benching.bench(BENCH, server, workspace)
     answered = result.figures["answered"]
-    assert answered.value == pytest.approx(100 * 4 / 6)
-    assert answered.n == 6
+    assert answered.value == pytest.approx(100 * 7 / 10)
+    assert answered.n == 10
     assert (result.figures["ttft_ms_p50"].n, result.figures["decode_tok_s_p50"].n) == (2, 2)
     assert [(level.requests, level.failed, level.output_tokens) for level in result.levels] == [(3, 1, 16), (4, 1, 24)]
     assert not result.ledger.agrees, "the server also generated what the cut-off requests did not deliver"
