@@ -88,6 +88,15 @@ def test_why_names_serve_and_the_reason(project: Project) -> None:
     assert "8123" in line
 
 
+def test_a_broken_environment_is_rebuilt(project: Project) -> None:
+    (project.root / "venv-vllm" / "lib" / "python3.11" / "site-packages" / "torch" / "__init__.py").unlink()
+    code, output = project.run("install", "--force")
+    assert code == 0, output
+    assert "making venv-vllm" in output
+    code, output = project.run("install", "--force")
+    assert "is whole" in output
+
+
 def test_a_lost_report_is_rendered_again_without_a_server(project: Project) -> None:
     launches = project.launches()
     (project.root / "REPORT.md").unlink()
@@ -193,7 +202,7 @@ def test_a_taken_port_names_its_owner(project: Project) -> None:
     [
         (["serve.max_model_len=100000"], "is more than the model's 8192"),
         (["serve.extra_args=[--no-such-flag]"], "vLLM does not take these arguments"),
-        (["serve.env={}", "serve.gpu_memory_utilization=1.0"], "too little free main memory"),
+        (["serve.env={VLLM_CPU_KVCACHE_SPACE: '9999'}", "serve.extra_args=[--enforce-eager]"], "too little free main memory"),
     ],
 )
 def test_a_start_that_cannot_succeed_is_diagnosed_from_the_real_log(project: Project, settings: list[str], says: str) -> None:

