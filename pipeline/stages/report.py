@@ -5,9 +5,6 @@ from pydantic import BaseModel, ConfigDict
 from pipeline.config import Alternatives, Gates, Profile, ReportConfig
 from pipeline.measure.verdicts import Verdict, exit_code
 from pipeline.record import Artifact, Outcome, write_atomic
-from pipeline.report.gates import judge_all
-from pipeline.report.markdown import render
-from pipeline.report.view import build_view
 from pipeline.server.stop import Closing
 from pipeline.stages.bench import BenchResult
 from pipeline.stages.check_gpu import Machine
@@ -57,6 +54,10 @@ def report(
     workspace: Workspace,
 ) -> Report:
     """Render REPORT.md from whatever is on record."""
+    from pipeline.report.gates import judge_all
+    from pipeline.report.markdown import render
+    from pipeline.report.view import build_view
+
     judged = judge_all(gates.root, {outcome.stage: outcome for outcome in (router, determinism, bench, memory)})
     outcomes = {o.stage: o for o in (machine, installation, model, server, router, determinism, bench, memory, closing)}
     failed = any(outcome.failure for outcome in outcomes.values())

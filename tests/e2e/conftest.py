@@ -15,6 +15,16 @@ import psutil
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+# Fewer requests than the defaults: the tests are about what happens, not about the figures' bounds.
+SETTINGS = {
+    "ROUTER__CASES": "6",
+    "DETERMINISM__RUNS": "5",
+    "BENCH__TTFT_REQUESTS": "8",
+    "BENCH__DECODE_REQUESTS": "4",
+    "BENCH__OUTPUT_TOKENS": "32",
+    "BENCH__REQUESTS_PER_LEVEL": "8",
+    "VRAM__LOAD_S": "6",
+}
 COPIED = ("tasks.py", "config.yaml", "pipeline", "templates", "suites", "requirements")
 
 
@@ -25,7 +35,7 @@ class Project:
         self.root = root
         self.port = port
         self.env = {k: v for k, v in os.environ.items() if not k.startswith("VLLM_POC__") and k != "PYTHONDONTWRITEBYTECODE"}
-        self.env["VLLM_POC__SERVE__PORT"] = str(port)
+        self.env |= {f"VLLM_POC__{name}": value for name, value in {**SETTINGS, "SERVE__PORT": str(port)}.items()}
 
     def start(self, *words: str) -> subprocess.Popen[str]:
         """Start a task in a process group of its own, as a terminal would."""

@@ -14,6 +14,7 @@ import pytest
 from tests.e2e.conftest import Project
 
 MEASURING = ("test-router", "test-determinism", "bench", "measure-vram")
+EAGER = "serve.extra_args=[--enforce-eager]"  # starts sooner
 STAGES = ("check-gpu", "install", "download-model", "serve", *MEASURING, "report")
 
 
@@ -129,7 +130,7 @@ def test_a_stage_uses_the_running_server_and_leaves_it(project: Project) -> None
     code, output = project.run("test-determinism", "--force")
     assert code == 0, output
     assert project.launch() == before
-    assert project.record("test-determinism")["data"]["figures"]["identical"]["n"] == 10
+    assert project.record("test-determinism")["data"]["figures"]["identical"]["n"] == 10  # 2 prompts × 5
 
 
 def test_a_server_killed_while_measured_is_the_failure_that_is_reported(project: Project) -> None:
@@ -160,7 +161,7 @@ def test_the_next_command_says_what_happened_and_cleans_up(project: Project) -> 
 
 
 def test_an_api_server_killed_hard_leaves_no_orphans_after_stop(project: Project) -> None:
-    code, output = project.run("serve")
+    code, output = project.run("serve", "--set", EAGER)
     assert code == 0, output
     launch = project.launch()
     assert launch is not None
@@ -171,7 +172,7 @@ def test_an_api_server_killed_hard_leaves_no_orphans_after_stop(project: Project
 
 
 def test_ctrl_c_during_the_start_leaves_nothing(project: Project) -> None:
-    serve = project.start("serve", "--force")
+    serve = project.start("serve", "--set", EAGER)
     wait_for_log(project, "Initializing a V1 LLM engine")
     os.killpg(serve.pid, signal.SIGINT)
     output, _ = serve.communicate(timeout=60)
