@@ -28,7 +28,9 @@ def finish(command: Callable[[Any], int]) -> None:
     """Run `command` with the commands; turn what a person can act on into one line and an exit code."""
     from pipeline import commands  # a fifth of a second that `--list` does without
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that a killed task cleans up like an interrupted one
+    # A task that is asked to end cleans up, also one whose shell started it with interrupts ignored.
+    for request in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(request, signal.default_int_handler)
     try:
         code = command(commands)
     except PipelineError as error:
