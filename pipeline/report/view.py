@@ -330,7 +330,7 @@ def stage_row(outcome: Outcome[Any]) -> StageRow:
     """Return how a stage ended."""
     envelope = outcome.envelope
     if envelope is None:
-        return StageRow(outcome.stage, "never ran", "", "")
+        return StageRow(outcome.stage, outcome.failure.message if outcome.failure else "never ran", "", "")
     state = "ok" if envelope.data else f"failed: {envelope.failure.message if envelope.failure else ''}"
     return StageRow(outcome.stage, state, f"{number(envelope.duration_s)} s", moment(envelope.started))
 

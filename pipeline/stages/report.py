@@ -1,10 +1,12 @@
 """report: every figure beside its target, with verdict and source, in REPORT.md."""
 
+from typing import Any
+
 from pydantic import BaseModel, ConfigDict
 
 from pipeline.config import Alternatives, Gates, Profile, ReportConfig
 from pipeline.measure.verdicts import Verdict, exit_code
-from pipeline.record import Artifact, Outcome, write_atomic
+from pipeline.record import BLOCKED, Artifact, Failure, Outcome, write_atomic
 from pipeline.server.stop import Closing
 from pipeline.stages.bench import BenchResult
 from pipeline.stages.check_gpu import Machine
@@ -58,8 +60,11 @@ def report(
     from pipeline.report.markdown import render
     from pipeline.report.view import build_view
 
-    judged = judge_all(gates.root, {outcome.stage: outcome for outcome in (router, determinism, bench, memory)})
-    outcomes = {o.stage: o for o in (machine, installation, model, server, router, determinism, bench, memory, closing)}
+    recorded: list[Outcome[Any]] = [router, determinism, bench, memory]
+    measured = {outcome.stage: of_this_server(outcome, server) for outcome in recorded}
+    judged = judge_all(gates.root, measured)
+    others: list[Outcome[Any]] = [machine, installation, model, server, closing]
+    outcomes = {outcome.stage: outcome for outcome in others} | measured
     failed = any(outcome.failure for outcome in outcomes.values())
     code = 2 if failed else exit_code((row.judgement, row.gate.required) for row in judged)
     view = build_view(settings, profile.root, alternatives.root, judged, code, outcomes)
@@ -69,6 +74,15 @@ def report(
         GateVerdict(gate=row.id, verdict=row.judgement.verdict, reason=row.judgement.reason, required=row.gate.required) for row in judged
     ]
     return Report(path=settings.output, headline=view.headline, exit_code=code, gates=verdicts)
+
+
+def of_this_server(outcome: Outcome[Any], server: Outcome[Server]) -> Outcome[Any]:
+    """Return the outcome, or that there is none when its figures come from another server than the one on record."""
+    if outcome.data is None or outcome.envelope is None:
+        return outcome
+    if server.data is not None and outcome.envelope.because.get("serve") == server.data.identity():
+        return outcome
+    return Outcome(outcome.stage, None, None, Failure(kind=BLOCKED, message="was measured on another server than the one on record"))
 
 
 def report_present(made: Report, workspace: Workspace) -> bool:

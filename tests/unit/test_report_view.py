@@ -36,8 +36,8 @@ WHEN = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 STAGES = ("check-gpu", "install", "download-model", "serve", "test-router", "test-determinism", "bench", "measure-vram", "stop")
 
 
-def outcome(stage: str, result: Artifact | Failure | None) -> Outcome[Any]:
-    """Return the outcome of a stage that made `result`, failed with it, or never ran."""
+def outcome(stage: str, result: Artifact | Failure | None, on: Artifact | Failure | None = None) -> Outcome[Any]:
+    """Return the outcome of a stage that made `result` (on that server), failed with it, or never ran."""
     if result is None:
         return Outcome(stage, None, None)
     failed = isinstance(result, Failure)
@@ -45,7 +45,7 @@ def outcome(stage: str, result: Artifact | Failure | None) -> Outcome[Any]:
         schema_version=1,
         stage=stage,
         status="failed" if failed else "ok",
-        because={},
+        because={"serve": on.identity()} if isinstance(on, Server) else {},
         started=WHEN,
         duration_s=12.3,
         host="Linux",
@@ -177,9 +177,10 @@ class House:
 
     root: Path
     results: dict[str, Artifact | Failure | None] = field(default_factory=dict)
+    measured_on: Artifact | Failure | None = None
 
     def report(self) -> Report:
-        outcomes = [outcome(stage, self.results.get(stage)) for stage in STAGES]
+        outcomes = [outcome(stage, self.results.get(stage), self.measured_on) for stage in STAGES]
         settings = (ReportConfig(), Gates(GATES), Alternatives(ALTERNATIVES), Profile("cpu"))
         stage: Callable[..., Report] = report
         return stage(*settings, *outcomes, Workspace(self.root, quiet=True))
@@ -196,7 +197,15 @@ def all_good() -> dict[str, Artifact | Failure | None]:
 @pytest.fixture
 def house(tmp_path: Path) -> House:
     (tmp_path / "templates").symlink_to(ROOT / "templates")
-    return House(tmp_path, all_good())
+    return House(tmp_path, all_good(), server())
+
+
+@pytest.mark.parametrize("now", [None, Failure(kind="server", message="it did not start"), "other"])
+def test_figures_of_another_server_pass_for_nothing(house: House, now: Any) -> None:
+    house.results["serve"] = server().model_copy(update={"model": "another"}) if now == "other" else now
+    assert "was measured on another server than the one on record" in house.text()
+    assert {gate.verdict for gate in house.report().gates} == {"NOT_MEASURED"}
+    assert house.report().exit_code == 2
 
 
 def line(text: str, start: str) -> str:
