@@ -212,6 +212,7 @@ def test_determinism_without_token_ids_or_answers_is_not_measured(
 
 
 def test_bench_counts_what_the_server_counts(fake: FakeVllm, server: Server, workspace: Workspace) -> None:
+    fake.script = Script(first_token_s=0.05)  # so that requests overlap
     result = benching.bench(BENCH, server, workspace)
     assert result.ledger.client_tokens == result.ledger.server_tokens == BENCH_TOKENS == fake.ledger.tokens
     assert result.ledger.agrees
