@@ -85,7 +85,7 @@ LOGS = [
     ),
     ("repo-not-found", "OSError: Invalid repository ID or local directory specified: 'models/nowhere'", "download-model"),
     ("shm-full", "OSError: Insufficient space in /dev/shm for shared memory buffer", "--shm-size"),
-    ("disk-full", "OSError: [Errno 28] No space left on device: '/root/.cache/vllm'", "free some disk space"),
+    ("disk-full", "OSError: [Errno 28] No space left on device: '/home/ayse/.cache/vllm'", "free some disk space"),
     ("port-taken", "OSError: [Errno 98] Address already in use", "serve.port"),
     ("no-python-headers", "/tmp/x/main.cpp:1:10: fatal error: Python.h: No such file or directory", "python3-dev"),
     ("no-compiler", "RuntimeError: Failed to find C compiler. Please specify via CC environment variable.", "g++"),

@@ -17,7 +17,7 @@ SAID = [
     ("error: No interpreter found for Python 3.12 in virtual environments, managed installations, or search path", "Python that this set"),
     ("error: Failed to download `anyio==4.0.0`\n  Caused by: Hash mismatch for `anyio==4.0.0`\n\nExpected:\n  sha256:aa", "pinned hash"),
     (
-        "error: Failed to fetch: `https://pypi.org/simple/torch/`\n  Caused by: error sending request\n  Caused by: dns error",
+        "error: Failed to fetch: `https://index.example/torch/`\n  Caused by: error sending request\n  Caused by: dns error",
         "index cannot be reached",
     ),
     ("  × No solution found when resolving dependencies:\n  ╰─▶ Because there is no version of torch==2.13.0+cpu", "not offered"),

@@ -32,14 +32,14 @@ def arguments(folder: Path, text: str = "", **environment: str) -> list[str]:
     ("option", "uvs"), [("index-url", "--default-index"), ("extra-index-url", "--index"), ("find-links", "--find-links")]
 )
 def test_option_of_the_file_becomes_uvs(tmp_path: Path, option: str, uvs: str) -> None:
-    assert arguments(tmp_path, f"[global]\n{option} = https://a.example/simple\n") == [*STRATEGY, uvs, "https://a.example/simple"]
+    assert arguments(tmp_path, f"[global]\n{option} = https://a.example/packages\n") == [*STRATEGY, uvs, "https://a.example/packages"]
 
 
 @pytest.mark.parametrize(
     ("variable", "uvs"), [("PIP_INDEX_URL", "--default-index"), ("PIP_EXTRA_INDEX_URL", "--index"), ("PIP_FIND_LINKS", "--find-links")]
 )
 def test_variable_becomes_uvs(tmp_path: Path, variable: str, uvs: str) -> None:
-    assert arguments(tmp_path, **{variable: "https://a.example/simple"}) == [*STRATEGY, uvs, "https://a.example/simple"]
+    assert arguments(tmp_path, **{variable: "https://a.example/packages"}) == [*STRATEGY, uvs, "https://a.example/packages"]
 
 
 @pytest.mark.parametrize("separator", [" ", "\n    "])
@@ -92,8 +92,8 @@ def test_broken_file_is_left_to_pip(tmp_path: Path, content: bytes) -> None:
 
 
 def test_percent_signs_are_taken_as_they_are(tmp_path: Path) -> None:
-    path = conf(tmp_path, "[global]\nindex-url = https://u:p%40ss@a.example/simple\n")
-    assert pip_locations({}, [path]) == {"index-url": ["https://u:p%40ss@a.example/simple"]}
+    path = conf(tmp_path, "[global]\nindex-url = https://u:p%40ss@a.example/packages\n")
+    assert pip_locations({}, [path]) == {"index-url": ["https://u:p%40ss@a.example/packages"]}
 
 
 def test_missing_file_is_nothing(tmp_path: Path) -> None:
