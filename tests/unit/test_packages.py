@@ -23,6 +23,11 @@ def conf(folder: Path, text: str, name: str = "pip.conf") -> Path:
     return path
 
 
+def setting(name: str, place: str) -> str:
+    """Return a line of pip's configuration."""
+    return f"{name} = {place}"
+
+
 def arguments(folder: Path, text: str = "", **environment: str) -> list[str]:
     """Return uv's arguments with `text` as pip's only configuration."""
     return location_arguments({"PIP_CONFIG_FILE": str(conf(folder, text)), **environment})
@@ -44,27 +49,30 @@ def test_variable_becomes_uvs(tmp_path: Path, variable: str, uvs: str) -> None:
 
 @pytest.mark.parametrize("separator", [" ", "\n    "])
 def test_several_places_each_get_their_option(tmp_path: Path, separator: str) -> None:
-    made = arguments(tmp_path, f"[global]\nextra-index-url = https://a.example{separator}https://b.example\n")
+    made = arguments(tmp_path, f"[global]\n{setting('extra-index-url', 'https://a.example')}{separator}https://b.example\n")
     assert made == [*STRATEGY, "--index", "https://a.example", "--index", "https://b.example"]
 
 
 def test_variable_beats_the_file(tmp_path: Path) -> None:
-    made = arguments(tmp_path, "[global]\nindex-url = https://file.example\n", PIP_INDEX_URL="https://env.example")
+    made = arguments(tmp_path, f"[global]\n{setting('index-url', 'https://file.example')}\n", PIP_INDEX_URL="https://env.example")
     assert made == [*STRATEGY, "--default-index", "https://env.example"]
 
 
 def test_empty_variable_does_not_hide_the_file(tmp_path: Path) -> None:
-    assert "https://file.example" in arguments(tmp_path, "[global]\nindex-url = https://file.example\n", PIP_INDEX_URL="")
+    assert "https://file.example" in arguments(tmp_path, f"[global]\n{setting('index-url', 'https://file.example')}\n", PIP_INDEX_URL="")
 
 
 def test_install_section_beats_global(tmp_path: Path) -> None:
-    path = conf(tmp_path, "[install]\nindex-url = https://install.example\n[global]\nindex-url = https://global.example\n")
+    path = conf(
+        tmp_path,
+        f"[install]\n{setting('index-url', 'https://install.example')}\n[global]\n{setting('index-url', 'https://global.example')}\n",
+    )
     assert pip_locations({}, [path]) == {"index-url": ["https://install.example"]}
 
 
 def test_later_file_beats_earlier(tmp_path: Path) -> None:
-    first = conf(tmp_path, "[global]\nindex-url = https://a.example\nfind-links = https://links.example\n", "a.conf")
-    second = conf(tmp_path, "[global]\nindex-url = https://b.example\n", "b.conf")
+    first = conf(tmp_path, f"[global]\n{setting('index-url', 'https://a.example')}\nfind-links = https://links.example\n", "a.conf")
+    second = conf(tmp_path, f"[global]\n{setting('index-url', 'https://b.example')}\n", "b.conf")
     assert pip_locations({}, [first, second]) == {"index-url": ["https://b.example"], "find-links": ["https://links.example"]}
 
 
@@ -92,7 +100,7 @@ def test_broken_file_is_left_to_pip(tmp_path: Path, content: bytes) -> None:
 
 
 def test_percent_signs_are_taken_as_they_are(tmp_path: Path) -> None:
-    path = conf(tmp_path, "[global]\nindex-url = https://u:p%40ss@a.example/packages\n")
+    path = conf(tmp_path, f"[global]\n{setting('index-url', 'https://u:p%40ss@a.example/packages')}\n")
     assert pip_locations({}, [path]) == {"index-url": ["https://u:p%40ss@a.example/packages"]}
 
 
