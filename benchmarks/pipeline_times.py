@@ -41,11 +41,11 @@ def main() -> None:
     bare = statistics.median(seconds([sys.executable, "-m", "invoke", "--version"], ROOT, RUNS))
     print(f"{'bare Invoke, inv --version':<34}{bare:8.2f} s")
     show("./inv --list", seconds(["./inv", "--list"], ROOT, RUNS), 0.3, bare)
-    unchanged = subprocess.run(["./inv", "all"], cwd=ROOT, capture_output=True, text=True)
-    if "· bench unchanged" in unchanged.stderr:
+    states = subprocess.run(["./inv", "why"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    if all(line.endswith("unchanged") for line in states if line.startswith("  ") and "check-gpu" not in line):
         show("./inv all, nothing changed", seconds(["./inv", "all"], ROOT, RUNS), 0.6, bare)
     else:
-        print("./inv all had something to do; run it first, then this again")
+        print("./inv all has something to do (`./inv why`); run it first, then this again")
     if fresh:
         with tempfile.TemporaryDirectory() as folder:
             subprocess.run(["git", "clone", "--quiet", str(ROOT), folder], check=True)
