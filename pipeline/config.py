@@ -1,6 +1,5 @@
 """Settings: typed sections, merged from config.yaml, the profile, the environment and --set, each value with its origin."""
 
-import difflib
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -394,5 +393,7 @@ def field_names(path: tuple[str, ...]) -> list[str]:
 
 def nearest(word: str, words: Iterable[str]) -> str:
     """Return words that suggest the closest known name, or nothing."""
+    import difflib  # 8 ms that only a wrong setting needs
+
     close = difflib.get_close_matches(word, list(words), n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else ""
