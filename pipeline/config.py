@@ -47,6 +47,7 @@ class InstallConfig(Section):
     """Which vLLM goes into venv-vllm."""
 
     set: str = "auto"
+    python: str | None = None
     cpu_wheel: str | None = None
     min_free_gib: Seconds = 5
 
@@ -79,9 +80,12 @@ class ServeConfig(Section):
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     max_model_len: Positive = 4096
     max_num_seqs: Positive = 16
+    max_num_batched_tokens: Positive | None = None
+    enforce_eager: bool = False
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] | None = None
     block_size: Positive | None = None
     seed: int = 0
+    load_format: Literal["auto", "dummy"] = "auto"
     trust_remote_code: bool = False
     extra_args: tuple[str, ...] = ()
     env: dict[str, str] = {}
@@ -103,13 +107,22 @@ class RouterConfig(Section):
 
 
 class DeterminismConfig(Section):
-    """The guide's test: the same prompt again and again."""
+    """The guide's test, the same prompt again and again, and what else may change an answer."""
 
-    prompts: tuple[str, ...] = Field(default=("Merhaba",), min_length=1)
+    prompts: str = "suites/determinism-en.txt"
+    count: Positive = 20
     runs: Annotated[int, Field(ge=2)] = 10
     seed: int = 42
     max_tokens: Positive = 64
+    cache_runs: Annotated[int, Field(ge=0)] = 2
+    load: tuple[Positive, ...] = (2, 4, 8, 16)
+    load_runs: Positive = 2
+    restart: bool = True
+    control_temperature: Annotated[float, Field(gt=0)] = 0.8
     timeout_s: Seconds = 120
+
+    def files(self) -> tuple[str, ...]:
+        return (self.prompts,)
 
 
 class BenchConfig(Section):

@@ -52,6 +52,12 @@ class MeasureError(PipelineError):
     kind = "measurement"
 
 
+class MeaninglessError(MeasureError):
+    """A measurement would mean nothing here; it is left out, with the reason, and nothing is broken."""
+
+    kind = "meaningless"
+
+
 class RecordError(PipelineError):
     """A record on disk cannot be read."""
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 # pip's option -> uv's; uv reads none of pip's configuration.
 OPTIONS = {"index-url": "--default-index", "extra-index-url": "--index", "find-links": "--find-links"}
+NO_INDEX = "no-index"
 
 
 def uv() -> str:
@@ -16,9 +17,10 @@ def uv() -> str:
     return str(Path(sys.executable).with_name("uv"))
 
 
-def pip_locations(environment: Mapping[str, str], files: list[Path]) -> dict[str, list[str]]:
-    """Return pip's package locations by option name; the environment wins over the files, later files over earlier."""
-    found: dict[str, list[str]] = {}
+def pip_settings(environment: Mapping[str, str], files: list[Path]) -> dict[str, str]:
+    """Return what pip is told about package locations, by option name; the environment wins, later files over earlier."""
+    wanted = (*OPTIONS, NO_INDEX)
+    found: dict[str, str] = {}
     for file in files:
         parser = configparser.RawConfigParser()
         try:
@@ -27,13 +29,18 @@ def pip_locations(environment: Mapping[str, str], files: list[Path]) -> dict[str
             continue  # pip itself complains about it in its own words
         for section in ("global", "install"):
             for name, value in parser.items(section) if parser.has_section(section) else []:
-                if name.replace("_", "-") in OPTIONS:
-                    found[name.replace("_", "-")] = value.split()
-    for option in OPTIONS:
-        places = environment.get(f"PIP_{option.upper().replace('-', '_')}", "").split()
-        if places:
-            found[option] = places
+                if name.replace("_", "-") in wanted:
+                    found[name.replace("_", "-")] = value
+    for option in wanted:
+        value = environment.get(f"PIP_{option.upper().replace('-', '_')}", "")
+        if value.strip():
+            found[option] = value
     return found
+
+
+def pip_locations(environment: Mapping[str, str], files: list[Path]) -> dict[str, list[str]]:
+    """Return pip's package locations by option name."""
+    return {option: value.split() for option, value in pip_settings(environment, files).items() if option in OPTIONS}
 
 
 def pip_files(environment: Mapping[str, str]) -> list[Path]:
@@ -50,6 +57,8 @@ def pip_files(environment: Mapping[str, str]) -> list[Path]:
 def location_arguments(environment: Mapping[str, str]) -> list[str]:
     """Return uv's arguments for pip's locations; hashes are pinned, so any of them may serve any package."""
     arguments = ["--index-strategy", "unsafe-best-match"]
+    if pip_settings(environment, pip_files(environment)).get(NO_INDEX, "").lower() in ("1", "true", "yes", "on"):
+        arguments.append("--no-index")
     for option, places in pip_locations(environment, pip_files(environment)).items():
         for place in places:
             local = place.removeprefix("file://")

@@ -1,4 +1,4 @@
-"""A router suite: prompt template, schema and golden cases, read from one folder and checked on load."""
+"""What is asked, read from files and checked on load: a router suite (prompt template, schema, golden cases), lists of prompts."""
 
 import json
 from dataclasses import dataclass
@@ -114,6 +114,19 @@ def load_cases(path: Path) -> list[Case]:
     return cases
 
 
+def load_prompts(path: Path) -> list[str]:
+    """Return the prompts in `path`, one a line, none twice."""
+    prompts: list[str] = []
+    for number, line in enumerate(text_of(path, "write one prompt a line").split("\n"), 1):
+        if line.strip() in prompts:
+            raise ConfigError(f"{path}:{number}: the prompt is there twice")
+        if line.strip():
+            prompts.append(line.strip())
+    if not prompts:
+        raise ConfigError(f"{path}: no prompts", "write one prompt a line")
+    return prompts
+
+
 def render(path: Path) -> str:
     """Return the rendered prompt template."""
     import jinja2
@@ -127,12 +140,12 @@ def render(path: Path) -> str:
         raise ConfigError(f"{path}: {error.message}") from error
 
 
-def text_of(path: Path) -> str:
+def text_of(path: Path, hint: str = "a suite is a folder with suite.yaml, a prompt, a schema and cases") -> str:
     """Return the file's text; ConfigError when it cannot be read."""
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: {error}", "a suite is a folder with suite.yaml, a prompt, a schema and cases") from error
+        raise ConfigError(f"{path}: {error}", hint) from error
 
 
 def complaint(error: ValidationError) -> str:

@@ -9,6 +9,8 @@ from pipeline.errors import MeasureError
 TIMEOUT_S = 10.0
 HEALTH_TIMEOUT_S = 5.0  # a loaded machine takes its time, and a wrong "no" restarts the server
 GENERATED_TOKENS = "vllm:generation_tokens_total"
+PREEMPTIONS = "vllm:num_preemptions_total"
+REQUESTS_RUNNING = "vllm:num_requests_running"
 M = TypeVar("M", bound=BaseModel)
 
 
@@ -29,6 +31,12 @@ class ModelList(BaseModel):
     data: list[ModelCard]
 
 
+class CachedTokens(BaseModel):
+    model_config = ConfigDict(extra="ignore", defer_build=True)
+
+    cached_tokens: int | None = None
+
+
 class Usage(BaseModel):
     """The server's own token counts."""
 
@@ -36,6 +44,7 @@ class Usage(BaseModel):
 
     prompt_tokens: int
     completion_tokens: int = 0
+    prompt_tokens_details: CachedTokens | None = None
 
 
 class Message(BaseModel):
@@ -44,12 +53,33 @@ class Message(BaseModel):
     content: str | None = None
 
 
+class RankedLogprob(BaseModel):
+    model_config = ConfigDict(extra="ignore", defer_build=True)
+
+    logprob: float
+
+
+class TokenLogprobs(BaseModel):
+    """One generated token's best alternatives, itself among them."""
+
+    model_config = ConfigDict(extra="ignore", defer_build=True)
+
+    top_logprobs: list[RankedLogprob] = []
+
+
+class ChoiceLogprobs(BaseModel):
+    model_config = ConfigDict(extra="ignore", defer_build=True)
+
+    content: list[TokenLogprobs] | None = None
+
+
 class Choice(BaseModel):
     model_config = ConfigDict(extra="ignore", defer_build=True)
 
     message: Message
     finish_reason: str | None = None
     token_ids: list[int] | None = None
+    logprobs: ChoiceLogprobs | None = None
 
 
 class Completion(BaseModel):

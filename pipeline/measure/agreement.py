@@ -29,6 +29,16 @@ def agreement(answers: Sequence[Sequence[int]]) -> Agreement:
     return Agreement(len(answers), agreeing, len(counts), min(others) if others else None)
 
 
+def against(reference: Sequence[int], answers: Sequence[Sequence[int]]) -> Agreement:
+    """Return how the answers agree with `reference`, which is not counted itself; ValueError without any."""
+    if not answers:
+        raise ValueError("no answers to compare")
+    same = tuple(reference)
+    others = [first_difference(same, answer) for answer in answers if tuple(answer) != same]
+    distinct = len({same, *(tuple(answer) for answer in answers)})
+    return Agreement(len(answers), len(answers) - len(others), distinct, min(others) if others else None)
+
+
 def first_difference(a: Sequence[int], b: Sequence[int]) -> int:
     """Return the index of the first token that differs; the shorter length when one continues the other."""
     return next((index for index, (left, right) in enumerate(zip(a, b, strict=False)) if left != right), min(len(a), len(b)))

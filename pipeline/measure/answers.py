@@ -59,6 +59,12 @@ def strict_object(text: str) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
+def canonical(text: str) -> str:
+    """Return the JSON object that `text` is with sorted keys and no free space; any other text as it is."""
+    value = strict_object(text)
+    return text if value is None else json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+
+
 def extract_object(text: str) -> dict[str, Any] | None:
     """Return the first whole object inside `text`, whatever stands round it, or None; a part of a broken one is none."""
     decoder = json.JSONDecoder(object_pairs_hook=unique_keys, parse_constant=refuse_constant)

@@ -7,6 +7,7 @@ from decimal import Decimal
 from typing import Any
 
 from pipeline.config import Alternative, ReportConfig
+from pipeline.errors import MeaninglessError
 from pipeline.measure.figures import Figure
 from pipeline.measure.verdicts import SIGNS
 from pipeline.record import BLOCKED, Failure, Outcome
@@ -108,12 +109,14 @@ def build_view(
     times = [envelope.started for envelope in measured if envelope and envelope.data]
     scenarios = [
         router_scenario(outcomes["test-router"]),
-        determinism_scenario(outcomes["test-determinism"]),
+        determinism_scenario(outcomes["test-determinism"], outcomes["serve"]),
         bench_scenario(outcomes["bench"]),
-        memory_scenario(outcomes["measure-vram"], outcomes["stop"]),
+        memory_scenario(outcomes["measure-vram"], outcomes["stop"], outcomes["serve"]),
     ]
     failures = [
-        FailureNote(name, outcome.failure) for name, outcome in outcomes.items() if outcome.failure and outcome.failure.kind != BLOCKED
+        FailureNote(name, outcome.failure)
+        for name, outcome in outcomes.items()
+        if outcome.failure and outcome.failure.kind not in (BLOCKED, MeaninglessError.kind)
     ]
     return View(
         title=settings.title,
@@ -235,23 +238,52 @@ def router_scenario(outcome: Outcome[Any]) -> Scenario:
     return Scenario(title, "", facts, rows(outcome.stage, data.figures, labels), examples)
 
 
-def determinism_scenario(outcome: Outcome[Any]) -> Scenario:
-    """Return the guide's test 2."""
+def determinism_scenario(outcome: Outcome[Any], server: Outcome[Any]) -> Scenario:
+    """Return the guide's test 2, and the arms beside it."""
     title = "Test 2: Determinism"
     data = outcome.data
     if data is None:
         return Scenario(title, reason_of(outcome), [], [])
-    facts = [f"Temperature 0, seed {data.seed}, sequential (arm D1), compared as token ids."]
+    facts = [f"D1, the guide's test: temperature 0, seed {data.seed}, one after the other, compared as token ids."]
     for prompt in data.prompts:
-        where = "" if prompt.first_divergence is None else f", first difference at token {prompt.first_divergence}"
-        facts.append(f"{prompt.prompt!r}: {prompt.agreeing} of {prompt.runs} identical, {prompt.tokens} tokens{where}.")
-    facts.append("Identical answers to sequential requests do not promise identical answers under concurrent load.")
-    return Scenario(
-        title,
-        "",
-        facts,
-        rows(outcome.stage, data.figures, {"identical": "identical answers", "tarr": "prompts whose answers all agree (TARr@N)"}),
-    )
+        facts.append(f"D1, {prompt.prompt!r}: {prompt.agreeing} of {prompt.runs} identical, {prompt.tokens} tokens{divergence([prompt])}.")
+    for arm in data.arms:
+        if arm.reason:
+            facts.append(f"{arm.arm}, {arm.what}: NOT_MEASURED, {arm.reason}.")
+            continue
+        evidence = f" ({arm.evidence})" if arm.evidence else ""
+        against = "the first answer" if arm.arm == "D5" else "the sequential answer"
+        facts.append(f"{arm.arm}, {arm.what}: {arm.agreeing} of {arm.runs} equal {against}{divergence(arm.prompts)}{evidence}.")
+    if server.data is not None:
+        facts.append(batch_invariance(server.data))
+    labels = {
+        "identical": "D1: identical answers",
+        "tarr": "D1: prompts whose answers all agree (TARr@N)",
+        "tara": "D1: the same as canonical JSON (TARa@N)",
+        "d2_identical": "D2: identical with a cold and a warm prefix cache",
+        "d3_identical": "D3: identical under load",
+        "d4_identical": "D4: identical after a restart",
+        "d5_same_seed_identical": "D5: control, the same seed (must be 100 %)",
+        "d5_other_seed_identical": "D5: control, another seed (must be under 100 %)",
+    }
+    return Scenario(title, "", facts, rows(outcome.stage, data.figures, labels))
+
+
+def divergence(prompts: Sequence[Any]) -> str:
+    """Return where the answers first part, and how close the model's two best tokens were there."""
+    parted = [prompt for prompt in prompts if prompt.first_divergence is not None]
+    if not parted:
+        return ""
+    first = min(parted, key=lambda prompt: prompt.first_divergence)
+    gap = "" if first.gap is None else f" (logprob gap of the two best there {first.gap:.3g})"
+    return f", first difference at token {first.first_divergence}{gap}"
+
+
+def batch_invariance(server: Any) -> str:
+    """Return whether answers are promised to be independent of the load."""
+    if server.environment.get("VLLM_BATCH_INVARIANT") == "1":
+        return "`VLLM_BATCH_INVARIANT=1`: vLLM promises answers that do not depend on what else it computes."
+    return "Without `VLLM_BATCH_INVARIANT=1` vLLM does not promise the same answer under another load."
 
 
 def bench_scenario(outcome: Outcome[Any]) -> Scenario:
@@ -278,13 +310,19 @@ def bench_scenario(outcome: Outcome[Any]) -> Scenario:
         f"First request of the run: {first} to the first token.",
         f"Output tokens by the client {ledger.client_tokens}, by the server's counter {ledger.server_tokens}: {agrees}.",
     ]
+    for check in data.means:
+        told = "not available" if check.server_ms is None else f"{check.server_ms:.4g} ms"
+        within = "" if check.server_ms is None else f" ({'within' if check.agrees else 'OUTSIDE'} {check.tolerance_ms:.3g} ms)"
+        facts.append(f"Mean {check.name} by the client {check.client_ms:.4g} ms, by the server's metrics {told}{within}.")
+    busiest = max(data.levels, key=lambda entry: entry.throughput_tok_s)
+    facts.append(f"The client took {100 * busiest.client_cpu_share:.2g} % of one core at {number(busiest.throughput_tok_s)} tok/s.")
     failed = sum(entry.failed for entry in data.levels)
     if failed:
         facts.append(f"{failed} requests failed.")
     return Scenario(title, "", facts, rows(outcome.stage, data.figures, labels))
 
 
-def memory_scenario(outcome: Outcome[Any], closing: Outcome[Any]) -> Scenario:
+def memory_scenario(outcome: Outcome[Any], closing: Outcome[Any], server: Outcome[Any]) -> Scenario:
     """Return the guide's test 3, with what was left after the stop."""
     title = "Test 3: VRAM usage"
     data = outcome.data
@@ -303,6 +341,7 @@ def memory_scenario(outcome: Outcome[Any], closing: Outcome[Any]) -> Scenario:
     ]
     if data.method:
         facts.append(f"Told apart by: {data.method}.")
+    facts += plan_facts(server.data.plan if server.data else None, data)
     end = closing.data
     if end is None or end.launch_id != data.launch_id:
         facts.append("After stop: NOT_MEASURED, the server was not stopped by this run.")
@@ -313,6 +352,33 @@ def memory_scenario(outcome: Outcome[Any], closing: Outcome[Any]) -> Scenario:
         if end.gpu_used_after_mib is not None and data.baseline_gpu_mib is not None:
             facts.append(f"VRAM residual: {number(sum(end.gpu_used_after_mib) - data.baseline_gpu_mib)} MiB above the baseline.")
     return Scenario(title, "", facts, rows(outcome.stage, data.figures, labels))
+
+
+def plan_facts(plan: Any, data: Any) -> list[str]:
+    """Return what was planned beside what the server's log says."""
+    told = data.breakdown
+    facts = []
+    if data.preemptions is not None:
+        facts.append(f"Preemptions since the start: {data.preemptions}.")
+    if plan is None:
+        return facts
+    parts = [
+        ("weights", plan.weights_mib, told.weights_mib),
+        ("activations", plan.activations_mib, told.activations_mib),
+        ("CUDA graphs", plan.graphs_mib, told.graphs_mib),
+        ("KV cache", plan.kv_cache_mib, told.kv_cache_mib),
+    ]
+    words = [
+        f"{name} {number(planned)} MiB ({'log: ' + number(seen) if seen is not None else 'not in the log'})"
+        for name, planned, seen in parts
+    ]
+    facts.append(
+        f"Plan for {number(plan.budget_mib)} MiB, beside vLLM's log: {', '.join(words)}; context {number(plan.context_mib)} MiB planned."
+    )
+    if told.kv_tokens is not None:
+        off = 100 * (plan.kv_tokens / told.kv_tokens - 1)
+        facts.append(f"KV cache: {told.kv_tokens} tokens by the log, {plan.kv_tokens} planned ({off:+.1f} %).")
+    return facts
 
 
 def alternative_row(entry: Alternative, profile: str, outcomes: Mapping[str, Outcome[Any]]) -> tuple[str, str, str, str, str]:
@@ -354,7 +420,8 @@ def environment(outcomes: Mapping[str, Outcome[Any]]) -> list[tuple[str, str]]:
         result.append(
             ("vLLM", f"{installation.distribution} {installation.vllm}, torch {installation.torch}, Python {installation.python}")
         )
-        result.append(("Requirements", f"set {installation.set} ({installation.reason}), sha256 {installation.requirements_sha256[:12]}"))
+        pinned = f", sha256 {installation.requirements_sha256[:12]}" if installation.requirements_sha256 else ""
+        result.append(("Requirements", f"set {installation.set} ({installation.reason}){pinned}"))
     if model:
         facts = model.facts
         size = sum(entry.bytes for entry in model.files) / 2**20

@@ -38,10 +38,16 @@ def command(settings: ServeConfig, python: Path, model_folder: Path, model_name:
     words += ["--host", settings.host, "--port", str(settings.port)]
     words += ["--dtype", settings.dtype, "--max-model-len", str(settings.max_model_len)]
     words += ["--max-num-seqs", str(settings.max_num_seqs), "--seed", str(settings.seed)]
+    if settings.max_num_batched_tokens is not None:
+        words += ["--max-num-batched-tokens", str(settings.max_num_batched_tokens)]
+    if settings.enforce_eager:
+        words.append("--enforce-eager")
     if settings.gpu_memory_utilization is not None:
         words += ["--gpu-memory-utilization", str(settings.gpu_memory_utilization)]
     if settings.block_size is not None:
         words += ["--block-size", str(settings.block_size)]
+    if settings.load_format != "auto":
+        words += ["--load-format", settings.load_format]
     if settings.trust_remote_code:
         words.append("--trust-remote-code")
     # Cached tokens per request are shown beside latencies, so that a prefix-cache hit is never taken for speed.
@@ -62,12 +68,12 @@ def environment(settings: ServeConfig, inherited: Mapping[str, str], cache: Path
     return {**kept, **own, **settings.env}
 
 
-def start(settings: ServeConfig, words: list[str], model_name: str, samples_per_s: float, workspace: Workspace) -> Launch:
+def start(settings: ServeConfig, words: list[str], model_name: str, workspace: Workspace) -> Launch:
     """Start sampler and server; the launch is on disk before this returns, so that any later command finds it."""
     started = now()
     folder = new_folder(workspace.launches, f"{started:%Y%m%d-%H%M%S}-{os.getpid()}")
     prune(workspace.launches, KEPT_LAUNCHES)
-    sampler = start_sampler(folder, samples_per_s, workspace)
+    sampler = start_sampler(folder, settings.memory_samples_per_s, workspace)
     log = folder / "server.log"
     server: subprocess.Popen[bytes] | None = None
     try:
@@ -90,6 +96,7 @@ def start(settings: ServeConfig, words: list[str], model_name: str, samples_per_
             model=model_name,
             log=workspace.relative(log),
             command=words,
+            settings=settings,
             started=started,
             sampler_pid=sampler.pid,
             sampler_created=psutil.Process(sampler.pid).create_time(),

@@ -8,6 +8,7 @@ from pathlib import Path
 import psutil
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from pipeline.config import ServeConfig
 from pipeline.record import write_atomic
 from pipeline.workspace import Workspace
 
@@ -15,7 +16,7 @@ CLOCK_STEP_S = 0.05  # creation times come in clock ticks of 10 ms
 
 
 class Launch(BaseModel):
-    """One start of the server: its leader by pid and creation time, and where it listens and logs."""
+    """One start of the server: its leader by pid and creation time, where it listens and logs, and how to start it again."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
@@ -27,6 +28,7 @@ class Launch(BaseModel):
     model: str
     log: str
     command: list[str]
+    settings: ServeConfig
     started: datetime
     sampler_pid: int | None = None
     sampler_created: float | None = None

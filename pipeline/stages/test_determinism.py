@@ -1,21 +1,37 @@
-"""test-determinism: the same request again and again, compared token by token."""
+"""test-determinism: the same request again, alone, cached, under load and after a restart, compared token by token."""
+
+import itertools
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from pipeline.client.control import Control
+from pipeline.client.control import REQUESTS_RUNNING, Control
+from pipeline.client.load import closed_loop, streamed
 from pipeline.config import DeterminismConfig
-from pipeline.errors import MeasureError
-from pipeline.measure.agreement import agreement
-from pipeline.measure.figures import Figure
+from pipeline.errors import MeasureError, ServerError
+from pipeline.measure.agreement import Agreement, against, agreement
+from pipeline.measure.answers import canonical
+from pipeline.measure.figures import Figure, not_measured
 from pipeline.measure.statistics import share_figure
 from pipeline.record import Measurement
 from pipeline.server.watch import watched
-from pipeline.stages.serve import Server
+from pipeline.stages.serve import Server, insist_on_answers, restarted
+from pipeline.suite import load_prompts
 from pipeline.workspace import Workspace
+
+LOAD_STARTS_S = 5.0
+LOOK_S = 0.05  # between two looks at how many requests the engine runs
+LOAD_QUESTION = "Write a letter about subject number {number} to a friend abroad."
 
 
 class PromptAgreement(BaseModel):
-    """How N answers to one prompt agree; token positions count from 0."""
+    """How N answers to one prompt agree; token positions count from 0, `gap` is the logprob of the best token − the next there."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
@@ -24,70 +40,295 @@ class PromptAgreement(BaseModel):
     agreeing: int
     distinct: int
     first_divergence: int | None
+    gap: float | None
     tokens: int
 
 
+class Arm(BaseModel):
+    """One way to ask again: what was done, the evidence that it was, and per prompt what came back; or why nothing did."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+
+    arm: str
+    what: str
+    evidence: str = ""
+    reason: str = ""
+    prompts: list[PromptAgreement] = []
+
+    @property
+    def runs(self) -> int:
+        return sum(prompt.runs for prompt in self.prompts)
+
+    @property
+    def agreeing(self) -> int:
+        return sum(prompt.agreeing for prompt in self.prompts)
+
+
 class Determinism(Measurement):
-    """Arm D1: sequential repetition, per prompt and over all."""
+    """Arm D1 per prompt, and the arms that vary one thing each (MEASUREMENT.md: D2 cache, D3 load, D4 restart, D5 controls)."""
 
     seed: int
     prompts: list[PromptAgreement]
+    arms: list[Arm]
+
+
+@dataclass(frozen=True)
+class Told:
+    """One answer: its token ids, text, the prompt's ids, cached prompt tokens, and per token the gap between the best two."""
+
+    ids: tuple[int, ...]
+    text: str
+    prompt_ids: tuple[int, ...]
+    cached: int
+    gaps: tuple[float | None, ...]
+
+    def gap_at(self, position: int | None) -> float | None:
+        return self.gaps[position] if position is not None and position < len(self.gaps) else None
 
 
 def test_determinism(settings: DeterminismConfig, server: Server, workspace: Workspace) -> Determinism:
     """Send each prompt again and again at temperature 0 and compare the answers as token ids."""
-    with watched(server.handle.pid, server.handle.created, server.handle.base_url, workspace.root / server.handle.log):
-        return repeat(settings, server, workspace)
-
-
-def repeat(settings: DeterminismConfig, server: Server, workspace: Workspace) -> Determinism:
-    """Return the record of a run; the server is watched by the caller."""
-    control = Control(server.handle.base_url)
-    prompts = []
-    for prompt in settings.prompts:
-        workspace.say(f"determinism: {settings.runs} × {prompt!r}")
-        answers = [token_ids(control, server.model, prompt, settings) for _ in range(settings.runs)]
-        agreed = agreement(answers)
-        prompts.append(
-            PromptAgreement(
-                prompt=prompt,
-                runs=agreed.runs,
-                agreeing=agreed.agreeing,
-                distinct=agreed.distinct,
-                first_divergence=agreed.first_divergence,
-                tokens=max(len(answer) for answer in answers),
-            )
-        )
+    insist_on_answers(server)
+    asked = load_prompts(workspace.root / settings.prompts)[: settings.count]
+    handle = server.handle
+    with watched(handle.pid, handle.created, handle.base_url, workspace.root / handle.log):
+        asker = Asker(Control(handle.base_url), server.model, settings, handle.launch_id)
+        told = repeat(asker, asked, settings, workspace)
+        references = {prompt: commonest(answers) for prompt, answers in told.items()}
+        arms = [
+            cache_arm(asker, references, settings, workspace),
+            *(load_arm(asker, references, others, settings, workspace) for others in settings.load),
+            *control_arms(asker, references, settings, workspace),
+        ]
+    arms.append(restart_arm(references, settings, server, workspace))
+    prompts = [
+        compared(prompt, references[prompt], agreement([answer.ids for answer in answers]), answers) for prompt, answers in told.items()
+    ]
     return Determinism(
-        launch_id=server.handle.launch_id,
+        launch_id=handle.launch_id,
         simulated=not server.real,
-        figures=figures(prompts),
+        figures={**figures(prompts, told), **arm_figures(arms)},
         seed=settings.seed,
         prompts=prompts,
+        arms=sorted(arms, key=lambda arm: arm.arm),
     )
 
 
-def figures(prompts: list[PromptAgreement]) -> dict[str, Figure]:
-    """Return the share of answers that agree with their prompt's commonest, and of prompts whose answers all agree."""
+class Asker:
+    """Sends the test's request, greedy unless told otherwise."""
+
+    def __init__(self, control: Control, model: str, settings: DeterminismConfig, launch_id: str) -> None:
+        self.control = control
+        self.model = model
+        self.settings = settings
+        self.launch_id = launch_id
+
+    def ask(self, prompt: str, **more: Any) -> Told:
+        """Return the answer; MeasureError when the server does not give token ids."""
+        payload = {
+            "model": self.model,
+            "messages": [{"role": "user", "content": prompt}],
+            "temperature": 0,
+            "seed": self.settings.seed,
+            # Temperature 0 still applies the model's generation_config, and some models ship a penalty there.
+            "repetition_penalty": 1.0,
+            "max_tokens": self.settings.max_tokens,
+            "return_token_ids": True,
+            "logprobs": True,
+            "top_logprobs": 2,
+            **more,
+        }
+        completion = self.control.chat(payload, self.settings.timeout_s)
+        choice = completion.choices[0] if completion.choices else None
+        if choice is None or not choice.token_ids:
+            raise MeasureError("the server returns no token ids", "vLLM 0.10.2 and newer do")
+        details = completion.usage.prompt_tokens_details
+        ranked = (choice.logprobs.content if choice.logprobs else None) or []
+        gaps = [sorted((entry.logprob for entry in token.top_logprobs), reverse=True)[:2] for token in ranked]
+        return Told(
+            ids=tuple(choice.token_ids),
+            text=choice.message.content or "",
+            prompt_ids=tuple(completion.prompt_token_ids or ()),
+            cached=(details.cached_tokens if details else None) or 0,
+            gaps=tuple(pair[0] - pair[1] if len(pair) == 2 else None for pair in gaps),
+        )
+
+
+def repeat(asker: Asker, asked: list[str], settings: DeterminismConfig, workspace: Workspace) -> dict[str, list[Told]]:
+    """Return arm D1's answers by prompt: the guide's test, one request at a time."""
+    workspace.say(f"determinism: {settings.runs} × each of {len(asked)} prompts, one after the other")
+    return {prompt: [asker.ask(prompt) for _ in range(settings.runs)] for prompt in asked}
+
+
+def cache_arm(asker: Asker, references: dict[str, Told], settings: DeterminismConfig, workspace: Workspace) -> Arm:
+    """D2: each prompt with an empty prefix cache and then with a full one, by a salt of its own."""
+    what = "prefix cache cold, then warm"
+    if not settings.cache_runs:
+        return Arm(arm="D2", what=what, reason="determinism.cache_runs is 0")
+    workspace.say(f"determinism: {what}, {settings.cache_runs} × each prompt")
+    prompts, cold_cached, warm_cached = [], 0, []
+    for number, (prompt, reference) in enumerate(references.items()):
+        answers = []
+        for run in range(settings.cache_runs):
+            salt = f"{asker.launch_id}-determinism-{number}-{run}"
+            cold, warm = asker.ask(prompt, cache_salt=salt), asker.ask(prompt, cache_salt=salt)
+            answers += [cold, warm]
+            cold_cached += cold.cached
+            warm_cached.append(warm.cached)
+        prompts.append(compared(prompt, reference, against(reference.ids, [answer.ids for answer in answers]), answers))
+    if cold_cached or not any(warm_cached):
+        seen = f"{cold_cached} cached tokens cold, {sum(warm_cached)} warm"
+        return Arm(arm="D2", what=what, reason=f"the server's own count shows no cold and warm cache: {seen}")
+    hits = sum(cached > 0 for cached in warm_cached)
+    return Arm(arm="D2", what=what, evidence=f"0 cached prompt tokens cold; a hit in {hits} of {len(warm_cached)} warm", prompts=prompts)
+
+
+def load_arm(asker: Asker, references: dict[str, Told], others: int, settings: DeterminismConfig, workspace: Workspace) -> Arm:
+    """D3: each prompt amid `others` random requests; the engine's own gauge proves that they ran together."""
+    what = f"amid {others} other{'s' if others > 1 else ''}"
+    workspace.say(f"determinism: {what}, {settings.load_runs} × each prompt")
+    prompts, overlapping, most = [], 0, 0
+    looker = Control(asker.control.base_url)
+    with under_load(asker, others), ThreadPoolExecutor(1) as pool:
+        await_running(looker)
+        for prompt, reference in references.items():
+            answers = []
+            for _ in range(settings.load_runs):
+                future = pool.submit(asker.ask, prompt)
+                seen = running_meanwhile(future, looker)
+                answers.append(future.result())
+                overlapping += seen > 1
+                most = max(most, seen)
+            prompts.append(compared(prompt, reference, against(reference.ids, [answer.ids for answer in answers]), answers))
+    sent = len(references) * settings.load_runs
+    evidence = f"{REQUESTS_RUNNING} above 1 beside {overlapping} of {sent} requests, at most {most}"
+    if overlapping < sent:
+        return Arm(arm="D3", what=what, reason=f"no proof that the requests overlapped: {evidence}")
+    return Arm(arm="D3", what=what, evidence=evidence, prompts=prompts)
+
+
+def await_running(looker: Control) -> None:
+    """Wait until the load has reached the engine; one that never does is seen beside each request."""
+    deadline = time.monotonic() + LOAD_STARTS_S
+    while looker.metrics().get(REQUESTS_RUNNING, 0) < 1 and time.monotonic() < deadline:
+        time.sleep(LOOK_S)
+
+
+def running_meanwhile(future: "Future[Told]", looker: Control) -> int:
+    """Return the largest number of running requests that the engine showed before `future` was done."""
+    most = 0
+    while True:
+        running = looker.metrics().get(REQUESTS_RUNNING, 0)
+        if future.done():
+            return most
+        most = max(most, int(running))
+        wait([future], LOOK_S)
+
+
+@contextmanager
+def under_load(asker: Asker, others: int) -> Iterator[None]:
+    """Keep `others` random requests in flight while inside."""
+    ending = threading.Event()
+    payloads = (
+        streamed(
+            asker.model,
+            [{"role": "user", "content": LOAD_QUESTION.format(number=number)}],
+            asker.settings.max_tokens,
+            **{"temperature": 1.0, "seed": number, "ignore_eos": True},
+        )
+        for number in itertools.count()
+    )
+    arguments = (asker.control.base_url, payloads, others, asker.settings.timeout_s, lambda: not ending.is_set())
+    thread = threading.Thread(target=closed_loop, args=arguments, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ending.set()
+        thread.join()
+
+
+def restart_arm(references: dict[str, Told], settings: DeterminismConfig, server: Server, workspace: Workspace) -> Arm:
+    """D4: each prompt once more after a real restart; counts only where the prompt's token ids are the same."""
+    what = "after a restart of the server"
+    if not settings.restart:
+        return Arm(arm="D4", what=what, reason="determinism.restart is false")
+    try:
+        again = restarted(server, workspace)
+    except ServerError as error:
+        return Arm(arm="D4", what=what, reason=f"the server did not come back: {error.message}")
+    handle = again.handle
+    with watched(handle.pid, handle.created, handle.base_url, workspace.root / handle.log):
+        asker = Asker(Control(handle.base_url), server.model, settings, handle.launch_id)
+        answers = {prompt: asker.ask(prompt) for prompt in references}
+    changed = [prompt for prompt, answer in answers.items() if answer.prompt_ids != references[prompt].prompt_ids]
+    if changed:
+        return Arm(arm="D4", what=what, reason=f"the prompt's own token ids changed: {changed[0]!r}")
+    prompts = [
+        compared(prompt, reference, against(reference.ids, [answers[prompt].ids]), [answers[prompt]])
+        for prompt, reference in references.items()
+    ]
+    return Arm(arm="D4", what=what, evidence=f"launch {server.handle.launch_id}, then {handle.launch_id}", prompts=prompts)
+
+
+def control_arms(asker: Asker, references: dict[str, Told], settings: DeterminismConfig, workspace: Workspace) -> list[Arm]:
+    """D5: with a temperature the same seed must agree and another must differ, or the test proves nothing."""
+    warm = {"temperature": settings.control_temperature}
+    workspace.say(f"determinism: controls at temperature {settings.control_temperature:g}")
+    same, other = [], []
+    for prompt in references:
+        first, second, third = (asker.ask(prompt, **warm, seed=settings.seed + step) for step in (0, 0, 1))
+        same.append(compared(prompt, first, against(first.ids, [second.ids]), [second]))
+        other.append(compared(prompt, first, against(first.ids, [third.ids]), [third]))
+    at = f"temperature {settings.control_temperature:g}"
+    return [Arm(arm="D5", what=f"{at}, same seed", prompts=same), Arm(arm="D5", what=f"{at}, another seed", prompts=other)]
+
+
+def commonest(answers: Sequence[Told]) -> Told:
+    """Return the first answer with the commonest token ids."""
+    counts = {answer.ids: sum(other.ids == answer.ids for other in answers) for answer in answers}
+    return max(answers, key=lambda answer: counts[answer.ids])
+
+
+def compared(prompt: str, reference: Told, agreed: Agreement, answers: Iterable[Told]) -> PromptAgreement:
+    """Return the record of one prompt's comparison."""
+    return PromptAgreement(
+        prompt=prompt,
+        runs=agreed.runs,
+        agreeing=agreed.agreeing,
+        distinct=agreed.distinct,
+        first_divergence=agreed.first_divergence,
+        gap=reference.gap_at(agreed.first_divergence),
+        tokens=max(len(answer.ids) for answer in (reference, *answers)),
+    )
+
+
+def figures(prompts: list[PromptAgreement], told: dict[str, list[Told]]) -> dict[str, Figure]:
+    """Return D1's shares: of answers that agree with their prompt's commonest, and of prompts whose answers all agree.
+
+    TARr compares the raw answers, TARa the canonical JSON where an answer is JSON (arXiv 2408.04667).
+    """
     return {
         "identical": share_figure(sum(prompt.agreeing for prompt in prompts), sum(prompt.runs for prompt in prompts)),
         "tarr": share_figure(sum(prompt.agreeing == prompt.runs for prompt in prompts), len(prompts)),
+        "tara": share_figure(sum(len({canonical(answer.text) for answer in answers}) == 1 for answers in told.values()), len(told)),
     }
 
 
-def token_ids(control: Control, model: str, prompt: str, settings: DeterminismConfig) -> list[int]:
-    """Return the answer's token ids; MeasureError when the server does not give them."""
-    payload = {
-        "model": model,
-        "messages": [{"role": "user", "content": prompt}],
-        "temperature": 0,
-        "seed": settings.seed,
-        "repetition_penalty": 1.0,
-        "max_tokens": settings.max_tokens,
-        "return_token_ids": True,
+def arm_figures(arms: Iterable[Arm]) -> dict[str, Figure]:
+    """Return each arm's share of answers that equal the reference, D3 over all its loads; the controls by what must hold."""
+    parts = list(arms)
+    names: dict[str, Callable[[Arm], bool]] = {
+        "d2_identical": lambda arm: arm.arm == "D2",
+        "d3_identical": lambda arm: arm.arm == "D3",
+        "d4_identical": lambda arm: arm.arm == "D4",
+        "d5_same_seed_identical": lambda arm: arm.arm == "D5" and arm.what.endswith("same seed"),
+        "d5_other_seed_identical": lambda arm: arm.arm == "D5" and arm.what.endswith("another seed"),
     }
-    completion = control.chat(payload, settings.timeout_s)
-    ids = completion.choices[0].token_ids if completion.choices else None
-    if not ids:
-        raise MeasureError("the server returns no token ids", "vLLM 0.10.2 and newer do")
-    return ids
+    result = {}
+    for name, chosen in names.items():
+        picked = [arm for arm in parts if chosen(arm)]
+        missing = next((arm.reason for arm in picked if arm.reason), "" if picked else "determinism.load is empty")
+        runs = sum(arm.runs for arm in picked)
+        result[name] = not_measured("%", missing) if missing else share_figure(sum(arm.agreeing for arm in picked), runs)
+    return result

@@ -16,7 +16,7 @@ from pipeline.measure.latency import e2e_ms, ttft_ms
 from pipeline.measure.statistics import percentile_figure, share_figure
 from pipeline.record import Measurement, write_atomic
 from pipeline.server.watch import watched
-from pipeline.stages.serve import Server
+from pipeline.stages.serve import Server, insist_on_answers
 from pipeline.suite import Case, Suite, load_suite
 from pipeline.workspace import Workspace
 
@@ -48,6 +48,7 @@ class RouterResult(Measurement):
 
 def test_router(settings: RouterConfig, server: Server, workspace: Workspace) -> RouterResult:
     """Send the router suite, prompt-only and constrained, and check every answer."""
+    insist_on_answers(server)
     with watched(server.handle.pid, server.handle.created, server.handle.base_url, workspace.root / server.handle.log):
         return send_suite(settings, server, workspace)
 

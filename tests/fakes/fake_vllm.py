@@ -40,7 +40,10 @@ class Script:
     honours_ignore_eos: bool = True  # repeat the text up to max_tokens when asked
     token_ids: bool = True
     tokens_per_chunk: int = 1
-    cached_tokens: int = 0
+    cached_tokens: int | None = 0  # None: what a prefix cache would give, by salt and prompt
+    prompt_prefix: str = ""  # what a chat template would put in front
+    top_gap: float = 1.5  # logprob of each token − that of the next best
+    in_flight_gauge: bool = True
     # Streams.
     first_token_s: float = 0.0
     inter_token_s: float = 0.0
@@ -104,6 +107,7 @@ class Ledger:
     counter: float = 0.0
     in_flight: int = 0
     max_in_flight: int = 0
+    seen_prompts: set[str] = field(default_factory=set)
     full: threading.Condition = field(default_factory=threading.Condition)
 
 
@@ -241,9 +245,18 @@ class Handler(BaseHTTPRequestHandler):
             "message": {"role": "assistant", "content": "".join(pieces)},
             "finish_reason": reason,
             "token_ids": [token_id(piece) for piece in pieces] if wanted else None,
+            "logprobs": logprobs(script, pieces) if payload.get("logprobs") else None,
         }
-        usage = usage_of(script, payload, len(pieces))
-        self.reply(200, json.dumps({"object": "chat.completion", "model": payload["model"], "choices": [choice], "usage": usage}))
+        usage = usage_of(script, payload, len(pieces), self.server.fake.ledger)
+        prompt_ids = [token_id(script.prompt_prefix + message["content"]) for message in payload["messages"]] if wanted else None
+        answer = {
+            "object": "chat.completion",
+            "model": payload["model"],
+            "choices": [choice],
+            "usage": usage,
+            "prompt_token_ids": prompt_ids,
+        }
+        self.reply(200, json.dumps(answer))
 
     def stream(self, script: Script, payload: dict[str, Any], pieces: list[str], reason: str) -> None:
         self.send_response(200)
@@ -264,7 +277,15 @@ class Handler(BaseHTTPRequestHandler):
         self.interrupt(script, len(starts))
         time.sleep(script.usage_s)
         if script.usage_chunk and (payload.get("stream_options") or {}).get("include_usage"):
-            self.event(json.dumps({"object": "chat.completion.chunk", "choices": [], "usage": usage_of(script, payload, len(pieces))}))
+            self.event(
+                json.dumps(
+                    {
+                        "object": "chat.completion.chunk",
+                        "choices": [],
+                        "usage": usage_of(script, payload, len(pieces), self.server.fake.ledger),
+                    }
+                )
+            )
         self.event("[DONE]")
         self.chunk(b"")
 
@@ -337,13 +358,28 @@ def token_id(piece: str) -> int:
     return zlib.crc32(piece.encode()) % 49152
 
 
-def usage_of(script: Script, payload: dict[str, Any], tokens: int) -> dict[str, Any]:
+def logprobs(script: Script, pieces: list[str]) -> dict[str, Any]:
+    """Return two ranked logprobs for each token."""
+    return {"content": [{"token": piece, "top_logprobs": [{"logprob": -0.1}, {"logprob": -0.1 - script.top_gap}]} for piece in pieces]}
+
+
+def cached(script: Script, payload: dict[str, Any], prompt: int, ledger: Ledger) -> int:
+    """Return how many prompt tokens came from the cache."""
+    if script.cached_tokens is not None:
+        return script.cached_tokens
+    key = f"{payload.get('cache_salt')} {payload['messages']}"
+    hit = key in ledger.seen_prompts
+    ledger.seen_prompts.add(key)
+    return prompt - 1 if hit else 0
+
+
+def usage_of(script: Script, payload: dict[str, Any], tokens: int, ledger: Ledger) -> dict[str, Any]:
     prompt = 1 + sum(len(split(message["content"])) for message in payload["messages"])
     return {
         "prompt_tokens": prompt,
         "completion_tokens": tokens,
         "total_tokens": prompt + tokens,
-        "prompt_tokens_details": {"cached_tokens": script.cached_tokens},
+        "prompt_tokens_details": {"cached_tokens": cached(script, payload, prompt, ledger)},
     }
 
 
@@ -359,7 +395,8 @@ def model_card(fake: FakeVllm, script: Script) -> dict[str, Any]:
 
 def metrics_text(fake: FakeVllm, script: Script) -> str:
     """Return the counters as two engines would show them, so that their samples must be summed."""
-    lines = ["# HELP vllm:num_requests_running Running.", "# TYPE vllm:num_requests_running gauge", "vllm:num_requests_running 0.0"]
+    running = float(fake.ledger.in_flight if script.in_flight_gauge else 0)
+    lines = ["# HELP vllm:num_requests_running Running.", "# TYPE vllm:num_requests_running gauge", f"vllm:num_requests_running {running}"]
     if script.metrics:
         half = fake.ledger.counter / 2
         lines += ["# HELP vllm:generation_tokens_total Generated.", "# TYPE vllm:generation_tokens_total counter"]

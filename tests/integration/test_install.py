@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 
 from pipeline import packages
+from pipeline.config import InstallConfig
 from pipeline.errors import InstallError
 from pipeline.gpu.compatibility import CPU_SET
 from pipeline.stages import install
 from pipeline.workspace import Workspace
+from tests.fakes.environment import machine
 
 SIX = "six==1.16.0 --hash=sha256:8abb2f1d86890a2dfb989f9a77cfcfd3e47c2a354b01111771326f8aa26e0254\n"
 Usage = namedtuple("Usage", "total used free")
@@ -77,3 +79,42 @@ def test_too_little_disk_is_told_before_anything_is_fetched(workspace: Workspace
         install.build(CPU_SET, "", None, workspace, log, 1)
     assert "disk space" in caught.value.hint
     assert not log.exists()
+
+
+def a_vllm(workspace: Workspace, *packages_there: str) -> Path:
+    """Return the Python of an environment in which `torch` and `vllm` import, with metadata for the named packages."""
+    python = workspace.root / "elsewhere" / "bin" / "python"
+    subprocess.run([packages.uv(), "venv", "--quiet", "--python", sys.executable, str(python.parent.parent)], check=True)
+    site = next((python.parent.parent / "lib").glob("python*")) / "site-packages"
+    for name in ("torch", "vllm"):
+        (site / f"{name}.py").touch()
+    for name in packages_there:
+        (site / f"{name}-1.2.3.dist-info").mkdir()
+        (site / f"{name}-1.2.3.dist-info" / "METADATA").write_text(f"Name: {name}\nVersion: 1.2.3\n", encoding="utf-8")
+    return python
+
+
+def test_an_environment_that_someone_else_made_is_used_as_it_is(workspace: Workspace) -> None:
+    python = a_vllm(workspace, "torch", "vllm")
+    made = install.install(InstallConfig(python=str(python)), machine(), workspace)
+    assert (made.set, made.interpreter, made.distribution, made.vllm, made.torch) == (
+        "existing",
+        "elsewhere/bin/python",
+        "vllm",
+        "1.2.3",
+        "1.2.3",
+    )
+    assert not workspace.server_environment.exists()
+    assert install.environment_present(made, workspace)
+    python.unlink()
+    assert not install.environment_present(made, workspace)
+
+
+def test_an_environment_without_vllm_is_refused(workspace: Workspace) -> None:
+    with pytest.raises(InstallError, match=r"install\.python: /nowhere/python is not a file"):
+        install.install(InstallConfig(python="/nowhere/python"), machine(), workspace)
+    with pytest.raises(InstallError, match="cannot import vLLM: ModuleNotFoundError: No module named 'torch'"):
+        install.install(InstallConfig(python=sys.executable), machine(), workspace)
+    python = a_vllm(workspace, "torch")
+    with pytest.raises(InstallError, match="imports vLLM but has no package of that name"):
+        install.install(InstallConfig(python=str(python)), machine(), workspace)

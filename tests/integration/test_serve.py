@@ -16,7 +16,7 @@ import pytest
 
 from pipeline.client.control import GENERATED_TOKENS, Control
 from pipeline.client.load import closed_loop, streamed
-from pipeline.config import BenchConfig, ServeConfig
+from pipeline.config import BenchConfig, DeterminismConfig, ServeConfig
 from pipeline.errors import ServerError
 from pipeline.record import Store, now
 from pipeline.server import launch as launching
@@ -24,8 +24,10 @@ from pipeline.server import ports, state
 from pipeline.server.identity import prove
 from pipeline.server.readiness import wait_until_ready
 from pipeline.server.stop import Closing, stop_server
+from pipeline.stages import test_determinism
 from pipeline.stages.bench import bench
-from pipeline.stages.serve import Server, server_present
+from pipeline.stages.serve import Server, restarted, server_present
+from pipeline.stages.test_determinism import Arm, Determinism
 from tests.fakes.environment import MODEL_NAME, FakeProject, free_port, until
 from tests.fakes.fake_vllm import VERSION, FakeVllm, Script
 
@@ -269,6 +271,7 @@ def started(project: FakeProject, settings: ServeConfig) -> Iterator[tuple[state
         model=MODEL_NAME,
         log="server.log",
         command=words,
+        settings=settings,
         started=now(),
     )
     try:
@@ -476,6 +479,7 @@ def test_stop_leaves_alone_whoever_got_the_leaders_pid_later(project: FakeProjec
             model=MODEL_NAME,
             log="server.log",
             command=[],
+            settings=ServeConfig(),
             started=now(),
         )
         state.write(project.workspace, launch)
@@ -538,3 +542,79 @@ def test_a_server_that_dies_under_load_is_the_failure_of_the_measurement(project
     settings = BenchConfig(ttft_requests=3, decode_requests=2, output_tokens=4, concurrency=(1, 2), requests_per_level=2, timeout_s=30)
     with pytest.raises(ServerError, match="died while it was measured: the GPU ran out of memory"):
         bench(settings, server, project.workspace)
+
+
+# Restart: the identity stays, the handle changes
+
+
+DETERMINISM = DeterminismConfig(prompts="prompts.txt", runs=2, max_tokens=8, cache_runs=0, load=(), timeout_s=30)
+
+
+def served_and_recorded(project: FakeProject) -> Server:
+    """Return a running server with its record, as the engine leaves it."""
+    (project.root / "prompts.txt").write_text("Merhaba\n", encoding="utf-8")
+    server = project.serve(project.settings())
+    Store(project.workspace.artifacts).write("serve", {"why": "a test"}, now(), 1.0, server)
+    return server
+
+
+def test_a_restart_keeps_identity_and_reason_and_puts_the_new_handle_on_record(project: FakeProject) -> None:
+    first = served_and_recorded(project)
+    second = restarted(first, project.workspace)
+    assert second.identity() == first.identity()
+    assert (second.handle.launch_id, second.handle.pid) != (first.handle.launch_id, first.handle.pid)
+    assert second.real
+    outcome = Store(project.workspace.artifacts).outcome("serve", Server)
+    assert outcome.data == second
+    assert outcome.envelope is not None
+    assert outcome.envelope.because == {"why": "a test"}
+    assert server_present(second, project.workspace)
+    assert not server_present(first, project.workspace)
+    assert not psutil.pid_exists(first.handle.pid)
+
+
+def test_a_server_that_is_not_on_record_is_not_restarted(project: FakeProject) -> None:
+    server = served_and_recorded(project)
+    stranger = server.model_copy(update={"handle": server.handle.model_copy(update={"launch_id": "another"})})
+    with pytest.raises(ServerError, match="not the one on record"):
+        restarted(stranger, project.workspace)
+    assert server_present(server, project.workspace)
+
+
+def restart_arm(result: Determinism) -> Arm:
+    return next(arm for arm in result.arms if arm.arm == "D4")
+
+
+def test_answers_are_compared_across_a_real_restart(project: FakeProject) -> None:
+    server = served_and_recorded(project)
+    result = test_determinism.test_determinism(DETERMINISM, server, project.workspace)
+    arm = restart_arm(result)
+    assert (arm.reason, arm.runs, arm.agreeing) == ("", 1, 1)
+    assert arm.evidence == f"launch {server.handle.launch_id}, then {project.launch().id}"
+    assert result.launch_id == server.handle.launch_id != project.launch().id
+
+
+@pytest.mark.parametrize(
+    ("change", "agreeing", "says"),
+    [
+        ({"texts": ("Hello there, this has changed.",)}, 0, ""),
+        ({"prompt_prefix": "<s>"}, 0, "the prompt's own token ids changed: 'Merhaba'"),
+    ],
+)
+def test_what_a_restart_changes_is_noticed(project: FakeProject, change: dict[str, Any], agreeing: int, says: str) -> None:
+    server = served_and_recorded(project)
+    references = test_determinism.repeat(
+        test_determinism.Asker(Control(server.handle.base_url), server.model, DETERMINISM, "x"), ["Merhaba"], DETERMINISM, project.workspace
+    )
+    project.play(Script(**change))
+    arm = test_determinism.restart_arm({"Merhaba": references["Merhaba"][0]}, DETERMINISM, server, project.workspace)
+    assert (arm.reason, arm.agreeing) == (says, agreeing)
+
+
+def test_a_server_that_does_not_come_back_leaves_the_other_arms(project: FakeProject) -> None:
+    server = served_and_recorded(project)
+    project.play(Script(exit_code=1, log=("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB",)))
+    result = test_determinism.test_determinism(DETERMINISM, server, project.workspace)
+    assert "the server did not come back: the server did not start" in restart_arm(result).reason
+    assert result.figures["identical"].value == 100
+    assert result.figures["d4_identical"].value is None

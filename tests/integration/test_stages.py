@@ -1,5 +1,6 @@
 """The measuring stages against a scripted server: right figures, failures counted, and never a PASS from a simulation."""
 
+import dataclasses
 import json
 import shutil
 import time
@@ -11,7 +12,7 @@ import psutil
 import pytest
 
 from pipeline.config import BenchConfig, DeterminismConfig, Gate, RouterConfig, VramConfig, load_layers
-from pipeline.errors import MeasureError, PipelineError, ServerError
+from pipeline.errors import ConfigError, MeaninglessError, MeasureError, PipelineError, ServerError
 from pipeline.measure.verdicts import exit_code
 from pipeline.record import Measurement, Outcome, Store, now
 from pipeline.report.gates import judge_all
@@ -51,7 +52,7 @@ BENCH = BenchConfig(
     ttft_requests=3, warmup_requests=1, decode_requests=3, output_tokens=8, concurrency=(1, 2), requests_per_level=4, timeout_s=30
 )
 BENCH_TOKENS = 1 + 3 + 8 + 3 * 8 + 2 * 2 + 4 * 8  # warm-up, TTFT, first decode, decode, warm-up at 2, level at 2
-DETERMINISM = DeterminismConfig(prompts=("steady", "shaky"), runs=4, max_tokens=16, timeout_s=30)
+DETERMINISM = DeterminismConfig(prompts="prompts.txt", runs=4, max_tokens=16, cache_runs=0, load=(), restart=False, timeout_s=30)
 VRAM = VramConfig(load_s=0.3, concurrency=2)
 
 
@@ -64,6 +65,7 @@ def workspace(tmp_path: Path) -> Workspace:
     (suite / "suite.yaml").write_text(
         "name: tiny\nlanguage: en\ndescription: A test.\nprompt: prompt.j2\nschema: schema.json\ncases: cases.jsonl\n", encoding="utf-8"
     )
+    (tmp_path / "prompts.txt").write_text("steady\n\nshaky\n", encoding="utf-8")
     (suite / "prompt.j2").write_text("Answer with JSON.", encoding="utf-8")
     (suite / "schema.json").write_text(json.dumps(SCHEMA), encoding="utf-8")
     lines = [json.dumps({"id": f"c{number}", "text": name, **gold}) for number, (name, (gold, _)) in enumerate(CASES.items())]
@@ -177,7 +179,7 @@ def test_equal_answers_are_identical(fake: FakeVllm, server: Server, workspace: 
     assert (result.figures["tarr"].value, result.figures["tarr"].n) == (100, 2)
     assert [prompt.first_divergence for prompt in result.prompts] == [None, None]
     assert result.simulated
-    for request in fake.ledger.requests:
+    for request in fake.ledger.requests[:8]:
         assert (request["temperature"], request["seed"], request["return_token_ids"]) == (0, 42, True)
 
 
@@ -197,6 +199,102 @@ def test_an_answer_that_goes_on_differs_where_the_other_ends(fake: FakeVllm, ser
     fake.script = Script(texts=("aaaabbbb", "aaaabbbbcccc"))
     result = determinism.test_determinism(DETERMINISM, server, workspace)
     assert [(prompt.agreeing, prompt.first_divergence) for prompt in result.prompts] == [(2, 2), (2, 2)]
+
+
+ARMS = DETERMINISM.model_copy(update={"cache_runs": 2, "load": (2, 3), "load_runs": 1})
+
+
+def of_arm(result: determinism.Determinism, arm: str) -> list[determinism.Arm]:
+    return [entry for entry in result.arms if entry.arm == arm]
+
+
+def test_each_arm_names_its_evidence(fake: FakeVllm, server: Server, workspace: Workspace) -> None:
+    fake.script = Script(cached_tokens=None, first_token_s=0.2)
+    result = determinism.test_determinism(ARMS, server, workspace)
+    assert [(arm.arm, arm.what, arm.runs, arm.agreeing) for arm in result.arms if not arm.reason] == [
+        ("D2", "prefix cache cold, then warm", 8, 8),
+        ("D3", "amid 2 others", 2, 2),
+        ("D3", "amid 3 others", 2, 2),
+        ("D5", "temperature 0.8, same seed", 2, 2),
+        ("D5", "temperature 0.8, another seed", 2, 2),
+    ]
+    assert of_arm(result, "D2")[0].evidence == "0 cached prompt tokens cold; a hit in 4 of 4 warm"
+    assert "above 1 beside 2 of 2 requests" in of_arm(result, "D3")[0].evidence
+    assert of_arm(result, "D4")[0].reason == "determinism.restart is false"
+    assert result.figures["d2_identical"].value == result.figures["d3_identical"].value == 100
+    assert (result.figures["d4_identical"].value, result.figures["d4_identical"].reason) == (None, "determinism.restart is false")
+
+
+def test_an_answer_that_changes_under_load_is_noticed_with_its_gap(fake: FakeVllm, server: Server, workspace: Workspace) -> None:
+    alone = Script(texts=("aaaabbbbccccdddd",), first_token_s=0.2, top_gap=0.25)
+
+    class WhileLoaded(Script):
+        def for_request(self, number: int, prompt: str) -> Script:
+            return dataclasses.replace(alone, texts=("aaaabbbbcXccdddd",)) if fake.ledger.in_flight > 1 else alone
+
+    fake.script = WhileLoaded()
+    result = determinism.test_determinism(ARMS.model_copy(update={"cache_runs": 0, "load": (2,)}), server, workspace)
+    assert result.figures["identical"].value == 100
+    assert result.figures["d3_identical"].value == 0
+    (arm,) = of_arm(result, "D3")
+    assert [prompt.first_divergence for prompt in arm.prompts] == [2, 2]
+    assert [prompt.gap for prompt in arm.prompts] == pytest.approx([0.25, 0.25])
+
+
+@pytest.mark.parametrize(
+    ("script", "arm", "says"),
+    [
+        (Script(cached_tokens=0), "D2", "no cold and warm cache: 0 cached tokens cold, 0 warm"),
+        (Script(cached_tokens=7), "D2", "no cold and warm cache: 28 cached tokens cold, 28 warm"),
+        (Script(in_flight_gauge=False, first_token_s=0.01), "D3", "no proof that the requests overlapped"),
+    ],
+)
+def test_an_arm_without_evidence_is_not_measured(
+    script: Script, arm: str, says: str, fake: FakeVllm, server: Server, workspace: Workspace
+) -> None:
+    fake.script = script
+    result = determinism.test_determinism(ARMS, server, workspace)
+    assert all(says in entry.reason and not entry.prompts for entry in of_arm(result, arm))
+    figure = result.figures[f"{arm.lower()}_identical"]
+    assert figure.value is None
+    assert says in figure.reason
+
+
+def test_the_controls_can_tell_seeds_apart(fake: FakeVllm, server: Server, workspace: Workspace) -> None:
+    class Seeded(Script):
+        def for_request(self, number: int, prompt: str) -> Script:
+            seed = fake.ledger.requests[number]["seed"]
+            return Script(texts=(f"answer of seed {seed} to {prompt}",))
+
+    fake.script = Seeded()
+    result = determinism.test_determinism(DETERMINISM, server, workspace)
+    assert result.figures["d5_same_seed_identical"].value == 100
+    assert result.figures["d5_other_seed_identical"].value == 0
+
+
+def test_answers_that_are_equal_as_json_count_in_tara_alone(fake: FakeVllm, server: Server, workspace: Workspace) -> None:
+    texts = ('{"a": 1, "b": 2}', '{"b":2,"a":1}')
+    fake.script = Script(texts=texts)
+    result = determinism.test_determinism(DETERMINISM, server, workspace)
+    assert (result.figures["tarr"].value, result.figures["tara"].value) == (0, 100)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"), [(None, "No such file"), ("\n", "no prompts"), ("a\nb\na\n", ":3: the prompt is there twice")]
+)
+def test_a_file_of_prompts_is_checked(content: str | None, says: str, server: Server, workspace: Workspace) -> None:
+    path = workspace.root / "prompts.txt"
+    path.unlink()
+    if content is not None:
+        path.write_text(content, encoding="utf-8")
+    with pytest.raises(ConfigError, match=says):
+        determinism.test_determinism(DETERMINISM, server, workspace)
+
+
+@pytest.mark.parametrize("stage", ["test-router", "test-determinism"])
+def test_noise_is_not_judged(stage: str, server: Server, workspace: Workspace) -> None:
+    with pytest.raises(MeaninglessError, match="weights are random"):
+        STAGES[stage](server.model_copy(update={"random_weights": True}), workspace)
 
 
 @pytest.mark.parametrize(("script", "says"), [(Script(token_ids=False), "token ids"), (Script(status=500), "HTTP 500")])

@@ -291,7 +291,9 @@ def test_profiles_of_gpu_auto_exist() -> None:
 def test_shipped_suites_and_templates_exist() -> None:
     for profile in (None, *SHIPPED.profiles):
         config = SHIPPED.config(profile)
-        assert all((ROOT / path).exists() for path in (*config.router.files(), *config.report.files())), profile
+        assert all((ROOT / path).exists() for path in (*config.router.files(), *config.determinism.files(), *config.report.files())), (
+            profile
+        )
 
 
 def made_figures() -> dict[str, set[str]]:
@@ -301,7 +303,7 @@ def made_figures() -> dict[str, set[str]]:
     return {
         "bench": set(bench.figures([answer], [answer], [])),
         "test-router": {f"{name}_{figure}" for name in ("prompt_only", "constrained") for figure in arm},
-        "test-determinism": set(test_determinism.figures([])),
+        "test-determinism": {*test_determinism.figures([], {}), *test_determinism.arm_figures([])},
         "measure-vram": set(measure_vram.gpu_figures([], [], "")),
     }
 

@@ -67,5 +67,6 @@ def test_answer_without_a_token_gap_does_not_break_the_bench(unfit: Answer) -> N
 
 
 def test_system_throughput_counts_successful_tokens_over_wall_time() -> None:
-    level = bench.level(4, [answer(0, 1, 2, 30), answer(0, 1, 2, 30), Answer(0, tokens=30, error="cut off")], 2.0)
+    level = bench.level(4, [answer(0, 1, 2, 30), answer(0, 1, 2, 30), Answer(0, tokens=30, error="cut off")], 2.0, 0.5)
     assert (level.throughput_tok_s, level.requests, level.failed) == (30, 3, 1)
+    assert level.client_cpu_share == 0.25

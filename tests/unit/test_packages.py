@@ -129,3 +129,14 @@ def test_install_is_hash_pinned_and_without_dependencies(tmp_path: Path) -> None
     assert command[:5] == [uv(), "pip", "install", "--python", "/v/bin/python"]
     assert {"--require-hashes", "--no-deps", "--quiet"} <= set(command)
     assert command[command.index("--requirement") + 1] == "r.txt"
+
+
+@pytest.mark.parametrize("value", ["1", "true", "Yes", "on"])
+def test_no_index_is_passed_on(tmp_path: Path, value: str) -> None:
+    assert arguments(tmp_path, f"[global]\nno-index = {value}\n") == [*STRATEGY, "--no-index"]
+    assert arguments(tmp_path, PIP_NO_INDEX=value) == [*STRATEGY, "--no-index"]
+
+
+@pytest.mark.parametrize("value", ["0", "false", ""])
+def test_an_index_that_is_not_forbidden_is_asked(tmp_path: Path, value: str) -> None:
+    assert arguments(tmp_path, PIP_NO_INDEX=value) == STRATEGY

@@ -18,15 +18,16 @@ from pipeline.record import Artifact, Envelope, Failure, Outcome
 from pipeline.report.gates import judge_all
 from pipeline.report.markdown import cell
 from pipeline.report.view import MARKS, alternative_row, gate_row, headline, measured_words, number, shell_command
+from pipeline.server.breakdown import Breakdown
 from pipeline.server.identity import Proof
 from pipeline.server.stop import Closing
-from pipeline.stages.bench import BenchResult, Ledger, Level
+from pipeline.stages.bench import BenchResult, Ledger, Level, MeanCheck
 from pipeline.stages.download_model import Model
 from pipeline.stages.install import Installation
 from pipeline.stages.measure_vram import MemoryUse
 from pipeline.stages.report import Report, report, report_present
 from pipeline.stages.serve import Handle, Server
-from pipeline.stages.test_determinism import Determinism, PromptAgreement
+from pipeline.stages.test_determinism import Arm, Determinism, PromptAgreement
 from pipeline.stages.test_router import Example, RouterResult
 from pipeline.workspace import Workspace
 from tests.unit.machines import machine
@@ -73,8 +74,9 @@ def bench_result(*, simulated: bool = False, ttft: Figure | None = None) -> Benc
         prompt_tokens=37,
         output_tokens=64,
         first_request_ttft_ms=99,
-        levels=[Level(concurrency=4, requests=16, failed=2, output_tokens=900, wall_s=9, throughput_tok_s=110)],
+        levels=[Level(concurrency=4, requests=16, failed=2, output_tokens=900, wall_s=9, throughput_tok_s=110, client_cpu_share=0.031)],
         ledger=Ledger(client_tokens=10, server_tokens=10),
+        means=[MeanCheck(name="TTFT", requests=64, client_ms=42.5, server_ms=41.25, tolerance_ms=7)],
         raw="artifacts/raw/bench.jsonl",
     )
 
@@ -96,7 +98,16 @@ def router_result(text: str = "x") -> RouterResult:
 def memory_use() -> MemoryUse:
     figures = {"vram_peak_mib": not_measured("MiB", "no driver"), "host_pss_peak_mib": figure(2100, "MiB")}
     return MemoryUse(
-        launch_id="L1", simulated=False, figures=figures, method="", samples=90, load_s=15, load_requests=40, baseline_gpu_mib=None
+        launch_id="L1",
+        simulated=False,
+        figures=figures,
+        method="",
+        samples=90,
+        load_s=15,
+        load_requests=40,
+        baseline_gpu_mib=None,
+        breakdown=Breakdown(weights_mib=258.0),
+        preemptions=0,
     )
 
 
@@ -109,6 +120,8 @@ def server() -> Server:
         max_model_len=4096,
         command=["venv-vllm/bin/python", "-m", "vllm", "--model", "models/m", "--x", '{"a": 1}'],
         environment={"VLLM_CPU_KVCACHE_SPACE": "1"},
+        random_weights=False,
+        plan=None,
         real=True,
         proofs=[Proof(claim="our child listens", holds=True, seen="pid 7")],
         handle=Handle(
@@ -122,13 +135,21 @@ def closing() -> Closing:
 
 
 def determinism() -> Determinism:
-    prompt = PromptAgreement(prompt="Merhaba", runs=10, agreeing=10, distinct=1, first_divergence=None, tokens=64)
-    return Determinism(launch_id="L1", simulated=False, figures={"identical": figure(100, "%", 10, 72.2)}, seed=42, prompts=[prompt])
+    prompt = PromptAgreement(prompt="Merhaba", runs=10, agreeing=10, distinct=1, first_divergence=None, gap=None, tokens=64)
+    parted = PromptAgreement(prompt="Merhaba", runs=4, agreeing=3, distinct=2, first_divergence=9, gap=0.0123, tokens=64)
+    arms = [
+        Arm(arm="D2", what="prefix cache cold, then warm", reason="no hit was seen"),
+        Arm(arm="D3", what="amid 4 others", evidence="5 ran at once", prompts=[prompt, parted]),
+    ]
+    return Determinism(
+        launch_id="L1", simulated=False, figures={"identical": figure(100, "%", 10, 72.2)}, seed=42, prompts=[prompt], arms=arms
+    )
 
 
 def installation() -> Installation:
     return Installation(
         set=SETS[-1].name,
+        interpreter="venv-vllm/bin/python",
         distribution="vllm-cpu",
         vllm="0.32.0",
         torch="2.13.0+cpu",

@@ -1,0 +1,43 @@
+"""What vLLM's log says about where its memory went. Pure: text in, MiB out."""
+
+import re
+
+from pydantic import BaseModel, ConfigDict
+
+GIB_IN_MIB = 1024
+NUMBER = r"(-?[\d.]+)"
+# Read in the sources of vLLM 0.24 and 0.32; the last line that matches counts.
+GIB_TEXTS = {
+    "weights_mib": rf"Model loading took {NUMBER} GiB memory",
+    "kv_cache_mib": rf"Available KV cache memory: {NUMBER} GiB",
+    "graphs_mib": rf"Graph capturing finished in \d+ secs, took {NUMBER} GiB",
+    "consumed_mib": rf"Actual usage is {NUMBER} GiB for (?:consumed memory|weight)",
+    "activations_mib": rf"{NUMBER} GiB for peak activation",
+}
+KV_TOKENS = r"KV cache size: ([\d,]+) tokens"
+
+
+class Breakdown(BaseModel):
+    """Parts of the server's memory by its own log; None where it does not say."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+
+    weights_mib: float | None = None
+    kv_cache_mib: float | None = None
+    graphs_mib: float | None = None
+    consumed_mib: float | None = None
+    activations_mib: float | None = None
+    kv_tokens: int | None = None
+
+
+def breakdown(log: str) -> Breakdown:
+    """Return what `log` says."""
+    found: dict[str, float | int] = {}
+    for name, pattern in GIB_TEXTS.items():
+        hits = re.findall(pattern, log)
+        if hits:
+            found[name] = round(float(hits[-1]) * GIB_IN_MIB, 1)
+    tokens = re.findall(KV_TOKENS, log)
+    if tokens:
+        found["kv_tokens"] = int(tokens[-1].replace(",", ""))
+    return Breakdown.model_validate(found)
