@@ -130,9 +130,8 @@ def processes(pynvml: Any, handle: Any) -> list[GpuProcess]:
     import psutil
 
     found: dict[int, Any] = {}
-    for query in (pynvml.nvmlDeviceGetComputeRunningProcesses, pynvml.nvmlDeviceGetGraphicsRunningProcesses):
-        with suppress(pynvml.NVMLError):
-            found.update({process.pid: process for process in query(handle)})
+    for kind in ("Compute", "Graphics"):
+        found.update({process.pid: process for process in running(pynvml, handle, kind)})
     result = []
     for pid, process in sorted(found.items()):
         try:
@@ -142,6 +141,18 @@ def processes(pynvml: Any, handle: Any) -> list[GpuProcess]:
         used = process.usedGpuMemory
         result.append(GpuProcess(pid=pid, name=name, used_mib=None if used is None else used / MIB))
     return result
+
+
+def running(pynvml: Any, handle: Any, kind: str) -> list[Any]:
+    """Return the device's processes of that kind, by the newest function that its driver has; empty where none tells."""
+    for function in (f"nvmlDeviceGet{kind}RunningProcesses", f"nvmlDeviceGet{kind}RunningProcesses_v2"):
+        try:
+            return list(getattr(pynvml, function)(handle))
+        except pynvml.NVMLLibraryMismatchError:  # an old driver; no NVMLError
+            continue
+        except pynvml.NVMLError:
+            break
+    return []
 
 
 def device_used_mib() -> list[float] | None:

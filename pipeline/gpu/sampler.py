@@ -15,6 +15,8 @@ from typing import Any
 
 import psutil
 
+from pipeline.gpu import nvml
+
 MIB = 1024 * 1024
 WAIT_FOR_SESSION_S = 60.0
 AFTER_END_S = 3.0
@@ -109,11 +111,8 @@ def device_memory(devices: list[Any], tree: set[int]) -> dict[str, Any]:
             used.append(round(pynvml.nvmlDeviceGetMemoryInfo(device).used / MIB, 1))
         except pynvml.NVMLError:
             used.append(None)
-        try:
-            mine = [p.usedGpuMemory for p in pynvml.nvmlDeviceGetComputeRunningProcesses(device) if p.pid in tree]
-            of_tree.append(None if not mine or any(m is None for m in mine) else round(sum(mine) / MIB, 1))
-        except pynvml.NVMLError:
-            of_tree.append(None)
+        mine = [process.usedGpuMemory for process in nvml.running(pynvml, device, "Compute") if process.pid in tree]
+        of_tree.append(None if not mine or any(value is None for value in mine) else round(sum(mine) / MIB, 1))
     return {"gpu_used_mib": used, "gpu_tree_mib": of_tree}
 
 

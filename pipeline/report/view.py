@@ -245,8 +245,14 @@ def determinism_scenario(outcome: Outcome[Any], server: Outcome[Any]) -> Scenari
     if data is None:
         return Scenario(title, reason_of(outcome), [], [])
     facts = [f"D1, the guide's test: temperature 0, seed {data.seed}, one after the other, compared as token ids."]
+    same = [prompt for prompt in data.prompts if prompt.agreeing == prompt.runs]
+    if same:
+        lengths = sorted({min(prompt.tokens for prompt in same), max(prompt.tokens for prompt in same)})
+        span = " to ".join(str(length) for length in lengths)
+        facts.append(f"D1, {len(same)} of {len(data.prompts)} prompts: all {same[0].runs} answers identical, {span} tokens.")
     for prompt in data.prompts:
-        facts.append(f"D1, {prompt.prompt!r}: {prompt.agreeing} of {prompt.runs} identical, {prompt.tokens} tokens{divergence([prompt])}.")
+        if prompt not in same:
+            facts.append(f"D1, {prompt.prompt!r}: {prompt.agreeing} of {prompt.runs} identical{divergence([prompt])}.")
     for arm in data.arms:
         if arm.reason:
             facts.append(f"{arm.arm}, {arm.what}: NOT_MEASURED, {arm.reason}.")
@@ -362,6 +368,10 @@ def plan_facts(plan: Any, data: Any) -> list[str]:
         facts.append(f"Preemptions since the start: {data.preemptions}.")
     if plan is None:
         return facts
+    peak = data.figures["vram_peak_mib"].value
+    if peak is not None:
+        off = 100 * (plan.peak_mib / peak - 1)
+        facts.append(f"Peak: {number(plan.peak_mib)} MiB planned, {number(peak)} measured ({off:+.1f} %).")
     parts = [
         ("weights", plan.weights_mib, told.weights_mib),
         ("activations", plan.activations_mib, told.activations_mib),

@@ -99,7 +99,7 @@ def start(settings: ServeConfig, words: list[str], model_name: str, workspace: W
             settings=settings,
             started=started,
             sampler_pid=sampler.pid,
-            sampler_created=psutil.Process(sampler.pid).create_time(),
+            sampler_created=created(sampler),
         )
         state.write(workspace, launch)
     except BaseException:  # no note names them yet, so nobody else can end them
@@ -110,6 +110,14 @@ def start(settings: ServeConfig, words: list[str], model_name: str, workspace: W
         raise
     (folder / "session").write_text(str(launch.pid), encoding="utf-8")
     return launch
+
+
+def created(process: subprocess.Popen[bytes]) -> float | None:
+    """Return the creation time of our child; None when it has ended already and left nothing to stop."""
+    try:
+        return psutil.Process(process.pid).create_time()
+    except psutil.Error:
+        return None
 
 
 def new_folder(parent: Path, name: str) -> Path:

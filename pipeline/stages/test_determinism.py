@@ -184,10 +184,10 @@ def cache_arm(asker: Asker, references: dict[str, Told], settings: DeterminismCo
 
 
 def load_arm(asker: Asker, references: dict[str, Told], others: int, settings: DeterminismConfig, workspace: Workspace) -> Arm:
-    """D3: each prompt amid `others` random requests; the engine's own gauge proves that they ran together."""
+    """D3: each prompt amid `others` random requests; those count that ran together by the engine's own gauge."""
     what = f"amid {others} other{'s' if others > 1 else ''}"
     workspace.say(f"determinism: {what}, {settings.load_runs} × each prompt")
-    prompts, overlapping, most = [], 0, 0
+    prompts, most = [], 0
     looker = Control(asker.control.base_url)
     with under_load(asker, others), ThreadPoolExecutor(1) as pool:
         await_running(looker)
@@ -196,14 +196,16 @@ def load_arm(asker: Asker, references: dict[str, Told], others: int, settings: D
             for _ in range(settings.load_runs):
                 future = pool.submit(asker.ask, prompt)
                 seen = running_meanwhile(future, looker)
-                answers.append(future.result())
-                overlapping += seen > 1
+                answer = future.result()
                 most = max(most, seen)
-            prompts.append(compared(prompt, reference, against(reference.ids, [answer.ids for answer in answers]), answers))
-    sent = len(references) * settings.load_runs
-    evidence = f"{REQUESTS_RUNNING} above 1 beside {overlapping} of {sent} requests, at most {most}"
-    if overlapping < sent:
-        return Arm(arm="D3", what=what, reason=f"no proof that the requests overlapped: {evidence}")
+                if seen > 1:
+                    answers.append(answer)
+            if answers:
+                prompts.append(compared(prompt, reference, against(reference.ids, [answer.ids for answer in answers]), answers))
+    overlapping, sent = sum(prompt.runs for prompt in prompts), len(references) * settings.load_runs
+    evidence = f"{REQUESTS_RUNNING} above 1 beside {overlapping} of {sent} requests, at most {most}; only these count"
+    if not overlapping:
+        return Arm(arm="D3", what=what, reason=f"no proof that any two requests overlapped: {evidence}")
     return Arm(arm="D3", what=what, evidence=evidence, prompts=prompts)
 
 

@@ -16,8 +16,8 @@ import pytest
 
 from pipeline.client.control import GENERATED_TOKENS, Control
 from pipeline.client.load import closed_loop, streamed
-from pipeline.config import BenchConfig, DeterminismConfig, ServeConfig
-from pipeline.errors import ServerError
+from pipeline.config import BenchConfig, DeterminismConfig, ServeConfig, VramConfig
+from pipeline.errors import MeasureError, ServerError
 from pipeline.record import Store, now
 from pipeline.server import launch as launching
 from pipeline.server import ports, state
@@ -26,6 +26,7 @@ from pipeline.server.readiness import wait_until_ready
 from pipeline.server.stop import Closing, stop_server
 from pipeline.stages import test_determinism
 from pipeline.stages.bench import bench
+from pipeline.stages.measure_vram import measure_vram
 from pipeline.stages.serve import Server, restarted, server_present
 from pipeline.stages.test_determinism import Arm, Determinism
 from tests.fakes.environment import MODEL_NAME, FakeProject, free_port, until
@@ -618,3 +619,15 @@ def test_a_server_that_does_not_come_back_leaves_the_other_arms(project: FakePro
     assert "the server did not come back: the server did not start" in restart_arm(result).reason
     assert result.figures["identical"].value == 100
     assert result.figures["d4_identical"].value is None
+
+
+def test_a_sampler_that_dies_costs_the_samples_and_not_the_server(project: FakeProject) -> None:
+    (project.root / "pipeline" / "gpu" / "sampler.py").write_text("raise RuntimeError('no driver')\n", encoding="utf-8")
+    settings = project.settings()
+    server = project.serve(settings)
+    assert server_present(server, project.workspace)
+    assert "no driver" in (project.root / server.handle.samples).with_name("sampler.log").read_text(encoding="utf-8")
+    with pytest.raises(MeasureError, match="memory: no samples"):
+        measure_vram(VramConfig(load_s=0.1, concurrency=1), project.machine, server, project.workspace)
+    stop_server(project.launch(), 5, project.workspace)
+    assert_nothing_left(project, settings.port)

@@ -25,6 +25,12 @@ def test_each_part_is_read_in_mib() -> None:
     assert found.kv_tokens == 877312
 
 
+def test_the_second_model_runners_words_are_read_too() -> None:
+    assert breakdown("INFO [model_runner.py:302] Model loading took 0.26 GiB and 1.448447 seconds").weights_mib == pytest.approx(
+        266.2, abs=0.1
+    )
+
+
 def test_the_last_word_counts_and_silence_is_none() -> None:
     assert breakdown(LOG + "Available KV cache memory: -0.50 GiB").kv_cache_mib == -512
     assert breakdown("(Worker pid=7) INFO Explicitly set (1.0/9.84) GiB for KV cache on node 0.") == Breakdown()

@@ -140,3 +140,26 @@ def test_cuda_version(number: int, version: str) -> None:
 
 def test_text_of_old_bindings_is_bytes() -> None:
     assert text(b"RTX") == text("RTX") == "RTX"
+
+
+class OldDriver:
+    """pynvml on a driver that has none but the older function, or not even that."""
+
+    NVMLError = type("NVMLError", (Exception,), {})
+    NVMLLibraryMismatchError = type("NVMLLibraryMismatchError", (Exception,), {})
+
+    def __init__(self, older: list[int] | None) -> None:
+        self.older = older
+
+    def nvmlDeviceGetComputeRunningProcesses(self, handle: object) -> list[int]:
+        raise self.NVMLLibraryMismatchError("use a versioned function")
+
+    def nvmlDeviceGetComputeRunningProcesses_v2(self, handle: object) -> list[int]:
+        if self.older is None:
+            raise self.NVMLError("function not found")
+        return self.older
+
+
+@pytest.mark.parametrize(("older", "seen"), [([7, 8], [7, 8]), (None, [])])
+def test_an_old_driver_is_asked_by_the_function_that_it_has(older: list[int] | None, seen: list[int]) -> None:
+    assert nvml.running(OldDriver(older), None, "Compute") == seen

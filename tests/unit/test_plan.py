@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import ModelError
-from pipeline.gpu.plan import MIB, Plan, captured_sizes, plan
+from pipeline.gpu.plan import MIB, WORKSPACE_MIB, Plan, captured_sizes, plan
 from pipeline.model.shape import Shape, kv_bytes_per_token, read_shape, tensor_bytes, weight_bytes, weight_elements
 
 QWEN_3B = {
@@ -85,14 +85,21 @@ def test_the_guides_model_does_not_fit_its_card_and_fits_a_large_one(tmp_path: P
 
 def test_the_parts_make_up_the_budget(tmp_path: Path) -> None:
     made = planned(tmp_path, 24576, 0.5)
-    parts = made.weights_mib + made.activations_mib + made.graphs_mib + made.context_mib + made.kv_cache_mib
+    parts = made.weights_mib + made.activations_mib + WORKSPACE_MIB + made.kv_cache_mib
     assert parts == pytest.approx(made.budget_mib, abs=0.5)
     assert made.budget_mib == pytest.approx(12288, abs=1)
     assert made.kv_tokens == pytest.approx(made.kv_cache_mib * MIB / made.kv_bytes_per_token, abs=2)
 
 
-def test_more_sequences_and_graphs_leave_less_cache(tmp_path: Path) -> None:
-    assert planned(tmp_path, 24576, 0.5, 256).kv_tokens < planned(tmp_path, 24576, 0.5, 16).kv_tokens
+def test_context_and_graphs_come_on_top_of_the_budget(tmp_path: Path) -> None:
+    made = planned(tmp_path, 24576, 0.5)
+    assert made.peak_mib == pytest.approx(made.budget_mib + 500 + 7 * 7.2, abs=0.1)
+
+
+def test_more_sequences_leave_less_cache_and_need_more_graphs(tmp_path: Path) -> None:
+    many, few = planned(tmp_path, 24576, 0.5, 256), planned(tmp_path, 24576, 0.5, 16)
+    assert many.kv_tokens < few.kv_tokens
+    assert many.peak_mib > few.peak_mib
 
 
 @pytest.mark.parametrize(("max_num_seqs", "sizes"), [(1, 2), (2, 3), (4, 4), (8, 5), (256, 51), (1000, 51)])
