@@ -81,7 +81,7 @@ class ServeConfig(Section):
     max_model_len: Positive = 4096
     max_num_seqs: Positive = 16
     max_num_batched_tokens: Positive | None = None
-    enforce_eager: bool = False
+    enforce_eager: Literal["auto"] | bool = "auto"
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] | None = None
     block_size: Positive | None = None
     seed: int = 0

@@ -41,7 +41,7 @@ def judge(figure: Figure | None, comparator: str, target: float, min_n: int, by_
         return Judgement("SIMULATED", "not measured on a server proven to be a real vLLM")
     meets = COMPARE[comparator]
     if not meets(figure.value, target):
-        return Judgement("FAIL", f"{figure.value:.4g} is not {SIGNS[comparator]} {target:g}")
+        return Judgement("FAIL", f"{digits(figure.value)} is not {SIGNS[comparator]} {target:g}")
     if figure.n < min_n:
         return Judgement("INCONCLUSIVE", f"n = {figure.n}, at least {min_n} needed")
     if by_bound:
@@ -49,8 +49,13 @@ def judge(figure: Figure | None, comparator: str, target: float, min_n: int, by_
         if bound is None:
             return Judgement("INCONCLUSIVE", f"n = {figure.n} is too small for a confidence bound")
         if not meets(bound, target):
-            return Judgement("INCONCLUSIVE", f"the 95 % bound {bound:.4g} is not {SIGNS[comparator]} {target:g}")
+            return Judgement("INCONCLUSIVE", f"the 95 % bound {digits(bound)} is not {SIGNS[comparator]} {target:g}")
     return Judgement("PASS", "")
+
+
+def digits(value: float) -> str:
+    """Return `value` with four significant digits, whole from 1000 on."""
+    return f"{value:.4g}" if abs(value) < 1000 else f"{value:.0f}"
 
 
 def exit_code(judgements: Iterable[tuple[Judgement, bool]]) -> int:

@@ -22,6 +22,9 @@ MARKS = {
 }
 
 
+RANDOM_WEIGHTS = "This model has the shape of the real one and random weights: speed and memory are real, its answers are noise."
+
+
 @dataclass(frozen=True)
 class GateRow:
     """One line of a table of targets."""
@@ -82,6 +85,7 @@ class View:
     model: str
     device: str
     measured_on: str
+    caution: str
     targets: list[GateRow]
     criteria: list[GateRow]
     scenarios: list[Scenario]
@@ -126,6 +130,7 @@ def build_view(
         model=model.name if model else "no model",
         device=server.device if server else "no server",
         measured_on=f"measured {min(times):%Y-%m-%d %H:%M} UTC" if times else "nothing was measured",
+        caution=RANDOM_WEIGHTS if server and server.random_weights else "",
         targets=[gate_row(row) for row in judged if row.gate.table == "targets"],
         criteria=[gate_row(row) for row in judged if row.gate.table == "criteria"],
         scenarios=scenarios,

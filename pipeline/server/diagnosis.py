@@ -118,13 +118,13 @@ CAUSES = (
         "no-python-headers",
         r"fatal error: Python.h",
         "the Python headers are missing, which torch.compile needs",
-        "install them (Debian, Ubuntu: sudo apt install python3-dev), or add --enforce-eager to serve.extra_args",
+        "install them (Debian, Ubuntu: sudo apt install python3-dev), or set serve.enforce_eager to true",
     ),
     Cause(
         "no-compiler",
         r"Failed to find C compiler|No working C\+\+ compiler found|InvalidCxxCompiler",
         "no C/C++ compiler, which torch.compile needs",
-        "install one (Debian, Ubuntu: sudo apt install g++), or add --enforce-eager to serve.extra_args",
+        "install one (Debian, Ubuntu: sudo apt install g++), or set serve.enforce_eager to true",
     ),
     Cause(
         "bad-argument",
@@ -157,5 +157,6 @@ def diagnose(log: str) -> Diagnosis | None:
 def last_error(log: str) -> str:
     """Return the log's last line that names an exception, for a cause that the table does not know."""
     lines = [line for line in log.splitlines() if re.search(r"\b[A-Z]\w*(Error|Exception)\b", line)]
-    telling = [line for line in lines if "initialization failed" not in line] or lines
+    told = [line for line in lines if not re.search(r"\braise \w", line)] or lines  # a traceback also shows the source
+    telling = [line for line in told if "initialization failed" not in line] or told
     return re.sub(r"^\(.*?\) (?:[A-Z]+ [\d-]+ [\d:]+ \[.*?\] )?", "", telling[-1]).strip()[:300] if telling else ""

@@ -40,7 +40,7 @@ def command(settings: ServeConfig, python: Path, model_folder: Path, model_name:
     words += ["--max-num-seqs", str(settings.max_num_seqs), "--seed", str(settings.seed)]
     if settings.max_num_batched_tokens is not None:
         words += ["--max-num-batched-tokens", str(settings.max_num_batched_tokens)]
-    if settings.enforce_eager:
+    if settings.enforce_eager is True:
         words.append("--enforce-eager")
     if settings.gpu_memory_utilization is not None:
         words += ["--gpu-memory-utilization", str(settings.gpu_memory_utilization)]

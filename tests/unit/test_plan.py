@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.config import load_layers
 from pipeline.errors import ModelError
 from pipeline.gpu.plan import MIB, WORKSPACE_MIB, Plan, captured_sizes, plan
 from pipeline.model.shape import Shape, kv_bytes_per_token, read_shape, tensor_bytes, weight_bytes, weight_elements
@@ -105,3 +106,37 @@ def test_more_sequences_leave_less_cache_and_need_more_graphs(tmp_path: Path) ->
 @pytest.mark.parametrize(("max_num_seqs", "sizes"), [(1, 2), (2, 3), (4, 4), (8, 5), (256, 51), (1000, 51)])
 def test_captured_sizes_are_vllms(max_num_seqs: int, sizes: int) -> None:
     assert captured_sizes(max_num_seqs) == sizes
+
+
+# Weights: VLLM.md's table of published checkpoints, in MiB.
+SIX_GB_PROFILES = {
+    "rtx4050-6gb": (QWEN_3B, 1.9 * 1024),
+    "qwen2.5-1.5b": (
+        {**QWEN_3B, "num_hidden_layers": 28, "hidden_size": 1536, "intermediate_size": 8960, "num_attention_heads": 12},
+        2.88 * 1024,
+    ),
+}
+SHIPPED = load_layers(Path(__file__).resolve().parents[2] / "config.yaml", {})
+
+
+@pytest.mark.parametrize("profile", SIX_GB_PROFILES)
+def test_profiles_for_six_gigabytes_fit_and_meet_the_guides_target(tmp_path: Path, profile: str) -> None:
+    config, weights_mib = SIX_GB_PROFILES[profile]
+    settings = SHIPPED.config(profile)
+    serve = settings.serve
+    made = plan(
+        shape(tmp_path, config),
+        int(weights_mib * MIB),
+        "published",
+        6141,
+        serve.gpu_memory_utilization,
+        serve.max_model_len,
+        serve.max_num_seqs,
+        serve.max_num_batched_tokens,
+    )
+    assert made.fits
+    assert made.peak_mib < settings.gates.root["vram_usage"].target
+
+
+def test_auto_takes_only_profiles_that_are_checked_here() -> None:
+    assert {choice.profile for choice in SHIPPED.config(None).gpu.auto} <= set(SIX_GB_PROFILES)

@@ -123,3 +123,9 @@ def test_share_of_nothing_is_not_measured() -> None:
 
 def test_share_without_a_success_is_zero_percent_not_unmeasured() -> None:
     assert share_figure(0, 7).value == 0
+
+
+@pytest.mark.parametrize("n", [1, 10, 20, 64, 1000])
+def test_wilson_ends_exactly_at_none_and_at_all(n: int) -> None:
+    assert wilson(0, n)[0] == 0
+    assert wilson(n, n)[1] == 1

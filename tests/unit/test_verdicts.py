@@ -165,3 +165,7 @@ def test_gates_that_are_not_required_do_not_count() -> None:
 
 def test_no_required_gate_is_no_pass() -> None:
     assert code("PASS", required=False) == 2
+
+
+def test_large_values_are_written_out() -> None:
+    assert judge(figure(41508, 41508, 41508), "<", 4768, 1, False, False).reason == "41508 is not < 4768"
