@@ -209,7 +209,7 @@ def of_arm(result: determinism.Determinism, arm: str) -> list[determinism.Arm]:
 
 
 def test_each_arm_names_its_evidence(fake: FakeVllm, server: Server, workspace: Workspace) -> None:
-    fake.script = Script(cached_tokens=None, first_token_s=0.2)
+    fake.script = Script(cached_tokens=None, first_token_s=0.08)
     result = determinism.test_determinism(ARMS, server, workspace)
     assert [(arm.arm, arm.what, arm.runs, arm.agreeing) for arm in result.arms if not arm.reason] == [
         ("D2", "prefix cache cold, then warm", 8, 8),
@@ -226,7 +226,7 @@ def test_each_arm_names_its_evidence(fake: FakeVllm, server: Server, workspace: 
 
 
 def test_an_answer_that_changes_under_load_is_noticed_with_its_gap(fake: FakeVllm, server: Server, workspace: Workspace) -> None:
-    alone = Script(texts=("aaaabbbbccccdddd",), first_token_s=0.2, top_gap=0.25)
+    alone = Script(texts=("aaaabbbbccccdddd",), first_token_s=0.08, top_gap=0.25)
 
     class WhileLoaded(Script):
         def for_request(self, number: int, prompt: str) -> Script:
@@ -250,8 +250,9 @@ def test_an_answer_that_changes_under_load_is_noticed_with_its_gap(fake: FakeVll
     ],
 )
 def test_an_arm_without_evidence_is_not_measured(
-    script: Script, arm: str, says: str, fake: FakeVllm, server: Server, workspace: Workspace
+    script: Script, arm: str, says: str, fake: FakeVllm, server: Server, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(determinism, "LOAD_STARTS_S", 0.2)
     fake.script = script
     result = determinism.test_determinism(ARMS, server, workspace)
     assert all(says in entry.reason and not entry.prompts for entry in of_arm(result, arm))
