@@ -203,10 +203,18 @@ def serve(root: Path, options: Options, foreground: bool) -> int:
     code = run_stage(root, "serve", options)
     if code or options.why or not foreground:
         return code
+    return attend(root)
+
+
+def attend(root: Path) -> int:
+    """Follow the server's log to its end or Ctrl-C, then stop that server, and none that a restart put in its place."""
+    launch = state.read(Workspace(root))
     try:
         return logs(root, follow=True)
     finally:
-        stop(root)
+        current = state.read(Workspace(root))
+        if launch is not None and current is not None and current.id == launch.id:
+            stop(root)
 
 
 def say_machine(machine: Machine) -> None:

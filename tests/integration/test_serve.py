@@ -7,6 +7,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import pytest
 
 from pipeline.client.control import GENERATED_TOKENS, Control
 from pipeline.client.load import closed_loop, streamed
+from pipeline.commands import attend
 from pipeline.config import BenchConfig, DeterminismConfig, ServeConfig, VramConfig
 from pipeline.errors import MeasureError, ServerError
 from pipeline.record import Store, now
@@ -650,3 +652,24 @@ def test_compilation_is_left_out_where_it_does_not_pay(setting: Any, distributio
     assert is_eager(ServeConfig(enforce_eager=setting), found, there) is eager
     words = launching.command(ServeConfig(enforce_eager=eager), Path("python"), Path("model"), "name")
     assert ("--enforce-eager" in words) is eager
+
+
+def test_whoever_attends_a_server_does_not_stop_the_one_that_a_restart_put_there(project: FakeProject) -> None:
+    first = served_and_recorded(project)
+    with ThreadPoolExecutor(1) as terminal:
+        attending = terminal.submit(attend, project.root)
+        second = restarted(first, project.workspace)
+        assert attending.result(timeout=30) == 0
+    assert server_present(second, project.workspace)
+
+
+def test_whoever_attends_a_server_that_dies_cleans_up_after_it(project: FakeProject) -> None:
+    project.play(Script(orphan=True))
+    settings = project.settings()
+    server = project.serve(settings)
+    with ThreadPoolExecutor(1) as terminal:
+        attending = terminal.submit(attend, project.root)
+        psutil.Process(server.handle.pid).kill()
+        assert attending.result(timeout=30) == 0
+    assert closing_note(project).killed
+    assert_nothing_left(project, settings.port)
