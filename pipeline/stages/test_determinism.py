@@ -4,7 +4,7 @@ import itertools
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -189,12 +189,12 @@ def load_arm(asker: Asker, references: dict[str, Told], others: int, settings: D
     workspace.say(f"determinism: {what}, {settings.load_runs} × each prompt")
     prompts, most = [], 0
     looker = Control(asker.control.base_url)
-    with under_load(asker, others), ThreadPoolExecutor(1) as pool:
+    with under_load(asker, others):
         await_running(looker)
         for prompt, reference in references.items():
             answers = []
             for _ in range(settings.load_runs):
-                future = pool.submit(asker.ask, prompt)
+                future = in_background(asker, prompt)
                 seen = running_meanwhile(future, looker)
                 answer = future.result()
                 most = max(most, seen)
@@ -214,6 +214,20 @@ def await_running(looker: Control) -> None:
     deadline = time.monotonic() + LOAD_STARTS_S
     while looker.metrics().get(REQUESTS_RUNNING, 0) < 1 and time.monotonic() < deadline:
         time.sleep(LOOK_S)
+
+
+def in_background(asker: Asker, prompt: str) -> "Future[Told]":
+    """Return the answer to come; an executor would hold up Ctrl-C until it is there."""
+    future: Future[Told] = Future()
+
+    def work() -> None:
+        try:
+            future.set_result(asker.ask(prompt))
+        except MeasureError as error:
+            future.set_exception(error)
+
+    threading.Thread(target=work, daemon=True).start()
+    return future
 
 
 def running_meanwhile(future: "Future[Told]", looker: Control) -> int:
@@ -247,7 +261,7 @@ def under_load(asker: Asker, others: int) -> Iterator[None]:
         yield
     finally:
         ending.set()
-        thread.join()
+    thread.join()  # not on the way out of an interrupt, which would wait for answers that nobody wants
 
 
 def restart_arm(references: dict[str, Told], settings: DeterminismConfig, server: Server, workspace: Workspace) -> Arm:

@@ -11,6 +11,7 @@ from typing import Any
 import psutil
 import pytest
 
+from pipeline.client.control import Control
 from pipeline.config import BenchConfig, DeterminismConfig, Gate, RouterConfig, VramConfig, load_layers
 from pipeline.errors import ConfigError, MeaninglessError, MeasureError, PipelineError, ServerError
 from pipeline.measure.verdicts import exit_code
@@ -22,7 +23,7 @@ from pipeline.stages import test_determinism as determinism
 from pipeline.stages import test_router as router
 from pipeline.stages.serve import Server
 from pipeline.workspace import Workspace
-from tests.fakes.environment import machine, simulated_server
+from tests.fakes.environment import machine, simulated_server, until
 from tests.fakes.fake_vllm import FakeVllm, Script, split
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -239,6 +240,21 @@ def test_an_answer_that_changes_under_load_is_noticed_with_its_gap(fake: FakeVll
     (arm,) = of_arm(result, "D3")
     assert [prompt.first_divergence for prompt in arm.prompts] == [2, 2]
     assert [prompt.gap for prompt in arm.prompts] == pytest.approx([0.25, 0.25])
+
+
+def test_ctrl_c_under_load_waits_for_no_answer(fake: FakeVllm, server: Server, workspace: Workspace) -> None:
+    fake.script = Script(first_token_s=20)
+    asker = determinism.Asker(Control(fake.base_url), server.model, ARMS, "a-launch")
+
+    def interrupted() -> None:
+        with determinism.under_load(asker, 2):
+            determinism.in_background(asker, "steady")
+            until(lambda: fake.ledger.in_flight == 3, "three requests in flight")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert fake.ledger.in_flight == 3
 
 
 @pytest.mark.parametrize(
