@@ -11,13 +11,15 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pipeline.config import Alternative, Alternatives, Gate, Gates, Profile, ReportConfig
+from pipeline.errors import MeaninglessError
 from pipeline.gpu.compatibility import SETS
+from pipeline.gpu.plan import Plan
 from pipeline.measure.figures import Figure, not_measured
 from pipeline.model.facts import Facts, ManifestEntry
 from pipeline.record import Artifact, Envelope, Failure, Outcome
 from pipeline.report.gates import judge_all
 from pipeline.report.markdown import cell
-from pipeline.report.view import MARKS, alternative_row, gate_row, headline, measured_words, number, shell_command
+from pipeline.report.view import MARKS, RANDOM_WEIGHTS, alternative_row, gate_row, headline, measured_words, number, shell_command
 from pipeline.server.breakdown import Breakdown
 from pipeline.server.identity import Proof
 from pipeline.server.stop import Closing
@@ -480,3 +482,61 @@ def test_report_is_present_while_its_file_is(house: House) -> None:
     assert report_present(made, workspace)
     (house.root / made.path).unlink()
     assert not report_present(made, workspace)
+
+
+def test_arms_show_their_evidence_divergence_or_reason(house: House) -> None:
+    text = house.text()
+    assert "- D1, 1 of 1 prompts: all 10 answers identical, 64 tokens.\n" in text
+    assert "- D2, prefix cache cold, then warm: NOT_MEASURED, no hit was seen.\n" in text
+    parted = "first difference at token 9 (logprob gap of the two best there 0.0123)"
+    assert f"- D3, amid 4 others: 13 of 14 equal the sequential answer, {parted} (5 ran at once).\n" in text
+    assert "Without `VLLM_BATCH_INVARIANT=1`" in text
+
+
+def test_client_and_server_stand_side_by_side(house: House) -> None:
+    text = house.text()
+    assert "Mean TTFT by the client 42.5 ms, by the server's metrics 41.25 ms (within 7 ms)." in text
+    assert "The client took 3.1 % of one core at 110 tok/s." in text
+    for server_ms, words in ((None, "by the server's metrics not available."), (30, "by the server's metrics 30 ms (OUTSIDE 7 ms).")):
+        check = MeanCheck(name="TTFT", requests=64, client_ms=42.5, server_ms=server_ms, tolerance_ms=7)
+        house.results["bench"] = bench_result().model_copy(update={"means": [check]})
+        assert words in house.text()
+
+
+PLAN = Plan(
+    total_mib=6141,
+    budget_mib=4000,
+    weights_mib=1900,
+    weights_from="safetensors headers",
+    activations_mib=200,
+    graphs_mib=50,
+    context_mib=500,
+    kv_cache_mib=1700,
+    kv_bytes_per_token=36864,
+    kv_tokens=45000,
+    max_model_len=4096,
+    error_mib=700,
+)
+
+
+def test_plan_stands_beside_what_was_measured(house: House) -> None:
+    use = memory_use()
+    told = Breakdown(weights_mib=2000, kv_cache_mib=1800, kv_tokens=50000)
+    figures = {**use.figures, "vram_peak_mib": figure(4500, "MiB")}
+    house.results["measure-vram"] = use.model_copy(update={"figures": figures, "breakdown": told})
+    house.results["serve"] = server().model_copy(update={"plan": PLAN})
+    house.measured_on = house.results["serve"]
+    text = house.text()
+    assert "Peak: 4550 MiB planned, 4500 measured (+1.1 %)." in text
+    assert "weights 1900 MiB (log: 2000), activations 200 MiB (not in the log)" in text
+    assert "KV cache: 50000 tokens by the log, 45000 planned (-10.0 %)." in text
+
+
+def test_random_weights_are_told_first_and_are_no_failure(house: House) -> None:
+    assert RANDOM_WEIGHTS not in house.text()
+    house.results["serve"] = house.measured_on = server().model_copy(update={"random_weights": True})
+    house.results["test-router"] = Failure(kind=MeaninglessError.kind, message="the weights are random")
+    text = house.text()
+    assert text.index(RANDOM_WEIGHTS) < text.index("## Performance targets")
+    assert "## Failures" not in text
+    assert "NOT_MEASURED: the weights are random" in text
