@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from pipeline.config import Config, GpuConfig, Layers, ServeConfig, load_layers
+from pipeline.config import Config, Given, GpuConfig, Layers, ServeConfig, load_layers
 from pipeline.dag import NOTES, STAGES
 from pipeline.engine import Pipeline, Result, Stage
 from pipeline.errors import PipelineError
@@ -83,6 +83,8 @@ class Session:
         return self.config.serve
 
     def _settings(self, kind: type[BaseModel]) -> BaseModel:
+        if kind is Given:
+            return self.layers.given
         # check-gpu chooses the profile, so its own settings cannot come from one.
         return self._config_of(None).gpu if kind is GpuConfig else self.config.section(kind)
 

@@ -197,6 +197,12 @@ class Profile(RootModel[str]):
     model_config = ConfigDict(frozen=True, defer_build=True)
 
 
+class Given(RootModel[tuple[str, ...]]):
+    """What the environment and --set said, as KEY=VALUE, weakest first; the profile aside."""
+
+    model_config = ConfigDict(frozen=True, defer_build=True)
+
+
 class Config(Section):
     """All settings."""
 
@@ -237,6 +243,7 @@ class Layers:
     base: Layer
     profiles: dict[str, Layer]
     overrides: tuple[Layer, ...]
+    given: Given
 
     @property
     def profile(self) -> tuple[str, str]:
@@ -288,10 +295,12 @@ def load_layers(
         skip = ("profiles", name)
         origins = {key[2:]: where for key, where in base.origins.items() if key[:2] == skip and len(key) > 2}
         profiles[name] = Layer(values, origins)
-    overrides = [single_value(key, text, origin) for key, text, origin in override_texts(environment, sets)]
+    texts = list(override_texts(environment, sets))
+    overrides = [single_value(key, text, origin) for key, text, origin in texts]
+    given = Given(tuple(f"{key}={text}" for key, text, _ in texts if key != "profile"))
     if profile is not None:
         overrides.append(Layer({"profile": profile}, {("profile",): "--profile"}))
-    return Layers(base, profiles, tuple(overrides))
+    return Layers(base, profiles, tuple(overrides), given)
 
 
 def override_texts(environment: Mapping[str, str], sets: Iterable[str]) -> Iterable[tuple[str, str, str]]:

@@ -1,5 +1,6 @@
 """From records to what the templates show: words and formatted figures, no layout."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -82,6 +83,7 @@ class View:
     headline: str
     alert: str
     profile: str
+    again: str
     model: str
     device: str
     measured_on: str
@@ -101,6 +103,7 @@ class View:
 def build_view(
     settings: ReportConfig,
     profile: str,
+    given: Sequence[str],
     alternatives: Sequence[Alternative],
     judged: Sequence[JudgedGate],
     code: int,
@@ -127,6 +130,7 @@ def build_view(
         headline=headline(judged, code, failures),
         alert={0: "TIP", 1: "CAUTION"}.get(code, "WARNING"),
         profile=profile,
+        again=shlex.join(["./inv", "all", "--profile", profile, *(word for setting in given for word in ("--set", setting))]),
         model=model.name if model else "no model",
         device=server.device if server else "no server",
         measured_on=f"measured {min(times):%Y-%m-%d %H:%M} UTC" if times else "nothing was measured",
@@ -454,8 +458,6 @@ def environment(outcomes: Mapping[str, Outcome[Any]]) -> list[tuple[str, str]]:
 
 def shell_command(variables: Mapping[str, str], words: Sequence[str]) -> str:
     """Return the exact command, one option a line."""
-    import shlex
-
     lines = [f"{name}={shlex.quote(value)}" for name, value in variables.items()]
     current = ""
     for word in words:

@@ -47,9 +47,9 @@ def runs_python(launch: Launch, python: Path) -> Proof:
     try:
         words = psutil.Process(launch.pid).cmdline()
     except psutil.Error as error:
-        return Proof(claim="it runs venv-vllm's Python", holds=False, seen=str(error))
+        return Proof(claim="it runs the Python of the environment on record", holds=False, seen=str(error))
     holds = words[:1] == [str(python)] and any(word.startswith("vllm.") for word in words)
-    return Proof(claim="it runs venv-vllm's Python", holds=holds, seen=" ".join(words[1:3]))
+    return Proof(claim="it runs the Python of the environment on record", holds=holds, seen=" ".join(words[1:3]))
 
 
 def counts_tokens(launch: Launch, control: Control) -> Proof:

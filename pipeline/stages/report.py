@@ -4,7 +4,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from pipeline.config import Alternatives, Gates, Profile, ReportConfig
+from pipeline.config import Alternatives, Gates, Given, Profile, ReportConfig
 from pipeline.measure.verdicts import Verdict, exit_code
 from pipeline.record import BLOCKED, Artifact, Failure, Outcome, write_atomic
 from pipeline.server.stop import Closing
@@ -44,6 +44,7 @@ def report(
     gates: Gates,
     alternatives: Alternatives,
     profile: Profile,
+    given: Given,
     machine: Outcome[Machine],
     installation: Outcome[Installation],
     model: Outcome[Model],
@@ -67,7 +68,7 @@ def report(
     outcomes = {outcome.stage: outcome for outcome in others} | measured
     failed = any(outcome.failure for outcome in outcomes.values())
     code = 2 if failed else exit_code((row.judgement, row.gate.required) for row in judged)
-    view = build_view(settings, profile.root, alternatives.root, judged, code, outcomes)
+    view = build_view(settings, profile.root, given.root, alternatives.root, judged, code, outcomes)
     path = workspace.root / settings.output
     write_atomic(path, render(workspace.root / "templates", view))
     verdicts = [

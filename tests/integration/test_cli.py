@@ -403,6 +403,13 @@ def test_report_goes_where_the_settings_say_and_is_unchanged_the_second_time(pro
     assert (project.root / "out" / "mine.md").read_text(encoding="utf-8") == first
 
 
+def test_report_names_the_settings_that_a_repetition_needs(project: Project) -> None:
+    words = ("report", "--only", "--profile", "cpu", "--set", "bench.concurrency=[1, 2]")
+    assert project.invoke(*words, VLLM_POC__SERVE__PORT="8123").returncode == 2
+    command = "./inv all --profile cpu --set serve.port=8123 --set 'bench.concurrency=[1, 2]'"
+    assert f"To do it again:\n\n```bash\n{command}\n```\n" in rendered(project)
+
+
 def test_record_of_a_later_version_is_not_taken_for_ours(project: Project) -> None:
     project.fail("serve", "it died")
     path = project.root / "artifacts" / "serve.json"

@@ -44,7 +44,7 @@ PHASES = (
 )
 CLAIMS = {
     "port": "our child listens on the port",
-    "python": "it runs venv-vllm's Python",
+    "python": "it runs the Python of the environment on record",
     "version": "/version is the installed one",
     "models": "/v1/models names the model, its folder and length",
     "metrics": "its metrics count the tokens of a completion",

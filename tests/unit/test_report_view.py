@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pipeline.config import Alternative, Alternatives, Gate, Gates, Profile, ReportConfig
+from pipeline.config import Alternative, Alternatives, Gate, Gates, Given, Profile, ReportConfig
 from pipeline.errors import MeaninglessError
 from pipeline.gpu.compatibility import SETS
 from pipeline.gpu.plan import Plan
@@ -204,7 +204,7 @@ class House:
 
     def report(self) -> Report:
         outcomes = [outcome(stage, self.results.get(stage), self.measured_on) for stage in STAGES]
-        settings = (ReportConfig(), Gates(GATES), Alternatives(ALTERNATIVES), Profile("cpu"))
+        settings = (ReportConfig(), Gates(GATES), Alternatives(ALTERNATIVES), Profile("cpu"), Given(()))
         stage: Callable[..., Report] = report
         return stage(*settings, *outcomes, Workspace(self.root, quiet=True))
 
