@@ -79,6 +79,12 @@ def report(
     finish(lambda commands: commands.report(ROOT, commands.Options(profile, tuple(set), force, why), only))
 
 
+@task(iterable=["set"], help={key: HELP[key] for key in ("profile", "set")})
+def restart(context: Context, profile: str | None = None, set: list[str] = []) -> None:
+    """Stop the server, if there is one, and start it anew."""
+    finish(lambda commands: commands.run_stage(ROOT, "serve", commands.Options(profile, tuple(set), force=True)))
+
+
 @task
 def stop(context: Context) -> None:
     """Stop the server that we started."""
@@ -149,6 +155,6 @@ def stage_summaries() -> dict[str, str]:
     return summaries
 
 
-namespace = Collection(all_stages, stop, status, why, logs, graph, clean, test, lint)
+namespace = Collection(all_stages, restart, stop, status, why, logs, graph, clean, test, lint)
 for name, summary in stage_summaries().items():
     namespace.add_task({"serve": serve, "report": report}.get(name) or stage_task(name, summary))

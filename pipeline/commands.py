@@ -12,13 +12,15 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from pipeline.config import Config, Given, GpuConfig, Layers, ServeConfig, load_layers
+from pipeline.config import Config, Given, GpuConfig, Layers, load_layers
 from pipeline.dag import NOTES, STAGES
 from pipeline.engine import Pipeline, Result, Stage
-from pipeline.errors import PipelineError
+from pipeline.errors import BusyError, PipelineError, ServerError
 from pipeline.record import Outcome
 from pipeline.server import state
-from pipeline.server.stop import stop_server
+from pipeline.server.readiness import gone
+from pipeline.server.state import Launch
+from pipeline.server.stop import Closing, stop_server
 from pipeline.stages.check_gpu import CPU_PROFILE, Machine
 from pipeline.stages.report import Report
 from pipeline.stages.serve import Server
@@ -72,15 +74,12 @@ class Session:
         launch = state.read(self.workspace)
         if launch is not None and "serve" in self.pipeline.made:
             self.workspace.say(f"stopping the server (pid {launch.pid})")
-            stop_server(launch, self._serve_settings().stop_timeout_s, self.workspace)
+            stop_server(launch, self.workspace)
 
     def say_profile(self) -> None:
         """Print the profile in force and where it came from."""
         name, origin = self.profile()
         say(f"profile {name or 'auto'} ({origin})")
-
-    def _serve_settings(self) -> ServeConfig:
-        return self.config.serve
 
     def _settings(self, kind: type[BaseModel]) -> BaseModel:
         if kind is Given:
@@ -122,7 +121,7 @@ def locked(workspace: Workspace) -> Iterator[None]:
         lock.acquire(timeout=0)
     except Timeout:
         who = holder.read_text(encoding="utf-8").strip() if holder.exists() else "another process"
-        raise PipelineError(f"another command is at work here ({who})", "wait for it, or stop it with Ctrl-C in its terminal") from None
+        raise BusyError(f"another command is at work here ({who})", "wait for it, or stop it with Ctrl-C in its terminal") from None
     try:
         holder.write_text(f"pid {os.getpid()}: {' '.join(sys.argv[1:])}", encoding="utf-8")
         yield
@@ -209,14 +208,35 @@ def serve(root: Path, options: Options, foreground: bool) -> int:
 
 
 def attend(root: Path) -> int:
-    """Follow the server's log to its end or Ctrl-C, then stop that server, and none that a restart put in its place."""
-    launch = state.read(Workspace(root))
+    """Follow the server's log; Ctrl-C stops the server, and one that dies is cleaned up and raised as ServerError.
+
+    A server that another command stops or restarts is that command's business.
+    """
+    workspace = Workspace(root)
+    launch = state.read(workspace)
+    if launch is None:
+        raise ServerError("the server is gone already", "see `./inv logs`")
     try:
-        return logs(root, follow=True)
-    finally:
-        current = state.read(Workspace(root))
-        if launch is not None and current is not None and current.id == launch.id:
-            stop(root)
+        logs(root, follow=True)
+    except KeyboardInterrupt:
+        if is_current(launch, workspace):
+            say_stopped(launch, stop_server(launch, workspace))
+        raise
+    try:
+        with locked(workspace):
+            if is_current(launch, workspace):
+                trouble = gone(launch, workspace)
+                stop_server(launch, workspace)
+                raise trouble
+    except BusyError as error:
+        say(error.message)
+    return 0
+
+
+def is_current(launch: Launch, workspace: Workspace) -> bool:
+    """Tell whether `launch` is still the one on record: neither stopped nor replaced."""
+    current = state.read(workspace)
+    return current is not None and current.id == launch.id
 
 
 def say_machine(machine: Machine) -> None:
@@ -244,18 +264,26 @@ def say_server(server: Server) -> None:
 def stop(root: Path) -> int:
     """Stop our server, or say that there is none."""
     workspace = Workspace(root)
-    launch = state.read(workspace)
-    if launch is None:
-        say("no server of ours is running")
-        return 0
-    closing = stop_server(launch, ServeConfig().stop_timeout_s, workspace)
-    if not closing.was_running:
-        say(f"the server (pid {launch.pid}) was already gone")
-    else:
-        killed = f", killed {', '.join(closing.killed)}" if closing.killed else ""
-        port = "free" if closing.port_free else "still taken"
-        say(f"stopped pid {launch.pid} in {closing.took_s:.1f} s{killed}; port {launch.port} is {port}")
-    return 0 if closing.port_free else 2
+    with locked(workspace):
+        launch = state.read(workspace)
+        if launch is None:
+            say("no server of ours is running")
+            return 0
+        if not state.is_running(launch):
+            say(gone(launch, workspace).message)
+        closing = stop_server(launch, workspace)
+        say_stopped(launch, closing)
+        return 0 if closing.port_free else 2
+
+
+def say_stopped(launch: Launch, closing: Closing) -> None:
+    """Print how a stop went: what had to be killed, the port, and the GPU memory left behind."""
+    killed = f", killed {', '.join(closing.killed)}" if closing.killed else ""
+    port = "free" if closing.port_free else "still taken"
+    residual = closing.residual_mib()
+    memory = "" if residual is None else f"; GPU memory {residual:+.0f} MiB against before the start"
+    what = f"stopped pid {launch.pid} in {closing.took_s:.1f} s" if closing.was_running else f"nothing was left of pid {launch.pid}"
+    say(f"{what}{killed}; port {launch.port} is {port}{memory}")
 
 
 def status(root: Path, options: Options) -> int:
@@ -266,7 +294,8 @@ def status(root: Path, options: Options) -> int:
         say("server: not running")
     elif not state.is_running(launch):
         left = state.members(launch)
-        say(f"server: gone without being stopped (pid {launch.pid}), {len(left)} processes left; `./inv stop` cleans up")
+        cause = gone(launch, session.workspace)
+        say(f"{cause.message} (pid {launch.pid}, {len(left)} processes left; `./inv stop` cleans up)\n  → {cause.hint}")
     else:
         from pipeline.client.control import Control
 

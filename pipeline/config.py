@@ -90,6 +90,7 @@ class ServeConfig(Section):
     extra_args: tuple[str, ...] = ()
     env: dict[str, str] = {}
     start_timeout_s: Seconds = 600
+    drain_timeout_s: Annotated[int, Field(ge=0)] = 20
     stop_timeout_s: Seconds = 20
     memory_samples_per_s: Annotated[float, Field(gt=0, le=20)] = 5
 

@@ -58,6 +58,12 @@ class MeaninglessError(MeasureError):
     kind = "meaningless"
 
 
+class BusyError(PipelineError):
+    """Another command of this project is at work."""
+
+    kind = "busy"
+
+
 class RecordError(PipelineError):
     """A record on disk cannot be read."""
 

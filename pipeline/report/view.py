@@ -364,8 +364,9 @@ def memory_scenario(outcome: Outcome[Any], closing: Outcome[Any], server: Outcom
         how = "ended when asked" if not end.killed else f"{len(end.killed)} processes had to be killed"
         port = "port free" if end.port_free else "PORT STILL TAKEN"
         facts.append(f"After stop ({number(end.took_s)} s): {how}, {port}.")
-        if end.gpu_used_after_mib is not None and data.baseline_gpu_mib is not None:
-            facts.append(f"VRAM residual: {number(sum(end.gpu_used_after_mib) - data.baseline_gpu_mib)} MiB above the baseline.")
+        residual = end.residual_mib()
+        if residual is not None:
+            facts.append(f"VRAM residual: {number(residual)} MiB above the baseline.")
     return Scenario(title, "", facts, rows(outcome.stage, data.figures, labels))
 
 

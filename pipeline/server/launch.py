@@ -38,6 +38,7 @@ def command(settings: ServeConfig, python: Path, model_folder: Path, model_name:
     words += ["--host", settings.host, "--port", str(settings.port)]
     words += ["--dtype", settings.dtype, "--max-model-len", str(settings.max_model_len)]
     words += ["--max-num-seqs", str(settings.max_num_seqs), "--seed", str(settings.seed)]
+    words += ["--shutdown-timeout", str(settings.drain_timeout_s)]  # since vLLM 0.18; its default drops running requests
     if settings.max_num_batched_tokens is not None:
         words += ["--max-num-batched-tokens", str(settings.max_num_batched_tokens)]
     if settings.enforce_eager is True:
@@ -90,7 +91,8 @@ def start(settings: ServeConfig, words: list[str], model_name: str, workspace: W
         launch = Launch(
             id=folder.name,
             pid=server.pid,
-            created=psutil.Process(server.pid).create_time(),
+            created=state.created_s(server.pid),
+            boot=state.boot_id(),
             host=settings.host,
             port=settings.port,
             model=model_name,
@@ -115,7 +117,7 @@ def start(settings: ServeConfig, words: list[str], model_name: str, workspace: W
 def created(process: subprocess.Popen[bytes]) -> float | None:
     """Return the creation time of our child; None when it has ended already and left nothing to stop."""
     try:
-        return psutil.Process(process.pid).create_time()
+        return state.created_s(process.pid)
     except psutil.Error:
         return None
 
@@ -140,7 +142,7 @@ def start_sampler(folder: Path, samples_per_s: float, workspace: Workspace) -> s
             cwd=workspace.root,
             start_new_session=True,
         )
-    samples = folder / "samples.jsonl"
+    samples = folder / state.SAMPLES
     deadline = time.monotonic() + 10
     while sampler.poll() is None and time.monotonic() < deadline and not (samples.exists() and samples.stat().st_size):
         time.sleep(0.02)

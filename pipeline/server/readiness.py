@@ -10,10 +10,12 @@ from pipeline.server import state
 from pipeline.server.diagnosis import diagnose, last_error
 from pipeline.server.phases import Phases
 from pipeline.server.state import Launch
+from pipeline.workspace import Workspace
 
 POLL_S = 0.2
 FIRST_ANSWER_S = 120.0
 DEATH_S = 3.0
+SILENT = "it ended without a word, as after SIGKILL (by hand, or by the kernel for lack of memory: `sudo dmesg` tells)"
 
 
 def wait_until_ready(launch: Launch, log: Path, control: Control, timeout_s: float, say: Callable[[str], None]) -> tuple[Phases, float]:
@@ -62,9 +64,16 @@ def first_completion(control: Control, model: str) -> Completion:
 
 def died(log: Path, when: str = "did not start") -> ServerError:
     """Return the error for a server that ended by itself, with the cause that its log shows."""
-    text = log.read_text(encoding="utf-8", errors="replace")
+    text = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
     cause = diagnose(text)
     if cause:
         return ServerError(f"the server {when}: {cause.says}", cause.fix, log)
     last = last_error(text)
-    return ServerError(f"the server {when}: {last or 'it ended without a word'}", "see its log for the whole story", log)
+    return ServerError(f"the server {when}: {last or SILENT}", "see its log for the whole story", log)
+
+
+def gone(launch: Launch, workspace: Workspace) -> ServerError:
+    """Return what became of a server that nobody stopped and that runs no more."""
+    if launch.boot != state.boot_id():
+        return ServerError("the server died: the machine was restarted", "start it again: `invoke serve`")
+    return died(workspace.root / launch.log, "died")

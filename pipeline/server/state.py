@@ -6,23 +6,30 @@ from datetime import datetime
 from pathlib import Path
 
 import psutil
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from pipeline.config import ServeConfig
+from pipeline.errors import ServerError
 from pipeline.record import write_atomic
 from pipeline.workspace import Workspace
 
-CLOCK_STEP_S = 0.05  # creation times come in clock ticks of 10 ms
+SAMPLES = "samples.jsonl"  # in the launch's folder
+TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+START_TICKS = 19  # of the fields that follow the name in /proc/<pid>/stat, counted from 0
 
 
 class Launch(BaseModel):
-    """One start of the server: its leader by pid and creation time, where it listens and logs, and how to start it again."""
+    """One start of the server: its leader by pid, creation time and boot, where it listens and logs, and how to start it again.
+
+    Creation times are seconds after the boot, which a step of the wall clock does not move.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     id: str
     pid: int
     created: float
+    boot: str
     host: str
     port: int
     model: str
@@ -44,11 +51,17 @@ def launch_file(workspace: Workspace) -> Path:
 
 
 def read(workspace: Workspace) -> Launch | None:
-    """Return the current launch, running or not; None when there is none."""
+    """Return the current launch, running or not; None when there is none, ServerError when its note cannot be read."""
+    path = launch_file(workspace)
     try:
-        return Launch.model_validate_json(launch_file(workspace).read_text(encoding="utf-8"))
-    except (OSError, ValidationError):
+        return Launch.model_validate_json(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
         return None
+    except (OSError, ValueError) as error:  # ValueError: not UTF-8, not JSON, or of another version
+        raise ServerError(
+            f"{workspace.relative(path)} does not tell which server runs here ({str(error).splitlines()[0]})",
+            "end the server by its pid in that file, if it runs, and remove the file",
+        ) from error
 
 
 def write(workspace: Workspace, launch: Launch) -> None:
@@ -56,9 +69,25 @@ def write(workspace: Workspace, launch: Launch) -> None:
     write_atomic(launch_file(workspace), launch.model_dump_json(indent=1) + "\n")
 
 
-def clear(workspace: Workspace) -> None:
-    """Forget the current launch."""
-    launch_file(workspace).unlink(missing_ok=True)
+def clear(workspace: Workspace, launch: Launch) -> None:
+    """Forget `launch`, unless another one has taken its place."""
+    current = read(workspace)
+    if current is not None and current.id == launch.id:
+        launch_file(workspace).unlink(missing_ok=True)
+
+
+def boot_id() -> str:
+    """Return the kernel's name for the present boot."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+
+
+def created_s(pid: int) -> float:
+    """Return when the process was created, in seconds after the boot; psutil.NoSuchProcess when there is none."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except (FileNotFoundError, ProcessLookupError) as error:
+        raise psutil.NoSuchProcess(pid) from error
+    return int(text.rpartition(")")[2].split()[START_TICKS]) / TICKS_PER_S  # the name may hold spaces and brackets
 
 
 def process(pid: int | None, created: float | None) -> psutil.Process | None:
@@ -67,7 +96,7 @@ def process(pid: int | None, created: float | None) -> psutil.Process | None:
         return None
     try:
         found = psutil.Process(pid)
-        if abs(found.create_time() - created) < CLOCK_STEP_S and found.status() != psutil.STATUS_ZOMBIE:
+        if created_s(pid) == created and found.status() != psutil.STATUS_ZOMBIE:
             return found
     except psutil.Error:
         pass
@@ -87,11 +116,13 @@ def dies_within(pid: int, created: float, seconds: float) -> bool:
 def members(launch: Launch) -> list[psutil.Process]:
     """Return the living processes of the launch: its leader's session, which outlives the leader itself."""
     found: list[psutil.Process] = []
+    if launch.boot != boot_id():
+        return found
     if psutil.pid_exists(launch.pid) and not is_leader(launch):
         return found  # a session's id is not given anew while it has members, so ours has none
     for candidate in psutil.process_iter():
         try:
-            in_session = os.getsid(candidate.pid) == launch.pid and candidate.create_time() >= launch.created - CLOCK_STEP_S
+            in_session = os.getsid(candidate.pid) == launch.pid and created_s(candidate.pid) >= launch.created
             if in_session and candidate.status() != psutil.STATUS_ZOMBIE:
                 found.append(candidate)
         except (OSError, psutil.Error):
@@ -102,11 +133,11 @@ def members(launch: Launch) -> list[psutil.Process]:
 def is_leader(launch: Launch) -> bool:
     """Tell whether the process with the leader's pid is the leader, alive or a zombie."""
     try:
-        return abs(psutil.Process(launch.pid).create_time() - launch.created) < CLOCK_STEP_S
+        return created_s(launch.pid) == launch.created
     except psutil.Error:
         return False
 
 
 def is_running(launch: Launch) -> bool:
     """Tell whether the launch's leader lives."""
-    return process(launch.pid, launch.created) is not None
+    return launch.boot == boot_id() and process(launch.pid, launch.created) is not None

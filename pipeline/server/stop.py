@@ -1,7 +1,9 @@
 """Stop a server of ours and whatever is left of it, and say what was left behind."""
 
+import json
 import time
 from contextlib import suppress
+from pathlib import Path
 
 import psutil
 
@@ -28,10 +30,17 @@ class Closing(Artifact):
     killed: list[str]
     took_s: float
     port_free: bool
+    gpu_used_before_mib: list[float] | None
     gpu_used_after_mib: list[float] | None
 
+    def residual_mib(self) -> float | None:
+        """Return what the devices hold above the baseline from before the start, MiB; None where one is unknown."""
+        if self.gpu_used_before_mib is None or self.gpu_used_after_mib is None:
+            return None
+        return sum(self.gpu_used_after_mib) - sum(self.gpu_used_before_mib)
 
-def stop_server(launch: Launch, timeout_s: float, workspace: Workspace) -> Closing:
+
+def stop_server(launch: Launch, workspace: Workspace) -> Closing:
     """SIGTERM the leader, wait, kill only what survives of its session; write the closing note and forget the launch."""
     started, clock = now(), time.perf_counter()
     leader = state.process(launch.pid, launch.created)
@@ -39,7 +48,8 @@ def stop_server(launch: Launch, timeout_s: float, workspace: Workspace) -> Closi
     if leader is not None:
         with suppress(psutil.Error):
             leader.terminate()
-        wait_gone(launch, timeout_s)
+        # vLLM lets running requests end first, for as long as the setting says.
+        wait_gone(launch, launch.settings.drain_timeout_s + launch.settings.stop_timeout_s)
     killed = []
     for process in state.members(launch):
         with suppress(psutil.Error):
@@ -59,12 +69,23 @@ def stop_server(launch: Launch, timeout_s: float, workspace: Workspace) -> Closi
         killed=killed,
         took_s=round(time.perf_counter() - clock, 2),
         port_free=port_free,
+        gpu_used_before_mib=baseline_mib(workspace.launches / launch.id / state.SAMPLES),
         gpu_used_after_mib=nvml.device_used_mib(),
     )
     end_sampler(launch)
     Store(workspace.artifacts).write(NOTE, {"launch": launch.id}, started, closing.took_s, closing)
-    state.clear(workspace)
+    state.clear(workspace, launch)
     return closing
+
+
+def baseline_mib(samples: Path) -> list[float] | None:
+    """Return each device's used MiB from the first sample, written before the server was started; None where not known."""
+    try:
+        with samples.open(encoding="utf-8") as file:
+            used = json.loads(file.readline()).get("gpu_used_mib")
+    except (OSError, ValueError):
+        return None
+    return used if used and None not in used else None
 
 
 def wait_gone(launch: Launch, timeout_s: float) -> None:

@@ -14,7 +14,7 @@ from pipeline.record import Artifact, Store
 from pipeline.server import launch as launching
 from pipeline.server import ports, state
 from pipeline.server.identity import Proof, is_real, prove
-from pipeline.server.readiness import DEATH_S, died, wait_until_ready
+from pipeline.server.readiness import DEATH_S, died, gone, wait_until_ready
 from pipeline.server.state import Launch
 from pipeline.server.stop import stop_server
 from pipeline.stages.check_gpu import CPU_PROFILE, Machine
@@ -70,7 +70,7 @@ def serve(
 ) -> Server:
     """Start vLLM, wait until it answers, and prove that it is ours."""
     settings = settings.model_copy(update={"enforce_eager": is_eager(settings, machine, installation)})
-    clear_old(settings, workspace)
+    clear_old(workspace)
     if not ports.is_free(settings.host, settings.port):
         raise ServerError(
             f"port {settings.port} is taken by {ports.describe_owner(settings.host, settings.port)}",
@@ -104,7 +104,7 @@ def restarted(server: Server, workspace: Workspace) -> Server:
     if launch is None or envelope is None or launch.id != server.handle.launch_id:
         raise ServerError("the server to restart is not the one on record", "start it with `invoke serve`")
     workspace.say(f"restarting the server (pid {launch.pid})")
-    stop_server(launch, launch.settings.stop_timeout_s, workspace)
+    stop_server(launch, workspace)
     folder = Path(launch.command[launch.command.index("--model") + 1])
     proofs, handle = launched(launch.settings, launch.command, launch.model, server.vllm, folder, workspace)
     again = server.model_copy(update={"real": is_real(proofs), "proofs": proofs, "handle": handle})
@@ -120,7 +120,7 @@ def launched(
     try:
         return await_server(launch, version, folder, workspace)
     except BaseException:  # also Ctrl-C: what we started must not outlive us
-        stop_server(launch, settings.stop_timeout_s, workspace)
+        stop_server(launch, workspace)
         raise
 
 
@@ -167,13 +167,17 @@ def server_present(server: Server, workspace: Workspace) -> bool:
     return Control(server.handle.base_url).answers()
 
 
-def clear_old(settings: ServeConfig, workspace: Workspace) -> None:
+def clear_old(workspace: Workspace) -> None:
     """Stop our own earlier server, or what is left of it."""
     old = state.read(workspace)
-    if old is not None:
-        if state.members(old):
-            workspace.say(f"stopping our earlier server (pid {old.pid}, port {old.port})")
-        stop_server(old, settings.stop_timeout_s, workspace)
+    if old is None:
+        return
+    if state.is_running(old):
+        workspace.say(f"stopping our earlier server (pid {old.pid}, port {old.port})")
+    else:
+        workspace.say(f"our earlier {gone(old, workspace).message.removeprefix('the ')} (pid {old.pid})")
+    for killed in stop_server(old, workspace).killed:
+        workspace.say(f"killed what was left of it: {killed}")
 
 
 def await_server(launch: Launch, version: str, folder: Path, workspace: Workspace) -> tuple[list[Proof], Handle]:
@@ -200,7 +204,7 @@ def await_server(launch: Launch, version: str, folder: Path, workspace: Workspac
         pid=launch.pid,
         created=launch.created,
         log=launch.log,
-        samples=workspace.relative(workspace.launches / launch.id / "samples.jsonl"),
+        samples=workspace.relative(workspace.launches / launch.id / state.SAMPLES),
         ready_s=round(ready_s, 2),
         phases_s={name: round(seconds, 2) for name, seconds in phases.durations(ready_s).items()},
     )

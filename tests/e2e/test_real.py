@@ -154,7 +154,7 @@ def wait_for_record_gone(project: Project, stage: str) -> None:
 
 
 def test_the_next_command_says_what_happened_and_cleans_up(project: Project) -> None:
-    assert "gone without being stopped" in project.run("status")[1]
+    assert "the server died: " in project.run("status")[1]
     code, output = project.run("stop")
     assert code == 0, output
     assert project.processes() == []

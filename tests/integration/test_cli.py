@@ -22,7 +22,7 @@ from tests.fakes.fake_hub import FakeHub, HubFile
 
 ROOT = Path(__file__).resolve().parents[2]
 ENGLISH = ("check-gpu", "install", "download-model", "serve", "test-router", "test-determinism", "bench", "measure-vram", "report")
-COMMANDS = ("all", "stop", "status", "why", "logs", "graph", "clean", "test", "lint")
+COMMANDS = ("all", "restart", "stop", "status", "why", "logs", "graph", "clean", "test", "lint")
 HEAVY = ("pydantic", "numpy", "requests", "jsonschema", "jinja2", "huggingface_hub", "pynvml", "psutil")
 
 
@@ -277,6 +277,15 @@ def test_why_of_one_stage_names_that_stage_alone(project: Project) -> None:
     assert not (project.root / "models").exists()
 
 
+@pytest.mark.parametrize("task", ["stop", "status", "logs"])
+def test_a_note_of_the_server_that_cannot_be_read_is_not_taken_for_no_server(project: Project, task: str) -> None:
+    (project.root / "artifacts").mkdir(exist_ok=True)
+    note = project.root / "artifacts" / "launch.json"
+    note.write_text('{"pid": 7}', encoding="utf-8")
+    assert project.refuses(task)[0].startswith("error: artifacts/launch.json does not tell which server runs here")
+    assert note.exists()
+
+
 def test_logs_before_the_first_server(untouched: Project) -> None:
     assert untouched.refuses("logs") == ["error: no server log yet", "  → start a server with `./inv serve`"]
 
@@ -451,7 +460,8 @@ def test_second_command_says_who_is_at_work_and_leaves_the_first_alone(project: 
             f"error: another command is at work here (pid {first.pid}: download-model)",
             "  → wait for it, or stop it with Ctrl-C in its terminal",
         ]
-        assert project.refuses("clean")[0].startswith("error: another command is at work here")
+        for task in ("clean", "stop", "serve", "restart"):
+            assert project.refuses(task)[0].startswith("error: another command is at work here")
         assert project.says("status")[0] == "server: not running"
         hub.go_on.set()
         _, said = first.communicate(timeout=60)

@@ -17,14 +17,14 @@ import pytest
 
 from pipeline.client.control import GENERATED_TOKENS, Control
 from pipeline.client.load import closed_loop, streamed
-from pipeline.commands import attend
+from pipeline.commands import attend, locked
 from pipeline.config import BenchConfig, DeterminismConfig, ServeConfig, VramConfig
 from pipeline.errors import MeasureError, ServerError
 from pipeline.record import Store, now
 from pipeline.server import launch as launching
 from pipeline.server import ports, state
 from pipeline.server.identity import prove
-from pipeline.server.readiness import wait_until_ready
+from pipeline.server.readiness import gone, wait_until_ready
 from pipeline.server.stop import Closing, stop_server
 from pipeline.stages import test_determinism
 from pipeline.stages.bench import bench
@@ -178,7 +178,7 @@ def neighbours(port: int) -> Iterator[None]:
 def test_a_server_in_this_very_process_fails_the_proofs_of_the_process(up: tuple[FakeProject, Server]) -> None:
     project, server = up
     with FakeVllm(model=MODEL_NAME, folder=str(project.folder)) as fake:
-        own = {"pid": os.getpid(), "created": psutil.Process().create_time(), "port": fake.port}
+        own = {"pid": os.getpid(), "created": state.created_s(os.getpid()), "port": fake.port}
         launch = project.launch().model_copy(update=own)
         proofs = prove(launch, Control(fake.base_url), project.workspace.server_python, server.vllm, project.folder, 4096)
     assert [proof.claim for proof in proofs if not proof.holds] == [CLAIMS["port"], CLAIMS["python"]]
@@ -268,7 +268,8 @@ def started(project: FakeProject, settings: ServeConfig) -> Iterator[tuple[state
     launch = state.Launch(
         id="alone",
         pid=process.pid,
-        created=process.create_time(),
+        created=state.created_s(process.pid),
+        boot=state.boot_id(),
         host=settings.host,
         port=settings.port,
         model=MODEL_NAME,
@@ -412,7 +413,7 @@ def test_trouble_between_the_start_and_its_note_leaves_no_server(
 def test_stop_is_asked_for_nicely_and_noted(project: FakeProject) -> None:
     settings = project.settings()
     server = project.serve(settings)
-    closing = stop_server(project.launch(), settings.stop_timeout_s, project.workspace)
+    closing = stop_server(project.launch(), project.workspace)
     assert (closing.launch_id, closing.was_running, closing.asked_nicely) == (server.handle.launch_id, True, True)
     assert closing.killed == []
     assert closing.port_free
@@ -428,14 +429,14 @@ def test_stop_waits_for_a_port_that_is_given_back_a_moment_late(project: FakePro
     late = iter([False, False])
     is_free = ports.is_free
     monkeypatch.setattr(ports, "is_free", lambda host, port: next(late, True) and is_free(host, port))
-    assert stop_server(project.launch(), settings.stop_timeout_s, project.workspace).port_free
+    assert stop_server(project.launch(), project.workspace).port_free
 
 
 def test_a_leader_that_ignores_sigterm_is_killed(project: FakeProject) -> None:
     project.play(Script(ignore_sigterm=True))
-    settings = project.settings()
+    settings = project.settings(stop_timeout_s=0.3)
     server = project.serve(settings)
-    closing = stop_server(project.launch(), 0.3, project.workspace)
+    closing = stop_server(project.launch(), project.workspace)
     assert [int(words.split()[0]) for words in closing.killed] == [server.handle.pid]
     assert closing.took_s >= 0.3
     assert_nothing_left(project, settings.port)
@@ -452,7 +453,7 @@ def test_a_leader_killed_hard_is_noticed_and_its_child_cleaned_up(project: FakeP
     assert child.is_running()
     assert [process.pid for process in state.members(launch)] == [child.pid]
     assert not server_present(server, project.workspace)
-    closing = stop_server(launch, settings.stop_timeout_s, project.workspace)
+    closing = stop_server(launch, project.workspace)
     assert (closing.was_running, closing.asked_nicely) == (True, False)
     assert [int(words.split()[0]) for words in closing.killed] == [child.pid]
     assert_nothing_left(project, settings.port)
@@ -464,7 +465,7 @@ def test_a_server_that_was_already_gone_is_stopped_without_a_kill(project: FakeP
     launch = project.launch()
     os.kill(launch.pid, signal.SIGKILL)
     os.waitpid(launch.pid, 0)
-    closing = stop_server(launch, settings.stop_timeout_s, project.workspace)
+    closing = stop_server(launch, project.workspace)
     assert (closing.was_running, closing.asked_nicely, closing.killed) == (False, False, [])
     assert_nothing_left(project, settings.port)
 
@@ -476,7 +477,8 @@ def test_stop_leaves_alone_whoever_got_the_leaders_pid_later(project: FakeProjec
         launch = state.Launch(
             id="before-the-reboot",
             pid=other.pid,
-            created=psutil.Process(other.pid).create_time() - 1000,
+            created=state.created_s(other.pid) - 1,
+            boot=state.boot_id(),
             host="127.0.0.1",
             port=free_port(),
             model=MODEL_NAME,
@@ -486,7 +488,7 @@ def test_stop_leaves_alone_whoever_got_the_leaders_pid_later(project: FakeProjec
             started=now(),
         )
         state.write(project.workspace, launch)
-        closing = stop_server(launch, 0.3, project.workspace)
+        closing = stop_server(launch, project.workspace)
         assert other.poll() is None, "killed a stranger"
         assert not closing.was_running
     finally:
@@ -631,7 +633,7 @@ def test_a_sampler_that_dies_costs_the_samples_and_not_the_server(project: FakeP
     assert "no driver" in (project.root / server.handle.samples).with_name("sampler.log").read_text(encoding="utf-8")
     with pytest.raises(MeasureError, match="memory: no samples"):
         measure_vram(VramConfig(load_s=0.1, concurrency=1), project.machine, server, project.workspace)
-    stop_server(project.launch(), 5, project.workspace)
+    stop_server(project.launch(), project.workspace)
     assert_nothing_left(project, settings.port)
 
 
@@ -658,7 +660,8 @@ def test_whoever_attends_a_server_does_not_stop_the_one_that_a_restart_put_there
     first = served_and_recorded(project)
     with ThreadPoolExecutor(1) as terminal:
         attending = terminal.submit(attend, project.root)
-        second = restarted(first, project.workspace)
+        with locked(project.workspace):  # as every command does
+            second = restarted(first, project.workspace)
         assert attending.result(timeout=30) == 0
     assert server_present(second, project.workspace)
 
@@ -670,6 +673,28 @@ def test_whoever_attends_a_server_that_dies_cleans_up_after_it(project: FakeProj
     with ThreadPoolExecutor(1) as terminal:
         attending = terminal.submit(attend, project.root)
         psutil.Process(server.handle.pid).kill()
-        assert attending.result(timeout=30) == 0
+        with pytest.raises(ServerError, match="the server died: it ended without a word"):
+            attending.result(timeout=30)
     assert closing_note(project).killed
     assert_nothing_left(project, settings.port)
+
+
+def test_a_server_from_before_a_restart_of_the_machine_is_gone_and_told_so(project: FakeProject, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = project.settings()
+    server = project.serve(settings)
+    launch = project.launch()
+    with monkeypatch.context() as later:
+        later.setattr(state, "boot_id", lambda: "another")
+        assert not server_present(server, project.workspace)
+        assert state.members(launch) == []
+        assert gone(launch, project.workspace).message == "the server died: the machine was restarted"
+    stop_server(launch, project.workspace)
+    assert_nothing_left(project, settings.port)
+
+
+def test_forgetting_a_server_leaves_the_one_that_took_its_place(project: FakeProject) -> None:
+    first = served_and_recorded(project)
+    old = project.launch()
+    second = restarted(first, project.workspace)
+    state.clear(project.workspace, old)
+    assert project.launch().id == second.handle.launch_id

@@ -17,6 +17,7 @@ from pipeline.errors import ConfigError, MeaninglessError, MeasureError, Pipelin
 from pipeline.measure.verdicts import exit_code
 from pipeline.record import Measurement, Outcome, Store, now
 from pipeline.report.gates import judge_all
+from pipeline.server import state
 from pipeline.stages import bench as benching
 from pipeline.stages import measure_vram as memory
 from pipeline.stages import test_determinism as determinism
@@ -538,7 +539,7 @@ def test_a_server_that_died_meanwhile_is_the_failure_with_its_own_cause(
     write_samples(workspace)
     (workspace.root / "server.log").write_text("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB\n", encoding="utf-8")
     died = psutil.Popen(["true"])
-    created = died.create_time()
+    created = state.created_s(died.pid)
     died.wait()
     dead = server.model_copy(update={"handle": server.handle.model_copy(update={"pid": died.pid, "created": created})})
     with pytest.raises(ServerError, match="died while it was measured: the GPU ran out of memory") as caught:

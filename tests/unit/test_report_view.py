@@ -133,7 +133,16 @@ def server() -> Server:
 
 
 def closing() -> Closing:
-    return Closing(launch_id="L1", was_running=True, asked_nicely=True, killed=[], took_s=1.5, port_free=True, gpu_used_after_mib=None)
+    return Closing(
+        launch_id="L1",
+        was_running=True,
+        asked_nicely=True,
+        killed=[],
+        took_s=1.5,
+        port_free=True,
+        gpu_used_before_mib=None,
+        gpu_used_after_mib=None,
+    )
 
 
 def determinism() -> Determinism:
@@ -465,6 +474,9 @@ def test_failed_requests_and_unequal_ledger_are_told(house: House) -> None:
 
 def test_close_of_another_launch_is_not_taken_for_this_one(house: House) -> None:
     assert "ended when asked, port free" in house.text()
+    assert "VRAM residual" not in house.text(), "the driver told none"
+    house.results["stop"] = closing().model_copy(update={"gpu_used_before_mib": [100.0, 0.0], "gpu_used_after_mib": [112.0, 5.0]})
+    assert "VRAM residual: 17 MiB above the baseline." in house.text()
     house.results["stop"] = closing().model_copy(update={"launch_id": "L0"})
     text = house.text()
     assert "After stop: NOT_MEASURED" in text
