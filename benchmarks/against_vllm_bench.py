@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from pipeline.client.load import Answer, closed_loop, streamed
+from pipeline.client.load import Answer, Target, closed_loop, streamed
 from pipeline.measure.latency import tpot_ms, ttft_ms
 from pipeline.record import Store
 from pipeline.stages.download_model import Model
@@ -49,7 +49,7 @@ def ours(server: Server, requests: int, words: int, tokens: int, concurrency: in
     prompts = [" ".join(f"{number}" for number in range(start, start + words // 2)) for start in range(requests)]
     payloads = [streamed(server.model, [{"role": "user", "content": prompt}], tokens, ignore_eos=True) for prompt in prompts]
     before = time.process_time()
-    answers, wall_s = closed_loop(server.handle.base_url, payloads, concurrency, 300)
+    answers, wall_s = closed_loop(Target(server.handle.base_url), payloads, concurrency, 300)
     good: list[Answer] = [answer for answer in answers if answer.ok]
     return Told(
         ttft_ms=median(ttft_ms(answer.sent_ns, answer.first_ns) for answer in good),

@@ -1,9 +1,11 @@
 """The load generator: streamed chat completions, each block of bytes stamped on arrival and parsed afterwards."""
 
 import json
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -13,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pipeline.client.sse import SseParser
 
 BLOCK_BYTES = 1 << 16
+LOOK_S = 0.25
 PATH = "/v1/chat/completions"
 
 
@@ -84,17 +87,27 @@ class Answer:
         return not self.error
 
 
-def send(base_url: str, payload: dict[str, Any], timeout_s: float) -> Raw:
-    """Send one request and stamp what comes back; never raises for the network's sake."""
+@dataclass(frozen=True)
+class Target:
+    """The server that requests go to, and whether it lives."""
+
+    base_url: str
+    alive: Callable[[], bool] = lambda: True
+
+
+def send(target: Target, payload: dict[str, Any], timeout_s: float, opened: Callable[[socket.socket], None] = lambda _: None) -> Raw:
+    """Send one request and stamp what comes back; never raises for the network's sake. `opened` is told the connection."""
     import http.client  # brings ssl and email along, 25 ms that an unchanged run does without
 
-    address = urlsplit(base_url)
+    address = urlsplit(target.base_url)
     body = json.dumps(payload).encode()
     connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=timeout_s)
     blocks: list[tuple[int, bytes]] = []
     status = 0
     sent = time.perf_counter_ns()
     try:
+        connection.connect()
+        opened(connection.sock)
         connection.request("POST", PATH, body, {"Content-Type": "application/json"})
         response = connection.getresponse()
         status = response.status
@@ -162,7 +175,7 @@ def read(raw: Raw) -> Answer:
 
 
 def closed_loop(
-    base_url: str,
+    target: Target,
     payloads: Iterable[dict[str, Any]],
     concurrency: int,
     timeout_s: float,
@@ -170,28 +183,47 @@ def closed_loop(
 ) -> tuple[list[Answer], float]:
     """Send `payloads` with `concurrency` in flight until all are answered; return (answers in order, wall seconds).
 
-    `keep_going` is asked before each send; what is not sent has no answer. Parsing happens after the last byte.
+    `keep_going` is asked before each send; what is not sent has no answer. Parsing happens after the last byte. When the
+    target dies, what is in flight is cut off and counts as failed, and nothing more is sent.
     """
     waiting = iter(enumerate(payloads))
     lock = threading.Lock()
     raws: dict[int, Raw] = {}
+    open_sockets: dict[int, socket.socket] = {}
+    ending = threading.Event()
 
-    def work() -> None:
-        while keep_going():
+    def work(worker: int) -> None:
+        while keep_going() and not ending.is_set():
             with lock:
                 index, payload = next(waiting, (-1, None))
             if payload is None:
                 return
-            raws[index] = send(base_url, payload, timeout_s)
+            raws[index] = send(target, payload, timeout_s, lambda opened: open_sockets.update({worker: opened}))
 
     began = time.perf_counter()
-    threads = [threading.Thread(target=work, daemon=True) for _ in range(concurrency)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    threads = [threading.Thread(target=work, args=(worker,), daemon=True) for worker in range(concurrency)]
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            while thread.is_alive():
+                thread.join(LOOK_S)
+                if not ending.is_set() and not target.alive():
+                    ending.set()
+                    cut(open_sockets.values())
+    except BaseException:  # Ctrl-C: the server lets running requests end, and nobody waits for these any more
+        ending.set()
+        cut(open_sockets.values())
+        raise
     wall_s = time.perf_counter() - began
     return [read(raws[index]) for index in sorted(raws)], wall_s
+
+
+def cut(sockets: Iterable[socket.socket]) -> None:
+    """Break these connections off, whoever waits on them."""
+    for connection in list(sockets):
+        with suppress(OSError):
+            connection.shutdown(socket.SHUT_RDWR)
 
 
 def streamed(model: str, messages: Iterable[dict[str, str]], max_tokens: int, **more: Any) -> dict[str, Any]:

@@ -45,6 +45,21 @@ class Launch(BaseModel):
         return f"http://{self.host}:{self.port}"
 
 
+class Handle(BaseModel):
+    """How to reach this launch; changes with every start."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+
+    launch_id: str
+    base_url: str
+    pid: int
+    created: float
+    log: str
+    samples: str
+    ready_s: float
+    phases_s: dict[str, float]
+
+
 def launch_file(workspace: Workspace) -> Path:
     """Return the file that names the current launch."""
     return workspace.artifacts / "launch.json"
@@ -115,14 +130,19 @@ def dies_within(pid: int, created: float, seconds: float) -> bool:
 
 def members(launch: Launch) -> list[psutil.Process]:
     """Return the living processes of the launch: its leader's session, which outlives the leader itself."""
-    found: list[psutil.Process] = []
     if launch.boot != boot_id():
-        return found
+        return []
     if psutil.pid_exists(launch.pid) and not is_leader(launch):
-        return found  # a session's id is not given anew while it has members, so ours has none
+        return []  # a session's id is not given anew while it has members, so ours has none
+    return session(launch.pid, launch.created)
+
+
+def session(leader: int, created: float) -> list[psutil.Process]:
+    """Return the living processes of the session that the leader began, itself among them if it lives."""
+    found: list[psutil.Process] = []
     for candidate in psutil.process_iter():
         try:
-            in_session = os.getsid(candidate.pid) == launch.pid and created_s(candidate.pid) >= launch.created
+            in_session = os.getsid(candidate.pid) == leader and created_s(candidate.pid) >= created
             if in_session and candidate.status() != psutil.STATUS_ZOMBIE:
                 found.append(candidate)
         except (OSError, psutil.Error):

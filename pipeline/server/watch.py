@@ -1,25 +1,61 @@
 """Notice that the server died while something was measured on it."""
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from pipeline.client.control import Control
+from pipeline.client.load import Target
 from pipeline.errors import MeasureError
 from pipeline.server import state
 from pipeline.server.readiness import DEATH_S, died
+from pipeline.server.state import Handle
+from pipeline.workspace import Workspace
+
+TELLS_S = 2.0  # an API server whose engine died says so on /health within this
+
+
+class Watch:
+    """Looks at the processes of a launch; the API server's death counts at once, another's when the server says that it matters."""
+
+    def __init__(self, handle: Handle, control: Control) -> None:
+        self._handle = handle
+        self._control = control
+        self._others = [(process.pid, state.created_s(process.pid)) for process in state.session(handle.pid, handle.created)]
+        self._doubt_since: float | None = None
+        self._fell = False
+
+    def alive(self) -> bool:
+        """Tell whether the server lives, engine and workers included; helpers that end by themselves do not matter."""
+        self._fell = self._fell or self._falls()
+        return not self._fell
+
+    def _falls(self) -> bool:
+        if state.process(self._handle.pid, self._handle.created) is None:
+            return True
+        left = [known for known in self._others if state.process(*known) is not None]
+        if len(left) < len(self._others):
+            self._doubt_since = self._doubt_since or time.monotonic()
+            if not self._control.answers():
+                return True
+            if time.monotonic() - self._doubt_since > TELLS_S:
+                self._others, self._doubt_since = left, None
+        return False
 
 
 @contextmanager
-def watched(pid: int, created: float, base_url: str, log: Path) -> Iterator[None]:
-    """Measure inside; a server that dies meanwhile is the failure, with its own cause, not the requests that it broke."""
+def watched(handle: Handle, workspace: Workspace) -> Iterator[Target]:
+    """Measure inside on the target; a server that dies meanwhile is the failure, with its own cause, not the requests that it broke."""
+    control = Control(handle.base_url)
+    watch = Watch(handle, control)
     trouble: MeasureError | None = None
     try:
-        yield
+        yield Target(handle.base_url, watch.alive)
     except MeasureError as error:
         trouble = error
-    # An engine that died takes its API server along a moment later; /health says so at once.
-    if state.dies_within(pid, created, 0 if Control(base_url).answers() else DEATH_S):
-        raise died(log, "died while it was measured") from trouble
+    fell = not watch.alive()
+    # An engine that died takes its API server along a moment later, and only then the log tells all; /health says so at once.
+    if state.dies_within(handle.pid, handle.created, DEATH_S if fell or not control.answers() else 0) or fell:
+        raise died(workspace.root / handle.log, "died while it was measured") from trouble
     if trouble is not None:
         raise trouble

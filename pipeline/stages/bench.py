@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from pipeline.client.control import GENERATED_TOKENS, Control
-from pipeline.client.load import Answer, closed_loop, streamed
+from pipeline.client.load import Answer, Target, closed_loop, streamed
 from pipeline.config import BenchConfig
 from pipeline.errors import MeasureError
 from pipeline.measure.figures import Figure
@@ -85,15 +85,15 @@ class BenchResult(Measurement):
 
 def bench(settings: BenchConfig, server: Server, workspace: Workspace) -> BenchResult:
     """Measure TTFT, TPOT and throughput, cold prefix cache, closed loop."""
-    with watched(server.handle.pid, server.handle.created, server.handle.base_url, workspace.root / server.handle.log):
-        return measure(settings, server, workspace)
+    with watched(server.handle, workspace) as target:
+        return measure(settings, server, target, workspace)
 
 
-def measure(settings: BenchConfig, server: Server, workspace: Workspace) -> BenchResult:
+def measure(settings: BenchConfig, server: Server, target: Target, workspace: Workspace) -> BenchResult:
     """Return the record of a run; the server is watched by the caller."""
     control = Control(server.handle.base_url)
     counted_before = control.metrics().get(GENERATED_TOKENS)
-    run = Run(server, settings)
+    run = Run(server, target, settings)
     workspace.say(f"bench: TTFT, {settings.warmup_requests} warm-ups and {settings.ttft_requests} requests at concurrency 1")
     warm, _, _ = run.send(settings.warmup_requests, 1, 1)
     before = control.metrics()
@@ -141,8 +141,9 @@ def measure(settings: BenchConfig, server: Server, workspace: Workspace) -> Benc
 class Run:
     """Sends batches of requests that share no prefix-cache entry, and keeps count of their tokens and stamps."""
 
-    def __init__(self, server: Server, settings: BenchConfig) -> None:
+    def __init__(self, server: Server, target: Target, settings: BenchConfig) -> None:
         self.server = server
+        self.target = target
         self.settings = settings
         self.sent = 0
         self.tokens = 0
@@ -157,7 +158,7 @@ class Run:
             payloads.append(streamed(self.server.model, messages, output_tokens, ignore_eos=True, cache_salt=salt))
         self.sent += requests
         cpu = time.process_time()
-        answers, wall_s = closed_loop(self.server.handle.base_url, payloads, concurrency, self.settings.timeout_s)
+        answers, wall_s = closed_loop(self.target, payloads, concurrency, self.settings.timeout_s)
         cpu_s = time.process_time() - cpu
         self.tokens += sum(answer.tokens for answer in answers)
         self.lines += [

@@ -8,7 +8,7 @@ from statistics import median
 from typing import Any
 
 from pipeline.client.control import PREEMPTIONS, Control
-from pipeline.client.load import closed_loop, streamed
+from pipeline.client.load import Target, closed_loop, streamed
 from pipeline.config import VramConfig
 from pipeline.errors import MeasureError
 from pipeline.measure.figures import Figure, not_measured
@@ -40,11 +40,11 @@ class MemoryUse(Measurement):
 
 def measure_vram(settings: VramConfig, machine: Machine, server: Server, workspace: Workspace) -> MemoryUse:
     """Put load on the server and read its memory samples, GPU and host."""
-    with watched(server.handle.pid, server.handle.created, server.handle.base_url, workspace.root / server.handle.log):
-        return load_and_read(settings, machine, server, workspace)
+    with watched(server.handle, workspace) as target:
+        return load_and_read(settings, machine, server, target, workspace)
 
 
-def load_and_read(settings: VramConfig, machine: Machine, server: Server, workspace: Workspace) -> MemoryUse:
+def load_and_read(settings: VramConfig, machine: Machine, server: Server, target: Target, workspace: Workspace) -> MemoryUse:
     """Return the record of a run; the server is watched by the caller."""
     workspace.say(f"memory: {settings.load_s:g} s of load at concurrency {settings.concurrency}")
     began = time.monotonic()
@@ -52,7 +52,7 @@ def load_and_read(settings: VramConfig, machine: Machine, server: Server, worksp
         streamed(server.model, [{"role": "user", "content": f"Tell story number {number}."}], OUTPUT_TOKENS, ignore_eos=True)
         for number in itertools.count()
     )
-    answers, _ = closed_loop(server.handle.base_url, payloads, settings.concurrency, 60, lambda: time.monotonic() - began < settings.load_s)
+    answers, _ = closed_loop(target, payloads, settings.concurrency, 60, lambda: time.monotonic() - began < settings.load_s)
     ended = time.monotonic()
     if not any(answer.ok for answer in answers):
         raise MeasureError(f"memory: no request of the load succeeded: {answers[0].error}", "see the server's log")

@@ -3,8 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
-
 from pipeline.client.control import Control
 from pipeline.config import ServeConfig
 from pipeline.errors import MeaninglessError, MeasureError, ModelError, ServerError
@@ -15,27 +13,12 @@ from pipeline.server import launch as launching
 from pipeline.server import ports, state
 from pipeline.server.identity import Proof, is_real, prove
 from pipeline.server.readiness import DEATH_S, died, gone, wait_until_ready
-from pipeline.server.state import Launch
+from pipeline.server.state import Handle, Launch
 from pipeline.server.stop import stop_server
 from pipeline.stages.check_gpu import CPU_PROFILE, Machine
 from pipeline.stages.download_model import Model
 from pipeline.stages.install import Installation
 from pipeline.workspace import Workspace
-
-
-class Handle(BaseModel):
-    """How to reach this launch; changes with every start."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
-
-    launch_id: str
-    base_url: str
-    pid: int
-    created: float
-    log: str
-    samples: str
-    ready_s: float
-    phases_s: dict[str, float]
 
 
 class Server(Artifact):

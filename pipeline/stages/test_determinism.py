@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from pipeline.client.control import REQUESTS_RUNNING, Control
-from pipeline.client.load import closed_loop, streamed
+from pipeline.client.load import Target, closed_loop, streamed
 from pipeline.config import DeterminismConfig
 from pipeline.errors import MeasureError, ServerError
 from pipeline.measure.agreement import Agreement, against, agreement
@@ -91,13 +91,13 @@ def test_determinism(settings: DeterminismConfig, server: Server, workspace: Wor
     insist_on_answers(server)
     asked = load_prompts(workspace.root / settings.prompts)[: settings.count]
     handle = server.handle
-    with watched(handle.pid, handle.created, handle.base_url, workspace.root / handle.log):
+    with watched(handle, workspace) as target:
         asker = Asker(Control(handle.base_url), server.model, settings, handle.launch_id)
         told = repeat(asker, asked, settings, workspace)
         references = {prompt: commonest(answers) for prompt, answers in told.items()}
         arms = [
             cache_arm(asker, references, settings, workspace),
-            *(load_arm(asker, references, others, settings, workspace) for others in settings.load),
+            *(load_arm(asker, target, references, others, settings, workspace) for others in settings.load),
             *control_arms(asker, references, settings, workspace),
         ]
     arms.append(restart_arm(references, settings, server, workspace))
@@ -183,13 +183,15 @@ def cache_arm(asker: Asker, references: dict[str, Told], settings: DeterminismCo
     return Arm(arm="D2", what=what, evidence=f"0 cached prompt tokens cold; a hit in {hits} of {len(warm_cached)} warm", prompts=prompts)
 
 
-def load_arm(asker: Asker, references: dict[str, Told], others: int, settings: DeterminismConfig, workspace: Workspace) -> Arm:
+def load_arm(
+    asker: Asker, target: Target, references: dict[str, Told], others: int, settings: DeterminismConfig, workspace: Workspace
+) -> Arm:
     """D3: each prompt amid `others` random requests; those count that ran together by the engine's own gauge."""
     what = f"amid {others} other{'s' if others > 1 else ''}"
     workspace.say(f"determinism: {what}, {settings.load_runs} × each prompt")
     prompts, most = [], 0
     looker = Control(asker.control.base_url)
-    with under_load(asker, others):
+    with under_load(asker, target, others):
         await_running(looker)
         for prompt, reference in references.items():
             answers = []
@@ -242,7 +244,7 @@ def running_meanwhile(future: "Future[Told]", looker: Control) -> int:
 
 
 @contextmanager
-def under_load(asker: Asker, others: int) -> Iterator[None]:
+def under_load(asker: Asker, target: Target, others: int) -> Iterator[None]:
     """Keep `others` random requests in flight while inside."""
     ending = threading.Event()
     payloads = (
@@ -254,14 +256,20 @@ def under_load(asker: Asker, others: int) -> Iterator[None]:
         )
         for number in itertools.count()
     )
-    arguments = (asker.control.base_url, payloads, others, asker.settings.timeout_s, lambda: not ending.is_set())
+    wanted = threading.Event()
+    wanted.set()
+    load = Target(target.base_url, lambda: wanted.is_set() and target.alive())
+    arguments = (load, payloads, others, asker.settings.timeout_s, lambda: not ending.is_set())
     thread = threading.Thread(target=closed_loop, args=arguments, daemon=True)
     thread.start()
     try:
         yield
+    except BaseException:  # nobody waits for the answers to the load
+        wanted.clear()
+        raise
     finally:
         ending.set()
-    thread.join()  # not on the way out of an interrupt, which would wait for answers that nobody wants
+    thread.join()
 
 
 def restart_arm(references: dict[str, Told], settings: DeterminismConfig, server: Server, workspace: Workspace) -> Arm:
@@ -274,7 +282,7 @@ def restart_arm(references: dict[str, Told], settings: DeterminismConfig, server
     except ServerError as error:
         return Arm(arm="D4", what=what, reason=f"the server did not come back: {error.message}")
     handle = again.handle
-    with watched(handle.pid, handle.created, handle.base_url, workspace.root / handle.log):
+    with watched(handle, workspace):
         asker = Asker(Control(handle.base_url), server.model, settings, handle.launch_id)
         answers = {prompt: asker.ask(prompt) for prompt in references}
     changed = [prompt for prompt, answer in answers.items() if answer.prompt_ids != references[prompt].prompt_ids]

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from pipeline.client.load import Answer, closed_loop, streamed
+from pipeline.client.load import Answer, Target, closed_loop, streamed
 from pipeline.config import RouterConfig
 from pipeline.errors import MeasureError
 from pipeline.measure.answers import Checked, check
@@ -49,11 +49,11 @@ class RouterResult(Measurement):
 def test_router(settings: RouterConfig, server: Server, workspace: Workspace) -> RouterResult:
     """Send the router suite, prompt-only and constrained, and check every answer."""
     insist_on_answers(server)
-    with watched(server.handle.pid, server.handle.created, server.handle.base_url, workspace.root / server.handle.log):
-        return send_suite(settings, server, workspace)
+    with watched(server.handle, workspace) as target:
+        return send_suite(settings, server, target, workspace)
 
 
-def send_suite(settings: RouterConfig, server: Server, workspace: Workspace) -> RouterResult:
+def send_suite(settings: RouterConfig, server: Server, target: Target, workspace: Workspace) -> RouterResult:
     """Return the record of a run; the server is watched by the caller."""
     suite = load_suite(workspace.root / settings.suite)
     cases = suite.cases[: settings.cases]
@@ -65,8 +65,8 @@ def send_suite(settings: RouterConfig, server: Server, workspace: Workspace) -> 
         workspace.say(f"router, {arm.replace('_', '-')}: {len(cases)} cases of {suite.name}")
         payloads = [streamed(server.model, suite.messages(case), settings.max_tokens, **extra) for case in cases]
         # The first request pays for the prompt's stable part and for compiling the grammar; it is sent once, uncounted.
-        closed_loop(server.handle.base_url, payloads[:1], 1, settings.timeout_s)
-        answers, _ = closed_loop(server.handle.base_url, payloads, 1, settings.timeout_s)
+        closed_loop(target, payloads[:1], 1, settings.timeout_s)
+        answers, _ = closed_loop(target, payloads, 1, settings.timeout_s)
         if not any(answer.ok for answer in answers):
             raise MeasureError(
                 f"router, {arm}: no request succeeded: {answers[0].error}", "see the server's log", workspace.root / server.handle.log

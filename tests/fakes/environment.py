@@ -16,10 +16,11 @@ from pipeline.gpu.host import Host
 from pipeline.gpu.nvml import Driver, Gpu
 from pipeline.model.facts import Facts
 from pipeline.server import state
+from pipeline.server.state import Handle
 from pipeline.stages.check_gpu import Machine
 from pipeline.stages.download_model import Model
 from pipeline.stages.install import Installation
-from pipeline.stages.serve import Handle, Server, serve
+from pipeline.stages.serve import Server, serve
 from pipeline.workspace import Workspace
 from tests.fakes import fake_vllm
 from tests.fakes.fake_vllm import FakeVllm, Script

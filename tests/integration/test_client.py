@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from pipeline.client.control import GENERATED_TOKENS, Control
-from pipeline.client.load import Answer, Raw, closed_loop, read, send, streamed
+from pipeline.client.load import Answer, Raw, Target, closed_loop, read, send, streamed
 from pipeline.errors import MeasureError
-from tests.fakes.environment import free_port
+from tests.fakes.environment import free_port, until
 from tests.fakes.fake_vllm import FakeVllm, Script
 
 TEXT = "Merhaba dünya! Bugün hava güzel."  # 8 tokens of 4 characters
@@ -24,7 +24,7 @@ def payload(max_tokens: int = 64, **more: Any) -> dict[str, Any]:
 
 def ask(script: Script, **more: Any) -> tuple[Answer, Raw]:
     with FakeVllm(script) as fake:
-        raw = send(fake.base_url, payload(**more), TIMEOUT_S)
+        raw = send(Target(fake.base_url), payload(**more), TIMEOUT_S)
     return read(raw), raw
 
 
@@ -85,31 +85,31 @@ def test_a_request_that_was_not_wholly_answered_failed(script: Script, says: str
 
 def test_an_unknown_model_is_a_failed_request() -> None:
     with FakeVllm() as fake:
-        answer = read(send(fake.base_url, {**payload(), "model": "other"}, TIMEOUT_S))
+        answer = read(send(Target(fake.base_url), {**payload(), "model": "other"}, TIMEOUT_S))
     assert "HTTP 404" in answer.error
 
 
 def test_a_refused_connection_is_a_failed_request() -> None:
-    answer = read(send(f"http://127.0.0.1:{free_port()}", payload(), TIMEOUT_S))
+    answer = read(send(Target(f"http://127.0.0.1:{free_port()}"), payload(), TIMEOUT_S))
     assert "ConnectionRefusedError" in answer.error
 
 
 def test_a_server_that_says_nothing_is_given_up() -> None:
     with FakeVllm(Script(first_token_s=2)) as fake:
-        answer = read(send(fake.base_url, payload(), 0.1))
+        answer = read(send(Target(fake.base_url), payload(), 0.1))
     assert "TimeoutError" in answer.error
 
 
 def test_closed_loop_has_exactly_so_many_in_flight() -> None:
     with FakeVllm(Script(texts=(TEXT,), rendezvous=4)) as fake:
-        answers, _ = closed_loop(fake.base_url, [payload() for _ in range(8)], 4, TIMEOUT_S)
+        answers, _ = closed_loop(Target(fake.base_url), [payload() for _ in range(8)], 4, TIMEOUT_S)
     assert [answer.error for answer in answers] == [""] * 8
     assert fake.ledger.max_in_flight == 4
 
 
 def test_closed_loop_alone_sends_one_after_the_other() -> None:
     with FakeVllm(Script(texts=(TEXT,), first_token_s=0.01)) as fake:
-        answers, wall_s = closed_loop(fake.base_url, [payload() for _ in range(4)], 1, TIMEOUT_S)
+        answers, wall_s = closed_loop(Target(fake.base_url), [payload() for _ in range(4)], 1, TIMEOUT_S)
     assert fake.ledger.max_in_flight == 1
     assert wall_s >= 4 * 0.01
     assert all(before.last_ns < after.sent_ns for before, after in itertools.pairwise(answers))
@@ -122,21 +122,41 @@ def test_answers_stand_in_the_order_of_the_payloads() -> None:
     }
     payloads = [streamed("fake-model", [{"role": "user", "content": prompt}], 16) for prompt in prompts]
     with FakeVllm(Script(by_prompt=by_prompt)) as fake:
-        answers, _ = closed_loop(fake.base_url, payloads, 6, TIMEOUT_S)
+        answers, _ = closed_loop(Target(fake.base_url), payloads, 6, TIMEOUT_S)
     assert [answer.text for answer in answers] == prompts
 
 
 def test_closed_loop_keeps_failed_requests_among_the_answers() -> None:
     with FakeVllm(Script(by_number={"1": {"status": 500}, "2": {"cut_after": 1}})) as fake:
-        answers, _ = closed_loop(fake.base_url, [payload() for _ in range(4)], 1, TIMEOUT_S)
+        answers, _ = closed_loop(Target(fake.base_url), [payload() for _ in range(4)], 1, TIMEOUT_S)
     assert [answer.ok for answer in answers] == [True, False, False, True]
 
 
 def test_keep_going_stops_an_endless_load() -> None:
     with FakeVllm() as fake:
         enough = stop_after(5)
-        answers, _ = closed_loop(fake.base_url, (payload() for _ in itertools.count()), 1, TIMEOUT_S, enough)
+        answers, _ = closed_loop(Target(fake.base_url), (payload() for _ in itertools.count()), 1, TIMEOUT_S, enough)
         assert len(answers) == len(fake.ledger.requests) == 5
+
+
+def test_requests_to_a_dead_target_are_cut_off_and_count_as_failed() -> None:
+    with FakeVllm(Script(first_token_s=20)) as fake:
+        target = Target(fake.base_url, lambda: len(fake.ledger.requests) < 2)
+        answers, _ = closed_loop(target, (payload() for _ in range(8)), 2, TIMEOUT_S)
+        assert [answer.ok for answer in answers] == [False, False]
+        assert len(fake.ledger.requests) == 2, "sent to a server that was known to be dead"
+
+
+def test_an_interrupt_breaks_off_what_is_in_flight() -> None:
+    def interrupt() -> bool:
+        until(lambda: fake.ledger.in_flight == 2, "two requests in flight")
+        raise KeyboardInterrupt
+
+    with FakeVllm(Script(inter_token_s=0.05)) as fake:
+        with pytest.raises(KeyboardInterrupt):
+            closed_loop(Target(fake.base_url, interrupt), (payload(400) for _ in range(2)), 2, TIMEOUT_S)
+        until(lambda: fake.ledger.in_flight == 0, "the end of both requests")
+        assert fake.ledger.tokens < 800
 
 
 def stop_after(times: int) -> Callable[[], bool]:
@@ -151,7 +171,7 @@ def stop_after(times: int) -> Callable[[], bool]:
 
 def test_a_request_is_greedy_and_asks_for_usage() -> None:
     with FakeVllm() as fake:
-        closed_loop(fake.base_url, [payload(7, cache_salt="a")], 1, TIMEOUT_S)
+        closed_loop(Target(fake.base_url), [payload(7, cache_salt="a")], 1, TIMEOUT_S)
     (sent,) = fake.ledger.requests
     assert (sent["temperature"], sent["repetition_penalty"], sent["max_tokens"], sent["cache_salt"]) == (0, 1.0, 7, "a")
     assert sent["stream_options"] == {"include_usage": True}
@@ -229,4 +249,4 @@ def test_a_proxy_from_the_environment_does_not_stand_between(variable: str, monk
     monkeypatch.setenv(variable, f"http://127.0.0.1:{free_port()}")
     with FakeVllm() as fake:
         assert Control(fake.base_url).version() == "0.32.0"
-        assert read(send(fake.base_url, payload(), TIMEOUT_S)).ok
+        assert read(send(Target(fake.base_url), payload(), TIMEOUT_S)).ok

@@ -16,16 +16,18 @@ import psutil
 import pytest
 
 from pipeline.client.control import GENERATED_TOKENS, Control
-from pipeline.client.load import closed_loop, streamed
+from pipeline.client.load import Target, closed_loop, streamed
 from pipeline.commands import attend, locked
 from pipeline.config import BenchConfig, DeterminismConfig, ServeConfig, VramConfig
 from pipeline.errors import MeasureError, ServerError
 from pipeline.record import Store, now
 from pipeline.server import launch as launching
 from pipeline.server import ports, state
+from pipeline.server import watch as watch_module
 from pipeline.server.identity import prove
 from pipeline.server.readiness import gone, wait_until_ready
 from pipeline.server.stop import Closing, stop_server
+from pipeline.server.watch import Watch, watched
 from pipeline.stages import test_determinism
 from pipeline.stages.bench import bench
 from pipeline.stages.measure_vram import measure_vram
@@ -120,7 +122,7 @@ def test_a_client_is_served_and_counted(up: tuple[FakeProject, Server]) -> None:
     control = Control(server.handle.base_url)
     before = control.metrics()[GENERATED_TOKENS]
     payloads = [streamed(server.model, [{"role": "user", "content": "Hi."}], 5, ignore_eos=True) for _ in range(4)]
-    answers, _ = closed_loop(server.handle.base_url, payloads, 2, 30)
+    answers, _ = closed_loop(Target(server.handle.base_url), payloads, 2, 30)
     assert [answer.tokens for answer in answers] == [5] * 4
     assert control.metrics()[GENERATED_TOKENS] - before == 20
 
@@ -539,6 +541,44 @@ def test_the_sampler_ends_by_itself_after_a_server_that_nobody_stopped(project: 
     assert state.process(launch.sampler_pid, launch.sampler_created) is not None
     os.kill(launch.pid, signal.SIGKILL)
     until(lambda: state.process(launch.sampler_pid, launch.sampler_created) is None, "the sampler's end")
+
+
+@pytest.fixture
+def crowded(project: FakeProject) -> tuple[FakeProject, Server, Control]:
+    """A server whose session holds another process, as an engine would be."""
+    project.play(Script(orphan=True))
+    server = project.serve(project.settings())
+    return project, server, Control(server.handle.base_url)
+
+
+def child_of(project: FakeProject) -> psutil.Process:
+    return next(process for process in state.members(project.launch()) if process.pid != project.launch().pid)
+
+
+def test_an_engine_that_dies_is_noticed_by_what_the_server_says(crowded: tuple[FakeProject, Server, Control]) -> None:
+    project, server, _ = crowded
+    project.play(Script(healthy=False))
+
+    def measured() -> None:
+        with watched(server.handle, project.workspace) as target:
+            assert target.alive(), "all its processes live"
+            child_of(project).kill()
+            until(lambda: not target.alive(), "the notice")
+            raise MeasureError("broken requests")
+
+    with pytest.raises(ServerError, match="died while it was measured"):
+        measured()
+
+
+def test_a_helper_that_ends_by_itself_is_no_death(crowded: tuple[FakeProject, Server, Control], monkeypatch: pytest.MonkeyPatch) -> None:
+    project, server, control = crowded
+    monkeypatch.setattr(watch_module, "TELLS_S", 0.1)
+    watch = Watch(server.handle, control)
+    child_of(project).kill()
+    until(lambda: watch.alive() and len(watch._others) == 1, "the helper's end")  # one is the API server itself
+    assert watch.alive()
+    project.play(Script(healthy=False))
+    assert watch.alive(), "nothing more has died"
 
 
 def test_a_server_that_dies_under_load_is_the_failure_of_the_measurement(project: FakeProject) -> None:

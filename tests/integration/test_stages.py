@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 from pipeline.client.control import Control
+from pipeline.client.load import Target
 from pipeline.config import BenchConfig, DeterminismConfig, Gate, RouterConfig, VramConfig, load_layers
 from pipeline.errors import ConfigError, MeaninglessError, MeasureError, PipelineError, ServerError
 from pipeline.measure.verdicts import exit_code
@@ -248,7 +249,7 @@ def test_ctrl_c_under_load_waits_for_no_answer(fake: FakeVllm, server: Server, w
     asker = determinism.Asker(Control(fake.base_url), server.model, ARMS, "a-launch")
 
     def interrupted() -> None:
-        with determinism.under_load(asker, 2):
+        with determinism.under_load(asker, Target(fake.base_url), 2):
             determinism.in_background(asker, "steady")
             until(lambda: fake.ledger.in_flight == 3, "three requests in flight")
             raise KeyboardInterrupt

@@ -22,13 +22,14 @@ from pipeline.report.markdown import cell
 from pipeline.report.view import MARKS, RANDOM_WEIGHTS, alternative_row, gate_row, headline, measured_words, number, shell_command
 from pipeline.server.breakdown import Breakdown
 from pipeline.server.identity import Proof
+from pipeline.server.state import Handle
 from pipeline.server.stop import Closing
 from pipeline.stages.bench import BenchResult, Ledger, Level, MeanCheck
 from pipeline.stages.download_model import Model
 from pipeline.stages.install import Installation
 from pipeline.stages.measure_vram import MemoryUse
 from pipeline.stages.report import Report, report, report_present
-from pipeline.stages.serve import Handle, Server
+from pipeline.stages.serve import Server
 from pipeline.stages.test_determinism import Arm, Determinism, PromptAgreement
 from pipeline.stages.test_router import Example, RouterResult
 from pipeline.workspace import Workspace
