@@ -63,12 +63,31 @@ def all_stages(context: Context, profile: str | None = None, set: list[str] = []
     finish(lambda commands: commands.run_all(ROOT, commands.Options(profile, tuple(set), force, why)))
 
 
-@task(name="serve", iterable=["set"], help={**HELP, "foreground": "follow the log; Ctrl-C stops the server"})
+SERVE_HELP = {
+    **HELP,
+    "foreground": "follow the log; Ctrl-C stops the server",
+    "watch": "stay, and start the server again when it crashes; Ctrl-C stops it",
+}
+
+
+@task(name="serve", iterable=["set"], help=SERVE_HELP)
 def serve(
-    context: Context, profile: str | None = None, set: list[str] = [], force: bool = False, why: bool = False, foreground: bool = False
+    context: Context,
+    profile: str | None = None,
+    set: list[str] = [],
+    force: bool = False,
+    why: bool = False,
+    foreground: bool = False,
+    watch: bool = False,
 ) -> None:
     """Start the server, prove that it is ours, and leave it running."""
-    finish(lambda commands: commands.serve(ROOT, commands.Options(profile, tuple(set), force, why), foreground))
+    finish(lambda commands: commands.serve(ROOT, commands.Options(profile, tuple(set), force, why), foreground, watch))
+
+
+@task(name="systemd-unit", iterable=["set"], help={key: HELP[key] for key in ("profile", "set")})
+def systemd_unit(context: Context, profile: str | None = None, set: list[str] = []) -> None:
+    """Print a systemd unit for this user that keeps the server running."""
+    finish(lambda commands: commands.systemd_unit(ROOT, commands.Options(profile, tuple(set))))
 
 
 @task(name="report", iterable=["set"], help={**HELP, "only": "render what is on record, run nothing else"})
@@ -155,6 +174,6 @@ def stage_summaries() -> dict[str, str]:
     return summaries
 
 
-namespace = Collection(all_stages, restart, stop, status, why, logs, graph, clean, test, lint)
+namespace = Collection(all_stages, restart, stop, status, systemd_unit, why, logs, graph, clean, test, lint)
 for name, summary in stage_summaries().items():
     namespace.add_task({"serve": serve, "report": report}.get(name) or stage_task(name, summary))

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
 
@@ -16,11 +17,14 @@ from pipeline.config import Config, Given, GpuConfig, Layers, load_layers
 from pipeline.dag import NOTES, STAGES
 from pipeline.engine import Pipeline, Result, Stage
 from pipeline.errors import BusyError, PipelineError, ServerError
-from pipeline.record import Outcome
+from pipeline.record import Outcome, now
 from pipeline.server import state
-from pipeline.server.readiness import gone
+from pipeline.server.readiness import DEATH_S, gone
+from pipeline.server.restarts import Crash, note, noted, pause_s, recent
 from pipeline.server.state import Launch
 from pipeline.server.stop import Closing, stop_server
+from pipeline.server.unit import unit
+from pipeline.server.watch import Watch
 from pipeline.stages.check_gpu import CPU_PROFILE, Machine
 from pipeline.stages.report import Report
 from pipeline.stages.serve import Server
@@ -29,6 +33,7 @@ from pipeline.workspace import Workspace
 MARKS = {"made": "✓", "unchanged": "·", "failed": "✗", "blocked": "✗"}
 CONFIG_FILE = "config.yaml"
 REASON_CHARACTERS = 160
+WATCH_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -110,15 +115,15 @@ def say(text: str) -> None:
 
 
 @contextmanager
-def locked(workspace: Workspace) -> Iterator[None]:
-    """Hold the workspace's lock; PipelineError names who holds it."""
+def locked(workspace: Workspace, wait: bool = False) -> Iterator[None]:
+    """Hold the workspace's lock; unless told to wait for it, BusyError names who holds it."""
     from filelock import FileLock, Timeout
 
     workspace.artifacts.mkdir(exist_ok=True)
     holder = workspace.artifacts / ".lock-holder"
     lock = FileLock(workspace.artifacts / ".lock")
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=-1 if wait else 0)
     except Timeout:
         who = holder.read_text(encoding="utf-8").strip() if holder.exists() else "another process"
         raise BusyError(f"another command is at work here ({who})", "wait for it, or stop it with Ctrl-C in its terminal") from None
@@ -175,12 +180,12 @@ def report(root: Path, options: Options, only: bool) -> int:
         return int(made.exit_code)
 
 
-def run_stage(root: Path, name: str, options: Options) -> int:
+def run_stage(root: Path, name: str, options: Options, wait: bool = False) -> int:
     """Run one stage and what it needs; stop a server that this started, unless the stage is serve itself."""
     session = Session(root, options)
     if options.why:
         return why(root, options, [name])
-    with locked(session.workspace):
+    with locked(session.workspace, wait):
         try:
             results = session.pipeline.ensure([name], force=[name] if options.force else (), present=True)
         except BaseException:
@@ -199,12 +204,82 @@ def run_stage(root: Path, name: str, options: Options) -> int:
         return code
 
 
-def serve(root: Path, options: Options, foreground: bool) -> int:
-    """Bring the server up and leave it running; in the foreground follow its log and stop it on Ctrl-C."""
+def serve(root: Path, options: Options, foreground: bool, watch: bool) -> int:
+    """Bring the server up and leave it running; in the foreground follow its log and stop it on Ctrl-C, on watch restart it."""
+    if watch and not options.why:
+        return keep_running(root, options)
     code = run_stage(root, "serve", options)
     if code or options.why or not foreground:
         return code
     return attend(root)
+
+
+def keep_running(root: Path, options: Options) -> int:
+    """Start the server, and again whenever it crashes, until Ctrl-C, another command's `stop`, or too many crashes (ServerError)."""
+    session = Session(root, options)
+    workspace = session.workspace
+    try:
+        code = run_stage(root, "serve", options)
+        if code:
+            return code
+        crashes: list[datetime] = []
+        while (launch := state.read(workspace)) is not None:
+            await_end(launch)
+            cause = cleared(launch, workspace)
+            while cause:
+                crashes = noted_crash(launch, cause, crashes, session)
+                time.sleep(pause_s(len(crashes)))
+                failed = run_stage(root, "serve", options, wait=True)
+                failure = session.pipeline.outcome(Server).failure
+                cause = failure.message if failed and failure else ""
+    except KeyboardInterrupt:
+        watched = state.read(workspace)
+        if watched is not None:
+            say_stopped(watched, stop_server(watched, workspace))
+        raise
+    say("the server was stopped by another command")
+    return 0
+
+
+def noted_crash(launch: Launch, cause: str, crashes: list[datetime], session: Session) -> list[datetime]:
+    """Record a crash; return the crashes that count now, or raise ServerError when they are too many."""
+    settings, at = session.config.watch, now()
+    counting = [earlier for earlier in [*crashes, at] if recent(earlier, at, settings)]
+    crash = Crash(at=at, launch_id=launch.id, cause=cause, restart=len(counting) <= settings.max_restarts)
+    note(session.workspace, crash)
+    if not crash.restart:
+        many = f"{len(counting)} crashes within {settings.window_s:g} s, so a restart does not help"
+        raise ServerError(f"{cause}; {many}", "see `./inv logs`")
+    say(f"{at:%Y-%m-%d %H:%M:%S} UTC  {cause}; starting again in {pause_s(len(counting)):g} s")
+    return counting
+
+
+def await_end(launch: Launch) -> None:
+    """Wait until the launch's server, its engine or a worker is dead."""
+    from pipeline.client.control import Control
+
+    watch = Watch(launch, Control(launch.base_url))
+    while watch.alive():
+        time.sleep(WATCH_S)
+
+
+def cleared(launch: Launch, workspace: Workspace) -> str:
+    """Clean up after a server that ended; return why it died, empty when another command stopped or replaced it."""
+    with locked(workspace, wait=True):
+        if not is_current(launch, workspace):
+            return ""
+        state.dies_within(launch.pid, launch.created, DEATH_S)  # so that its last words are in the log
+        cause = gone(launch, workspace).message
+        stop_server(launch, workspace)
+        return cause
+
+
+def systemd_unit(root: Path, options: Options) -> int:
+    """Print a systemd unit that keeps the server running with these options."""
+    session = Session(root, options, quiet=True)
+    words = [*(["--profile", options.profile] if options.profile else []), *(word for text in options.sets for word in ("--set", text))]
+    say(unit(root, words, session.config.serve))
+    return 0
 
 
 def attend(root: Path) -> int:
@@ -301,6 +376,10 @@ def status(root: Path, options: Options) -> int:
 
         answers = "answers" if Control(launch.base_url).answers() else "does not answer (starting?)"
         say(f"server: {launch.base_url}/v1  model {launch.model}  pid {launch.pid}  {answers}  log {launch.log}")
+    crashes = noted(session.workspace)
+    if crashes:
+        last = crashes[-1]
+        say(f"crashes: {len(crashes)} on record under `serve --watch`, the last {last.at:%Y-%m-%d %H:%M:%S} UTC: {last.cause}")
     say_stages(session, [stage.name for stage in session.pipeline.stages])
     session.say_profile()
     return 0

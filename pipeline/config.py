@@ -90,9 +90,17 @@ class ServeConfig(Section):
     extra_args: tuple[str, ...] = ()
     env: dict[str, str] = {}
     start_timeout_s: Seconds = 600
+    stall_timeout_s: Seconds = 180
     drain_timeout_s: Annotated[int, Field(ge=0)] = 20
     stop_timeout_s: Seconds = 20
     memory_samples_per_s: Annotated[float, Field(gt=0, le=20)] = 5
+
+
+class WatchConfig(Section):
+    """When `serve --watch` gives up restarting a server that crashes."""
+
+    max_restarts: Annotated[int, Field(ge=0)] = 5
+    window_s: Seconds = 600
 
 
 class RouterConfig(Section):
@@ -212,6 +220,7 @@ class Config(Section):
     install: InstallConfig = InstallConfig()
     model: ModelConfig = ModelConfig()
     serve: ServeConfig = ServeConfig()
+    watch: WatchConfig = WatchConfig()
     router: RouterConfig = RouterConfig()
     determinism: DeterminismConfig = DeterminismConfig()
     bench: BenchConfig = BenchConfig()

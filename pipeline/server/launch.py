@@ -60,6 +60,7 @@ def environment(settings: ServeConfig, inherited: Mapping[str, str], cache: Path
     kept = {k: v for k, v in inherited.items() if k not in DROPPED and not k.startswith(ENVIRONMENT_PREFIX)}
     own = {
         "PYTHONUNBUFFERED": "1",
+        "PYTHONFAULTHANDLER": "1",  # a start that hangs is aborted and then tells where it stood
         "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",
         "HF_HUB_OFFLINE": "1",

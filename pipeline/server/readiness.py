@@ -9,19 +9,22 @@ from pipeline.errors import MeasureError, ServerError
 from pipeline.server import state
 from pipeline.server.diagnosis import diagnose, last_error
 from pipeline.server.phases import Phases
+from pipeline.server.stall import Progress, stacks, work_done
 from pipeline.server.state import Launch
 from pipeline.workspace import Workspace
 
 POLL_S = 0.2
+LOOK_S = 2.0
 FIRST_ANSWER_S = 120.0
 DEATH_S = 3.0
 SILENT = "it ended without a word, as after SIGKILL (by hand, or by the kernel for lack of memory: `sudo dmesg` tells)"
 
 
-def wait_until_ready(launch: Launch, log: Path, control: Control, timeout_s: float, say: Callable[[str], None]) -> tuple[Phases, float]:
-    """Return (phases, seconds until a completion came back); ServerError with the classified cause when it dies."""
-    began = time.monotonic()
-    phases = Phases()
+def wait_until_ready(launch: Launch, log: Path, control: Control, say: Callable[[str], None]) -> tuple[Phases, float]:
+    """Return (phases, seconds until a completion came back); ServerError with the cause when it dies, or where it hangs."""
+    settings = launch.settings
+    began = looked = time.monotonic()
+    phases, progress = Phases(), Progress()
     with log.open(encoding="utf-8", errors="replace") as lines:
         pending = ""
         while True:
@@ -36,12 +39,20 @@ def wait_until_ready(launch: Launch, log: Path, control: Control, timeout_s: flo
                 raise died(log)
             if control.answers():
                 break
-            if elapsed > timeout_s:
+            if elapsed > settings.start_timeout_s:
                 raise ServerError(
-                    f"the server was not ready after {timeout_s:.0f} s (in phase {phases.began[-1][0]})",
+                    f"the server was not ready after {settings.start_timeout_s:g} s ({standing(launch, log, phases)})",
                     "see its log; a slow machine may need a larger serve.start_timeout_s",
                     log,
                 )
+            if time.monotonic() - looked > LOOK_S:
+                looked = time.monotonic()
+                if progress.idle_s(elapsed, log.stat().st_size, *work_done(launch)) > settings.stall_timeout_s:
+                    raise ServerError(
+                        f"the server hangs: nothing has moved for {settings.stall_timeout_s:g} s ({standing(launch, log, phases)})",
+                        "see its log, which ends with the stacks; serve.stall_timeout_s says how long to be patient",
+                        log,
+                    )
             time.sleep(POLL_S)
     try:
         first = first_completion(control, launch.model)
@@ -50,10 +61,16 @@ def wait_until_ready(launch: Launch, log: Path, control: Control, timeout_s: flo
             raise died(log) from error
         raise ServerError(f"the server listens but does not complete a request: {error.message}", "see its log", log) from error
     text = first.choices[0].message.content if first.choices else None
-    noise = launch.settings.load_format == "dummy"  # may decode to nothing
-    if not (text or noise) or first.usage.completion_tokens < 1:
-        raise ServerError("the server's first completion is empty", "see its log; the model's files may be damaged", log)
+    noise = settings.load_format == "dummy"  # may decode to nothing
+    sane = text and any(character.isalnum() for character in text)
+    if not (sane or noise) or first.usage.completion_tokens < 1:
+        raise ServerError(f"the server's first completion says nothing: {text!r}", "see its log; the model's files may be damaged", log)
     return phases, time.monotonic() - began
+
+
+def standing(launch: Launch, log: Path, phases: Phases) -> str:
+    """Return the phase that a start is in and where its processes stand, which ends them."""
+    return "; ".join([f"in phase {phases.began[-1][0]}", *stacks(launch, log)])
 
 
 def first_completion(control: Control, model: str) -> Completion:

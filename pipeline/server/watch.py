@@ -9,7 +9,7 @@ from pipeline.client.load import Target
 from pipeline.errors import MeasureError
 from pipeline.server import state
 from pipeline.server.readiness import DEATH_S, died
-from pipeline.server.state import Handle
+from pipeline.server.state import Handle, Launch
 from pipeline.workspace import Workspace
 
 TELLS_S = 2.0  # an API server whose engine died says so on /health within this
@@ -18,10 +18,10 @@ TELLS_S = 2.0  # an API server whose engine died says so on /health within this
 class Watch:
     """Looks at the processes of a launch; the API server's death counts at once, another's when the server says that it matters."""
 
-    def __init__(self, handle: Handle, control: Control) -> None:
-        self._handle = handle
+    def __init__(self, leader: Handle | Launch, control: Control) -> None:
+        self._leader = leader
         self._control = control
-        self._others = [(process.pid, state.created_s(process.pid)) for process in state.session(handle.pid, handle.created)]
+        self._others = [(process.pid, state.created_s(process.pid)) for process in state.session(leader.pid, leader.created)]
         self._doubt_since: float | None = None
         self._fell = False
 
@@ -31,7 +31,7 @@ class Watch:
         return not self._fell
 
     def _falls(self) -> bool:
-        if state.process(self._handle.pid, self._handle.created) is None:
+        if state.process(self._leader.pid, self._leader.created) is None:
             return True
         left = [known for known in self._others if state.process(*known) is not None]
         if len(left) < len(self._others):

@@ -167,7 +167,7 @@ def await_server(launch: Launch, version: str, folder: Path, workspace: Workspac
     """Return (proofs, handle) of a launch once it is ready and proven; ServerError otherwise."""
     log = workspace.root / launch.log
     control = Control(launch.base_url)
-    phases, ready_s = wait_until_ready(launch, log, control, launch.settings.start_timeout_s, workspace.say)
+    phases, ready_s = wait_until_ready(launch, log, control, workspace.say)
     try:
         proofs = prove(launch, control, Path(launch.command[0]), version, folder, launch.settings.max_model_len)
     except MeasureError as error:

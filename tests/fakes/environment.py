@@ -54,12 +54,18 @@ class FakeProject:
         script.save(self.script_file)
 
     def settings(
-        self, port: int | None = None, host: str = "127.0.0.1", start_timeout_s: float = 30, stop_timeout_s: float = 10
+        self,
+        port: int | None = None,
+        host: str = "127.0.0.1",
+        start_timeout_s: float = 30,
+        stall_timeout_s: float = 30,
+        stop_timeout_s: float = 10,
     ) -> ServeConfig:
         return ServeConfig(
             host=host,
             port=port or free_port(),
             start_timeout_s=start_timeout_s,
+            stall_timeout_s=stall_timeout_s,
             drain_timeout_s=0,
             stop_timeout_s=stop_timeout_s,
             memory_samples_per_s=20,

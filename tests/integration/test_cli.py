@@ -22,7 +22,7 @@ from tests.fakes.fake_hub import FakeHub, HubFile
 
 ROOT = Path(__file__).resolve().parents[2]
 ENGLISH = ("check-gpu", "install", "download-model", "serve", "test-router", "test-determinism", "bench", "measure-vram", "report")
-COMMANDS = ("all", "restart", "stop", "status", "why", "logs", "graph", "clean", "test", "lint")
+COMMANDS = ("all", "restart", "stop", "status", "systemd-unit", "why", "logs", "graph", "clean", "test", "lint")
 HEAVY = ("pydantic", "numpy", "requests", "jsonschema", "jinja2", "huggingface_hub", "pynvml", "psutil")
 
 

@@ -22,7 +22,7 @@ from pipeline.config import BenchConfig, DeterminismConfig, ServeConfig, VramCon
 from pipeline.errors import MeasureError, ServerError
 from pipeline.record import Store, now
 from pipeline.server import launch as launching
-from pipeline.server import ports, state
+from pipeline.server import ports, readiness, state
 from pipeline.server import watch as watch_module
 from pipeline.server.identity import prove
 from pipeline.server.readiness import gone, wait_until_ready
@@ -203,7 +203,8 @@ def test_other_ways_to_say_this_machine_are_proven_too(project: FakeProject, hos
         (Script(poses_as="python3"), CLAIMS["python"]),
         (Script(metrics_status=404), "404"),
         (Script(status=500), "does not complete a request"),
-        (Script(texts=("",)), "first completion is empty"),
+        (Script(texts=("",)), "first completion says nothing: ''"),
+        (Script(texts=("!!!!!!!!!!!!",)), "first completion says nothing: '!!!!!!!!!!!!'"),
     ],
 )
 def test_a_server_that_is_not_what_it_should_be_is_refused_and_stopped(project: FakeProject, lie: Script, says: str) -> None:
@@ -266,7 +267,9 @@ def started(project: FakeProject, settings: ServeConfig) -> Iterator[tuple[state
     words = [str(project.workspace.server_python), "-m", "vllm.entrypoints.openai.api_server", "--model", str(project.folder)]
     words += ["--served-model-name", MODEL_NAME, "--host", settings.host, "--port", str(settings.port)]
     with log.open("w", encoding="utf-8") as file:
-        process = psutil.Popen(words, stdout=file, stderr=file, env={**os.environ, **settings.env}, start_new_session=True)
+        process = psutil.Popen(
+            words, stdout=file, stderr=file, env=launching.environment(settings, os.environ, project.root), start_new_session=True
+        )
     launch = state.Launch(
         id="alone",
         pid=process.pid,
@@ -334,7 +337,7 @@ def test_a_death_while_starting_is_told_by_its_root_cause(project: FakeProject, 
     with started(project, settings) as (launch, log):
         until(lambda: not state.is_running(launch), "its death")
         with pytest.raises(ServerError) as caught:
-            wait_until_ready(launch, log, Control(launch.base_url), 30, project.workspace.say)
+            wait_until_ready(launch, log, Control(launch.base_url), project.workspace.say)
     assert "did not start" in caught.value.message
     assert says in caught.value.message
     assert "initialization failed" not in caught.value.message
@@ -364,14 +367,33 @@ def test_a_death_in_the_first_completion_is_told_by_its_cause(project: FakeProje
     assert_nothing_left(project, settings.port)
 
 
-@pytest.mark.parametrize("script", [Script(hang=True, log=PHASES[:3]), Script(healthy=False, log=PHASES[:3])], ids=["hangs", "unhealthy"])
-def test_a_server_that_never_gets_ready_is_given_up_in_its_phase(project: FakeProject, script: Script) -> None:
+HANGS = {"hangs": Script(hang=True, log=PHASES[:3]), "unhealthy": Script(healthy=False, log=PHASES[:3])}
+
+
+@pytest.mark.parametrize("script", HANGS.values(), ids=HANGS)
+def test_a_server_that_never_gets_ready_is_given_up_in_its_phase_and_place(project: FakeProject, script: Script) -> None:
     project.play(script)
     settings = project.settings(start_timeout_s=1)
-    with pytest.raises(ServerError, match=r"not ready after 1 s \(in phase weights\)") as caught:
+    with pytest.raises(ServerError, match=r"not ready after 1 s \(in phase weights; main \(tests/fakes/fake_vllm.py:\d+\)\)") as caught:
         project.serve(settings)
     assert "start_timeout_s" in caught.value.hint
     assert_nothing_left(project, settings.port)
+
+
+@pytest.mark.parametrize("stopped", [False, True], ids=["waits", "stopped"])
+def test_a_start_without_progress_is_a_hang_with_phase_and_place(
+    project: FakeProject, monkeypatch: pytest.MonkeyPatch, stopped: bool
+) -> None:
+    monkeypatch.setattr(readiness, "LOOK_S", 0.1)
+    project.play(Script(hang=True, log=PHASES[:3]))
+    settings = project.settings(stall_timeout_s=1)
+    with started(project, settings) as (launch, log):
+        if stopped:
+            until(lambda: "Starting to load" in log.read_text(encoding="utf-8"), "its log")
+            psutil.Process(launch.pid).suspend()
+        with pytest.raises(ServerError, match=r"nothing has moved for 1 s \(in phase weights; main \(tests/fakes/fake_vllm.py:\d+\)\)"):
+            wait_until_ready(launch, log, Control(launch.base_url), project.workspace.say)
+        assert "most recent call first" in log.read_text(encoding="utf-8")
 
 
 def test_ctrl_c_while_it_starts_leaves_nothing(project: FakeProject) -> None:

@@ -1,0 +1,51 @@
+"""When a server that crashed is started again: the policy, and the record of what happened."""
+
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from pipeline.config import WatchConfig
+from pipeline.workspace import Workspace
+
+FIRST_PAUSE_S = 1.0
+LONGEST_PAUSE_S = 60.0
+
+
+class Crash(BaseModel):
+    """One end of the server that nobody asked for: when, after which launch, why, and whether a restart followed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+
+    at: datetime
+    launch_id: str
+    cause: str
+    restart: bool
+
+
+def recent(crash: datetime, now: datetime, settings: WatchConfig) -> bool:
+    """Tell whether the crash still counts."""
+    return now - crash <= timedelta(seconds=settings.window_s)
+
+
+def pause_s(crashes: int) -> float:
+    """Return the pause before the restart after so many crashes that count: doubled each time, up to a minute."""
+    return min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0 ** min(crashes - 1, 16))
+
+
+def crashes_file(workspace: Workspace) -> Path:
+    """Return the file that holds a line for each crash."""
+    return workspace.artifacts / "crashes.jsonl"
+
+
+def note(workspace: Workspace, crash: Crash) -> None:
+    """Append the crash to the record."""
+    with crashes_file(workspace).open("a", encoding="utf-8") as file:
+        file.write(crash.model_dump_json() + "\n")
+
+
+def noted(workspace: Workspace) -> list[Crash]:
+    """Return the crashes on record, oldest first."""
+    path = crashes_file(workspace)
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return [Crash.model_validate_json(line) for line in lines]
