@@ -13,7 +13,7 @@ from invoke.context import Context
 from invoke.exceptions import Exit
 from invoke.tasks import Task, task
 
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, machine_error
 
 ROOT = Path(__file__).resolve().parent
 INTERRUPTED = 130
@@ -38,9 +38,12 @@ def finish(command: Callable[[Any], int]) -> None:
         signal.signal(request, signal.default_int_handler)
     try:
         code = command(commands)
-    except PipelineError as error:
+    except (PipelineError, OSError) as caught:
+        error = machine_error(caught) if isinstance(caught, OSError) else caught
+        if error is None:
+            raise
         hint = f"\n  → {error.hint}" if error.hint else ""
-        raise Exit(f"error: {error.message}{hint}", code=error.exit_code) from error
+        raise Exit(f"error: {error.message}{hint}", code=error.exit_code) from caught
     except KeyboardInterrupt:
         raise Exit("interrupted", code=INTERRUPTED) from None
     if code:

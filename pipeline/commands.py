@@ -75,9 +75,9 @@ class Session:
         return machine.data.profile, f"auto: {machine.data.profile_reason}"
 
     def stop_own(self) -> None:
-        """Stop the server if this session started it."""
+        """Stop the server, unless `serve` left it running."""
         launch = state.read(self.workspace)
-        if launch is not None and "serve" in self.pipeline.made:
+        if launch is not None and not launch.stays:
             self.workspace.say(f"stopping the server (pid {launch.pid})")
             stop_server(launch, self.workspace)
 
@@ -191,15 +191,15 @@ def run_stage(root: Path, name: str, options: Options, wait: bool = False) -> in
         except BaseException:
             session.stop_own()
             raise
-        if name != "serve":
-            session.stop_own()
         code = 2 if any(result.state in ("failed", "blocked") for result in results if result.stage == name) else 0
         machine = session.pipeline.outcome(Machine).data
         if name == "check-gpu" and machine is not None:
             say_machine(machine)
-        server = session.pipeline.outcome(Server).data
-        if name == "serve" and code == 0 and server is not None:
+        server, launch = session.pipeline.outcome(Server).data, state.read(session.workspace)
+        if name == "serve" and code == 0 and server is not None and launch is not None:
+            state.write(session.workspace, launch.model_copy(update={"stays": True}))
             say_server(server)
+        session.stop_own()
         session.say_profile()
         return code
 
@@ -411,7 +411,7 @@ def logs(root: Path, follow: bool) -> int:
     """Print the current (or last) server log; follow it until the server ends or Ctrl-C."""
     workspace = Workspace(root)
     launch = state.read(workspace)
-    last = sorted(workspace.launches.glob("*/server.log"))
+    last = sorted(workspace.launches.glob("*/server.log"), key=lambda path: path.stat().st_mtime)
     path = workspace.root / launch.log if launch else (last[-1] if last else None)
     if path is None or not path.exists():
         raise PipelineError("no server log yet", "start a server with `./inv serve`")

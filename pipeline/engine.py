@@ -13,7 +13,7 @@ from typing import Any, Literal
 from pydantic import BaseModel
 
 from pipeline.code import CodeDigests
-from pipeline.errors import NewerRecordError, PipelineError, RecordError
+from pipeline.errors import NewerRecordError, PipelineError, RecordError, machine_error
 from pipeline.record import BLOCKED, SCHEMA_VERSION, Artifact, Failure, Outcome, Store, digest, now
 from pipeline.workspace import Workspace
 
@@ -113,7 +113,6 @@ class Pipeline:
         self._code = CodeDigests(workspace.root / "pipeline", workspace.artifacts / ".code.json")
         self._makers = {stage.makes: stage for stage in stages}
         self.stages = self._ordered(stages)
-        self.made: set[str] = set()
 
     def stage(self, name: str) -> Stage:
         """Return the stage of that task name."""
@@ -220,7 +219,10 @@ class Pipeline:
         started, clock = now(), time.perf_counter()
         try:
             data = stage.function(**self._arguments(stage))
-        except PipelineError as error:
+        except (PipelineError, OSError) as caught:
+            error = machine_error(caught) if isinstance(caught, OSError) else caught
+            if error is None:
+                raise
             took = time.perf_counter() - clock
             self.store.write(stage.name, because, started, took, self._failure(error))
             broken[stage.name] = stage.name
@@ -228,7 +230,6 @@ class Pipeline:
             return Result(stage.name, "failed", f"{error.message}{hint}", took)
         took = time.perf_counter() - clock
         self.store.write(stage.name, because, started, took, data)
-        self.made.add(stage.name)
         return Result(stage.name, "made", reason, took)
 
     def _blocked(self, stage: Stage, root: str, broken: dict[str, str]) -> Result:

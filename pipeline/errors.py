@@ -1,5 +1,6 @@
 """The few kinds of trouble a person can act on; anything else is a bug and gets a traceback."""
 
+import errno
 from pathlib import Path
 
 
@@ -26,6 +27,20 @@ class MachineError(PipelineError):
     """The machine lacks something: a GPU, a driver, disk space."""
 
     kind = "machine"
+
+
+def machine_error(error: OSError) -> MachineError | None:
+    """Return what a person can do about a disk or file that refuses; None for any other trouble, which is a bug."""
+    mine = 'it must be yours to read and write: `sudo chown -R "$USER" .` in the project\'s folder'
+    advice = {
+        errno.ENOSPC: "free some disk space, then run the same command again",
+        errno.EDQUOT: "free some of your disk quota, then run the same command again",
+        errno.EROFS: "the file system is mounted read-only: mount it for writing, or move the project",
+        **({errno.EACCES: mine, errno.EPERM: mine} if error.filename else {}),
+    }
+    if error.errno not in advice:
+        return None
+    return MachineError(f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror), advice[error.errno])
 
 
 class InstallError(PipelineError):

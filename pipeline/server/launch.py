@@ -74,7 +74,7 @@ def start(settings: ServeConfig, words: list[str], model_name: str, workspace: W
     """Start sampler and server; the launch is on disk before this returns, so that any later command finds it."""
     started = now()
     folder = new_folder(workspace.launches, f"{started:%Y%m%d-%H%M%S}-{os.getpid()}")
-    prune(workspace.launches, KEPT_LAUNCHES)
+    prune(folder, KEPT_LAUNCHES)
     sampler = start_sampler(folder, settings.memory_samples_per_s, workspace)
     log = folder / "server.log"
     server: subprocess.Popen[bytes] | None = None
@@ -150,7 +150,8 @@ def start_sampler(folder: Path, samples_per_s: float, workspace: Workspace) -> s
     return sampler
 
 
-def prune(folder: Path, keep: int) -> None:
-    """Remove all but the newest `keep` launches."""
-    for old in sorted(path for path in folder.iterdir() if path.is_dir())[:-keep]:
+def prune(newest: Path, keep: int) -> None:
+    """Remove all but `keep` launches: `newest`, whatever its name after a step of the clock, and the last ones before it."""
+    others = sorted(path for path in newest.parent.iterdir() if path.is_dir() and path != newest)
+    for old in others[: max(0, len(others) - keep + 1)]:
         shutil.rmtree(old, ignore_errors=True)

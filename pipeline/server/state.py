@@ -21,7 +21,8 @@ START_TICKS = 19  # of the fields that follow the name in /proc/<pid>/stat, coun
 class Launch(BaseModel):
     """One start of the server: its leader by pid, creation time and boot, where it listens and logs, and how to start it again.
 
-    Creation times are seconds after the boot, which a step of the wall clock does not move.
+    Creation times are seconds after the boot, which a step of the wall clock does not move. A launch that `stays` was
+    asked for by `serve`; any other belongs to the command that started it, and to the next one if that was killed.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
@@ -39,6 +40,7 @@ class Launch(BaseModel):
     started: datetime
     sampler_pid: int | None = None
     sampler_created: float | None = None
+    stays: bool = False
 
     @property
     def base_url(self) -> str:

@@ -90,6 +90,9 @@ def restarted(server: Server, workspace: Workspace) -> Server:
     stop_server(launch, workspace)
     folder = Path(launch.command[launch.command.index("--model") + 1])
     proofs, handle = launched(launch.settings, launch.command, launch.model, server.vllm, folder, workspace)
+    started = state.read(workspace)
+    if started is not None:
+        state.write(workspace, started.model_copy(update={"stays": launch.stays}))
     again = server.model_copy(update={"real": is_real(proofs), "proofs": proofs, "handle": handle})
     store.write("serve", envelope.because, envelope.started, envelope.duration_s, again)
     return again

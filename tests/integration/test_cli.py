@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +131,7 @@ def test_every_stage_task_has_the_same_options(untouched: Project) -> None:
     options = {line.split()[0]: set(line.split()[1:]) for line in done.stdout.splitlines()}
     for name in (*ENGLISH, "all"):
         assert {"profile", "set", "force", "why"} <= options[name], name
-    assert options["serve"] - options["bench"] == {"foreground"}
+    assert options["serve"] - options["bench"] == {"foreground", "watch"}
     assert options["report"] - options["bench"] == {"only"}
     assert {name for name in COMMANDS if "force" in options[name]} == {"all"}
 
@@ -296,6 +296,45 @@ def test_logs_of_the_last_server(project: Project) -> None:
         folder.mkdir(parents=True)
         (folder / "server.log").write_text(text, encoding="utf-8")
     assert project.says("logs", "--follow") == ["new"]
+
+
+@contextmanager
+def mounted(folder: Path, options: str) -> Iterator[None]:
+    """Have a small file system of its own mounted there."""
+    folder.mkdir(exist_ok=True)
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"mounting needs rights that this user lacks: {done.stderr.strip()}")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_is_one_line_and_enough_room_is_all_it_takes(project: Project) -> None:
+    folder = project.root / "artifacts"
+    with mounted(folder, "size=256k"):
+        project.says("check-gpu")
+        filler = folder / "filler"
+        with suppress(OSError), filler.open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(4096))
+        done = project.invoke("check-gpu")
+        assert done.returncode == 2
+        assert done.stderr.splitlines()[-2:] == [
+            "error: No space left on device",
+            "  → free some disk space, then run the same command again",
+        ]
+        filler.unlink()
+        project.says("check-gpu")
+
+
+def test_a_read_only_disk_is_one_line(project: Project) -> None:
+    with mounted(project.root / "artifacts", "ro"):
+        assert project.refuses("check-gpu") == [
+            f"error: {project.root}/artifacts/.lock: Read-only file system",
+            "  → the file system is mounted read-only: mount it for writing, or move the project",
+        ]
 
 
 def test_stop_with_nothing_running(untouched: Project) -> None:

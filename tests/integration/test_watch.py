@@ -51,7 +51,10 @@ def keeper(project: FakeProject) -> Iterator["Future[int]"]:
     with ThreadPoolExecutor(1) as terminal:
         future = terminal.submit(keep_running, project.root, Options())
         yield future
-        commands.stop(project.root)
+        with commands.locked(project.workspace, wait=True):
+            launch = state.read(project.workspace)
+            if launch is not None:
+                stop_server(launch, project.workspace)
 
 
 def running(project: FakeProject, other_than: str = "") -> bool:
@@ -71,7 +74,8 @@ def test_a_crash_is_noted_and_the_server_comes_back(
     (crash,) = noted(project.workspace)
     assert (crash.launch_id, crash.restart) == (first.id, True)
     assert "without a word" in crash.cause
-    assert commands.stop(project.root) == 0
+    with commands.locked(project.workspace, wait=True):
+        stop_server(project.launch(), project.workspace)
     assert keeper.result(timeout=60) == 0
     assert "starting again in 0.01 s" in capsys.readouterr().out
     assert len(noted(project.workspace)) == 1, "a stop is no crash"
@@ -80,7 +84,7 @@ def test_a_crash_is_noted_and_the_server_comes_back(
 def test_a_server_that_another_command_replaced_is_watched_on(project: FakeProject, keeper: "Future[int]") -> None:
     until(lambda: running(project), "the first server")
     first = project.launch()
-    with commands.locked(project.workspace):
+    with commands.locked(project.workspace, wait=True):
         stop_server(first, project.workspace)
         restarted = project.serve(project.settings())
     Store(project.workspace.artifacts).write("serve", {}, now(), 0.0, restarted)

@@ -1,5 +1,6 @@
 """The engine, on toy stages: order, why, and what runs when."""
 
+import errno
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -59,6 +60,7 @@ class House:
     calls: list[str] = field(default_factory=list)
     failing: set[str] = field(default_factory=set)
     interrupted: set[str] = field(default_factory=set)
+    troubled: dict[str, OSError] = field(default_factory=dict)
     gone: bool = False
     seen: list[Outcome[Any]] = field(default_factory=list)
     reported: list[Result] = field(default_factory=list)
@@ -67,6 +69,8 @@ class House:
         self.calls.append(name)
         if name in self.interrupted:
             raise KeyboardInterrupt
+        if name in self.troubled:
+            raise self.troubled[name]
         if name in self.failing:
             log = self.root / "server.log"
             log.write_text("\n".join(f"line {number}" for number in range(100)), encoding="utf-8")
@@ -456,19 +460,29 @@ def test_unreadable_note_is_told_not_overlooked(house: House) -> None:
     assert "note.json is not readable JSON" in failure.message
 
 
+def test_a_disk_that_refuses_is_a_failure_of_the_stage(house: House) -> None:
+    house.troubled["use"] = PermissionError(errno.EACCES, "Permission denied", "models/x")
+    assert house.run()["use"] == "failed"
+    failure = house.pipeline().store.read("use")
+    assert failure is not None
+    assert failure.failure is not None
+    assert (failure.failure.kind, failure.failure.message) == ("machine", "models/x: Permission denied")
+    assert "chown" in failure.failure.hint
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EBADF, "Bad file descriptor"), PermissionError(errno.EPERM, "not permitted")])
+def test_any_other_trouble_of_the_system_is_a_bug(house: House, error: OSError) -> None:
+    house.troubled["use"] = error
+    with pytest.raises(OSError, match=str(error.strerror)):
+        house.run()
+
+
 def test_record_of_an_older_form_runs_the_stage_again(house: House) -> None:
     house.run()
     path = house.root / "artifacts" / "use.json"
     path.write_text(path.read_text(encoding="utf-8").replace('"tens"', '"zehner"'), encoding="utf-8")
     assert house.why("use") == "its record has an older form"
     assert house.run()["use"] == "made"
-
-
-def test_made_names_what_this_pipeline_ran(house: House) -> None:
-    house.run("base")
-    pipeline = house.pipeline()
-    pipeline.ensure(["other"])
-    assert pipeline.made == {"other"}
 
 
 def test_fingerprint_is_pinned(house: House) -> None:
