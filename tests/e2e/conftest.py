@@ -93,8 +93,8 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-@pytest.fixture(scope="session")
-def project() -> Iterator[Project]:
+def fresh_project() -> Project:
+    """Return the folder with this checkout's files and nothing on record; environment, models and caches are kept."""
     root = ROOT / ".cache" / "e2e"
     root.mkdir(parents=True, exist_ok=True)
     for name in COPIED:
@@ -107,7 +107,12 @@ def project() -> Iterator[Project]:
             shutil.copyfile(ROOT / name, target)
     shutil.rmtree(root / "artifacts", ignore_errors=True)
     (root / "REPORT.md").unlink(missing_ok=True)
-    made = Project(root, free_port())
+    return Project(root, free_port())
+
+
+@pytest.fixture(scope="session")
+def project() -> Iterator[Project]:
+    made = fresh_project()
     yield made
     made.run("stop")
     left = made.processes()

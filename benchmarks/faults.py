@@ -1,0 +1,29 @@
+"""Provoke each fault of tests/e2e/faults.py on a real server and print what happened, with figures, as a table.
+
+`.venv/bin/python -m benchmarks.faults [names]` uses the end-to-end tests' own folder (.cache/e2e).
+"""
+
+import sys
+
+from tests.e2e.conftest import fresh_project
+from tests.e2e.faults import SCENARIOS
+
+
+def main() -> None:
+    """Run the scenarios and print a row each."""
+    names = sys.argv[1:] or list(SCENARIOS)
+    project = fresh_project()
+    print("| fault | what was said | exit code | seconds from fault to end | processes left |\n| --- | --- | --- | --- | --- |")
+    try:
+        for name in names:
+            seen = SCENARIOS[name](project)
+            said = seen.said.replace("|", "\\|").replace(str(project.root), ".")
+            print(
+                f"| {seen.fault} | {said} | {seen.code} | {seen.after_s:.1f} | {seen.left} |{'' if seen.fine else ' NOT FINE'}", flush=True
+            )
+    finally:
+        project.run("stop")
+
+
+if __name__ == "__main__":
+    main()
