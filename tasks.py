@@ -20,6 +20,7 @@ INTERRUPTED = 130
 HELP = {
     "profile": "profile from config.yaml, or auto",
     "set": "one setting, as in serve.port=8001; may be repeated",
+    "attach": "measure the server at this URL, which someone else runs, instead of one of ours",
     "force": "run even if nothing changed",
     "why": "say why it would run, and do not run",
 }
@@ -53,17 +54,31 @@ def finish(command: Callable[[Any], int]) -> None:
 def stage_task(name: str, summary: str) -> "Task[Any]":
     """Return the task of a stage."""
 
-    def body(context: Context, profile: str | None = None, set: list[str] = [], force: bool = False, why: bool = False) -> None:
-        finish(lambda commands: commands.run_stage(ROOT, name, commands.Options(profile, tuple(set), force, why)))
+    def body(
+        context: Context,
+        profile: str | None = None,
+        set: list[str] = [],
+        attach: str | None = None,
+        force: bool = False,
+        why: bool = False,
+    ) -> None:
+        finish(lambda commands: commands.run_stage(ROOT, name, commands.options(profile, set, attach, force, why)))
 
     body.__doc__ = summary
     return cast("Task[Any]", task(body, name=name, iterable=["set"], help=HELP))
 
 
 @task(name="all", iterable=["set"], help=HELP)
-def all_stages(context: Context, profile: str | None = None, set: list[str] = [], force: bool = False, why: bool = False) -> None:
+def all_stages(
+    context: Context,
+    profile: str | None = None,
+    set: list[str] = [],
+    attach: str | None = None,
+    force: bool = False,
+    why: bool = False,
+) -> None:
     """Run the whole chain and end with REPORT.md (--force measures again)."""
-    finish(lambda commands: commands.run_all(ROOT, commands.Options(profile, tuple(set), force, why)))
+    finish(lambda commands: commands.run_all(ROOT, commands.options(profile, set, attach, force, why)))
 
 
 SERVE_HELP = {
@@ -78,13 +93,14 @@ def serve(
     context: Context,
     profile: str | None = None,
     set: list[str] = [],
+    attach: str | None = None,
     force: bool = False,
     why: bool = False,
     foreground: bool = False,
     watch: bool = False,
 ) -> None:
     """Start the server, prove that it is ours, and leave it running."""
-    finish(lambda commands: commands.serve(ROOT, commands.Options(profile, tuple(set), force, why), foreground, watch))
+    finish(lambda commands: commands.serve(ROOT, commands.options(profile, set, attach, force, why), foreground, watch))
 
 
 @task(name="systemd-unit", iterable=["set"], help={key: HELP[key] for key in ("profile", "set")})
@@ -95,16 +111,22 @@ def systemd_unit(context: Context, profile: str | None = None, set: list[str] = 
 
 @task(name="report", iterable=["set"], help={**HELP, "only": "render what is on record, run nothing else"})
 def report(
-    context: Context, profile: str | None = None, set: list[str] = [], force: bool = False, why: bool = False, only: bool = False
+    context: Context,
+    profile: str | None = None,
+    set: list[str] = [],
+    attach: str | None = None,
+    force: bool = False,
+    why: bool = False,
+    only: bool = False,
 ) -> None:
     """Render REPORT.md from whatever is on record."""
-    finish(lambda commands: commands.report(ROOT, commands.Options(profile, tuple(set), force, why), only))
+    finish(lambda commands: commands.report(ROOT, commands.options(profile, set, attach, force, why), only))
 
 
 @task(iterable=["set"], help={key: HELP[key] for key in ("profile", "set")})
 def restart(context: Context, profile: str | None = None, set: list[str] = []) -> None:
     """Stop the server, if there is one, and start it anew."""
-    finish(lambda commands: commands.run_stage(ROOT, "serve", commands.Options(profile, tuple(set), force=True)))
+    finish(lambda commands: commands.restart(ROOT, commands.Options(profile, tuple(set))))
 
 
 @task

@@ -6,19 +6,21 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
 
 from pydantic import BaseModel
 
-from pipeline.config import Config, Given, GpuConfig, Layers, load_layers
-from pipeline.dag import NOTES, STAGES
+from pipeline.config import AttachConfig, Config, Given, GpuConfig, Layers, load_layers
+from pipeline.dag import ATTACHED, MEASURING, NOTES, STAGES
 from pipeline.engine import Pipeline, Result, Stage
 from pipeline.errors import BusyError, PipelineError, ServerError
 from pipeline.record import Outcome, now
+from pipeline.redact import redacted
 from pipeline.server import state
+from pipeline.server.keys import control_of
 from pipeline.server.readiness import DEATH_S, gone
 from pipeline.server.restarts import Crash, note, noted, pause_s, recent
 from pipeline.server.state import Launch
@@ -30,7 +32,7 @@ from pipeline.stages.report import Report
 from pipeline.stages.serve import Server
 from pipeline.workspace import Workspace
 
-MARKS = {"made": "✓", "unchanged": "·", "failed": "✗", "blocked": "✗"}
+MARKS = {"made": "✓", "unchanged": "·", "left out": "▫", "failed": "✗", "blocked": "✗"}
 CONFIG_FILE = "config.yaml"
 REASON_CHARACTERS = 160
 WATCH_S = 0.5
@@ -46,13 +48,19 @@ class Options:
     why: bool = False
 
 
+def options(profile: str | None, sets: Sequence[str], attach: str | None, force: bool, why: bool) -> Options:
+    """Return the options of a stage task; `--attach URL` is short for a setting."""
+    return Options(profile, (*sets, *([f"attach.url={attach}"] if attach else [])), force, why)
+
+
 class Session:
     """One command: the configuration's layers and a pipeline whose settings follow the profile in force."""
 
     def __init__(self, root: Path, options: Options, quiet: bool = False) -> None:
         self.workspace = Workspace(root, quiet)
         self.layers: Layers = load_layers(root / CONFIG_FILE, os.environ, options.sets, options.profile)
-        self.pipeline = Pipeline(STAGES, self.workspace, self._settings, NOTES, self._starting, self._report)
+        stages = ATTACHED if self._config_of(None).attach.url else STAGES
+        self.pipeline = Pipeline(stages, self.workspace, self._settings, NOTES, self._starting, self._report)
         # A wrong setting is told before anything starts, also one of a profile that check-gpu may choose.
         asked, _ = self.layers.profile
         base = self._config_of(None)
@@ -89,8 +97,9 @@ class Session:
     def _settings(self, kind: type[BaseModel]) -> BaseModel:
         if kind is Given:
             return self.layers.given
-        # check-gpu chooses the profile, so its own settings cannot come from one.
-        return self._config_of(None).gpu if kind is GpuConfig else self.config.section(kind)
+        # check-gpu chooses the profile, and attach.url the stages, so these settings cannot come from one.
+        early = kind in (GpuConfig, AttachConfig)
+        return (self._config_of(None) if early else self.config).section(kind)
 
     @lru_cache(maxsize=8)
     def _config_of(self, profile: str | None) -> Config:
@@ -99,19 +108,19 @@ class Session:
     def _starting(self, stage: Stage, reason: str) -> None:
         if not self.workspace.quiet:
             short = reason if len(reason) <= REASON_CHARACTERS else f"{reason[:REASON_CHARACTERS]}… (`./inv why` says all)"
-            print(f"▶ {stage.name}: {short}", file=sys.stderr, flush=True)
+            print(redacted(f"▶ {stage.name}: {short}"), file=sys.stderr, flush=True)
 
     def _report(self, result: Result) -> None:
         if self.workspace.quiet:
             return
         took = f"  {result.duration_s:.1f} s" if result.duration_s >= 0.05 else ""
-        reason = f": {result.reason}" if result.state in ("failed", "blocked") else ""
-        print(f"{MARKS[result.state]} {result.stage} {result.state}{took}{reason}", file=sys.stderr, flush=True)
+        reason = f": {result.reason}" if result.state in ("left out", "failed", "blocked") else ""
+        print(redacted(f"{MARKS[result.state]} {result.stage} {result.state}{took}{reason}"), file=sys.stderr, flush=True)
 
 
 def say(text: str) -> None:
     """Print a result."""
-    print(text, flush=True)
+    print(redacted(text), flush=True)
 
 
 @contextmanager
@@ -142,7 +151,7 @@ def run_all(root: Path, options: Options) -> int:
         return why(root, options)
     with locked(session.workspace):
         pipeline = session.pipeline
-        names = [stage.name for stage in pipeline.stages if stage.name != "report"]
+        names = [stage.name for stage in pipeline.chain(MEASURING)]
         forced = [name for name in names if name != "serve" and any(s.name == "serve" for s in pipeline.chain([name]))]
         try:
             results = pipeline.ensure(names, force=forced if options.force else ())
@@ -196,16 +205,32 @@ def run_stage(root: Path, name: str, options: Options, wait: bool = False) -> in
         if name == "check-gpu" and machine is not None:
             say_machine(machine)
         server, launch = session.pipeline.outcome(Server).data, state.read(session.workspace)
-        if name == "serve" and code == 0 and server is not None and launch is not None:
-            state.write(session.workspace, launch.model_copy(update={"stays": True}))
+        if name == "serve" and code == 0 and server is not None:
+            if launch is not None and launch.id == server.handle.launch_id:
+                state.write(session.workspace, launch.model_copy(update={"stays": True}))
             say_server(server)
         session.stop_own()
         session.say_profile()
         return code
 
 
+def restart(root: Path, options: Options) -> int:
+    """Stop our server, if there is one, and start it anew."""
+    refuse_attached(root, options, "restart")
+    return run_stage(root, "serve", replace(options, force=True))
+
+
+def refuse_attached(root: Path, options: Options, what: str) -> None:
+    """Raise ServerError when the server is one that someone else runs."""
+    url = Session(root, options, quiet=True).config.attach.url
+    if url:
+        raise ServerError(f"the server at {url} is not ours to {what}", "unset attach.url for a server of our own")
+
+
 def serve(root: Path, options: Options, foreground: bool, watch: bool) -> int:
     """Bring the server up and leave it running; in the foreground follow its log and stop it on Ctrl-C, on watch restart it."""
+    if foreground or watch:
+        refuse_attached(root, options, "watch")
     if watch and not options.why:
         return keep_running(root, options)
     code = run_stage(root, "serve", options)
@@ -224,7 +249,7 @@ def keep_running(root: Path, options: Options) -> int:
             return code
         crashes: list[datetime] = []
         while (launch := state.read(workspace)) is not None:
-            await_end(launch)
+            await_end(launch, workspace)
             cause = cleared(launch, workspace)
             while cause:
                 crashes = noted_crash(launch, cause, crashes, session)
@@ -254,11 +279,9 @@ def noted_crash(launch: Launch, cause: str, crashes: list[datetime], session: Se
     return counting
 
 
-def await_end(launch: Launch) -> None:
+def await_end(launch: Launch, workspace: Workspace) -> None:
     """Wait until the launch's server, its engine or a worker is dead."""
-    from pipeline.client.control import Control
-
-    watch = Watch(launch, Control(launch.base_url))
+    watch = Watch(launch, control_of(launch, workspace))
     while watch.alive():
         time.sleep(WATCH_S)
 
@@ -333,6 +356,9 @@ def say_machine(machine: Machine) -> None:
 def say_server(server: Server) -> None:
     """Print how to reach, watch and stop the server."""
     handle = server.handle
+    if server.attached:
+        say(f"base URL  {handle.base_url}/v1\nmodel     {server.model}\nattached: neither started nor stopped by us")
+        return
     say(f"base URL  {handle.base_url}/v1\nmodel     {server.model}\npid       {handle.pid}\nlog       {handle.log}\nstop      ./inv stop")
 
 
@@ -365,16 +391,17 @@ def status(root: Path, options: Options) -> int:
     """Print the server's state and each stage's."""
     session = Session(root, options, quiet=True)
     launch = state.read(session.workspace)
-    if launch is None:
+    url = session.config.attach.url
+    if url:
+        say(f"server: attached to {url} (`./inv serve` asks it)")
+    elif launch is None:
         say("server: not running")
     elif not state.is_running(launch):
         left = state.members(launch)
         cause = gone(launch, session.workspace)
         say(f"{cause.message} (pid {launch.pid}, {len(left)} processes left; `./inv stop` cleans up)\n  → {cause.hint}")
     else:
-        from pipeline.client.control import Control
-
-        answers = "answers" if Control(launch.base_url).answers() else "does not answer (starting?)"
+        answers = "answers" if control_of(launch, session.workspace).answers() else "does not answer (starting?)"
         say(f"server: {launch.base_url}/v1  model {launch.model}  pid {launch.pid}  {answers}  log {launch.log}")
     crashes = noted(session.workspace)
     if crashes:
@@ -419,7 +446,7 @@ def logs(root: Path, follow: bool) -> int:
         while True:
             running = launch is not None and state.is_running(launch)
             text = file.read()
-            sys.stdout.write(text)
+            sys.stdout.write(redacted(text))
             sys.stdout.flush()
             if not text:
                 if not follow or not running:

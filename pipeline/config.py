@@ -1,15 +1,19 @@
 """Settings: typed sections, merged from config.yaml, the profile, the environment and --set, each value with its origin."""
 
+import ipaddress
+import re
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError, field_validator, model_validator
 
 from pipeline.errors import ConfigError
+from pipeline.redact import redacted
 
 ENVIRONMENT_PREFIX = "VLLM_POC__"
 # libyaml parses config.yaml in 5 ms, plain Python in 90; pyyaml ships both nearly everywhere.
@@ -17,6 +21,18 @@ LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 Comparator = Literal["<", "<=", ">", ">=", "=="]
 Positive = Annotated[int, Field(gt=0)]
 Seconds = Annotated[float, Field(gt=0)]
+
+
+SECRET_ARGUMENTS = ("--api-key", "--hf-token")
+SECRET_NAME = re.compile(r"(^|_)(API_?KEY|KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)$", re.IGNORECASE)
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether only this machine can reach a server that binds there."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 class Section(BaseModel):
@@ -94,6 +110,42 @@ class ServeConfig(Section):
     drain_timeout_s: Annotated[int, Field(ge=0)] = 20
     stop_timeout_s: Seconds = 20
     memory_samples_per_s: Annotated[float, Field(gt=0, le=20)] = 5
+
+    @property
+    def is_open(self) -> bool:
+        """Tell whether others than this machine's users can reach the server."""
+        return not is_loopback(self.host)
+
+    @model_validator(mode="after")
+    def secrets_stay_secret(self) -> "ServeConfig":
+        for word in self.extra_args:
+            name = word.partition("=")[0]
+            if name in SECRET_ARGUMENTS:
+                raise ValueError(f"extra_args: every user of the machine can read {name}; an open host gets a key by itself")
+        for name, value in self.env.items():
+            if SECRET_NAME.search(name) or redacted(value) != value:
+                raise ValueError(f"env: {name} looks like a secret, and these values are shown in the report; see README, Who may reach it")
+        if self.is_open and self.env.get("VLLM_SERVER_DEV_MODE", "0") not in ("", "0"):
+            raise ValueError(f"env: VLLM_SERVER_DEV_MODE opens the server's insides; not on host {self.host}, only on loopback")
+        return self
+
+
+class AttachConfig(Section):
+    """A server that someone else runs, to be measured in place of ours."""
+
+    url: str | None = None
+
+    @field_validator("url")
+    @classmethod
+    def is_base_url(cls, url: str | None) -> str | None:
+        if url is None:
+            return None
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("expected http://host:port or https://host")
+        if parts.username or parts.password or parts.query or parts.fragment:
+            raise ValueError("expected no user, query or fragment; an API key belongs into the environment variable VLLM_API_KEY")
+        return url.rstrip("/").removesuffix("/v1")
 
 
 class WatchConfig(Section):
@@ -220,6 +272,7 @@ class Config(Section):
     install: InstallConfig = InstallConfig()
     model: ModelConfig = ModelConfig()
     serve: ServeConfig = ServeConfig()
+    attach: AttachConfig = AttachConfig()
     watch: WatchConfig = WatchConfig()
     router: RouterConfig = RouterConfig()
     determinism: DeterminismConfig = DeterminismConfig()

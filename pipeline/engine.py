@@ -13,12 +13,12 @@ from typing import Any, Literal
 from pydantic import BaseModel
 
 from pipeline.code import CodeDigests
-from pipeline.errors import NewerRecordError, PipelineError, RecordError, machine_error
+from pipeline.errors import MeaninglessError, NewerRecordError, PipelineError, RecordError, machine_error
 from pipeline.record import BLOCKED, SCHEMA_VERSION, Artifact, Failure, Outcome, Store, digest, now
 from pipeline.workspace import Workspace
 
 LOG_TAIL_LINES = 40
-State = Literal["made", "unchanged", "failed", "blocked"]
+State = Literal["made", "unchanged", "left out", "failed", "blocked"]
 
 
 @dataclass(frozen=True)
@@ -27,16 +27,17 @@ class Stage:
 
     `observes` marks a stage that looks at the world and so always runs. `present` tells from a record whether the
     thing that it describes (an environment, files, a running server) is still there; it is asked only before
-    something that needs it runs.
+    something that needs it runs. `called` names a stage that takes the place of another.
     """
 
     function: Callable[..., Artifact]
     observes: bool = False
     present: Callable[[Any, Workspace], bool] | None = None
+    called: str | None = None
 
     @property
     def name(self) -> str:
-        return self.function.__name__.replace("_", "-")
+        return self.called or self.function.__name__.replace("_", "-")
 
     @property
     def summary(self) -> str:
@@ -169,9 +170,10 @@ class Pipeline:
             return "its record cannot be read"
         if envelope is None:
             return "never ran"
-        if envelope.failure is not None:
+        left_out = envelope.failure is not None and envelope.failure.kind == MeaninglessError.kind
+        if envelope.failure is not None and not left_out:
             return f"failed last time: {envelope.failure.message}"
-        if self.outcome(stage.makes).data is None:
+        if self.outcome(stage.makes).data is None and not left_out:
             return "its record has an older form"
         return "; ".join(differences(envelope.because, self.because(stage)))
 
@@ -227,7 +229,7 @@ class Pipeline:
             self.store.write(stage.name, because, started, took, self._failure(error))
             broken[stage.name] = stage.name
             hint = f" ({error.hint})" if error.hint else ""
-            return Result(stage.name, "failed", f"{error.message}{hint}", took)
+            return Result(stage.name, "left out" if error.kind == MeaninglessError.kind else "failed", f"{error.message}{hint}", took)
         took = time.perf_counter() - clock
         self.store.write(stage.name, because, started, took, data)
         return Result(stage.name, "made", reason, took)

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipeline.errors import NewerRecordError, RecordError
 from pipeline.measure.figures import Figure
+from pipeline.redact import redacted
 
 SCHEMA_VERSION = 1
 BLOCKED = "blocked"  # the failure kind of a stage that could not run because another failed
@@ -149,7 +150,7 @@ class Store:
             data=None if failed else result.model_dump(mode="json"),
             failure=result if isinstance(result, Failure) else None,
         )
-        write_atomic(self.path(stage), envelope.model_dump_json(indent=1) + "\n")
+        write_atomic(self.path(stage), redacted(envelope.model_dump_json(indent=1)) + "\n")
 
 
 def now() -> datetime:

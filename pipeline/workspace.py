@@ -4,6 +4,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.redact import redacted
+
 
 @dataclass(frozen=True)
 class Workspace:
@@ -47,4 +49,4 @@ class Workspace:
     def say(self, text: str) -> None:
         """Print one line of progress."""
         if not self.quiet:
-            print(f"  {text}", file=sys.stderr, flush=True)
+            print(f"  {redacted(text)}", file=sys.stderr, flush=True)

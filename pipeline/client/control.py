@@ -95,12 +95,14 @@ class Completion(BaseModel):
 class Control:
     """Calls to the server at `base_url`; each raises MeasureError in one line when the answer is not what vLLM gives."""
 
-    def __init__(self, base_url: str) -> None:
+    def __init__(self, base_url: str, api_key: str | None = None) -> None:
         import requests  # 60 ms that `--list` and an unchanged run do without
 
         self._requests = requests
         self.base_url = base_url
         self._session = requests.Session()
+        if api_key is not None:
+            self._session.headers["Authorization"] = f"Bearer {api_key}"
         self._session.trust_env = False  # a proxy from the environment must not stand between us and loopback
 
     def answers(self) -> bool:

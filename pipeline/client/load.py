@@ -16,6 +16,7 @@ from pipeline.client.sse import SseParser
 
 BLOCK_BYTES = 1 << 16
 LOOK_S = 0.25
+AFTER_FAILURE_S = 0.1  # a server that is about to end refuses thousands a second
 PATH = "/v1/chat/completions"
 
 
@@ -93,6 +94,7 @@ class Target:
 
     base_url: str
     alive: Callable[[], bool] = lambda: True
+    api_key: str | None = field(default=None, repr=False)
 
 
 def send(target: Target, payload: dict[str, Any], timeout_s: float, opened: Callable[[socket.socket], None] = lambda _: None) -> Raw:
@@ -101,14 +103,18 @@ def send(target: Target, payload: dict[str, Any], timeout_s: float, opened: Call
 
     address = urlsplit(target.base_url)
     body = json.dumps(payload).encode()
-    connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=timeout_s)
+    headers = {"Content-Type": "application/json"}
+    if target.api_key is not None:
+        headers["Authorization"] = f"Bearer {target.api_key}"
+    kind = http.client.HTTPSConnection if address.scheme == "https" else http.client.HTTPConnection
+    connection = kind(address.hostname or "", address.port, timeout=timeout_s)
     blocks: list[tuple[int, bytes]] = []
     status = 0
     sent = time.perf_counter_ns()
     try:
         connection.connect()
         opened(connection.sock)
-        connection.request("POST", PATH, body, {"Content-Type": "application/json"})
+        connection.request("POST", address.path + PATH, body, headers)
         response = connection.getresponse()
         status = response.status
         while block := response.read1(BLOCK_BYTES):
@@ -199,6 +205,8 @@ def closed_loop(
             if payload is None:
                 return
             raws[index] = send(target, payload, timeout_s, lambda opened: open_sockets.update({worker: opened}))
+            if raws[index].error or raws[index].status >= 500:
+                ending.wait(AFTER_FAILURE_S)
 
     began = time.perf_counter()
     threads = [threading.Thread(target=work, args=(worker,), daemon=True) for worker in range(concurrency)]

@@ -7,7 +7,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
-from pipeline.config import Alternative, ReportConfig
+from pipeline.config import Alternative, ReportConfig, is_loopback
 from pipeline.errors import MeaninglessError
 from pipeline.measure.figures import Figure
 from pipeline.measure.verdicts import SIGNS
@@ -87,7 +87,7 @@ class View:
     model: str
     device: str
     measured_on: str
-    caution: str
+    cautions: list[str]
     targets: list[GateRow]
     criteria: list[GateRow]
     scenarios: list[Scenario]
@@ -131,10 +131,10 @@ def build_view(
         alert={0: "TIP", 1: "CAUTION"}.get(code, "WARNING"),
         profile=profile,
         again=shlex.join(["./inv", "all", "--profile", profile, *(word for setting in given for word in ("--set", setting))]),
-        model=model.name if model else "no model",
+        model=server.model if server else model.name if model else "no model",
         device=server.device if server else "no server",
         measured_on=f"measured {min(times):%Y-%m-%d %H:%M} UTC" if times else "nothing was measured",
-        caution=RANDOM_WEIGHTS if server and server.random_weights else "",
+        cautions=cautions(server) if server else [],
         targets=[gate_row(row) for row in judged if row.gate.table == "targets"],
         criteria=[gate_row(row) for row in judged if row.gate.table == "criteria"],
         scenarios=scenarios,
@@ -146,6 +146,24 @@ def build_view(
         proofs=[(proof.claim, "yes" if proof.holds else "no", proof.seen) for proof in server.proofs] if server else [],
         not_measured=missing(judged, scenarios),
     )
+
+
+def cautions(server: Any) -> list[str]:
+    """Return what a reader must know before any figure."""
+    found = []
+    if server.attached:
+        found.append(
+            f"Measured on the server at {server.attached}, which someone else runs: its identity is what its endpoint shows, "
+            "and its life cycle and memory were not ours to measure."
+        )
+    if server.random_weights:
+        found.append(RANDOM_WEIGHTS)
+    if "--trust-remote-code" in server.command:
+        found.append("The server ran code that came with the model (`serve.trust_remote_code`).")
+    host = server.command[server.command.index("--host") + 1] if "--host" in server.command else ""
+    if host and not is_loopback(host):
+        found.append(f"The server listened on {host}, open to everyone who reached that machine, with an API key.")
+    return found
 
 
 def headline(judged: Sequence[JudgedGate], code: int, failures: Sequence[FailureNote]) -> str:
@@ -448,7 +466,7 @@ def environment(outcomes: Mapping[str, Outcome[Any]]) -> list[tuple[str, str]]:
         result.append(("Model", f"{model.name} from {model.origin}, {model.revision}"))
         shown = [facts.architecture, facts.dtype, facts.quantization or "unquantised", f"{facts.context_length} tokens", f"{size:.0f} MiB"]
         result.append(("Model facts", f"{', '.join(str(part) for part in shown)}; licence {facts.license or 'not stated'}"))
-    if server:
+    if server and not server.attached:
         phases = ", ".join(f"{name} {seconds:.1f}" for name, seconds in server.handle.phases_s.items())
         result.append(("Server ready after", f"{server.handle.ready_s:.1f} s ({phases})"))
     envelope = outcomes["check-gpu"].envelope

@@ -135,6 +135,18 @@ CAUSES = (
 )
 
 
+# How an end from outside looks, most telling first, where no error tells more; seen in vLLM 0.32's log after each signal.
+KILLED = "was killed (SIGKILL: by hand, or by the kernel for lack of memory)"
+ENDINGS = (
+    (r"Worker proc \S+ died unexpectedly \(exit code: -9\)", f"its worker {KILLED}"),
+    (r"Worker proc \S+ died unexpectedly", "its worker ended unexpectedly"),
+    (r"\[shutdown\] API server: shutdown triggered", "it was asked to end (SIGTERM), and not by us"),
+    (r"engine core exited unexpectedly", f"its engine {KILLED}"),
+)
+# Errors that only follow from another one.
+WRAPPERS = re.compile(r"initialization failed|EngineDeadError|cannot schedule new futures after shutdown|Executor failed")
+
+
 @dataclass(frozen=True)
 class Diagnosis:
     """The cause by name, in words, and the fix."""
@@ -155,8 +167,13 @@ def diagnose(log: str) -> Diagnosis | None:
 
 
 def last_error(log: str) -> str:
-    """Return the log's last line that names an exception, for a cause that the table does not know."""
-    lines = [line for line in log.splitlines() if re.search(r"\b[A-Z]\w*(Error|Exception)\b", line)]
+    """Return the log's last line that names an exception, for a cause that the table does not know; else how it was ended."""
+    shouted = [line for line in log.splitlines() if not re.search(r"\b(DEBUG|INFO|WARNING) \d\d-\d\d ", line)]
+    lines = [line for line in shouted if re.search(r"\b[A-Z]\w*(Error|Exception)\b", line)]
     told = [line for line in lines if not re.search(r"\braise \w", line)] or lines  # a traceback also shows the source
-    telling = [line for line in told if "initialization failed" not in line] or told
-    return re.sub(r"^\(.*?\) (?:[A-Z]+ [\d-]+ [\d:]+ \[.*?\] )?", "", telling[-1]).strip()[:300] if telling else ""
+    telling = [line for line in told if not WRAPPERS.search(line)]
+    if not telling:
+        ending = next((says for text, says in ENDINGS if re.search(text, log)), "")
+        if ending or not told:
+            return ending
+    return re.sub(r"^\(.*?\) (?:[A-Z]+ [\d-]+ [\d:]+ \[.*?\] )?", "", (telling or told)[-1]).strip()[:300]

@@ -13,7 +13,7 @@ import psutil
 
 from pipeline.config import ENVIRONMENT_PREFIX, ServeConfig
 from pipeline.record import now
-from pipeline.server import state
+from pipeline.server import keys, state
 from pipeline.server.state import Launch
 from pipeline.workspace import Workspace
 
@@ -55,8 +55,8 @@ def command(settings: ServeConfig, python: Path, model_folder: Path, model_name:
     return [*words, "--enable-prompt-tokens-details", *settings.extra_args]
 
 
-def environment(settings: ServeConfig, inherited: Mapping[str, str], cache: Path) -> dict[str, str]:
-    """Return the server's environment: no telemetry, no hub, caches inside the project, then the profile's own."""
+def environment(settings: ServeConfig, inherited: Mapping[str, str], cache: Path, api_key: str | None = None) -> dict[str, str]:
+    """Return the server's environment: no telemetry, no hub, caches inside the project, then the profile's own, then the key."""
     kept = {k: v for k, v in inherited.items() if k not in DROPPED and not k.startswith(ENVIRONMENT_PREFIX)}
     own = {
         "PYTHONUNBUFFERED": "1",
@@ -64,15 +64,17 @@ def environment(settings: ServeConfig, inherited: Mapping[str, str], cache: Path
         "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",
         "HF_HUB_OFFLINE": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
         "VLLM_CACHE_ROOT": str(cache / "vllm"),
         "TORCHINDUCTOR_CACHE_DIR": str(cache / "inductor"),
     }
-    return {**kept, **own, **settings.env}
+    return {**kept, **own, **settings.env, **({keys.VARIABLE: api_key} if api_key else {})}
 
 
 def start(settings: ServeConfig, words: list[str], model_name: str, workspace: Workspace) -> Launch:
     """Start sampler and server; the launch is on disk before this returns, so that any later command finds it."""
     started = now()
+    api_key = keys.made_key(workspace) if settings.is_open else None
     folder = new_folder(workspace.launches, f"{started:%Y%m%d-%H%M%S}-{os.getpid()}")
     prune(folder, KEPT_LAUNCHES)
     sampler = start_sampler(folder, settings.memory_samples_per_s, workspace)
@@ -85,7 +87,7 @@ def start(settings: ServeConfig, words: list[str], model_name: str, workspace: W
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,
-                env=environment(settings, os.environ, workspace.cache),
+                env=environment(settings, os.environ, workspace.cache, api_key),
                 cwd=workspace.root,
                 start_new_session=True,
             )

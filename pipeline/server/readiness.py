@@ -60,12 +60,17 @@ def wait_until_ready(launch: Launch, log: Path, control: Control, say: Callable[
         if state.dies_within(launch.pid, launch.created, DEATH_S):
             raise died(log) from error
         raise ServerError(f"the server listens but does not complete a request: {error.message}", "see its log", log) from error
-    text = first.choices[0].message.content if first.choices else None
     noise = settings.load_format == "dummy"  # may decode to nothing
-    sane = text and any(character.isalnum() for character in text)
-    if not (sane or noise) or first.usage.completion_tokens < 1:
+    if not (noise and first.usage.completion_tokens) and not says_something(first):
+        text = first.choices[0].message.content if first.choices else None
         raise ServerError(f"the server's first completion says nothing: {text!r}", "see its log; the model's files may be damaged", log)
     return phases, time.monotonic() - began
+
+
+def says_something(completion: Completion) -> bool:
+    """Tell whether the completion holds a letter or a digit: a broken model fills it with one sign again and again."""
+    text = completion.choices[0].message.content if completion.choices else None
+    return bool(text) and completion.usage.completion_tokens > 0 and any(character.isalnum() for character in text or "")
 
 
 def standing(launch: Launch, log: Path, phases: Phases) -> str:

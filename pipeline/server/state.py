@@ -44,18 +44,26 @@ class Launch(BaseModel):
 
     @property
     def base_url(self) -> str:
-        return f"http://{self.host}:{self.port}"
+        """Return where we reach it: an address that stands for all is bound, not called."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
+        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
+
+    @property
+    def keyed(self) -> bool:
+        """Tell whether the server wants our API key."""
+        return self.settings.is_open
 
 
 class Handle(BaseModel):
-    """How to reach this launch; changes with every start."""
+    """How to reach this launch; changes with every start. A server that someone else runs has no process, and "" for log and samples."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     launch_id: str
     base_url: str
-    pid: int
-    created: float
+    keyed: bool = False
+    pid: int | None
+    created: float | None
     log: str
     samples: str
     ready_s: float
@@ -139,9 +147,11 @@ def members(launch: Launch) -> list[psutil.Process]:
     return session(launch.pid, launch.created)
 
 
-def session(leader: int, created: float) -> list[psutil.Process]:
+def session(leader: int | None, created: float | None) -> list[psutil.Process]:
     """Return the living processes of the session that the leader began, itself among them if it lives."""
     found: list[psutil.Process] = []
+    if leader is None or created is None:
+        return found
     for candidate in psutil.process_iter():
         try:
             in_session = os.getsid(candidate.pid) == leader and created_s(candidate.pid) >= created

@@ -6,8 +6,9 @@ from contextlib import contextmanager
 
 from pipeline.client.control import Control
 from pipeline.client.load import Target
-from pipeline.errors import MeasureError
+from pipeline.errors import MeasureError, ServerError
 from pipeline.server import state
+from pipeline.server.keys import key_of
 from pipeline.server.readiness import DEATH_S, died
 from pipeline.server.state import Handle, Launch
 from pipeline.workspace import Workspace
@@ -31,6 +32,8 @@ class Watch:
         return not self._fell
 
     def _falls(self) -> bool:
+        if self._leader.pid is None:
+            return not self._control.answers()
         if state.process(self._leader.pid, self._leader.created) is None:
             return True
         left = [known for known in self._others if state.process(*known) is not None]
@@ -46,14 +49,21 @@ class Watch:
 @contextmanager
 def watched(handle: Handle, workspace: Workspace) -> Iterator[Target]:
     """Measure inside on the target; a server that dies meanwhile is the failure, with its own cause, not the requests that it broke."""
-    control = Control(handle.base_url)
+    key = key_of(handle, workspace)
+    control = Control(handle.base_url, key)
     watch = Watch(handle, control)
     trouble: MeasureError | None = None
     try:
-        yield Target(handle.base_url, watch.alive)
+        yield Target(handle.base_url, watch.alive, key)
     except MeasureError as error:
         trouble = error
     fell = not watch.alive()
+    if handle.pid is None or handle.created is None:
+        if fell:
+            raise ServerError(f"the server at {handle.base_url} no longer answers", "ask whoever runs it") from trouble
+        if trouble is not None:
+            raise trouble
+        return
     # An engine that died takes its API server along a moment later, and only then the log tells all; /health says so at once.
     if state.dies_within(handle.pid, handle.created, DEATH_S if fell or not control.answers() else 0) or fell:
         raise died(workspace.root / handle.log, "died while it was measured") from trouble

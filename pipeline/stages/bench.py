@@ -1,6 +1,7 @@
 """bench: time to first token, decode throughput alone, system throughput under load."""
 
 import json
+import secrets
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -16,7 +17,7 @@ from pipeline.measure.latency import e2e_ms, tpot_ms, ttft_ms
 from pipeline.measure.statistics import percentile_figure, share_figure
 from pipeline.record import Measurement, write_atomic
 from pipeline.server.watch import watched
-from pipeline.stages.serve import Server
+from pipeline.stages.serve import Server, log_of
 from pipeline.workspace import Workspace
 
 TTFT_SECONDS = "vllm:time_to_first_token_seconds"
@@ -91,7 +92,7 @@ def bench(settings: BenchConfig, server: Server, workspace: Workspace) -> BenchR
 
 def measure(settings: BenchConfig, server: Server, target: Target, workspace: Workspace) -> BenchResult:
     """Return the record of a run; the server is watched by the caller."""
-    control = Control(server.handle.base_url)
+    control = Control(target.base_url, target.api_key)
     counted_before = control.metrics().get(GENERATED_TOKENS)
     run = Run(server, target, settings)
     workspace.say(f"bench: TTFT, {settings.warmup_requests} warm-ups and {settings.ttft_requests} requests at concurrency 1")
@@ -114,9 +115,7 @@ def measure(settings: BenchConfig, server: Server, target: Target, workspace: Wo
         answers, *cost = run.send(max(settings.requests_per_level, concurrency), settings.output_tokens, concurrency)
         levels.append(level(concurrency, answers, *cost))
     if not any(answer.ok for answer in ttft) or not any(answer.ok for answer in decode):
-        raise MeasureError(
-            f"bench: no request succeeded: {(ttft + decode)[0].error}", "see the server's log", workspace.root / server.handle.log
-        )
+        raise MeasureError(f"bench: no request succeeded: {(ttft + decode)[0].error}", "see the server's log", log_of(server, workspace))
     counted_after = control.metrics().get(GENERATED_TOKENS)
     counted = None if counted_before is None or counted_after is None else int(counted_after - counted_before)
     raw = workspace.artifacts / "raw" / "bench.jsonl"
@@ -145,6 +144,8 @@ class Run:
         self.server = server
         self.target = target
         self.settings = settings
+        # A cache salt of this run alone: the server may have answered the same prompts before.
+        self.salt = secrets.token_hex(8)
         self.sent = 0
         self.tokens = 0
         self.lines: list[dict[str, Any]] = []
@@ -154,7 +155,7 @@ class Run:
         payloads = []
         for number in range(self.sent, self.sent + requests):
             messages = [{"role": "user", "content": QUESTION.format(number=number)}]
-            salt = f"{self.server.handle.launch_id}-{number}"
+            salt = f"{self.salt}-{number}"
             payloads.append(streamed(self.server.model, messages, output_tokens, ignore_eos=True, cache_salt=salt))
         self.sent += requests
         cpu = time.process_time()

@@ -10,7 +10,7 @@ from typing import Any
 from pipeline.client.control import PREEMPTIONS, Control
 from pipeline.client.load import Target, closed_loop, streamed
 from pipeline.config import VramConfig
-from pipeline.errors import MeasureError
+from pipeline.errors import MeaninglessError, MeasureError
 from pipeline.measure.figures import Figure, not_measured
 from pipeline.record import Measurement
 from pipeline.server.breakdown import Breakdown, breakdown
@@ -40,6 +40,8 @@ class MemoryUse(Measurement):
 
 def measure_vram(settings: VramConfig, machine: Machine, server: Server, workspace: Workspace) -> MemoryUse:
     """Put load on the server and read its memory samples, GPU and host."""
+    if server.attached:
+        raise MeaninglessError(f"the memory of the server at {server.attached} is not ours to measure")
     with watched(server.handle, workspace) as target:
         return load_and_read(settings, machine, server, target, workspace)
 
@@ -56,7 +58,7 @@ def load_and_read(settings: VramConfig, machine: Machine, server: Server, target
     ended = time.monotonic()
     if not any(answer.ok for answer in answers):
         raise MeasureError(f"memory: no request of the load succeeded: {answers[0].error}", "see the server's log")
-    preempted = Control(server.handle.base_url).metrics().get(PREEMPTIONS)
+    preempted = Control(target.base_url, target.api_key).metrics().get(PREEMPTIONS)
     samples = read_samples(workspace.root / server.handle.samples)
     loaded = [sample for sample in samples if began <= sample["t"] <= ended]
     if not loaded:

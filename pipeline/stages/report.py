@@ -5,6 +5,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from pipeline.config import Alternatives, Gates, Given, Profile, ReportConfig
+from pipeline.errors import MeaninglessError
 from pipeline.measure.verdicts import Verdict, exit_code
 from pipeline.record import BLOCKED, Artifact, Failure, Outcome, write_atomic
 from pipeline.server.stop import Closing
@@ -61,12 +62,14 @@ def report(
     from pipeline.report.markdown import render
     from pipeline.report.view import build_view
 
+    if server.data is not None and server.data.attached:  # what was installed or stopped here is another server's
+        installation, model, closing = (Outcome(outcome.stage, None, None) for outcome in (installation, model, closing))
     recorded: list[Outcome[Any]] = [router, determinism, bench, memory]
     measured = {outcome.stage: of_this_server(outcome, server) for outcome in recorded}
     judged = judge_all(gates.root, measured)
     others: list[Outcome[Any]] = [machine, installation, model, server, closing]
     outcomes = {outcome.stage: outcome for outcome in others} | measured
-    failed = any(outcome.failure for outcome in outcomes.values())
+    failed = any(outcome.failure and outcome.failure.kind != MeaninglessError.kind for outcome in outcomes.values())
     code = 2 if failed else exit_code((row.judgement, row.gate.required) for row in judged)
     view = build_view(settings, profile.root, given.root, alternatives.root, judged, code, outcomes)
     path = workspace.root / settings.output

@@ -3,16 +3,17 @@
 from pathlib import Path
 from typing import Any
 
-from pipeline.client.control import Control
-from pipeline.config import ServeConfig
+from pipeline.client.control import ModelCard
+from pipeline.config import AttachConfig, ModelConfig, ServeConfig
 from pipeline.errors import MeaninglessError, MeasureError, ModelError, ServerError
 from pipeline.gpu.plan import Plan, plan
 from pipeline.model.shape import read_shape, weight_bytes
 from pipeline.record import Artifact, Store
 from pipeline.server import launch as launching
 from pipeline.server import ports, state
-from pipeline.server.identity import Proof, is_real, prove
-from pipeline.server.readiness import DEATH_S, died, gone, wait_until_ready
+from pipeline.server.identity import Proof, is_real, prove, show
+from pipeline.server.keys import control_of, key_file, key_of
+from pipeline.server.readiness import DEATH_S, died, first_completion, gone, says_something, wait_until_ready
 from pipeline.server.state import Handle, Launch
 from pipeline.server.stop import stop_server
 from pipeline.stages.check_gpu import CPU_PROFILE, Machine
@@ -32,6 +33,7 @@ class Server(Artifact):
     command: list[str]
     environment: dict[str, str]
     random_weights: bool
+    attached: str | None = None
     plan: Plan | None
     real: bool
     proofs: list[Proof]
@@ -62,6 +64,8 @@ def serve(
     python = workspace.root / installation.interpreter
     folder = workspace.root / model.folder
     words = launching.command(settings, python, folder, model.name)
+    for caution in cautions(settings, workspace):
+        workspace.say(f"caution: {caution}")
     workspace.say(f"starting {installation.distribution} {installation.vllm} with {model.name} on port {settings.port}")
     proofs, handle = launched(settings, words, model.name, installation.vllm, folder, workspace)
     return Server(
@@ -78,6 +82,46 @@ def serve(
         proofs=proofs,
         handle=handle,
     )
+
+
+def attached(settings: AttachConfig, model: ModelConfig, workspace: Workspace) -> Server:
+    """Use the server that someone else runs at `attach.url`: nothing is started, and its endpoint is all that is known of it."""
+    url = settings.url or ""
+    handle = Handle(launch_id=url, base_url=url, pid=None, created=None, log="", samples="", ready_s=0, phases_s={})
+    control = control_of(handle, workspace)
+    try:
+        card = chosen(control.models(), model.name)
+        version = control.version()
+        if not says_something(first_completion(control, card.id)):
+            raise ServerError(f"the completion of the server at {url} says nothing", "ask whoever runs it")
+        proofs = show(card, version, control)
+    except MeasureError as error:
+        key = "" if key_of(handle, workspace) else "; a server that wants an API key takes it from VLLM_API_KEY"
+        raise ServerError(error.message, f"is it a vLLM server, and up?{key}") from error
+    workspace.say(f"attached to {url}: {card.id}, vLLM {version}")
+    return Server(
+        model=card.id,
+        vllm=version,
+        distribution="not known",
+        device=f"the server at {url}",
+        max_model_len=card.max_model_len or 0,
+        command=[],
+        environment={},
+        random_weights=False,
+        attached=url,
+        plan=None,
+        real=is_real(proofs),
+        proofs=proofs,
+        handle=handle,
+    )
+
+
+def chosen(cards: list[ModelCard], name: str) -> ModelCard:
+    """Return the served model of that name, or the only one there is; ServerError names what there is."""
+    found = [card for card in cards if card.id == name] or (cards if len(cards) == 1 else [])
+    if not found:
+        raise ServerError(f"the server serves {', '.join(card.id for card in cards) or 'no model'}", "choose one: --set model.name=NAME")
+    return found[0]
 
 
 def restarted(server: Server, workspace: Workspace) -> Server:
@@ -108,6 +152,22 @@ def launched(
     except BaseException:  # also Ctrl-C: what we started must not outlive us
         stop_server(launch, workspace)
         raise
+
+
+def cautions(settings: ServeConfig, workspace: Workspace) -> list[str]:
+    """Return what whoever starts this should know."""
+    found = []
+    if settings.trust_remote_code:
+        found.append("serve.trust_remote_code runs code that came with the model")
+    if settings.is_open:
+        file = key_file(workspace).name
+        found.append(f"host {settings.host} is open to everyone who reaches this machine; clients need the key in {file}")
+    return found
+
+
+def log_of(server: Server, workspace: Workspace) -> Path | None:
+    """Return the server's log, where it is ours to read."""
+    return workspace.root / server.handle.log if server.handle.log else None
 
 
 def is_eager(settings: ServeConfig, machine: Machine, installation: Installation) -> bool:
@@ -146,11 +206,17 @@ def insist_on_answers(server: Server) -> None:
 
 
 def server_present(server: Server, workspace: Workspace) -> bool:
-    """Tell whether the recorded launch still runs and owns its port."""
+    """Tell whether the recorded launch still runs and answers, or the server of another's still serves the same."""
+    if server.attached:
+        control = control_of(server.handle, workspace)
+        try:
+            return control.version() == server.vllm and any(card.id == server.model for card in control.models())
+        except MeasureError:
+            return False
     launch = state.read(workspace)
     if launch is None or launch.id != server.handle.launch_id or not state.is_running(launch):
         return False
-    return Control(server.handle.base_url).answers()
+    return control_of(server.handle, workspace).answers()
 
 
 def clear_old(workspace: Workspace) -> None:
@@ -169,7 +235,7 @@ def clear_old(workspace: Workspace) -> None:
 def await_server(launch: Launch, version: str, folder: Path, workspace: Workspace) -> tuple[list[Proof], Handle]:
     """Return (proofs, handle) of a launch once it is ready and proven; ServerError otherwise."""
     log = workspace.root / launch.log
-    control = Control(launch.base_url)
+    control = control_of(launch, workspace)
     phases, ready_s = wait_until_ready(launch, log, control, workspace.say)
     try:
         proofs = prove(launch, control, Path(launch.command[0]), version, folder, launch.settings.max_model_len)
@@ -187,6 +253,7 @@ def await_server(launch: Launch, version: str, folder: Path, workspace: Workspac
     return proofs, Handle(
         launch_id=launch.id,
         base_url=launch.base_url,
+        keyed=launch.keyed,
         pid=launch.pid,
         created=launch.created,
         log=launch.log,

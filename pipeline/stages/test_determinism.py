@@ -1,12 +1,13 @@
 """test-determinism: the same request again, alone, cached, under load and after a restart, compared token by token."""
 
 import itertools
+import secrets
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -92,7 +93,7 @@ def test_determinism(settings: DeterminismConfig, server: Server, workspace: Wor
     asked = load_prompts(workspace.root / settings.prompts)[: settings.count]
     handle = server.handle
     with watched(handle, workspace) as target:
-        asker = Asker(Control(handle.base_url), server.model, settings, handle.launch_id)
+        asker = Asker(Control(target.base_url, target.api_key), server.model, settings)
         told = repeat(asker, asked, settings, workspace)
         references = {prompt: commonest(answers) for prompt, answers in told.items()}
         arms = [
@@ -117,11 +118,11 @@ def test_determinism(settings: DeterminismConfig, server: Server, workspace: Wor
 class Asker:
     """Sends the test's request, greedy unless told otherwise."""
 
-    def __init__(self, control: Control, model: str, settings: DeterminismConfig, launch_id: str) -> None:
+    def __init__(self, control: Control, model: str, settings: DeterminismConfig) -> None:
         self.control = control
         self.model = model
         self.settings = settings
-        self.launch_id = launch_id
+        self.salt = secrets.token_hex(8)  # of this run alone: the server may have answered the same prompts before
 
     def ask(self, prompt: str, **more: Any) -> Told:
         """Return the answer; MeasureError when the server does not give token ids."""
@@ -170,7 +171,7 @@ def cache_arm(asker: Asker, references: dict[str, Told], settings: DeterminismCo
     for number, (prompt, reference) in enumerate(references.items()):
         answers = []
         for run in range(settings.cache_runs):
-            salt = f"{asker.launch_id}-determinism-{number}-{run}"
+            salt = f"{asker.salt}-{number}-{run}"
             cold, warm = asker.ask(prompt, cache_salt=salt), asker.ask(prompt, cache_salt=salt)
             answers += [cold, warm]
             cold_cached += cold.cached
@@ -190,7 +191,7 @@ def load_arm(
     what = f"amid {others} other{'s' if others > 1 else ''}"
     workspace.say(f"determinism: {what}, {settings.load_runs} × each prompt")
     prompts, most = [], 0
-    looker = Control(asker.control.base_url)
+    looker = Control(target.base_url, target.api_key)
     with under_load(asker, target, others):
         await_running(looker)
         for prompt, reference in references.items():
@@ -258,7 +259,7 @@ def under_load(asker: Asker, target: Target, others: int) -> Iterator[None]:
     )
     wanted = threading.Event()
     wanted.set()
-    load = Target(target.base_url, lambda: wanted.is_set() and target.alive())
+    load = replace(target, alive=lambda: wanted.is_set() and target.alive())
     arguments = (load, payloads, others, asker.settings.timeout_s, lambda: not ending.is_set())
     thread = threading.Thread(target=closed_loop, args=arguments, daemon=True)
     thread.start()
@@ -277,13 +278,15 @@ def restart_arm(references: dict[str, Told], settings: DeterminismConfig, server
     what = "after a restart of the server"
     if not settings.restart:
         return Arm(arm="D4", what=what, reason="determinism.restart is false")
+    if server.attached:
+        return Arm(arm="D4", what=what, reason=f"the server at {server.attached} is not ours to restart")
     try:
         again = restarted(server, workspace)
     except ServerError as error:
         return Arm(arm="D4", what=what, reason=f"the server did not come back: {error.message}")
     handle = again.handle
-    with watched(handle, workspace):
-        asker = Asker(Control(handle.base_url), server.model, settings, handle.launch_id)
+    with watched(handle, workspace) as target:
+        asker = Asker(Control(target.base_url, target.api_key), server.model, settings)
         answers = {prompt: asker.ask(prompt) for prompt in references}
     changed = [prompt for prompt, answer in answers.items() if answer.prompt_ids != references[prompt].prompt_ids]
     if changed:

@@ -16,7 +16,7 @@ from pipeline.measure.latency import e2e_ms, ttft_ms
 from pipeline.measure.statistics import percentile_figure, share_figure
 from pipeline.record import Measurement, write_atomic
 from pipeline.server.watch import watched
-from pipeline.stages.serve import Server, insist_on_answers
+from pipeline.stages.serve import Server, insist_on_answers, log_of
 from pipeline.suite import Case, Suite, load_suite
 from pipeline.workspace import Workspace
 
@@ -69,7 +69,7 @@ def send_suite(settings: RouterConfig, server: Server, target: Target, workspace
         answers, _ = closed_loop(target, payloads, 1, settings.timeout_s)
         if not any(answer.ok for answer in answers):
             raise MeasureError(
-                f"router, {arm}: no request succeeded: {answers[0].error}", "see the server's log", workspace.root / server.handle.log
+                f"router, {arm}: no request succeeded: {answers[0].error}", "see the server's log", log_of(server, workspace)
             )
         checked = [check(answer.text, answer.finish_reason, suite.validator) for answer in answers]
         figures |= {f"{arm}_{name}": figure for name, figure in arm_figures(cases, answers, checked).items()}

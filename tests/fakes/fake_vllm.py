@@ -122,13 +122,15 @@ class FakeVllm:
         host: str = "127.0.0.1",
         port: int = 0,
         max_model_len: int = 4096,
+        api_key: str | None = None,
     ) -> None:
+        self.api_key = api_key
         self._script = script or Script()
         self.model = model
         self.folder = folder
         self.max_model_len = max_model_len
         self.ledger = Ledger()
-        self.http = Server((host, port), Handler)
+        self.http = (Server6 if ":" in host else Server)((host, port), Handler)
         self.http.fake = self
         self.host, self.port = host, int(self.http.server_address[1])
         self._thread = threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
@@ -165,6 +167,10 @@ class Server(ThreadingHTTPServer):
             super().handle_error(request, client_address)
 
 
+class Server6(Server):
+    address_family = socket.AF_INET6
+
+
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
@@ -173,6 +179,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         fake, script = self.server.fake, self.server.fake.script
+        if self.unauthorized():
+            return
         if self.path in script.bodies:
             self.reply(200, script.bodies[self.path])
         elif self.path == "/health":
@@ -188,6 +196,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         payload = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if self.unauthorized():
+            return
         if self.path != "/v1/chat/completions":
             self.reply(404, json.dumps({"detail": "Not Found"}))
             return
@@ -203,6 +213,14 @@ class Handler(BaseHTTPRequestHandler):
             self.chat(number, payload)
         finally:
             self.leave()
+
+    def unauthorized(self) -> bool:
+        """Refuse a request without the key, as vLLM does below /v1 only."""
+        key = self.server.fake.api_key
+        if key is None or not self.path.startswith("/v1") or self.headers.get("Authorization") == f"Bearer {key}":
+            return False
+        self.reply(401, json.dumps({"error": "Unauthorized"}))
+        return True
 
     def leave(self) -> None:
         """Count the request as answered, once; before its last byte, for the next one may follow at once."""
@@ -431,7 +449,8 @@ def main(words: list[str]) -> int:
         time.sleep(LIFETIME_S)
         return 1
     chosen = Path(source) if source else script
-    with FakeVllm(chosen, known.served_model_name or known.model, known.model, known.host, known.port, known.max_model_len):
+    key = os.environ.get("VLLM_API_KEY")
+    with FakeVllm(chosen, known.served_model_name or known.model, known.model, known.host, known.port, known.max_model_len, key):
         time.sleep(LIFETIME_S)
     return 0
 

@@ -19,6 +19,7 @@ from pipeline.dag import STAGES
 from pipeline.gpu import nvml
 from pipeline.record import Failure, Store, now
 from tests.fakes.fake_hub import FakeHub, HubFile
+from tests.fakes.fake_vllm import FakeVllm, Script
 
 ROOT = Path(__file__).resolve().parents[2]
 ENGLISH = ("check-gpu", "install", "download-model", "serve", "test-router", "test-determinism", "bench", "measure-vram", "report")
@@ -515,3 +516,51 @@ def test_lock_of_a_killed_command_does_not_stay(project: Project) -> None:
         first.wait()
         project.says("check-gpu")
     assert project.says("status")[3].split(maxsplit=1) == ["download-model", "never ran"]
+
+
+SMALL = (
+    *("--set", "router.cases=2", "--set", "determinism.count=1", "--set", "determinism.runs=2", "--set", "determinism.load=[]"),
+    *("--set", "bench.ttft_requests=2", "--set", "bench.decode_requests=2", "--set", "bench.requests_per_level=2"),
+)
+
+
+def test_all_on_a_server_of_somebody_else_installs_nothing_and_says_so(project: Project) -> None:
+    with FakeVllm(Script(texts=('{"route": "chat"}',))) as fake:
+        done = project.invoke("all", "--attach", fake.base_url, "--profile", "cpu", *SMALL)
+        assert done.returncode == 1, "two requests are too few for the bounds"
+        assert "▫ measure-vram left out: the memory of the server" in done.stderr
+        again = project.invoke("all", "--attach", fake.base_url, "--profile", "cpu", *SMALL)
+        assert "· measure-vram unchanged" in again.stderr
+        report = (project.root / "REPORT.md").read_text(encoding="utf-8")
+        assert f"**Measured on the server at {fake.base_url}, which someone else runs" in report
+        assert f"attach.url={fake.base_url}" in report, "the command to do it again"
+        assert "What the endpoint shows of itself:" in report
+        assert "was started in the project's folder" not in report
+        assert f"the memory of the server at {fake.base_url} is not ours to measure" in report
+        assert {path.name for path in (project.root / "artifacts").glob("*.json")} == {
+            f"{stage}.json" for stage in ("check-gpu", "serve", "test-router", "test-determinism", "bench", "measure-vram", "report")
+        } | {".code.json"}
+        assert project.record("bench")["data"]["simulated"] is False
+        assert project.says("status", "--set", f"attach.url={fake.base_url}")[0].startswith(f"server: attached to {fake.base_url}")
+        assert "attached: neither started nor stopped by us" in project.says("serve", "--attach", fake.base_url)
+        for task in (("restart",), ("serve", "--watch"), ("serve", "--foreground")):
+            assert project.refuses(*task, "--set", f"attach.url={fake.base_url}")[0].startswith(
+                f"error: the server at {fake.base_url} is not ours"
+            )
+        assert project.says("stop") == ["no server of ours is running"]
+
+
+def test_a_mock_cannot_pass(project: Project) -> None:
+    with FakeVllm(Script(owned_by="a mock")) as fake:
+        project.invoke("bench", "--attach", fake.base_url, "--profile", "cpu", *SMALL)
+        assert project.invoke("report", "--only", "--attach", fake.base_url).returncode != 0
+        report = (project.root / "REPORT.md").read_text(encoding="utf-8")
+        assert "SIMULATED" in report
+        assert "✅ PASS" not in report
+
+
+def test_a_wrong_address_is_one_line(project: Project) -> None:
+    assert (
+        project.refuses("bench", "--attach", "gpu-box:8000")[0]
+        == "error: --set attach.url: attach.url: expected http://host:port or https://host"
+    )

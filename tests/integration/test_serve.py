@@ -526,7 +526,7 @@ def test_a_second_serve_stops_the_first(project: FakeProject) -> None:
     second = project.serve(second_settings)
     assert second.handle.launch_id != first.handle.launch_id
     assert closing_note(project).launch_id == first.handle.launch_id
-    assert not psutil.pid_exists(first.handle.pid)
+    assert not psutil.pid_exists(first.handle.pid or 0)
     assert ports.is_free("127.0.0.1", first_settings.port)
     assert not server_present(first, project.workspace)
     assert server_present(second, project.workspace)
@@ -637,7 +637,7 @@ def test_a_restart_keeps_identity_and_reason_and_puts_the_new_handle_on_record(p
     assert outcome.envelope.because == {"why": "a test"}
     assert server_present(second, project.workspace)
     assert not server_present(first, project.workspace)
-    assert not psutil.pid_exists(first.handle.pid)
+    assert not psutil.pid_exists(first.handle.pid or 0)
 
 
 def test_a_server_that_is_not_on_record_is_not_restarted(project: FakeProject) -> None:
@@ -671,7 +671,7 @@ def test_answers_are_compared_across_a_real_restart(project: FakeProject) -> Non
 def test_what_a_restart_changes_is_noticed(project: FakeProject, change: dict[str, Any], agreeing: int, says: str) -> None:
     server = served_and_recorded(project)
     references = test_determinism.repeat(
-        test_determinism.Asker(Control(server.handle.base_url), server.model, DETERMINISM, "x"), ["Merhaba"], DETERMINISM, project.workspace
+        test_determinism.Asker(Control(server.handle.base_url), server.model, DETERMINISM), ["Merhaba"], DETERMINISM, project.workspace
     )
     project.play(Script(**change))
     arm = test_determinism.restart_arm({"Merhaba": references["Merhaba"][0]}, DETERMINISM, server, project.workspace)

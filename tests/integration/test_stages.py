@@ -212,7 +212,7 @@ def of_arm(result: determinism.Determinism, arm: str) -> list[determinism.Arm]:
 
 
 def test_each_arm_names_its_evidence(fake: FakeVllm, server: Server, workspace: Workspace) -> None:
-    fake.script = Script(cached_tokens=None, first_token_s=0.08)
+    fake.script = Script(cached_tokens=None, first_token_s=0.3)
     result = determinism.test_determinism(ARMS, server, workspace)
     assert [(arm.arm, arm.what, arm.runs, arm.agreeing) for arm in result.arms if not arm.reason] == [
         ("D2", "prefix cache cold, then warm", 8, 8),
@@ -246,7 +246,7 @@ def test_an_answer_that_changes_under_load_is_noticed_with_its_gap(fake: FakeVll
 
 def test_ctrl_c_under_load_waits_for_no_answer(fake: FakeVllm, server: Server, workspace: Workspace) -> None:
     fake.script = Script(first_token_s=20)
-    asker = determinism.Asker(Control(fake.base_url), server.model, ARMS, "a-launch")
+    asker = determinism.Asker(Control(fake.base_url), server.model, ARMS)
 
     def interrupted() -> None:
         with determinism.under_load(asker, Target(fake.base_url), 2):

@@ -175,3 +175,35 @@ def test_last_error_of_a_silent_log_is_empty() -> None:
 
 def test_last_error_is_cut_to_one_readable_line() -> None:
     assert len(last_error(f"ValueError: {'x' * 5000}")) == 300
+
+
+# Lines of vLLM 0.32 after each signal.
+DEAD = "(APIServer pid=1) ERROR 11-24 00:06:22 [async_llm.py:906] vllm.v1.engine.exceptions.EngineDeadError: EngineCore encountered\n"
+ENDED = {
+    "engine killed": (
+        "(APIServer pid=1) WARNING 11-24 00:06:22 [core_client.py:817] [shutdown] MPClient: engine core exited unexpectedly; starting",
+        "its engine was killed",
+    ),
+    "worker killed": (
+        "(EngineCore pid=2) ERROR 11-24 00:04:24 [multiproc_executor.py:315] "
+        "Worker proc VllmWorker-0 died unexpectedly (exit code: -9), shutting down executor.",
+        "its worker was killed",
+    ),
+    "worker ended": ("Worker proc VllmWorker-1 died unexpectedly (exit code: 1), shutting down executor.", "its worker ended unexpectedly"),
+    "terminated": (
+        "(APIServer pid=1) INFO 11-24 00:05:17 [launcher.py:254] [shutdown] API server: shutdown triggered\n"
+        "RuntimeError: cannot schedule new futures after shutdown",
+        "it was asked to end (SIGTERM)",
+    ),
+}
+
+
+@pytest.mark.parametrize(("line", "says"), ENDED.values(), ids=ENDED)
+def test_an_end_from_outside_is_told_where_no_error_tells_more(line: str, says: str) -> None:
+    assert last_error(f"{line}\n{DEAD}").startswith(says)
+    assert last_error(f"ValueError: the cause\n{line}\n{DEAD}") == "ValueError: the cause"
+
+
+def test_a_warning_that_mentions_an_error_is_none() -> None:
+    warning = "(APIServer pid=1) WARNING 11-24 00:05:46 [system_utils.py:255] Found ulimit of 20000, which can cause `OSError: [Errno 24]`."
+    assert last_error(warning) == ""

@@ -553,3 +553,21 @@ def test_random_weights_are_told_first_and_are_no_failure(house: House) -> None:
     assert text.index(RANDOM_WEIGHTS) < text.index("## Performance targets")
     assert "## Failures" not in text
     assert "NOT_MEASURED: the weights are random" in text
+
+
+def test_what_a_reader_must_know_stands_above_every_figure(house: House) -> None:
+    server = house.results["serve"]
+    assert isinstance(server, Server)
+    command = ["python", "-m", "vllm", "--host", "0.0.0.0", "--trust-remote-code"]
+    house.results["serve"] = server.model_copy(update={"command": command})
+    text = house.text()
+    head = text[: text.index("## Performance targets")]
+    assert "**The server ran code that came with the model (`serve.trust_remote_code`).**" in head
+    assert "**The server listened on 0.0.0.0, open to everyone who reached that machine, with an API key.**" in head
+
+
+def test_a_closed_server_needs_no_caution(house: House) -> None:
+    server = house.results["serve"]
+    assert isinstance(server, Server)
+    house.results["serve"] = server.model_copy(update={"command": ["python", "--host", "127.0.0.1"]})
+    assert "**The server" not in house.text()

@@ -20,6 +20,10 @@ Current thread 0x00007f2 (most recent call first):
 Extension modules: numpy._core, torch._C (total: 2)
 Fatal Python error: Aborted
 
+Current thread 0x00007f4 (most recent call first):
+  File "/usr/lib/python3.11/multiprocessing/resource_tracker.py", line 227 in main
+Fatal Python error: Aborted
+
 Thread 0x00007f3 (most recent call first):
   File "/x/site-packages/torch/nn/linear.py", line 9 in forward
 """
