@@ -13,10 +13,10 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from pipeline.config import AttachConfig, Config, Given, GpuConfig, Layers, load_layers
+from pipeline.config import AttachConfig, Config, Given, GpuConfig, Instead, Layers, load_layers
 from pipeline.dag import ATTACHED, MEASURING, NOTES, STAGES
 from pipeline.engine import Pipeline, Result, Stage
-from pipeline.errors import BusyError, PipelineError, ServerError
+from pipeline.errors import BusyError, OutOfMemoryError, PipelineError, ServerError
 from pipeline.record import Outcome, now
 from pipeline.redact import redacted
 from pipeline.server import state
@@ -29,7 +29,7 @@ from pipeline.server.unit import unit
 from pipeline.server.watch import Watch
 from pipeline.stages.check_gpu import CPU_PROFILE, Machine
 from pipeline.stages.report import Report
-from pipeline.stages.serve import Server
+from pipeline.stages.serve import Server, falls_back
 from pipeline.workspace import Workspace
 
 MARKS = {"made": "✓", "unchanged": "·", "left out": "▫", "failed": "✗", "blocked": "✗"}
@@ -46,6 +46,7 @@ class Options:
     sets: tuple[str, ...] = ()
     force: bool = False
     why: bool = False
+    left: tuple[tuple[str, str], ...] = ()  # profiles that were asked for and did not fit, each with the reason
 
 
 def options(profile: str | None, sets: Sequence[str], attach: str | None, force: bool, why: bool) -> Options:
@@ -58,6 +59,7 @@ class Session:
 
     def __init__(self, root: Path, options: Options, quiet: bool = False) -> None:
         self.workspace = Workspace(root, quiet)
+        self.options = options
         self.layers: Layers = load_layers(root / CONFIG_FILE, os.environ, options.sets, options.profile)
         stages = ATTACHED if self._config_of(None).attach.url else STAGES
         self.pipeline = Pipeline(stages, self.workspace, self._settings, NOTES, self._starting, self._report)
@@ -89,6 +91,19 @@ class Session:
             self.workspace.say(f"stopping the server (pid {launch.pid})")
             stop_server(launch, self.workspace)
 
+    def with_smaller_profile(self) -> Options | None:
+        """Return the options for the profile's smaller one where the server did not start for lack of memory; else None."""
+        failure, settings = self.pipeline.outcome(Server).failure, self.config.serve
+        name, _ = self.profile()
+        if failure is None or failure.kind != OutOfMemoryError.kind or not falls_back(settings) or name is None:
+            return None
+        tried = {name, *(profile for profile, _ in self.options.left)}
+        if settings.smaller_profile is None or settings.smaller_profile in tried:
+            return None
+        reason = f"Asked for profile {name} ({self.config.model.name}), measured profile {settings.smaller_profile}: {failure.message}."
+        self.workspace.say(reason)
+        return replace(self.options, profile=settings.smaller_profile, left=(*self.options.left, (name, reason)))
+
     def say_profile(self) -> None:
         """Print the profile in force and where it came from."""
         name, origin = self.profile()
@@ -97,6 +112,8 @@ class Session:
     def _settings(self, kind: type[BaseModel]) -> BaseModel:
         if kind is Given:
             return self.layers.given
+        if kind is Instead:
+            return Instead(tuple(reason for _, reason in self.options.left))
         # check-gpu chooses the profile, and attach.url the stages, so these settings cannot come from one.
         early = kind in (GpuConfig, AttachConfig)
         return (self._config_of(None) if early else self.config).section(kind)
@@ -157,13 +174,21 @@ def run_all(root: Path, options: Options) -> int:
             results = pipeline.ensure(names, force=forced if options.force else ())
         finally:
             session.stop_own()
-        results += pipeline.ensure(["report"], present=True, alone=True)
-        made = pipeline.outcome(Report).data
-        if made is not None:
-            say_report(made)
-        session.say_profile()
-        failed = any(result.state in ("failed", "blocked") for result in results)
-        return 2 if failed or made is None else int(made.exit_code)
+        smaller = session.with_smaller_profile()
+        if smaller is None:
+            return reported(session, results)
+    return run_all(root, smaller)
+
+
+def reported(session: Session, results: list[Result]) -> int:
+    """Render the report; return its exit code, or 2 after a failure."""
+    results = results + session.pipeline.ensure(["report"], present=True, alone=True)
+    made = session.pipeline.outcome(Report).data
+    if made is not None:
+        say_report(made)
+    session.say_profile()
+    failed = any(result.state in ("failed", "blocked") for result in results)
+    return 2 if failed or made is None else int(made.exit_code)
 
 
 def say_report(made: Report) -> None:
@@ -211,7 +236,8 @@ def run_stage(root: Path, name: str, options: Options, wait: bool = False) -> in
             say_server(server)
         session.stop_own()
         session.say_profile()
-        return code
+        smaller = session.with_smaller_profile() if code else None
+    return run_stage(root, name, smaller, wait) if smaller is not None else code
 
 
 def restart(root: Path, options: Options) -> int:

@@ -105,6 +105,8 @@ class ServeConfig(Section):
     trust_remote_code: bool = False
     extra_args: tuple[str, ...] = ()
     env: dict[str, str] = {}
+    on_oom: Literal["auto", "fallback", "fail"] = "auto"
+    smaller_profile: str | None = None
     start_timeout_s: Seconds = 600
     stall_timeout_s: Seconds = 180
     drain_timeout_s: Annotated[int, Field(ge=0)] = 20
@@ -260,6 +262,12 @@ class Profile(RootModel[str]):
 
 class Given(RootModel[tuple[str, ...]]):
     """What the environment and --set said, as KEY=VALUE, weakest first; the profile aside."""
+
+    model_config = ConfigDict(frozen=True, defer_build=True)
+
+
+class Instead(RootModel[tuple[str, ...]]):
+    """Why profiles that were asked for were left for the one in force, one sentence each."""
 
     model_config = ConfigDict(frozen=True, defer_build=True)
 

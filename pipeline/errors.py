@@ -61,6 +61,16 @@ class ServerError(PipelineError):
     kind = "server"
 
 
+class OutOfMemoryError(ServerError):
+    """The server did not start for lack of memory; `cause` is the diagnosis by name."""
+
+    kind = "memory"
+
+    def __init__(self, message: str, hint: str, log: Path, cause: str) -> None:
+        super().__init__(message, hint, log)
+        self.cause = cause
+
+
 class MeasureError(PipelineError):
     """A measurement could not be made."""
 

@@ -104,6 +104,7 @@ def build_view(
     settings: ReportConfig,
     profile: str,
     given: Sequence[str],
+    instead: Sequence[str],
     alternatives: Sequence[Alternative],
     judged: Sequence[JudgedGate],
     code: int,
@@ -134,7 +135,7 @@ def build_view(
         model=server.model if server else model.name if model else "no model",
         device=server.device if server else "no server",
         measured_on=f"measured {min(times):%Y-%m-%d %H:%M} UTC" if times else "nothing was measured",
-        cautions=cautions(server) if server else [],
+        cautions=[*instead, *(cautions(server) if server else [])],
         targets=[gate_row(row) for row in judged if row.gate.table == "targets"],
         criteria=[gate_row(row) for row in judged if row.gate.table == "criteria"],
         scenarios=scenarios,
@@ -156,6 +157,7 @@ def cautions(server: Any) -> list[str]:
             f"Measured on the server at {server.attached}, which someone else runs: its identity is what its endpoint shows, "
             "and its life cycle and memory were not ours to measure."
         )
+    found += [f"A start failed and was repeated with {entry.changed}: {entry.cause}." for entry in server.attempts]
     if server.random_weights:
         found.append(RANDOM_WEIGHTS)
     if "--trust-remote-code" in server.command:

@@ -5,9 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pipeline.client.control import Completion, Control
-from pipeline.errors import MeasureError, ServerError
+from pipeline.errors import MeasureError, OutOfMemoryError, ServerError
 from pipeline.server import state
 from pipeline.server.diagnosis import diagnose, last_error
+from pipeline.server.ladder import MEMORY_CAUSES
 from pipeline.server.phases import Phases
 from pipeline.server.stall import Progress, stacks, work_done
 from pipeline.server.state import Launch
@@ -88,6 +89,8 @@ def died(log: Path, when: str = "did not start") -> ServerError:
     """Return the error for a server that ended by itself, with the cause that its log shows."""
     text = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
     cause = diagnose(text)
+    if cause and cause.name in MEMORY_CAUSES:
+        return OutOfMemoryError(f"the server {when}: {cause.says}", cause.fix, log, cause.name)
     if cause:
         return ServerError(f"the server {when}: {cause.says}", cause.fix, log)
     last = last_error(text)

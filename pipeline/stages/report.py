@@ -4,7 +4,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from pipeline.config import Alternatives, Gates, Given, Profile, ReportConfig
+from pipeline.config import Alternatives, Gates, Given, Instead, Profile, ReportConfig
 from pipeline.errors import MeaninglessError
 from pipeline.measure.verdicts import Verdict, exit_code
 from pipeline.record import BLOCKED, Artifact, Failure, Outcome, write_atomic
@@ -46,6 +46,7 @@ def report(
     alternatives: Alternatives,
     profile: Profile,
     given: Given,
+    instead: Instead,
     machine: Outcome[Machine],
     installation: Outcome[Installation],
     model: Outcome[Model],
@@ -71,7 +72,7 @@ def report(
     outcomes = {outcome.stage: outcome for outcome in others} | measured
     failed = any(outcome.failure and outcome.failure.kind != MeaninglessError.kind for outcome in outcomes.values())
     code = 2 if failed else exit_code((row.judgement, row.gate.required) for row in judged)
-    view = build_view(settings, profile.root, given.root, alternatives.root, judged, code, outcomes)
+    view = build_view(settings, profile.root, given.root, instead.root, alternatives.root, judged, code, outcomes)
     path = workspace.root / settings.output
     write_atomic(path, render(workspace.root / "templates", view))
     verdicts = [

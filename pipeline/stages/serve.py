@@ -1,11 +1,13 @@
 """serve: the OpenAI-compatible server, started, proven to be ours, and ready."""
 
+import os
+import time
 from pathlib import Path
 from typing import Any
 
 from pipeline.client.control import ModelCard
 from pipeline.config import AttachConfig, ModelConfig, ServeConfig
-from pipeline.errors import MeaninglessError, MeasureError, ModelError, ServerError
+from pipeline.errors import MeaninglessError, MeasureError, ModelError, OutOfMemoryError, ServerError
 from pipeline.gpu.plan import Plan, plan
 from pipeline.model.shape import read_shape, weight_bytes
 from pipeline.record import Artifact, Store
@@ -13,6 +15,7 @@ from pipeline.server import launch as launching
 from pipeline.server import ports, state
 from pipeline.server.identity import Proof, is_real, prove, show
 from pipeline.server.keys import control_of, key_file, key_of
+from pipeline.server.ladder import MOST_ATTEMPTS, Attempt, smaller
 from pipeline.server.readiness import DEATH_S, died, first_completion, gone, says_something, wait_until_ready
 from pipeline.server.state import Handle, Launch
 from pipeline.server.stop import stop_server
@@ -34,6 +37,7 @@ class Server(Artifact):
     environment: dict[str, str]
     random_weights: bool
     attached: str | None = None
+    attempts: list[Attempt] = []
     plan: Plan | None
     real: bool
     proofs: list[Proof]
@@ -41,7 +45,7 @@ class Server(Artifact):
 
     def identity(self) -> dict[str, Any]:
         """Return all but the handle and the address: what is measured does not depend on the port."""
-        facts = self.model_dump(mode="json", exclude={"handle", "proofs", "command", "plan"})
+        facts = self.model_dump(mode="json", exclude={"handle", "proofs", "command", "plan", "attempts"})
         address = {position + offset for position, word in enumerate(self.command) if word in ("--host", "--port") for offset in (0, 1)}
         return {**facts, "flags": " ".join(word for position, word in enumerate(self.command) if position not in address)}
 
@@ -63,11 +67,19 @@ def serve(
         )
     python = workspace.root / installation.interpreter
     folder = workspace.root / model.folder
-    words = launching.command(settings, python, folder, model.name)
     for caution in cautions(settings, workspace):
         workspace.say(f"caution: {caution}")
     workspace.say(f"starting {installation.distribution} {installation.vllm} with {model.name} on port {settings.port}")
-    proofs, handle = launched(settings, words, model.name, installation.vllm, folder, workspace)
+    attempts: list[Attempt] = []
+    while True:
+        words = launching.command(settings, python, folder, model.name)
+        began = time.monotonic()
+        try:
+            proofs, handle = launched(settings, words, model.name, installation.vllm, folder, workspace)
+            break
+        except OutOfMemoryError as error:
+            settings, attempt = next_attempt(settings, error, round(time.monotonic() - began, 1), attempts, workspace)
+            attempts.append(attempt)
     return Server(
         model=model.name,
         vllm=installation.vllm,
@@ -77,11 +89,31 @@ def serve(
         command=shown_command(words, workspace),
         environment=dict(settings.env),
         random_weights=settings.load_format == "dummy",
+        attempts=attempts,
         plan=planned(settings, machine, installation, folder),
         real=is_real(proofs),
         proofs=proofs,
         handle=handle,
     )
+
+
+def next_attempt(
+    settings: ServeConfig, error: OutOfMemoryError, took_s: float, before: list[Attempt], workspace: Workspace
+) -> tuple[ServeConfig, Attempt]:
+    """Return smaller settings and the failed attempt; the error itself where none are wanted or none are left."""
+    log = error.log or workspace.root
+    rung = smaller(settings, error.cause, log.read_text(encoding="utf-8", errors="replace")) if falls_back(settings) else None
+    if rung is None or len(before) >= MOST_ATTEMPTS:
+        tried = "; ".join(attempt.changed for attempt in before)
+        raise OutOfMemoryError(f"{error.message} (tried in vain: {tried})", error.hint, log, error.cause) if tried else error
+    less, changed = rung
+    workspace.say(f"{error.message}; trying again with {changed}")
+    return less, Attempt(cause=error.message, changed=changed, took_s=took_s, log=workspace.relative(log))
+
+
+def falls_back(settings: ServeConfig) -> bool:
+    """Tell whether a start that lacks memory is tried again with less: `auto` does, except in CI."""
+    return settings.on_oom == "fallback" or (settings.on_oom == "auto" and not os.environ.get("CI"))
 
 
 def attached(settings: AttachConfig, model: ModelConfig, workspace: Workspace) -> Server:

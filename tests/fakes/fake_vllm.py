@@ -71,6 +71,8 @@ class Script:
     healthy: bool = True
     log: tuple[str, ...] = ()
     exit_code: int | None = None  # after the log, before listening
+    fails_above: dict[str, float] = field(default_factory=dict)  # an argument larger than this is too much memory
+    lack: str = "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 1 GiB"  # what is said then
     hang: bool = False  # after the log, instead of listening
     ignore_sigterm: bool = False
     orphan: bool = False  # a child in the session that outlives its parent
@@ -445,6 +447,9 @@ def main(words: list[str]) -> int:
         print(line, flush=True)
     if script.exit_code is not None:
         return script.exit_code
+    if any(float(words[words.index(name) + 1]) > most for name, most in script.fails_above.items() if name in words):
+        print(script.lack, flush=True)
+        return 1
     if script.hang:
         time.sleep(LIFETIME_S)
         return 1

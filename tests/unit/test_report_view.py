@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pipeline.config import Alternative, Alternatives, Gate, Gates, Given, Profile, ReportConfig
+from pipeline.config import Alternative, Alternatives, Gate, Gates, Given, Instead, Profile, ReportConfig
 from pipeline.errors import MeaninglessError
 from pipeline.gpu.compatibility import SETS
 from pipeline.gpu.plan import Plan
@@ -22,6 +22,7 @@ from pipeline.report.markdown import cell
 from pipeline.report.view import MARKS, RANDOM_WEIGHTS, alternative_row, gate_row, headline, measured_words, number, shell_command
 from pipeline.server.breakdown import Breakdown
 from pipeline.server.identity import Proof
+from pipeline.server.ladder import Attempt
 from pipeline.server.state import Handle
 from pipeline.server.stop import Closing
 from pipeline.stages.bench import BenchResult, Ledger, Level, MeanCheck
@@ -211,10 +212,11 @@ class House:
     root: Path
     results: dict[str, Artifact | Failure | None] = field(default_factory=dict)
     measured_on: Artifact | Failure | None = None
+    instead: tuple[str, ...] = ()
 
     def report(self) -> Report:
         outcomes = [outcome(stage, self.results.get(stage), self.measured_on) for stage in STAGES]
-        settings = (ReportConfig(), Gates(GATES), Alternatives(ALTERNATIVES), Profile("cpu"), Given(()))
+        settings = (ReportConfig(), Gates(GATES), Alternatives(ALTERNATIVES), Profile("cpu"), Given(()), Instead(self.instead))
         stage: Callable[..., Report] = report
         return stage(*settings, *outcomes, Workspace(self.root, quiet=True))
 
@@ -571,3 +573,15 @@ def test_a_closed_server_needs_no_caution(house: House) -> None:
     assert isinstance(server, Server)
     house.results["serve"] = server.model_copy(update={"command": ["python", "--host", "127.0.0.1"]})
     assert "**The server" not in house.text()
+
+
+def test_another_model_or_setting_than_asked_is_never_hidden(house: House) -> None:
+    server = house.results["serve"]
+    assert isinstance(server, Server)
+    attempt = Attempt(cause="the server did not start: the GPU ran out of memory", changed="max_num_seqs 16 → 8", took_s=30, log="l")
+    house.results["serve"] = server.model_copy(update={"attempts": [attempt]})
+    house.instead = ("Asked for profile big (A), measured profile small: the GPU ran out of memory.",)
+    text = house.text()
+    head = text[: text.index("## Performance targets")]
+    assert "**Asked for profile big (A), measured profile small: the GPU ran out of memory.**" in head
+    assert "**A start failed and was repeated with max_num_seqs 16 → 8: the server did not start: the GPU ran out of memory.**" in head
