@@ -136,6 +136,12 @@ def stop(context: Context) -> None:
 
 
 @task(iterable=["set"], help={key: HELP[key] for key in ("profile", "set")})
+def doctor(context: Context, profile: str | None = None, set: list[str] = []) -> None:
+    """Check everything that can be checked without starting: each line OK, WARN or FAIL, with the fix."""
+    finish(lambda commands: commands.doctor(ROOT, commands.Options(profile, tuple(set))))
+
+
+@task(iterable=["set"], help={key: HELP[key] for key in ("profile", "set")})
 def status(context: Context, profile: str | None = None, set: list[str] = []) -> None:
     """Show the server and each stage's state."""
     finish(lambda commands: commands.status(ROOT, commands.Options(profile, tuple(set))))
@@ -199,6 +205,6 @@ def stage_summaries() -> dict[str, str]:
     return summaries
 
 
-namespace = Collection(all_stages, restart, stop, status, systemd_unit, why, logs, graph, clean, test, lint)
+namespace = Collection(all_stages, doctor, restart, stop, status, systemd_unit, why, logs, graph, clean, test, lint)
 for name, summary in stage_summaries().items():
     namespace.add_task({"serve": serve, "report": report}.get(name) or stage_task(name, summary))

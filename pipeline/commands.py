@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from pipeline.config import AttachConfig, Config, Given, GpuConfig, Instead, Layers, load_layers
 from pipeline.dag import ATTACHED, MEASURING, NOTES, STAGES
 from pipeline.engine import Pipeline, Result, Stage
-from pipeline.errors import BusyError, OutOfMemoryError, PipelineError, ServerError
+from pipeline.errors import BusyError, ConfigError, OutOfMemoryError, PipelineError, ServerError
 from pipeline.record import Outcome, now
 from pipeline.redact import redacted
 from pipeline.server import state
@@ -27,7 +27,7 @@ from pipeline.server.state import Launch
 from pipeline.server.stop import Closing, stop_server
 from pipeline.server.unit import unit
 from pipeline.server.watch import Watch
-from pipeline.stages.check_gpu import CPU_PROFILE, Machine
+from pipeline.stages.check_gpu import CPU_PROFILE, Machine, check_gpu
 from pipeline.stages.report import Report
 from pipeline.stages.serve import Server, falls_back
 from pipeline.workspace import Workspace
@@ -411,6 +411,30 @@ def say_stopped(launch: Launch, closing: Closing) -> None:
     memory = "" if residual is None else f"; GPU memory {residual:+.0f} MiB against before the start"
     what = f"stopped pid {launch.pid} in {closing.took_s:.1f} s" if closing.was_running else f"nothing was left of pid {launch.pid}"
     say(f"{what}{killed}; port {launch.port} is {port}{memory}")
+
+
+def doctor(root: Path, options: Options) -> int:
+    """Print what can be checked without starting anything; return 1 when something must be mended first."""
+    from pipeline import doctor as checks
+
+    workspace, asked = Workspace(root, quiet=True), "auto"
+    try:
+        layers = load_layers(root / CONFIG_FILE, os.environ, options.sets, options.profile)
+        machine = check_gpu(layers.config(None).gpu.model_copy(update={"required": False}))
+        asked, origin = layers.profile
+        config = layers.config(machine.profile if asked == "auto" else asked)
+        say(f"OK    configuration    profile {config.profile.root} ({machine.profile_reason if asked == 'auto' else origin})")
+        good = True
+    except ConfigError as error:
+        say(f"FAIL  configuration    {error.message}" + (f"\n{'':23}→ {error.hint}" if error.hint else ""))
+        config, good = Config(), False
+        machine = check_gpu(config.gpu)
+    try:
+        with locked(workspace):
+            pass
+    except BusyError as error:
+        say(f"WARN  lock             {error.message}\n{'':23}→ {error.hint}")
+    return 0 if checks.shown(checks.examine(config, machine, asked != "auto", workspace), say) and good else 1
 
 
 def status(root: Path, options: Options) -> int:

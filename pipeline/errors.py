@@ -55,6 +55,10 @@ class ModelError(PipelineError):
     kind = "model"
 
 
+class HubSilentError(ModelError):
+    """The hub could not be asked, so nothing is known of the model there."""
+
+
 class ServerError(PipelineError):
     """The server did not start, is not the one we started, or died."""
 

@@ -4,17 +4,18 @@ import errno
 import hashlib
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict
 
-from pipeline.errors import ModelError
+from pipeline.errors import HubSilentError, ModelError
 from pipeline.model.facts import sha256_of
 
 if TYPE_CHECKING:
-    from huggingface_hub.hf_api import RepoSibling
+    from huggingface_hub.hf_api import ModelInfo, RepoSibling
 
 GIB = 2**30
 AGAIN = "run it again: what is whole is kept"
@@ -40,23 +41,12 @@ def fetch(repo: str, revision: str, folder: Path, min_free_gib: float, say: Call
     in this thread: `snapshot_download` with its pool cannot be interrupted, and takes old files for a commit's where the
     hub breaks off.
     """
-    import httpx2
     from huggingface_hub import HfApi, hf_hub_download
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        OfflineModeIsEnabled,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
-    from huggingface_hub.utils._paths import filter_repo_objects
 
-    try:
+    with told(repo, revision, folder):
         info = HfApi().model_info(repo, revision=revision, files_metadata=True)
         commit = str(info.sha)
-        files = list(filter_repo_objects(info.siblings or [], ignore_patterns=list(LEFT_OUT), key=lambda file: file.rfilename))
+        files = wanted(info)
         missing = sum(file.size or 0 for file in files if not (folder / file.rfilename).is_file())
         free = shutil.disk_usage(existing_parent(folder)).free
         if free < missing + min_free_gib * GIB:
@@ -67,6 +57,54 @@ def fetch(repo: str, revision: str, folder: Path, min_free_gib: float, say: Call
         say(f"downloading {repo} at {commit[:12]}: {missing / GIB:.2f} GiB to go")
         for file in files:
             hf_hub_download(repo, file.rfilename, revision=commit, local_dir=folder)
+    for file in files:
+        check(repo, folder / file.rfilename, file)
+    remove_others(folder, {file.rfilename for file in files})
+    card = info.card_data
+    return HubModel(folder=folder, commit=commit, license=str(card.license) if card and card.get("license") else None)
+
+
+def access(repo: str, revision: str, timeout_s: float) -> float:
+    """Return the size of the model in GiB where the hub would give it to us; ModelError as `fetch` would raise it."""
+    from huggingface_hub import HfApi, get_hf_file_metadata, hf_hub_url
+
+    with told(repo, revision, Path(repo)):
+        files = wanted(HfApi().model_info(repo, revision=revision, files_metadata=True, timeout=timeout_s))
+        if files:  # a gated model shows its list to everyone, and its files to those who accepted its licence
+            get_hf_file_metadata(hf_hub_url(repo, files[0].rfilename, revision=revision), timeout=timeout_s)
+    return sum(file.size or 0 for file in files) / GIB
+
+
+def has_token() -> bool:
+    """Tell whether huggingface_hub finds a token."""
+    from huggingface_hub import get_token
+
+    return bool(get_token())
+
+
+def wanted(info: "ModelInfo") -> "list[RepoSibling]":
+    """Return the files of the model that vLLM needs."""
+    from huggingface_hub.utils._paths import filter_repo_objects
+
+    return list(filter_repo_objects(info.siblings or [], ignore_patterns=list(LEFT_OUT), key=lambda file: file.rfilename))
+
+
+@contextmanager
+def told(repo: str, revision: str, folder: Path) -> Iterator[None]:
+    """Ask the hub inside; what it refuses becomes a ModelError that says what to do."""
+    import httpx2
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    try:
+        yield
     except GatedRepoError as error:
         raise ModelError(
             f"{repo} is gated",
@@ -84,7 +122,7 @@ def fetch(repo: str, revision: str, folder: Path, min_free_gib: float, say: Call
             f"model.repo: {repo!r} is not a model's name", "write it as on the hub, as in Qwen/Qwen2.5-1.5B-Instruct"
         ) from error
     except (OfflineModeIsEnabled, LocalEntryNotFoundError, httpx2.TransportError) as error:
-        raise ModelError(
+        raise HubSilentError(
             f"the hub cannot be reached: {first_line(error)}",
             f"check the network (and HF_ENDPOINT, HF_HUB_OFFLINE), then {AGAIN}",
         ) from error
@@ -102,11 +140,6 @@ def fetch(repo: str, revision: str, folder: Path, min_free_gib: float, say: Call
         if error.errno is None:  # huggingface_hub's own consistency check after a broken transfer
             raise ModelError(f"the download of {repo} broke off: {first_line(error)}", AGAIN) from error
         raise
-    for file in files:
-        check(repo, folder / file.rfilename, file)
-    remove_others(folder, {file.rfilename for file in files})
-    card = info.card_data
-    return HubModel(folder=folder, commit=commit, license=str(card.license) if card and card.get("license") else None)
 
 
 def check(repo: str, path: Path, stated: "RepoSibling") -> None:

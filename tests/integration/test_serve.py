@@ -33,7 +33,7 @@ from pipeline.stages.bench import bench
 from pipeline.stages.measure_vram import measure_vram
 from pipeline.stages.serve import Server, is_eager, restarted, server_present
 from pipeline.stages.test_determinism import Arm, Determinism
-from tests.fakes.environment import MODEL_NAME, FakeProject, free_port, installation, machine, until
+from tests.fakes.environment import MODEL_NAME, FakeProject, free_port, machine, until
 from tests.fakes.fake_vllm import VERSION, FakeVllm, Script
 
 PHASES = (
@@ -712,8 +712,7 @@ def test_a_sampler_that_dies_costs_the_samples_and_not_the_server(project: FakeP
 def test_compilation_is_left_out_where_it_does_not_pay(setting: Any, distribution: str, vector: list[str], eager: bool) -> None:
     host = machine().host.model_copy(update={"vector": vector})
     found = machine().model_copy(update={"host": host})
-    there = installation().model_copy(update={"distribution": distribution})
-    assert is_eager(ServeConfig(enforce_eager=setting), found, there) is eager
+    assert is_eager(ServeConfig(enforce_eager=setting), found, distribution) is eager
     words = launching.command(ServeConfig(enforce_eager=eager), Path("python"), Path("model"), "name")
     assert ("--enforce-eager" in words) is eager
 

