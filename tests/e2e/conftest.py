@@ -17,6 +17,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 # Fewer requests than the defaults: the tests are about what happens, not about the figures' bounds.
 SETTINGS = {
+    "SERVE__ON_OOM": "fail",
     "ROUTER__CASES": "6",
     "DETERMINISM__RUNS": "5",
     "BENCH__TTFT_REQUESTS": "8",

@@ -18,6 +18,7 @@ EAGER = ("--set", "serve.enforce_eager=true")  # starts sooner, on whatever proc
 LOADED = ("measure-vram", "--force", "--set", "vram.load_s=120", *EAGER)
 STAGES = ("check-gpu", "install", "download-model", "serve", "test-router", "test-determinism", "bench", "measure-vram", "report")
 CLOCK_STEP_S = -86400
+ASKED_GIB = psutil.virtual_memory().total // 2**30 * 2
 
 
 @dataclass(frozen=True)
@@ -188,6 +189,19 @@ def hang(project: Project) -> Seen:
     return Seen("SIGSTOP while the model loads, stall_timeout_s = 10", said, serve.returncode, after_s, len(project.processes()))
 
 
+def too_much_memory(project: Project) -> Seen:
+    """Ask for more KV cache than the machine has, with the ladder allowed."""
+    began = time.perf_counter()
+    asked = ("--set", "serve.on_oom=fallback", "--set", f"serve.env={{VLLM_CPU_KVCACHE_SPACE: '{ASKED_GIB}'}}")
+    code, output = project.run("serve", *EAGER, *asked)
+    after_s = time.perf_counter() - began
+    server = project.record("serve")["data"]
+    project.run("stop")
+    fine = bool(server and server["attempts"] and server["real"])
+    said = telling(output, "trying again with")
+    return Seen(f"{ASKED_GIB} GiB of KV cache asked for, on_oom = fallback", said, code, after_s, len(project.processes()), fine)
+
+
 def crash_under_watch(project: Project) -> Seen:
     """Kill the engine of a server that `serve --watch` keeps running."""
     keeper = project.start("serve", "--watch", *EAGER)
@@ -242,6 +256,7 @@ SCENARIOS: dict[str, Callable[[Project], Seen]] = {
     "two-at-once": two_at_once,
     "foreign-server": foreign_server,
     "hang": hang,
+    "memory": too_much_memory,
     "watch": crash_under_watch,
     "clock": clock_step,
 }

@@ -7,7 +7,7 @@ import pytest
 from tests.e2e.conftest import Project
 from tests.e2e.faults import SCENARIOS
 
-CODES = {"pipeline-at-each-stage": (0, 1), "engine-idle": (0,), "pipeline-starting": (0,), "clock": (0,), "watch": (130,)}
+CODES = {"pipeline-at-each-stage": (0, 1), "engine-idle": (0,), "pipeline-starting": (0,), "clock": (0,), "memory": (0,), "watch": (130,)}
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
