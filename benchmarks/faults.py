@@ -16,11 +16,7 @@ def main() -> None:
     print("| fault | what was said | exit code | seconds from fault to end | processes left |\n| --- | --- | --- | --- | --- |")
     try:
         for name in names:
-            seen = SCENARIOS[name](project)
-            said = seen.said.replace("|", "\\|").replace(str(project.root), ".")
-            print(
-                f"| {seen.fault} | {said} | {seen.code} | {seen.after_s:.1f} | {seen.left} |{'' if seen.fine else ' NOT FINE'}", flush=True
-            )
+            print(SCENARIOS[name](project).row(), flush=True)
     finally:
         project.run("stop")
 

@@ -36,6 +36,11 @@ class Seen:
     left: int
     fine: bool = True
 
+    def row(self) -> str:
+        """Return it as a row of a Markdown table."""
+        said = self.said.replace("|", "\\|")
+        return f"| {self.fault} | {said} | {self.code} | {self.after_s:.1f} | {self.left} |{'' if self.fine else ' NOT FINE'}"
+
 
 def wait_for(condition: Callable[[], object], what: str, timeout_s: float = 200) -> None:
     """Wait for `condition`; TimeoutError names what never came."""

@@ -15,6 +15,8 @@ def test_a_fault_is_told_and_leaves_nothing_in_the_way_of_the_next_start(project
     if name == "clock" and shutil.which("gcc") is None:
         pytest.skip("moving the clock of one process needs gcc")
     seen = SCENARIOS[name](project)
+    with (project.root / "faults.md").open("a", encoding="utf-8") as table:
+        table.write(seen.row() + "\n")
     assert seen.said, seen
     assert seen.code in CODES.get(name, (2,)), seen
     assert seen.left == 0, seen
