@@ -144,7 +144,9 @@ ENDINGS = (
     (r"engine core exited unexpectedly", f"its engine {KILLED}"),
 )
 # Errors that only follow from another one.
-WRAPPERS = re.compile(r"initialization failed|EngineDeadError|cannot schedule new futures after shutdown|Executor failed")
+WRAPPERS = re.compile(
+    r"initialization failed|EngineDeadError|cannot schedule new futures after shutdown|Executor failed|RuntimeError: cancelled$"
+)
 
 
 @dataclass(frozen=True)

@@ -186,7 +186,8 @@ ENDED = {
     ),
     "worker killed": (
         "(EngineCore pid=2) ERROR 11-24 00:04:24 [multiproc_executor.py:315] "
-        "Worker proc VllmWorker-0 died unexpectedly (exit code: -9), shutting down executor.",
+        "Worker proc VllmWorker-0 died unexpectedly (exit code: -9), shutting down executor.\n"
+        "(EngineCore pid=2) ERROR 11-24 00:04:24 [core.py:1105] RuntimeError: cancelled",
         "its worker was killed",
     ),
     "worker ended": ("Worker proc VllmWorker-1 died unexpectedly (exit code: 1), shutting down executor.", "its worker ended unexpectedly"),
