@@ -174,7 +174,7 @@ def clean(context: Context, everything: bool = False) -> None:
 @task(help={"fast": "leave out the end-to-end tests on the real server"})
 def test(context: Context, fast: bool = False) -> None:
     """Run the tests."""
-    quick = [sys.executable, "-m", "pytest", "-q", "-n", "4", "--dist", "worksteal", "tests/unit", "tests/integration"]
+    quick = [sys.executable, "-m", "pytest", "-q", "-n", "5", "--dist", "worksteal", "tests/unit", "tests/integration"]
     real = [sys.executable, "-m", "pytest", "-q", "tests/e2e"]
     finish(lambda _: run_each([quick] if fast else [quick, real]))
 

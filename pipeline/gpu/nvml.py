@@ -6,6 +6,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from pipeline.gpu.holders import running
+
 MIB = 1024 * 1024
 
 
@@ -141,18 +143,6 @@ def processes(pynvml: Any, handle: Any) -> list[GpuProcess]:
         used = process.usedGpuMemory
         result.append(GpuProcess(pid=pid, name=name, used_mib=None if used is None else used / MIB))
     return result
-
-
-def running(pynvml: Any, handle: Any, kind: str) -> list[Any]:
-    """Return the device's processes of that kind, by the newest function that its driver has; empty where none tells."""
-    for function in (f"nvmlDeviceGet{kind}RunningProcesses", f"nvmlDeviceGet{kind}RunningProcesses_v2"):
-        try:
-            return list(getattr(pynvml, function)(handle))
-        except pynvml.NVMLLibraryMismatchError:  # an old driver; no NVMLError
-            continue
-        except pynvml.NVMLError:
-            break
-    return []
 
 
 def device_used_mib() -> list[float] | None:

@@ -15,7 +15,7 @@ from typing import Any
 
 import psutil
 
-from pipeline.gpu import nvml
+from pipeline.gpu.holders import running
 
 MIB = 1024 * 1024
 WAIT_FOR_SESSION_S = 60.0
@@ -111,7 +111,7 @@ def device_memory(devices: list[Any], tree: set[int]) -> dict[str, Any]:
             used.append(round(pynvml.nvmlDeviceGetMemoryInfo(device).used / MIB, 1))
         except pynvml.NVMLError:
             used.append(None)
-        mine = [process.usedGpuMemory for process in nvml.running(pynvml, device, "Compute") if process.pid in tree]
+        mine = [process.usedGpuMemory for process in running(pynvml, device, "Compute") if process.pid in tree]
         of_tree.append(None if not mine or any(value is None for value in mine) else round(sum(mine) / MIB, 1))
     return {"gpu_used_mib": used, "gpu_tree_mib": of_tree}
 

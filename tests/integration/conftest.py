@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.server import state
 from tests.fakes.environment import FakeProject
 
 
@@ -13,3 +14,10 @@ def project(tmp_path: Path) -> Iterator[FakeProject]:
     made = FakeProject(tmp_path)
     yield made
     made.close()
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fake dies at once or not at all: a second is patience enough."""
+    patient = state.dies_within
+    monkeypatch.setattr(state, "dies_within", lambda pid, created, seconds: patient(pid, created, min(seconds, 1.0)))

@@ -5,7 +5,7 @@ import pytest
 
 from pipeline.config import AutoProfile, GpuConfig
 from pipeline.errors import MachineError
-from pipeline.gpu import nvml
+from pipeline.gpu import holders, nvml
 from pipeline.gpu.nvml import NO_DEVICE, TROUBLES, Driver, Gpu, Reading, Trouble, cuda_version, text, trouble_of
 from pipeline.stages import check_gpu
 from tests.unit.machines import gpu
@@ -162,4 +162,4 @@ class OldDriver:
 
 @pytest.mark.parametrize(("older", "seen"), [([7, 8], [7, 8]), (None, [])])
 def test_an_old_driver_is_asked_by_the_function_that_it_has(older: list[int] | None, seen: list[int]) -> None:
-    assert nvml.running(OldDriver(older), None, "Compute") == seen
+    assert holders.running(OldDriver(older), None, "Compute") == seen
