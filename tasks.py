@@ -1,6 +1,7 @@
 """The command line: one Invoke task per stage, and a few for the whole."""
 
 import gc
+import os
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from pipeline.errors import PipelineError, machine_error
 
 ROOT = Path(__file__).resolve().parent
 INTERRUPTED = 130
+BROKEN_PIPE = 141
 HELP = {
     "profile": "profile from config.yaml, or auto",
     "set": "one setting, as in serve.port=8001; may be repeated",
@@ -39,6 +41,9 @@ def finish(command: Callable[[Any], int]) -> None:
         signal.signal(request, signal.default_int_handler)
     try:
         code = command(commands)
+    except BrokenPipeError:  # whoever read what is printed has gone, as in `./inv logs | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise Exit(code=BROKEN_PIPE) from None
     except (PipelineError, OSError) as caught:
         error = machine_error(caught) if isinstance(caught, OSError) else caught
         if error is None:
@@ -51,8 +56,8 @@ def finish(command: Callable[[Any], int]) -> None:
         raise Exit(code=code)
 
 
-def stage_task(name: str, summary: str) -> "Task[Any]":
-    """Return the task of a stage."""
+def pipeline_task(name: str, summary: str, run: Callable[[Any, Any], int]) -> "Task[Any]":
+    """Return a task with the options of a stage; `run` gets the commands and these options."""
 
     def body(
         context: Context,
@@ -62,23 +67,22 @@ def stage_task(name: str, summary: str) -> "Task[Any]":
         force: bool = False,
         why: bool = False,
     ) -> None:
-        finish(lambda commands: commands.run_stage(ROOT, name, commands.options(profile, set, attach, force, why)))
+        finish(lambda commands: run(commands, commands.options(profile, set, attach, force, why)))
 
     body.__doc__ = summary
     return cast("Task[Any]", task(body, name=name, iterable=["set"], help=HELP))
 
 
-@task(name="all", iterable=["set"], help=HELP)
-def all_stages(
-    context: Context,
-    profile: str | None = None,
-    set: list[str] = [],
-    attach: str | None = None,
-    force: bool = False,
-    why: bool = False,
-) -> None:
-    """Run the whole chain and end with REPORT.md (--force measures again)."""
-    finish(lambda commands: commands.run_all(ROOT, commands.options(profile, set, attach, force, why)))
+def stage_task(name: str, summary: str) -> "Task[Any]":
+    """Return the task of a stage."""
+    return pipeline_task(name, summary, lambda commands, options: commands.run_stage(ROOT, name, options))
+
+
+all_stages = pipeline_task(
+    "all",
+    "Run the whole chain and end with REPORT.md (--force measures again).",
+    lambda commands, options: commands.run_all(ROOT, options),
+)
 
 
 SERVE_HELP = {

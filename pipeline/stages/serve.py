@@ -159,8 +159,8 @@ def chosen(cards: list[ModelCard], name: str) -> ModelCard:
 def restarted(server: Server, workspace: Workspace) -> Server:
     """Stop the server, start it again with the same command and put its new handle on record; its identity stays."""
     store = Store(workspace.artifacts)
-    launch, envelope = state.read(workspace), store.read("serve")
-    if launch is None or envelope is None or launch.id != server.handle.launch_id:
+    launch, envelope = state.current(workspace, server.handle.launch_id), store.read("serve")
+    if launch is None or envelope is None:
         raise ServerError("the server to restart is not the one on record", "start it with `invoke serve`")
     workspace.say(f"restarting the server (pid {launch.pid})")
     stop_server(launch, workspace)
@@ -245,8 +245,8 @@ def server_present(server: Server, workspace: Workspace) -> bool:
             return control.version() == server.vllm and any(card.id == server.model for card in control.models())
         except MeasureError:
             return False
-    launch = state.read(workspace)
-    if launch is None or launch.id != server.handle.launch_id or not state.is_running(launch):
+    launch = state.current(workspace, server.handle.launch_id)
+    if launch is None or not state.is_running(launch):
         return False
     return control_of(server.handle, workspace).answers()
 

@@ -300,6 +300,17 @@ def test_logs_of_the_last_server(project: Project) -> None:
     assert project.says("logs", "--follow") == ["new"]
 
 
+def test_a_reader_who_leaves_is_no_error(project: Project) -> None:
+    """As in `./inv logs | head`."""
+    process = project.start("status")
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    assert process.wait(60) == 141
+    assert process.stderr.read() == ""
+    process.stderr.close()
+
+
 @contextmanager
 def mounted(folder: Path, options: str) -> Iterator[None]:
     """Have a small file system of its own mounted there."""

@@ -112,7 +112,7 @@ def test_the_next_smaller_profile_takes_over_once(house: Path, monkeypatch: pyte
 
     monkeypatch.setattr(Pipeline, "ensure", ensure)
     assert run_all(house, Options()) == 2
-    reason = "Asked for profile big (Big-3B), measured profile small: the server did not start: the GPU ran out of memory."
+    reason = "Asked for profile big (Big-3B), took profile small: the server did not start: the GPU ran out of memory."
     assert [instead for _, instead in asked] == [(), (reason,), (reason,)], "big, small, and its report"
 
 

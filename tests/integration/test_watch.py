@@ -2,8 +2,9 @@
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import psutil
@@ -32,6 +33,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakePro
         with commands.locked(made.workspace, wait):
             try:
                 store.write(name, {}, now(), 0.0, made.serve(settings))
+                state.write(made.workspace, made.launch().model_copy(update={"stays": True}))
             except ServerError as error:
                 store.write(name, {}, now(), 0.0, Failure(kind=error.kind, message=error.message))
                 return 2
@@ -111,9 +113,12 @@ def test_a_first_start_that_fails_is_no_crash(project: FakeProject) -> None:
     assert noted(project.workspace) == []
 
 
-def test_ctrl_c_stops_the_server_that_is_watched(project: FakeProject) -> None:
+def interrupted_after(project: FakeProject, prepare: Callable[[], object]) -> None:
+    """Watch, and press Ctrl-C once the server runs and `prepare` is through."""
+
     def press() -> None:
-        until(lambda: running(project), "the server")
+        until(lambda: running(project) and project.launch().stays, "the server")
+        prepare()
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
     handler = signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -123,5 +128,21 @@ def test_ctrl_c_stops_the_server_that_is_watched(project: FakeProject) -> None:
             keep_running(project.root, Options())
     finally:
         signal.signal(signal.SIGINT, handler)
+
+
+def test_ctrl_c_stops_the_server_that_is_watched(project: FakeProject) -> None:
+    interrupted_after(project, lambda: None)
     assert state.read(project.workspace) is None
     assert project.processes() == []
+
+
+def test_ctrl_c_leaves_the_server_that_another_command_measures(project: FakeProject) -> None:
+    with ExitStack() as held:
+
+        def measure() -> None:
+            held.enter_context(commands.locked(project.workspace, wait=True))
+            stop_server(project.launch(), project.workspace)
+            project.serve(project.settings())
+
+        interrupted_after(project, measure)
+    assert state.is_running(project.launch())

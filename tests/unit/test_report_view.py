@@ -580,8 +580,8 @@ def test_another_model_or_setting_than_asked_is_never_hidden(house: House) -> No
     assert isinstance(server, Server)
     attempt = Attempt(cause="the server did not start: the GPU ran out of memory", changed="max_num_seqs 16 → 8", took_s=30, log="l")
     house.results["serve"] = server.model_copy(update={"attempts": [attempt]})
-    house.instead = ("Asked for profile big (A), measured profile small: the GPU ran out of memory.",)
+    house.instead = ("Asked for profile big (A), took profile small: the GPU ran out of memory.",)
     text = house.text()
     head = text[: text.index("## Performance targets")]
-    assert "**Asked for profile big (A), measured profile small: the GPU ran out of memory.**" in head
+    assert "**Asked for profile big (A), took profile small: the GPU ran out of memory.**" in head
     assert "**A start failed and was repeated with max_num_seqs 16 → 8: the server did not start: the GPU ran out of memory.**" in head
