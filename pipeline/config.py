@@ -98,6 +98,7 @@ class ServeConfig(Section):
     max_num_seqs: Positive = 16
     max_num_batched_tokens: Positive | None = None
     enforce_eager: Literal["auto"] | bool = "auto"
+    executor: Literal["auto", "mp", "uni"] = "auto"
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] | None = None
     block_size: Positive | None = None
     seed: int = 0

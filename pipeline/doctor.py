@@ -21,7 +21,7 @@ from pipeline.server.ladder import CPU_CACHE
 from pipeline.stages.check_gpu import CPU_PROFILE, Machine
 from pipeline.stages.download_model import model_folder
 from pipeline.stages.install import choose_set, read_marker
-from pipeline.stages.serve import is_eager, planned
+from pipeline.stages.serve import planned, settled
 from pipeline.workspace import Workspace
 
 GIB, MIB = 2**30, 2**20
@@ -113,7 +113,7 @@ def disk(free_gib: float, for_vllm_gib: float, to_spare_gib: float) -> Finding:
 
 def compiler(settings: ServeConfig, chosen: VllmSet, machine: Machine, workspace: Workspace) -> Iterator[Finding]:
     """Look for what torch.compile (on the processor) and Triton (on a GPU) compile with."""
-    if is_eager(settings, machine, chosen.distribution) and chosen == CPU_SET:
+    if settled(settings, machine.host, chosen.distribution).enforce_eager and chosen == CPU_SET:
         yield Finding("OK", "compiler", "not needed: nothing is compiled (serve.enforce_eager)")
         return
     found = os.environ.get("CXX") or next((path for name in COMPILERS if (path := shutil.which(name))), None)

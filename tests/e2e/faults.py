@@ -17,6 +17,7 @@ from tests.e2e.conftest import ROOT, Project
 EAGER = ("--set", "serve.enforce_eager=true")  # starts sooner, on whatever processor
 LOADED = ("measure-vram", "--force", "--set", "vram.load_s=120", *EAGER)
 STAGES = ("check-gpu", "install", "download-model", "serve", "test-router", "test-determinism", "bench", "measure-vram", "report")
+OWN_WORKER = ("--set", "serve.executor=mp")
 CLOCK_STEP_S = -86400
 ASKED_GIB = psutil.virtual_memory().total // 2**30 * 2
 
@@ -75,16 +76,16 @@ def telling(output: str, *words: str) -> str:
     return next((line.strip() for line in output.splitlines() if any(word in line for word in words)), "")
 
 
-def start(project: Project) -> None:
+def start(project: Project, *settings: str) -> None:
     """Have a server up, whatever was before."""
-    code, output = project.run("serve", *EAGER)
+    code, output = project.run("serve", *EAGER, *settings)
     assert code == 0, output
 
 
-def killed_under_load(project: Project, which: str, how: signal.Signals) -> Seen:
+def killed_under_load(project: Project, which: str, how: signal.Signals, *settings: str) -> Seen:
     """Signal one process of a server that is being measured."""
-    start(project)
-    measuring = project.start(*LOADED)
+    start(project, *settings)
+    measuring = project.start(*LOADED, *settings)
     wait_for(lambda: not (project.root / "artifacts" / "measure-vram.json").exists(), "the measurement")
     time.sleep(3)  # into its load
     began = time.perf_counter()
@@ -254,7 +255,7 @@ SCENARIOS: dict[str, Callable[[Project], Seen]] = {
     "pipeline-at-each-stage": pipeline_killed_at_each_stage,
     "api-server-loaded": lambda project: killed_under_load(project, "API server", signal.SIGKILL),
     "engine-loaded": lambda project: killed_under_load(project, "EngineCore", signal.SIGKILL),
-    "worker-loaded": lambda project: killed_under_load(project, "Worker", signal.SIGKILL),
+    "worker-loaded": lambda project: killed_under_load(project, "Worker", signal.SIGKILL, *OWN_WORKER),
     "terminated-loaded": lambda project: killed_under_load(project, "API server", signal.SIGTERM),
     "engine-idle": lambda project: killed_while_idle(project, "EngineCore"),
     "pipeline-starting": pipeline_killed_while_starting,

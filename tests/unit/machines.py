@@ -6,7 +6,7 @@ from pipeline.stages.check_gpu import Machine
 
 
 def host(system: str = "Linux", machine: str = "x86_64") -> Host:
-    return Host(system=system, machine=machine, cpu="Test CPU", cores=2, vector=["avx2"], memory_mib=8192)
+    return Host(system=system, machine=machine, cpu="Test CPU", cores=2, physical_cores=2, vector=["avx2"], memory_mib=8192)
 
 
 def gpu(total_mib: float = 6141, name: str = "RTX 4050", index: int = 0) -> Gpu:
