@@ -49,7 +49,7 @@ def main() -> None:
     if fresh:
         with tempfile.TemporaryDirectory() as folder:
             subprocess.run(["git", "clone", "--quiet", str(ROOT), folder], check=True)
-            show("fresh clone, ./inv all", seconds(["./inv", "all"], Path(folder), 1), 480)
+            show("fresh clone, ./inv all", seconds(["./inv", "all"], Path(folder), 1), 240)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import zipfile
 from collections import namedtuple
 from pathlib import Path
 
+import psutil
 import pytest
 
 from pipeline import packages
@@ -118,3 +119,29 @@ def test_an_environment_without_vllm_is_refused(workspace: Workspace) -> None:
     python = a_vllm(workspace, "torch")
     with pytest.raises(InstallError, match="imports vLLM but has no package of that name"):
         install.install(InstallConfig(python=str(python)), machine(), workspace)
+
+
+def test_of_the_installed_pythons_one_of_the_version_is_taken(workspace: Workspace) -> None:
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    taken = install.fastest(version, workspace)
+    told = subprocess.run([taken, "-c", "import sys; print(*sys.version_info[:2], sep='.')"], capture_output=True, text=True)
+    assert told.stdout.strip() == version
+
+
+def test_a_python_that_is_not_installed_is_left_to_uv(workspace: Workspace) -> None:
+    assert install.fastest("3.99", workspace) == "3.99"
+
+
+def test_a_rehearsal_that_fails_or_hangs_harms_nothing(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    python = workspace.server_python
+    python.parent.mkdir(parents=True)
+    python.symlink_to(sys.executable)
+    workspace.cache.mkdir()
+    log = workspace.root / "log"
+    hangs = "import os, subprocess; child = subprocess.Popen(['sleep', '60']); open('pids', 'w').write(str(child.pid)); child.wait()"
+    monkeypatch.setattr(install, "REHEARSALS", ("print(open('nothing'))", hangs))
+    monkeypatch.setattr(install, "REHEARSAL_S", 2)
+    install.rehearse(workspace, log)
+    assert "FileNotFoundError" in log.read_text(encoding="utf-8")
+    child = int((workspace.cache / "pids").read_text(encoding="utf-8"))
+    assert not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE

@@ -2,7 +2,10 @@
 
 import struct
 from fractions import Fraction
+from types import SimpleNamespace
+from typing import Any
 
+import gguf
 import numpy as np
 import pytest
 from hypothesis import given
@@ -10,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from numpy.typing import NDArray
 
-from pipeline.model.convert import quantize_int8, to_bfloat16, undo_rope_permutation
+from pipeline.model.convert import convert_tensors, quantize_int8, to_bfloat16, undo_rope_permutation
 
 WEIGHTS = arrays(
     np.float32,
@@ -131,3 +134,40 @@ def test_rope_permutation_is_undone(heads: int, half: int, columns: int) -> None
 def test_rope_rows_of_one_head_by_hand() -> None:
     stored = np.array([[0], [3], [1], [4], [2], [5]], dtype=np.float32)  # pairs (i, i + half) side by side
     assert undo_rope_permutation(stored, 1)[:, 0].tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def stored(*names: str) -> Any:
+    """Return a reader of tensors of these names, 4 × 4 of float32 each."""
+    data = np.arange(16, dtype=np.float32).reshape(4, 4) + 1
+    tensors = [SimpleNamespace(name=name, data=data, tensor_type=gguf.GGMLQuantizationType.F32) for name in names]
+    return SimpleNamespace(tensors=tensors)
+
+
+META = {"llama.attention.head_count": 1, "llama.attention.head_count_kv": 1}
+EMBEDDING, OUTPUT, LAYER = "token_embd.weight", "output.weight", "blk.0.ffn_up.weight"
+
+
+def test_int8_stores_the_output_layer_apart_and_leaves_the_embeddings_alone() -> None:
+    entries = {name: (dtype, data) for name, dtype, data in convert_tensors(stored(EMBEDDING, LAYER), META, "int8")}
+    up = "model.layers.0.mlp.up_proj"
+    assert set(entries) == {
+        "model.embed_tokens.weight",
+        "lm_head.weight",
+        "lm_head.weight_scale",
+        f"{up}.weight",
+        f"{up}.weight_scale",
+    }
+    assert entries["model.embed_tokens.weight"][0] == "bfloat16"
+    assert entries["lm_head.weight"][0] == "int8"
+    values, scales = quantize_int8(np.arange(16, dtype=np.float32).reshape(4, 4) + 1)
+    assert (entries["lm_head.weight"][1] == values).all()
+    assert (entries["lm_head.weight_scale"][1] == scales).all()
+
+
+def test_an_output_layer_of_its_own_is_stored_once() -> None:
+    names = [name for name, _, _ in convert_tensors(stored(EMBEDDING, OUTPUT), META, "int8")]
+    assert names == ["model.embed_tokens.weight", "lm_head.weight", "lm_head.weight_scale"]
+
+
+def test_unquantised_weights_stay_tied_as_they_are() -> None:
+    assert [name for name, _, _ in convert_tensors(stored(EMBEDDING), META, "none")] == ["model.embed_tokens.weight"]

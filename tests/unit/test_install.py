@@ -6,7 +6,7 @@ import pytest
 
 from pipeline.errors import InstallError
 from pipeline.gpu.compatibility import SETS
-from pipeline.stages.install import UV_TROUBLES, choose_set, has_wheel, uv_trouble, without_package
+from pipeline.stages.install import UV_TROUBLES, Interpreter, best_of, choose_set, has_wheel, uv_trouble, without_package
 from tests.unit.machines import host, machine
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -139,3 +139,16 @@ def test_wheel_is_seen_in_a_local_folder(tmp_path: Path, scheme: str) -> None:
 def test_other_files_are_not_that_wheel(tmp_path: Path, name: str) -> None:
     (tmp_path / name).touch()
     assert not has_wheel([str(tmp_path)], "torch", "2.13.0+cpu")
+
+
+@pytest.mark.parametrize(
+    ("found", "best"),
+    [
+        ([("a", True, 0.020), ("b", True, 0.014)], "b"),
+        ([("a", True, 0.0145), ("b", True, 0.014)], "a"),  # as good as equal: uv's order counts
+        ([("a", True, 0.020), ("b", False, 0.014)], "a"),  # without headers torch.compile cannot work
+        ([("a", False, 0.020), ("b", False, 0.014)], "b"),
+    ],
+)
+def test_the_fastest_python_that_can_compile_is_taken(found: list[tuple[str, bool, float]], best: str) -> None:
+    assert best_of([Interpreter(*one) for one in found]).path == best

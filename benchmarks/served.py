@@ -1,0 +1,75 @@
+"""Servers of the installed vLLM for the benchmarks, each in a folder of its own below .cache/benchmarks, with caches of its own."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.client.load import Target
+from pipeline.config import ServeConfig, load_layers
+from pipeline.gpu import host
+from pipeline.gpu.compatibility import CPU_SET
+from pipeline.server import launch as launching
+from pipeline.server import ports, state
+from pipeline.server.keys import control_of
+from pipeline.server.readiness import wait_until_ready
+from pipeline.server.stop import stop_server
+from pipeline.stages.download_model import embed
+from pipeline.stages.serve import settled
+from pipeline.workspace import Workspace
+
+ROOT = Path(__file__).resolve().parents[1]
+NAME = "model"
+
+
+@dataclass(frozen=True)
+class Up:
+    """A server that is ready: where, what it took, and the file of its memory samples."""
+
+    target: Target
+    ready_s: float
+    samples: Path
+
+
+def checkpoint(quantization: str) -> Path:
+    """Return the folder of the embedded model with `int8` or `none` (bf16) weights, converted when it is not there."""
+    folder = ROOT / "models" / f"benchmark-{quantization}"
+    if not (folder / "LICENSE").is_file():
+        embed(quantization, folder, Workspace(ROOT))
+    return folder
+
+
+def fresh(name: str) -> Workspace:
+    """Return an empty workspace that shares environment and code with the project and nothing else."""
+    root = ROOT / ".cache" / "benchmarks" / name
+    shutil.rmtree(root, ignore_errors=True)
+    root.mkdir(parents=True)
+    (root / ".cache").mkdir()
+    for shared in ("venv-vllm", "pipeline"):
+        (root / shared).symlink_to(ROOT / shared)
+    return Workspace(root, quiet=True)
+
+
+def profile(name: str = "cpu") -> ServeConfig:
+    """Return the profile's settings of the server, with what they leave to this machine decided."""
+    return settled(load_layers(ROOT / "config.yaml", {}, (), name).config(name).serve, host.read(), CPU_SET.distribution)
+
+
+def command(settings: ServeConfig, folder: Path, workspace: Workspace, bare: bool = False) -> list[str]:
+    """Return the server's command line; `bare`: with no flag but the model's and the address."""
+    words = launching.command(settings, workspace.server_python, folder, NAME)
+    return words[: words.index("--dtype")] if bare else words
+
+
+@contextmanager
+def served(settings: ServeConfig, words: list[str], workspace: Workspace) -> Iterator[Up]:
+    """Have the server up inside; nothing is left running after."""
+    if not ports.is_free(settings.host, settings.port):
+        raise SystemExit(f"port {settings.port} is taken by {ports.describe_owner(settings.host, settings.port)}; free it first")
+    launch = launching.start(settings, words, NAME, workspace)
+    try:
+        _, ready_s = wait_until_ready(launch, workspace.root / launch.log, control_of(launch, workspace), lambda _: None)
+        yield Up(Target(launch.base_url), ready_s, workspace.launches / launch.id / state.SAMPLES)
+    finally:
+        stop_server(launch, workspace)
