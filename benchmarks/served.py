@@ -1,6 +1,7 @@
 """Servers of the installed vLLM for the benchmarks, each in a folder of its own below .cache/benchmarks, with caches of its own."""
 
 import shutil
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -67,6 +68,7 @@ def served(settings: ServeConfig, words: list[str], workspace: Workspace) -> Ite
     """Have the server up inside; nothing is left running after."""
     if not ports.is_free(settings.host, settings.port):
         raise SystemExit(f"port {settings.port} is taken by {ports.describe_owner(settings.host, settings.port)}; free it first")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     launch = launching.start(settings, words, NAME, workspace)
     try:
         _, ready_s = wait_until_ready(launch, workspace.root / launch.log, control_of(launch, workspace), lambda _: None)

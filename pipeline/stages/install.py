@@ -24,6 +24,7 @@ from pipeline.workspace import Workspace
 
 GIB = 2**30
 MARKER = "vllm-poc.json"
+RECIPE = 2  # raised when `build` makes another environment of the same packages
 PLATFORM = "Linux x86_64"
 EXISTING = "existing"
 PROBE = """
@@ -127,7 +128,7 @@ def install(settings: InstallConfig, machine: Machine, workspace: Workspace) -> 
     wheel = settings.cpu_wheel if chosen == CPU_SET else None
     requirements = (workspace.requirements / f"{chosen.name}.txt").read_text(encoding="utf-8")
     sha256 = hashlib.sha256(requirements.encode()).hexdigest()
-    marker = {"requirements_sha256": sha256, "wheel": wheel}
+    marker = marker_of(sha256, wheel)
     environment = workspace.server_environment
     log = None
     if read_marker(environment) == marker and not breakage(workspace.server_python):
@@ -182,7 +183,7 @@ def environment_present(installation: Installation, workspace: Workspace) -> boo
     if installation.set == EXISTING:
         return (workspace.root / installation.interpreter).is_file()
     environment = workspace.server_environment
-    marker = {"requirements_sha256": installation.requirements_sha256, "wheel": installation.wheel}
+    marker = marker_of(installation.requirements_sha256, installation.wheel)
     return workspace.server_python.exists() and read_marker(environment) == marker
 
 
@@ -316,6 +317,11 @@ def has_wheel(folders: list[str], name: str, version: str) -> bool:
     """Tell whether one of the local folders holds a wheel of that version."""
     paths = [Path(folder.removeprefix("file://")) for folder in folders]
     return any(path.is_dir() and any(path.glob(f"{name}-{version}-*.whl")) for path in paths)
+
+
+def marker_of(requirements_sha256: str, wheel: str | None) -> dict[str, Any]:
+    """Return what a finished build writes: what the environment was made from; any other is made anew."""
+    return {"requirements_sha256": requirements_sha256, "wheel": wheel, "recipe": RECIPE}
 
 
 def read_marker(environment: Path) -> Any:
