@@ -1,15 +1,16 @@
 """What storing the embedded model's weights as int8 costs in quality, against the dequantised original.
 
-`./inv install` first, then `.venv/bin/python -m benchmarks.quality` (3 minutes, nothing beside it). The original is the
+`./inv install` first, then `.venv/bin/python -m benchmarks.quality` (5 minutes, nothing beside it). The original is the
 GGUF dequantised to bf16 and computed in float32. It answers each prompt greedily; the others then answer the same prompts,
 and are asked how likely they find the original's answers, token by token.
 """
 
 import argparse
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import requests
 
@@ -19,7 +20,10 @@ from pipeline.config import ServeConfig
 from pipeline.suite import load_prompts, load_suite
 
 TOKENS = 64
+CONCURRENCY = 8
 TIMEOUT_S = 120
+A = TypeVar("A")
+B = TypeVar("B")
 
 
 @dataclass(frozen=True)
@@ -44,22 +48,24 @@ def prompts() -> list[str]:
     return [*(case.text for case in cases), *load_prompts(ROOT / "suites" / "determinism-en.txt")]
 
 
-def answers(up: Up, asked: Iterable[str]) -> list[Told]:
-    """Return the greedy answer to each prompt."""
-    control = Control(up.target.base_url)
-    told = []
-    for prompt in asked:
-        payload = {
-            "model": NAME,
-            "messages": [{"role": "user", "content": prompt}],
-            "temperature": 0,
-            "repetition_penalty": 1.0,
-            "max_tokens": TOKENS,
-            "return_token_ids": True,
-        }
-        completion = control.chat(payload, TIMEOUT_S)
-        told.append(Told(tuple(completion.prompt_token_ids or ()), tuple(completion.choices[0].token_ids or ())))
-    return told
+def answer(up: Up, prompt: str) -> Told:
+    """Return the greedy answer to a prompt."""
+    payload = {
+        "model": NAME,
+        "messages": [{"role": "user", "content": prompt}],
+        "temperature": 0,
+        "repetition_penalty": 1.0,
+        "max_tokens": TOKENS,
+        "return_token_ids": True,
+    }
+    completion = Control(up.target.base_url).chat(payload, TIMEOUT_S)
+    return Told(tuple(completion.prompt_token_ids or ()), tuple(completion.choices[0].token_ids or ()))
+
+
+def at_once(ask: Callable[[A], B], about: Iterable[A]) -> list[B]:
+    """Return what `ask` says of each, several at a time."""
+    with ThreadPoolExecutor(CONCURRENCY) as pool:
+        return list(pool.map(ask, about))
 
 
 def judge(up: Up, told: Told) -> list[Judged]:
@@ -74,8 +80,8 @@ def judge(up: Up, told: Told) -> list[Judged]:
 
 def row(name: str, up: Up, originals: list[Told], asked: list[str]) -> str:
     """Return one server's figures as a row of a table."""
-    again = answers(up, asked)
-    judged = [entry for told in originals for entry in judge(up, told)]
+    again = at_once(lambda prompt: answer(up, prompt), asked)
+    judged = [entry for judged in at_once(lambda told: judge(up, told), originals) for entry in judged]
     same = sum(mine.answer == theirs.answer for mine, theirs in zip(again, originals, strict=True))
     first = sum(entry.first for entry in judged) / len(judged)
     mean = sum(entry.logprob for entry in judged) / len(judged)
@@ -94,7 +100,7 @@ def main() -> None:
     asked = prompts()
     eager = profile().model_copy(update={"enforce_eager": True})
     with server(eager.model_copy(update={"dtype": "float32"}), checkpoint("none"), "original") as up:
-        originals = answers(up, asked)
+        originals = at_once(lambda prompt: answer(up, prompt), asked)
         rows = [row("original (bf16 weights, float32)", up, originals, asked)]
     for name, settings, weights in (("bf16", eager, "none"), ("int8, as the cpu profile", profile(), "int8")):
         with server(settings, checkpoint(weights), weights) as up:
