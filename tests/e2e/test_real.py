@@ -107,13 +107,13 @@ def test_serve_leaves_a_server_that_curl_can_use(project: Project) -> None:
         assert json.load(answer)["data"][0]["id"] == "SmolLM2-135M-Instruct"
     body = {
         "model": "SmolLM2-135M-Instruct",
-        "messages": [{"role": "user", "content": "What is 2+2?"}],
+        "messages": [{"role": "user", "content": "What is the opposite of hot?"}],
         "temperature": 0,
         "max_tokens": 20,
     }
     request = urllib.request.Request(f"{base}/v1/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"})
     with urllib.request.urlopen(request, timeout=60) as answer:
-        assert "4" in json.load(answer)["choices"][0]["message"]["content"]
+        assert "cold" in json.load(answer)["choices"][0]["message"]["content"]
     assert "answers" in project.run("status")[1]
 
 
