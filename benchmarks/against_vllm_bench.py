@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from pipeline.client.load import Answer, Target, closed_loop, streamed
+from pipeline.client.answer import Answer
+from pipeline.client.load import Target, closed_loop, streamed
 from pipeline.measure.latency import tpot_ms, ttft_ms
 from pipeline.record import Store
 from pipeline.stages.download_model import Model

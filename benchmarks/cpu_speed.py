@@ -19,7 +19,8 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks.served import Up, checkpoint, command, fresh, profile, served
-from pipeline.client.load import Answer, closed_loop, streamed
+from pipeline.client.answer import Answer
+from pipeline.client.load import closed_loop, streamed
 from pipeline.config import ServeConfig
 from pipeline.gpu import host
 from pipeline.measure.latency import tpot_ms, ttft_ms

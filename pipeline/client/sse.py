@@ -8,14 +8,14 @@ class SseParser:
         self._pending = b""
         self._data: list[bytes] = []
 
-    def feed(self, block: bytes) -> list[str]:
-        """Return the data of the events that `block` completes; invalid UTF-8 becomes U+FFFD."""
+    def feed(self, block: bytes) -> list[bytes]:
+        """Return the data of the events that `block` completes."""
         events = []
         *lines, self._pending = (self._pending + block).split(b"\n")
         for line in (raw.removesuffix(b"\r") for raw in lines):
             if line.startswith(b"data:"):
                 self._data.append(line[5:].removeprefix(b" "))
             elif not line and self._data:
-                events.append(b"\n".join(self._data).decode("utf-8", errors="replace"))
+                events.append(b"\n".join(self._data))
                 self._data = []
         return events

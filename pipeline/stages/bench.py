@@ -8,8 +8,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from pipeline.client.answer import Answer
 from pipeline.client.control import GENERATED_TOKENS, Control
-from pipeline.client.load import Answer, Target, closed_loop, streamed
+from pipeline.client.load import Target, closed_loop, streamed
 from pipeline.config import BenchConfig
 from pipeline.errors import MeasureError
 from pipeline.measure.figures import Figure

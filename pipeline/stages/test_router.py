@@ -7,7 +7,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from pipeline.client.load import Answer, Target, closed_loop, streamed
+from pipeline.client.answer import Answer
+from pipeline.client.load import Target, closed_loop, streamed
 from pipeline.config import RouterConfig
 from pipeline.errors import MeasureError
 from pipeline.measure.answers import Checked, check

@@ -1,5 +1,6 @@
 """The client against a scripted server: what is stamped, what counts as failed, what is sent."""
 
+import asyncio
 import itertools
 import threading
 from collections.abc import Callable
@@ -7,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from pipeline.client.answer import Answer, Raw, read
 from pipeline.client.control import GENERATED_TOKENS, Control
-from pipeline.client.load import Answer, Raw, Target, closed_loop, read, send, streamed
+from pipeline.client.load import Route, Target, closed_loop, exchange, streamed
 from pipeline.errors import MeasureError
 from tests.fakes.environment import free_port, until
 from tests.fakes.fake_vllm import FakeVllm, Script
@@ -20,6 +22,14 @@ NS = 1_000_000_000
 
 def payload(max_tokens: int = 64, **more: Any) -> dict[str, Any]:
     return streamed("fake-model", [{"role": "user", "content": "Hi."}], max_tokens, **more)
+
+
+def send(target: Target, payload: dict[str, Any], timeout_s: float) -> Raw:
+    async def one() -> Raw:
+        route = Route.to(target)
+        return await exchange(route, route.request(payload), timeout_s, asyncio.Event())
+
+    return asyncio.run(one())
 
 
 def ask(script: Script, **more: Any) -> tuple[Answer, Raw]:
@@ -68,7 +78,7 @@ def test_a_fixed_length_is_asked_for_and_given() -> None:
     [
         (Script(cut_after=0), "cut off before [DONE]"),
         (Script(cut_after=2), "cut off before [DONE]"),
-        (Script(break_after=2), "IncompleteRead"),
+        (Script(break_after=2), "the connection ended within the answer"),
         (Script(error_after=0), "error event"),
         (Script(error_after=2), "scripted trouble"),
         (Script(only_usage=True), "no content"),

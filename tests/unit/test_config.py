@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.client.load import Answer
+from pipeline.client.answer import Answer
 from pipeline.config import Config, Layers, ServeConfig, load_layers
 from pipeline.dag import STAGES
 from pipeline.errors import ConfigError

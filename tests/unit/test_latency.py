@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.client.load import Answer
+from pipeline.client.answer import Answer
 from pipeline.measure.latency import e2e_ms, tpot_ms, ttft_ms
 from pipeline.stages import bench
 

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.client.load import Answer, Raw, read, streamed
+from pipeline.client.answer import Answer, Raw, read
+from pipeline.client.load import streamed
 
 ROLE = {"choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}]}
 USAGE = {"choices": [], "usage": {"prompt_tokens": 9, "completion_tokens": 3, "prompt_tokens_details": {"cached_tokens": 4}}}
@@ -31,7 +32,7 @@ def answer(*events: Any, status: int = 200, error: str = "") -> Answer:
 
 def test_good_answer_has_text_stamps_counts_and_reason() -> None:
     made = answer(ROLE, content("a"), content("b"), content("c"), FINISH, USAGE, DONE)
-    assert made == Answer(0, 20, 40, [20, 30, 40], "abc", "stop", 9, 4, 3, "")
+    assert made == Answer(0, 20, 40, [20, 30, 40], "abc", "stop", 9, 4, 3, "", first_byte_ns=10)
     assert made.ok
 
 
