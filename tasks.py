@@ -139,6 +139,12 @@ def stop(context: Context) -> None:
     finish(lambda commands: commands.stop(ROOT))
 
 
+@task(name="determinism-remedy", iterable=["set"], help={key: HELP[key] for key in ("profile", "set")})
+def determinism_remedy(context: Context, profile: str | None = None, set: list[str] = []) -> None:
+    """Measure agreement and speed without and with the setting that makes answers independent of the load."""
+    finish(lambda commands: commands.determinism_remedy(ROOT, commands.Options(profile, tuple(set))))
+
+
 @task(iterable=["set"], help={key: HELP[key] for key in ("profile", "set")})
 def doctor(context: Context, profile: str | None = None, set: list[str] = []) -> None:
     """Check everything that can be checked without starting: each line OK, WARN or FAIL, with the fix."""
@@ -149,6 +155,12 @@ def doctor(context: Context, profile: str | None = None, set: list[str] = []) ->
 def status(context: Context, profile: str | None = None, set: list[str] = []) -> None:
     """Show the server and each stage's state."""
     finish(lambda commands: commands.status(ROOT, commands.Options(profile, tuple(set))))
+
+
+@task(iterable=["set"], help={key: HELP[key] for key in ("profile", "set")})
+def gates(context: Context, profile: str | None = None, set: list[str] = []) -> None:
+    """Judge the gates on what is on record, and say where each value stands (runs nothing)."""
+    finish(lambda commands: commands.gates(ROOT, commands.Options(profile, tuple(set))))
 
 
 @task(iterable=["set"], help={key: HELP[key] for key in ("profile", "set")})
@@ -209,6 +221,7 @@ def stage_summaries() -> dict[str, str]:
     return summaries
 
 
-namespace = Collection(all_stages, doctor, restart, stop, status, systemd_unit, why, logs, graph, clean, test, lint)
+namespace = Collection(all_stages, doctor, restart, stop, status, gates, systemd_unit, why, logs, graph, clean, test, lint)
+namespace.add_task(determinism_remedy)
 for name, summary in stage_summaries().items():
     namespace.add_task({"serve": serve, "report": report}.get(name) or stage_task(name, summary))

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from pipeline.config import AttachConfig, Config, Given, GpuConfig, Instead, Layers, load_layers
+from pipeline.config import AttachConfig, Config, Given, GpuConfig, Instead, Layers, Waived, load_layers
 from pipeline.dag import ATTACHED, MEASURING, NOTES, STAGES
 from pipeline.engine import Pipeline, Result, Stage
 from pipeline.errors import BusyError, ConfigError, OutOfMemoryError, PipelineError, ServerError
@@ -29,8 +29,11 @@ from pipeline.server.stop import Closing, stop_server
 from pipeline.server.unit import unit
 from pipeline.server.watch import Watch
 from pipeline.stages.check_gpu import CPU_PROFILE, Machine, check_gpu
+from pipeline.stages.download_model import Model
+from pipeline.stages.install import Installation
 from pipeline.stages.report import Report
 from pipeline.stages.serve import Server, falls_back
+from pipeline.stages.test_determinism import REMEDY_NOTE
 from pipeline.workspace import Workspace
 
 MARKS = {"made": "✓", "unchanged": "·", "left out": "▫", "failed": "✗", "blocked": "✗"}
@@ -105,6 +108,10 @@ class Session:
         self.workspace.say(reason)
         return replace(self.options, profile=settings.smaller_profile, left=(*self.options.left, (name, reason)))
 
+    def waived(self) -> Waived:
+        """Return how the waivers stand today."""
+        return self.config.waivers.on(now().date())
+
     def say_profile(self) -> None:
         """Print the profile in force and where it came from."""
         name, origin = self.profile()
@@ -115,6 +122,8 @@ class Session:
             return self.layers.given
         if kind is Instead:
             return Instead(tuple(reason for _, reason in self.options.left))
+        if kind is Waived:
+            return self.waived()
         # check-gpu chooses the profile, and attach.url the stages, so these settings cannot come from one.
         early = kind in (GpuConfig, AttachConfig)
         return (self._config_of(None) if early else self.config).section(kind)
@@ -195,8 +204,9 @@ def reported(session: Session, results: list[Result]) -> int:
 def say_report(made: Report) -> None:
     """Print the verdicts and where the report is."""
     for gate in made.gates:
+        verdict = f"{gate.verdict} ({gate.waiver}) " if gate.waiver else gate.verdict
         note = f"  {gate.reason}" if gate.reason else ""
-        say(f"  {gate.verdict:<13}{gate.gate}{'' if gate.required else ' (not required)'}{note}")
+        say(f"  {verdict:<13}{gate.gate}{'' if gate.required else ' (not required)'}{note}")
     say(f"{made.headline}\n{made.path}")
 
 
@@ -213,6 +223,24 @@ def report(root: Path, options: Options, only: bool) -> int:
         say_report(made)
         session.say_profile()
         return int(made.exit_code)
+
+
+def gates(root: Path, options: Options) -> int:
+    """Print each gate as the report judges it, and where its values stand; run nothing and return the report's exit code."""
+    from pipeline.report.gates import judge_records
+    from pipeline.report.listing import lines
+    from pipeline.report.view import headline
+
+    session = Session(root, options, quiet=True)
+    profile, _ = session.profile()
+    records = [session.pipeline.outcome(kind) for kind in session.pipeline.stage("report").reads.values()]
+    judged = judge_records(session.config.gates, session.waived(), records)
+    for row in judged.gates:
+        places = [session.layers.places((section, row.id), profile) for section in ("gates", "waivers")]
+        say("\n".join(lines(row, records, *places)))
+    say(headline(judged))
+    session.say_profile()
+    return judged.code
 
 
 def run_stage(root: Path, name: str, options: Options, wait: bool = False) -> int:
@@ -407,6 +435,29 @@ def say_stopped(launch: Launch, closing: Closing) -> None:
     memory = "" if residual is None else f"; GPU memory {residual:+.0f} MiB against before the start"
     what = f"stopped pid {launch.pid} in {closing.took_s:.1f} s" if closing.was_running else f"nothing was left of pid {launch.pid}"
     say(f"{what}{killed}; port {launch.port} is {port}{memory}")
+
+
+def determinism_remedy(root: Path, options: Options) -> int:
+    """Measure a server without and one with the remedy for unequal answers; return 0 when all agree with it, 1 not, 2 not measured."""
+    from pipeline import remedy as remedies
+
+    refuse_attached(root, options, "start with another environment")
+    session = Session(root, options)
+    workspace, pipeline = session.workspace, session.pipeline
+    with locked(workspace):
+        pipeline.ensure(["install", "download-model"], present=True)
+        machine, installation, model = (pipeline.outcome(kind).data for kind in (Machine, Installation, Model))
+        if machine is None or installation is None or model is None:
+            return 2
+        bed = remedies.Bed(session.config, machine, installation, model, workspace)
+        remedy = remedies.remedy_of(bed, os.environ)
+        with remedies.set_aside(installation.vllm, workspace):
+            started, clock = now(), time.perf_counter()
+            proof = remedies.proven(remedy, bed)
+            pipeline.store.write(REMEDY_NOTE, bed.because(), started, time.perf_counter() - clock, proof)
+            say("\n".join(remedies.lines(proof)))
+        session.say_profile()
+    return remedies.verdict(proof)
 
 
 def doctor(root: Path, options: Options) -> int:

@@ -5,12 +5,13 @@ import re
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, RootModel, ValidationError, field_validator, model_validator
 
 from pipeline.errors import ConfigError
 from pipeline.redact import redacted
@@ -163,6 +164,7 @@ class RouterConfig(Section):
 
     suite: str = "suites/router-en"
     cases: Positive = 24
+    unary_cases: Annotated[int, Field(ge=0)] = 24
     max_tokens: Positive = 128
     timeout_s: Seconds = 120
 
@@ -198,6 +200,15 @@ class BenchConfig(Section):
     output_tokens: Annotated[int, Field(ge=2)] = 64
     concurrency: tuple[Positive, ...] = Field(default=(1, 4, 8), min_length=1)
     requests_per_level: Positive = 16
+    open_loop: tuple[Literal["poisson", "constant"], ...] = ("poisson", "constant")
+    open_share: Annotated[float, Field(gt=0)] = 0.6
+    open_requests: Positive = 16
+    find_capacity: bool = False
+    capacity_requests: Positive = 64
+    capacity_steps: Positive = 7
+    capacity_goodput: Annotated[float, Field(gt=0, le=100)] = 95
+    client_delay_ms: Seconds = 1
+    seed: int = 42
     timeout_s: Seconds = 300
 
 
@@ -225,7 +236,7 @@ class Gate(Section):
     metric: Annotated[str, Field(pattern=r"^[a-z-]+\.[a-z0-9_]+$")]
     statistic: str = ""
     comparator: Comparator
-    target: float
+    target: FiniteFloat
     unit: str = ""
     min_n: Positive = 1
     judge_by: Literal["bound", "point"] = "bound"
@@ -237,6 +248,54 @@ class Gates(RootModel[dict[str, Gate]]):
     """The gates by id."""
 
     model_config = ConfigDict(frozen=True, defer_build=True)
+
+
+class Waiver(Section):
+    """Why a required gate may miss its target, and the last day on which that counts."""
+
+    reason: str
+    expires: date
+
+    @field_validator("reason")
+    @classmethod
+    def says_why(cls, reason: str) -> str:
+        if not reason.strip():
+            raise ValueError("expected the reason why the gate may miss its target")
+        return " ".join(reason.split())
+
+    @field_validator("expires", mode="before")
+    @classmethod
+    def is_a_date(cls, value: object) -> object:
+        # pydantic would take 20270131 for seconds since 1970.
+        if type(value) is date or (isinstance(value, str) and re.fullmatch(r"\d{4}-\d\d-\d\d", value)):
+            return value
+        raise ValueError(f"expected a date as in 2027-01-31, got {value!r}")
+
+
+class Waived(Section):
+    """The waivers of a day, by the gates' ids: those that count and those that do so no more."""
+
+    in_force: dict[str, Waiver] = {}
+    expired: dict[str, Waiver] = {}
+
+
+class Waivers(RootModel[dict[str, Waiver]]):
+    """The waivers by the gates' ids."""
+
+    model_config = ConfigDict(frozen=True, defer_build=True)
+
+    def on(self, day: date) -> Waived:
+        """Return how the waivers stand on that day."""
+        in_force = {name: waiver for name, waiver in self.root.items() if day <= waiver.expires}
+        return Waived(in_force=in_force, expired={name: waiver for name, waiver in self.root.items() if name not in in_force})
+
+
+class Limits(Section):
+    """What a single request may take for the gates to pass; derived from them, None where no gate says."""
+
+    ttft_ms: float | None = None
+    tpot_ms: float | None = None
+    e2e_ms: float | None = None
 
 
 class Alternative(Section):
@@ -288,11 +347,24 @@ class Config(Section):
     bench: BenchConfig = BenchConfig()
     vram: VramConfig = VramConfig()
     gates: Gates = Gates({})
+    waivers: Waivers = Waivers({})
     alternatives: Alternatives = Alternatives(())
     report: ReportConfig = ReportConfig()
 
+    @property
+    def limits(self) -> Limits:
+        """Return the limits for a single request that the gates imply, the strictest where several do."""
+        gates = self.gates.root.values()
+        at_most = [gate for gate in gates if gate.comparator in ("<", "<=")]
+        at_least = [gate for gate in gates if gate.comparator in (">", ">=") and gate.target > 0]
+        found = [(name, gate.target) for name in Limits.model_fields for gate in at_most if gate.metric.startswith(f"bench.{name}_")]
+        found += [("tpot_ms", 1000 / gate.target) for gate in at_least if gate.metric.startswith("bench.decode_tok_s_")]
+        return Limits(**dict(sorted(found, reverse=True)))  # of the same name the last stays, which is the smallest
+
     def section(self, kind: type[BaseModel]) -> BaseModel:
         """Return the section of that type."""
+        if kind is Limits:
+            return self.limits
         for name in type(self).model_fields:
             value = getattr(self, name)
             if isinstance(value, kind):
@@ -327,26 +399,44 @@ class Layers:
 
     def config(self, profile: str | None) -> Config:
         """Return the validated settings with `profile` merged in; ConfigError names file, line and the nearest name."""
-        layers = [self.base]
-        if profile is not None:
-            if profile not in self.profiles:
-                asked, origin = self.profile
-                near = nearest(profile, self.profiles)
-                where = f"{origin}: " if asked == profile else ""
-                raise ConfigError(f"{where}no profile {profile!r}{near}", f"profiles: {', '.join(sorted(self.profiles))}, auto")
-            layers.append(self.profiles[profile])
-        layers.extend(self.overrides)
+        if profile is not None and profile not in self.profiles:
+            asked, origin = self.profile
+            near = nearest(profile, self.profiles)
+            where = f"{origin}: " if asked == profile else ""
+            raise ConfigError(f"{where}no profile {profile!r}{near}", f"profiles: {', '.join(sorted(self.profiles))}, auto")
         values: dict[str, Any] = {}
         origins: dict[tuple[str, ...], str] = {}
-        for layer in layers:
+        for layer in self._layers(profile):
             values = merge(values, layer.values)
             origins.update(layer.origins)
         if profile is not None:
             values["profile"] = profile
         try:
-            return Config.model_validate(values)
+            config = Config.model_validate(values)
         except ValidationError as error:
             raise config_error(error, origins) from error
+        gates = config.gates.root
+        for name in config.waivers.root:
+            if name not in gates:
+                where = nearest_origin(origins, ("waivers", name))
+                raise ConfigError(f"{where}: waivers.{name}: unknown gate{nearest(name, gates)}", f"gates: {', '.join(gates)}")
+        return config
+
+    def places(self, path: tuple[str, ...], profile: str | None) -> dict[str, str]:
+        """Return where the mapping at `path` stands, under "", and each of its keys that a stronger layer gives anew."""
+        found: dict[str, str] = {}
+        for layer in self._layers(profile):
+            values: Any = layer.values
+            for key in path:
+                values = values.get(key) if isinstance(values, dict) else None
+            if isinstance(values, dict):
+                of = f" (profile {profile})" if profile is not None and layer is self.profiles[profile] else ""
+                found |= {key: f"{nearest_origin(layer.origins, (*path, key))}{of}" for key in (values if found else ("",))}
+        return found
+
+    def _layers(self, profile: str | None) -> list[Layer]:
+        """Return the layers in force, weakest first."""
+        return [self.base, *([self.profiles[profile]] if profile is not None else []), *self.overrides]
 
 
 def load_layers(
@@ -461,7 +551,7 @@ def config_error(error: ValidationError, origins: Mapping[tuple[str, ...], str])
     # A misspelt key is also a missing one; the first is what the person typed.
     first, *rest = sorted(error.errors(), key=lambda complaint: complaint["type"] != "extra_forbidden")
     path = tuple(str(part) for part in first["loc"])
-    where = next((origins[path[:end]] for end in range(len(path), 0, -1) if path[:end] in origins), "config.yaml")
+    where = nearest_origin(origins, path)
     more = f" (and {len(rest)} more)" if rest else ""
     name = ".".join(path)
     if first["type"] == "extra_forbidden":
@@ -470,6 +560,11 @@ def config_error(error: ValidationError, origins: Mapping[tuple[str, ...], str])
     complaint = first["msg"].removeprefix("Value error, ")
     got = "" if first["type"] in ("missing", "value_error") else f", got {first['input']!r}"
     return ConfigError(f"{where}: {name}: {complaint[0].lower()}{complaint[1:]}{got}{more}")
+
+
+def nearest_origin(origins: Mapping[tuple[str, ...], str], path: tuple[str, ...]) -> str:
+    """Return where `path` stands, or else the nearest key above it."""
+    return next((origins[path[:end]] for end in range(len(path), 0, -1) if path[:end] in origins), "config.yaml")
 
 
 def field_names(path: tuple[str, ...]) -> list[str]:

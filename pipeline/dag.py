@@ -10,7 +10,7 @@ from pipeline.stages.install import environment_present, install
 from pipeline.stages.measure_vram import measure_vram
 from pipeline.stages.report import report, report_present
 from pipeline.stages.serve import attached, serve, server_present
-from pipeline.stages.test_determinism import test_determinism
+from pipeline.stages.test_determinism import REMEDY_NOTE, Remedied, test_determinism
 from pipeline.stages.test_router import test_router
 
 STAGES = (
@@ -26,4 +26,4 @@ STAGES = (
 )
 ATTACHED = tuple(Stage(attached, present=server_present, called="serve") if stage.name == "serve" else stage for stage in STAGES)
 MEASURING = ("test-router", "test-determinism", "bench", "measure-vram")
-NOTES: dict[type[Artifact], str] = {Closing: NOTE}
+NOTES: dict[type[Artifact], str] = {Closing: NOTE, Remedied: REMEDY_NOTE}

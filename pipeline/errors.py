@@ -81,6 +81,12 @@ class MeasureError(PipelineError):
     kind = "measurement"
 
 
+class NothingAnsweredError(MeasureError):
+    """No request of a measurement succeeded: its gates fail."""
+
+    kind = "nothing answered"
+
+
 class MeaninglessError(MeasureError):
     """A measurement would mean nothing here; it is left out, with the reason, and nothing is broken."""
 

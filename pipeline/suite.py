@@ -75,9 +75,8 @@ def load_suite(folder: Path) -> Suite:
         raise ConfigError(f"{path}:{line}: {error.problem or 'not YAML'}") from error
     except ValidationError as error:
         raise ConfigError(f"{path}: {complaint(error)}") from error
-    return Suite(
-        suite.name, suite.language, render(folder / suite.prompt), load_schema(folder / suite.schema_file), load_cases(folder / suite.cases)
-    )
+    schema = load_schema(folder / suite.schema_file)
+    return Suite(suite.name, suite.language, render(folder / suite.prompt), schema, load_cases(folder / suite.cases, schema))
 
 
 def load_schema(path: Path) -> dict[str, Any]:
@@ -96,8 +95,11 @@ def load_schema(path: Path) -> dict[str, Any]:
     return schema
 
 
-def load_cases(path: Path) -> list[Case]:
-    """Return the cases in `path`, one JSON object a line, ids unique."""
+def load_cases(path: Path, schema: dict[str, Any]) -> list[Case]:
+    """Return the cases in `path`, one JSON object a line, ids unique, golden answers such as `schema` allows."""
+    from jsonschema import Draft202012Validator
+
+    allowed = Draft202012Validator({"properties": schema.get("properties", {})})
     cases: list[Case] = []
     for number, line in enumerate(text_of(path).split("\n"), 1):
         if not line.strip():
@@ -108,6 +110,10 @@ def load_cases(path: Path) -> list[Case]:
             raise ConfigError(f"{path}:{number}: {complaint(error)}") from error
         if any(case.id == known.id for known in cases):
             raise ConfigError(f"{path}:{number}: id {case.id!r} is used twice")
+        golden = case.model_dump(include={"route", "calendar_intent", "slots"})
+        for problem in allowed.iter_errors(golden):
+            where = problem.json_path.removeprefix("$.")
+            raise ConfigError(f"{path}:{number}: {where}: {problem.message}", "the suite's schema allows no such golden answer")
         cases.append(case)
     if not cases:
         raise ConfigError(f"{path}: no cases", "write one JSON object a line")

@@ -9,6 +9,9 @@ from pipeline.errors import MeasureError
 TIMEOUT_S = 10.0
 HEALTH_TIMEOUT_S = 5.0  # a loaded machine takes its time, and a wrong "no" restarts the server
 GENERATED_TOKENS = "vllm:generation_tokens_total"
+PROMPT_TOKENS = "vllm:prompt_tokens_total"
+SUCCESSES = "vllm:request_success_total"
+CACHE_HITS = "vllm:prefix_cache_hits_total"
 PREEMPTIONS = "vllm:num_preemptions_total"
 REQUESTS_RUNNING = "vllm:num_requests_running"
 M = TypeVar("M", bound=BaseModel)

@@ -90,24 +90,28 @@ class Connection(asyncio.Protocol):
             self.reply({"choices": [{"message": {"content": TOKEN * tokens}, "finish_reason": "length"}], "usage": usage})
             return
         self.transport.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
-        self.transport.write(event({"role": "assistant", "content": ""}))
+        role = event({"role": "assistant", "content": ""})
+        if not self.schedule.role_with_first:
+            self.transport.write(role)
+            role = b""
         if self.schedule.first_ms or self.schedule.each_ms:
-            first_ns, last_ns = await self.keep_to_schedule(tokens, received_ns)
+            first_ns, last_ns = await self.keep_to_schedule(tokens, received_ns, role)
         else:
             first_ns, last_ns = await self.hurry(tokens)
         self.truth.append({"received_ns": received_ns, "first_ns": first_ns, "last_ns": last_ns, "tokens": tokens})
         self.transport.write(event({}, "length") + event(None, None, usage) + framed(b"data: [DONE]\n\n") + b"0\r\n\r\n")
         self.leave()
 
-    async def keep_to_schedule(self, tokens: int, received_ns: int) -> tuple[int, int]:
-        """Send chunks when they are due; return when the first and the last were sent."""
+    async def keep_to_schedule(self, tokens: int, received_ns: int, lead: bytes) -> tuple[int, int]:
+        """Send chunks when they are due, `lead` with the first; return when the first and the last were sent."""
         sent: list[int] = []
         for number, together in due(tokens, self.schedule.per_chunk, self.schedule.burst):
             at_ns = received_ns + int(1e6 * (self.schedule.first_ms + number * self.schedule.each_ms))
             await asyncio.sleep(max(0.0, (at_ns - time.perf_counter_ns()) / 1e9))
             for _ in range(together):
                 now_ns = time.perf_counter_ns()
-                self.transport.write(event({"content": f"{now_ns} "}))
+                self.transport.write(lead + event({"content": f"{now_ns} "}))
+                lead = b""
                 sent.append(now_ns)
         return sent[0], sent[-1]
 
@@ -162,6 +166,7 @@ def main() -> None:
     parser.add_argument("--each-ms", type=float, default=0)
     parser.add_argument("--per-chunk", type=int, default=1, help="tokens in a chunk")
     parser.add_argument("--burst", type=int, default=1, help="chunks sent together")
+    parser.add_argument("--role-with-first", action="store_true", help="the role chunk comes with the first token, as vLLM sends it")
     asyncio.run(serve(parser.parse_args()))
 
 

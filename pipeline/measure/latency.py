@@ -1,4 +1,7 @@
-"""Latency of streamed answers. Pure: stamps in, milliseconds out."""
+"""Latency and throughput of streamed answers. Pure: stamps in, milliseconds and tokens per second out."""
+
+from collections.abc import Sequence
+from itertools import pairwise
 
 NS_PER_MS = 1e6
 
@@ -18,3 +21,37 @@ def tpot_ms(first_ns: int, last_ns: int, tokens: int) -> float:
 def e2e_ms(sent_ns: int, last_ns: int) -> float:
     """Return end-to-end latency: last content − request send; the usage chunk does not extend it."""
     return (last_ns - sent_ns) / NS_PER_MS
+
+
+def gaps_ms(chunk_ns: Sequence[int]) -> list[float]:
+    """Return the inter-token latencies of one answer: the gaps between its chunks, of which one may hold several tokens."""
+    return [(after - before) / NS_PER_MS for before, after in pairwise(chunk_ns)]
+
+
+def steady_tok_s(answers: Sequence[tuple[int, Sequence[int], int]], concurrency: int) -> float | None:
+    """Return the throughput of a closed loop while all were in flight, from (sent ns, chunk ns, tokens) of each answer.
+
+    From the send that filled the loop to the last send, after which it drains; an answer's tokens are spread evenly over its
+    chunks. None where no time lies between.
+    """
+    sends = sorted(sent for sent, _, _ in answers)
+    if len(sends) <= concurrency or sends[-1] == sends[concurrency - 1]:
+        return None
+    begin, end = sends[concurrency - 1], sends[-1]
+    inside = sum(tokens * sum(begin < at <= end for at in chunks) / len(chunks) for _, chunks, tokens in answers if chunks)
+    return inside / (end - begin) * 1e9
+
+
+def most_in_flight(spans: Sequence[tuple[int, int]]) -> int:
+    """Return the largest number of (begin, end) spans that overlap at any time."""
+    changes = sorted([(begin, 1) for begin, _ in spans] + [(end, -1) for _, end in spans])
+    now = most = 0
+    for _, change in changes:
+        now += change
+        most = max(most, now)
+    return most
+
+
+def meets_limits(ttft: float, tpot: float | None, e2e: float, limits: tuple[float | None, float | None, float | None]) -> bool:
+    """Tell whether a request meets every limit (TTFT, TPOT, E2E, in ms; None is none); an answer of one token has no TPOT."""
+    return all(limit is None or value is None or value < limit for value, limit in zip((ttft, tpot, e2e), limits, strict=True))

@@ -1,12 +1,16 @@
 """Percentiles and shares with their confidence bounds. Pure; distribution-free; plain Python."""
 
 import math
-from collections.abc import Sequence
+import random
+from collections.abc import Callable, Sequence
 from statistics import NormalDist
+from typing import TypeVar
 
 from pipeline.measure.figures import Figure, not_measured
 
 CONFIDENCE = 0.95
+RESAMPLES = 1000
+T = TypeVar("T")
 
 
 def percentile_figure(values: Sequence[float], q: float, unit: str, if_none: str = "no request succeeded") -> Figure:
@@ -23,14 +27,20 @@ def percentile_figure(values: Sequence[float], q: float, unit: str, if_none: str
     cumulative = binomial_cumulative(n, q)
     upper = next((u for u in range(1, n + 1) if cumulative[u - 1] >= CONFIDENCE), None)
     lower = next((low for low in range(n, 0, -1) if 1 - cumulative[low - 1] >= CONFIDENCE), None)
-    rank = max(1, math.ceil(q * n))
     return Figure(
-        value=ordered[rank - 1],
+        value=quantile(ordered, q),
         unit=unit,
         n=n,
         low=ordered[lower - 1] if lower else None,
         high=ordered[upper - 1] if upper else None,
     )
+
+
+def quantile(values: Sequence[float], q: float) -> float:
+    """Return the q-quantile by nearest rank; ValueError without values."""
+    if not values:
+        raise ValueError("no values")
+    return sorted(values)[max(1, math.ceil(q * len(values))) - 1]
 
 
 def binomial_cumulative(n: int, p: float) -> list[float]:
@@ -59,3 +69,14 @@ def wilson(successes: int, n: int) -> tuple[float, float]:
     half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     # At none and at all the bound is 0 or 1 exactly, which floating point misses by a hair.
     return max(0.0, centre - half) if successes else 0.0, min(1.0, centre + half) if successes < n else 1.0
+
+
+def bootstrap_figure(items: Sequence[T], statistic: Callable[[Sequence[T]], float], unit: str, seed: int = 0) -> Figure:
+    """Return statistic(items) with the two-sided 95 % percentile bootstrap interval of 1000 seeded resamples (Efron 1979)."""
+    if not items:
+        return not_measured(unit, "no request was sent")
+    source = random.Random(seed)
+    values = sorted(statistic(source.choices(items, k=len(items))) for _ in range(RESAMPLES))
+    tail = (1 - CONFIDENCE) / 2
+    low, high = values[int(tail * RESAMPLES)], values[math.ceil((1 - tail) * RESAMPLES) - 1]
+    return Figure(value=statistic(items), unit=unit, n=len(items), low=low, high=high)

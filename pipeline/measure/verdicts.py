@@ -1,9 +1,10 @@
 """From a figure and a target to a verdict. Pure.
 
 PASS: figure and confidence bound meet the target. INCONCLUSIVE: the figure does, its bound or its n does not.
-FAIL: the figure does not. NOT_MEASURED: there is no figure, with the reason. SIMULATED: not from a real vLLM.
+FAIL: the figure does not, or not one request succeeded. NOT_MEASURED: there is no figure, with the reason. SIMULATED: not from a real vLLM.
 """
 
+import math
 import operator
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -35,8 +36,8 @@ def judge(figure: Figure | None, comparator: str, target: float, min_n: int, by_
     """Return the verdict on `figure` against `target`."""
     if figure is None:
         return Judgement("NOT_MEASURED", "no such figure on record")
-    if figure.value is None or figure.value != figure.value:
-        return Judgement("NOT_MEASURED", figure.reason or "no value")
+    if figure.value is None or not math.isfinite(figure.value):
+        return Judgement("NOT_MEASURED", figure.reason or ("no value" if figure.value is None else f"{figure.value} is no measured value"))
     if simulated:
         return Judgement("SIMULATED", "not measured on a server proven to be a real vLLM")
     meets = COMPARE[comparator]
@@ -46,7 +47,7 @@ def judge(figure: Figure | None, comparator: str, target: float, min_n: int, by_
         return Judgement("INCONCLUSIVE", f"n = {figure.n}, at least {min_n} needed")
     if by_bound:
         bound = figure.high if comparator in ("<", "<=") else figure.low
-        if bound is None:
+        if bound is None or not math.isfinite(bound):
             return Judgement("INCONCLUSIVE", f"n = {figure.n} is too small for a confidence bound")
         if not meets(bound, target):
             return Judgement("INCONCLUSIVE", f"the 95 % bound {digits(bound)} is not {SIGNS[comparator]} {target:g}")
@@ -59,8 +60,8 @@ def digits(value: float) -> str:
 
 
 def exit_code(judgements: Iterable[tuple[Judgement, bool]]) -> int:
-    """Return 2 when a required gate was not measured or none is required, else 1 when one does not pass, else 0."""
-    verdicts = {judgement.verdict for judgement, required in judgements if required}
+    """Return 2 when a gate that counts was not measured or none counts, else 1 when one does not pass, else 0."""
+    verdicts = {judgement.verdict for judgement, counts in judgements if counts}
     if not verdicts or verdicts & {"NOT_MEASURED", "SIMULATED"}:
         return 2
     return 1 if verdicts & {"FAIL", "INCONCLUSIVE"} else 0

@@ -1,23 +1,64 @@
-"""Gates against the records: find each gate's figure and judge it."""
+"""Gates against the records: find each gate's figure, judge it, and see whether a waiver covers it."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
-from pipeline.config import Gate
+from pipeline.config import Gate, Gates, Waived
+from pipeline.errors import MeaninglessError, NothingAnsweredError
 from pipeline.measure.figures import Figure, not_measured
-from pipeline.measure.verdicts import Judgement, judge
-from pipeline.record import Measurement, Outcome
+from pipeline.measure.verdicts import Judgement, exit_code, judge
+from pipeline.record import BLOCKED, Failure, Measurement, Outcome
+
+WAIVABLE = ("FAIL", "INCONCLUSIVE", "NOT_MEASURED")
+OF_OUR_SERVER = ("install", "download-model", "stop", "determinism-remedy")
 
 
 @dataclass(frozen=True)
 class JudgedGate:
-    """A gate with the figure that it took and the verdict."""
+    """A gate with the figure that it took, the verdict, and the words for its waiver, if it has one."""
 
     id: str
     gate: Gate
     figure: Figure | None
     judgement: Judgement
+    waiver: str = ""
+    waived: bool = False
+
+    @property
+    def counts(self) -> bool:
+        """Tell whether the exit code depends on this gate."""
+        return self.gate.required and not self.waived
+
+
+@dataclass(frozen=True)
+class Judged:
+    """The judged gates, the exit code, and the outcomes without what belongs to another server."""
+
+    gates: list[JudgedGate]
+    code: int
+    outcomes: dict[str, Outcome[Any]]
+
+
+def judge_records(gates: Gates, waived: Waived, records: Iterable[Outcome[Any]]) -> Judged:
+    """Return the gates judged on all that the report reads; a stage that failed makes the exit code 2, whatever is waived."""
+    found = {outcome.stage: outcome for outcome in records}
+    server = found["serve"]
+    if server.data is not None and server.data.attached:  # what was installed or stopped here is another server's
+        found |= {name: Outcome(name, None, None) for name in OF_OUR_SERVER}
+    outcomes = {name: of_this_server(outcome, server) for name, outcome in found.items()}
+    judged = [with_waiver(row, waived) for row in judge_all(gates.root, outcomes)]
+    failed = any(outcome.failure and outcome.failure.kind != MeaninglessError.kind for outcome in outcomes.values())
+    return Judged(judged, 2 if failed else exit_code((row.judgement, row.counts) for row in judged), outcomes)
+
+
+def of_this_server(outcome: Outcome[Any], server: Outcome[Any]) -> Outcome[Any]:
+    """Return the outcome, or that there is none when its figures come from another server than the one on record."""
+    if not isinstance(outcome.data, Measurement) or outcome.envelope is None:
+        return outcome
+    if server.data is not None and outcome.envelope.because.get("serve") == server.data.identity():
+        return outcome
+    return Outcome(outcome.stage, None, None, Failure(kind=BLOCKED, message="was measured on another server than the one on record"))
 
 
 def judge_all(gates: Mapping[str, Gate], outcomes: Mapping[str, Outcome[Any]]) -> list[JudgedGate]:
@@ -25,18 +66,35 @@ def judge_all(gates: Mapping[str, Gate], outcomes: Mapping[str, Outcome[Any]]) -
     result = []
     for name, gate in gates.items():
         stage, _, metric = gate.metric.partition(".")
-        figure, simulated = find(outcomes.get(stage), metric, gate.unit)
-        judgement = judge(figure, gate.comparator, gate.target, gate.min_n, gate.judge_by == "bound", simulated)
-        result.append(JudgedGate(name, gate, figure, judgement))
+        found, simulated = find(outcomes.get(stage), metric, gate.unit)
+        if isinstance(found, Judgement):
+            result.append(JudgedGate(name, gate, not_measured(gate.unit, found.reason), found))
+        else:
+            judgement = judge(found, gate.comparator, gate.target, gate.min_n, gate.judge_by == "bound", simulated)
+            result.append(JudgedGate(name, gate, found, judgement))
     return result
 
 
-def find(outcome: Outcome[Measurement] | None, metric: str, unit: str) -> tuple[Figure, bool]:
-    """Return (figure, simulated); a stage that failed or never ran gives a figure without value and the reason."""
+def find(outcome: Outcome[Any] | None, metric: str, unit: str) -> tuple[Figure | Judgement, bool]:
+    """Return (figure, simulated); a stage that left none gives a figure without value, or FAIL when nothing answered it."""
     if outcome is None:
         return not_measured(unit, "no such stage"), False
+    if outcome.failure is not None and outcome.failure.kind == NothingAnsweredError.kind:
+        return Judgement("FAIL", outcome.failure.message), False
     if outcome.data is None:
         reason = outcome.failure.message if outcome.failure else f"{outcome.stage} never ran"
         return not_measured(unit, reason), False
+    if not isinstance(outcome.data, Measurement):
+        return not_measured(unit, f"{outcome.stage} makes no figures"), False
     figure = outcome.data.figures.get(metric)
     return figure or not_measured(unit, f"{outcome.stage} has no figure {metric}"), outcome.data.simulated
+
+
+def with_waiver(row: JudgedGate, waived: Waived) -> JudgedGate:
+    """Return the gate with its waiver: in force, it covers a required gate that does not pass; a simulated one never."""
+    if expired := waived.expired.get(row.id):
+        return replace(row, waiver=f"waiver expired on {expired.expires}: {expired.reason}")
+    if waiver := waived.in_force.get(row.id):
+        covers = row.gate.required and row.judgement.verdict in WAIVABLE
+        return replace(row, waived=covers, waiver=f"{'waived' if covers else 'unused waiver'} until {waiver.expires}: {waiver.reason}")
+    return row

@@ -7,12 +7,13 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
-from pipeline.config import Alternative, ReportConfig, is_loopback
+from pipeline.config import Alternative, Gate, ReportConfig, is_loopback
 from pipeline.errors import MeaninglessError
+from pipeline.gpu.remedies import NoRemedy, Remedy, remedy_for
 from pipeline.measure.figures import Figure
 from pipeline.measure.verdicts import SIGNS
 from pipeline.record import BLOCKED, Failure, Outcome
-from pipeline.report.gates import JudgedGate
+from pipeline.report.gates import Judged, JudgedGate
 
 MARKS = {
     "PASS": "✅ PASS",
@@ -22,6 +23,8 @@ MARKS = {
     "SIMULATED": "🚫 SIMULATED",
 }
 
+
+NOTES = ("stop", "determinism-remedy")  # records that no stage makes
 
 RANDOM_WEIGHTS = "This model has the shape of the real one and random weights: speed and memory are real, its answers are noise."
 
@@ -65,6 +68,15 @@ class FailureNote:
 
 
 @dataclass(frozen=True)
+class Table:
+    """A table beneath the figures."""
+
+    title: str
+    header: list[str]
+    rows: list[list[str]]
+
+
+@dataclass(frozen=True)
 class Scenario:
     """One of the guide's tests: its facts, figures, and why there are none if so."""
 
@@ -73,6 +85,7 @@ class Scenario:
     facts: list[str]
     figures: list[FigureRow]
     examples: list[tuple[str, str, str, str]] = field(default_factory=list)
+    tables: list[Table] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -106,46 +119,40 @@ def build_view(
     given: Sequence[str],
     instead: Sequence[str],
     alternatives: Sequence[Alternative],
-    judged: Sequence[JudgedGate],
-    code: int,
-    outcomes: Mapping[str, Outcome[Any]],
+    judged: Judged,
 ) -> View:
     """Return what the report shows of these outcomes."""
+    outcomes = judged.outcomes
     server = outcomes["serve"].data
     model = outcomes["download-model"].data
     measured = [outcomes[name].envelope for name in ("test-router", "test-determinism", "bench", "measure-vram")]
     times = [envelope.started for envelope in measured if envelope and envelope.data]
     scenarios = [
         router_scenario(outcomes["test-router"]),
-        determinism_scenario(outcomes["test-determinism"], outcomes["serve"]),
+        determinism_scenario(outcomes["test-determinism"], outcomes["serve"], outcomes["check-gpu"], outcomes["determinism-remedy"]),
         bench_scenario(outcomes["bench"]),
         memory_scenario(outcomes["measure-vram"], outcomes["stop"], outcomes["serve"]),
     ]
-    failures = [
-        FailureNote(name, outcome.failure)
-        for name, outcome in outcomes.items()
-        if outcome.failure and outcome.failure.kind not in (BLOCKED, MeaninglessError.kind)
-    ]
     return View(
         title=settings.title,
-        headline=headline(judged, code, failures),
-        alert={0: "TIP", 1: "CAUTION"}.get(code, "WARNING"),
+        headline=headline(judged),
+        alert={0: "TIP", 1: "CAUTION"}.get(judged.code, "WARNING"),
         profile=profile,
         again=shlex.join(["./inv", "all", "--profile", profile, *(word for setting in given for word in ("--set", setting))]),
         model=server.model if server else model.name if model else "no model",
         device=server.device if server else "no server",
         measured_on=f"measured {min(times):%Y-%m-%d %H:%M} UTC" if times else "nothing was measured",
-        cautions=[*instead, *(cautions(server) if server else [])],
-        targets=[gate_row(row) for row in judged if row.gate.table == "targets"],
-        criteria=[gate_row(row) for row in judged if row.gate.table == "criteria"],
+        cautions=[*instead, *(cautions(server) if server else []), *uncounted(outcomes["bench"].data)],
+        targets=[gate_row(row) for row in judged.gates if row.gate.table == "targets"],
+        criteria=[gate_row(row) for row in judged.gates if row.gate.table == "criteria"],
         scenarios=scenarios,
         alternatives=[alternative_row(entry, profile, outcomes) for entry in alternatives],
-        stages=[stage_row(outcome) for name, outcome in outcomes.items() if name != "stop"],
-        failures=failures,
+        stages=[stage_row(outcome) for name, outcome in outcomes.items() if name not in NOTES],
+        failures=failure_notes(outcomes),
         environment=environment(outcomes),
         command=shell_command(server.environment, server.command) if server else "",
         proofs=[(proof.claim, "yes" if proof.holds else "no", proof.seen) for proof in server.proofs] if server else [],
-        not_measured=missing(judged, scenarios),
+        not_measured=missing(judged.gates, scenarios),
     )
 
 
@@ -168,39 +175,65 @@ def cautions(server: Any) -> list[str]:
     return found
 
 
-def headline(judged: Sequence[JudgedGate], code: int, failures: Sequence[FailureNote]) -> str:
+def uncounted(bench: Any) -> list[str]:
+    """Return that client and server did not count the same, where both counted."""
+    differ = [count for count in bench.ledger if count.server is not None and not count.agrees] if bench else []
+    listed = ", ".join(f"{count.name} {count.client} and {count.server}" for count in differ)
+    return [f"Client and server did not count the same ({listed}): others were served meanwhile, or requests failed."] if differ else []
+
+
+def failure_notes(outcomes: Mapping[str, Outcome[Any]]) -> list[FailureNote]:
+    """Return the stages that failed by themselves."""
+    failures = [(name, outcome.failure) for name, outcome in outcomes.items()]
+    return [FailureNote(name, failure) for name, failure in failures if failure and failure.kind not in (BLOCKED, MeaninglessError.kind)]
+
+
+def headline(judged: Judged) -> str:
     """Return the verdict in one line."""
-    required = [row for row in judged if row.gate.required]
-    if code == 2 and not required and not failures:
+    required, failures = [row for row in judged.gates if row.gate.required], failure_notes(judged.outcomes)
+    if judged.code == 2 and not required and not failures:
         return "NOT MEASURED: no gate is required."
-    if code == 0:
-        return f"PASS: all {len(required)} required gates pass."
-    bad = [f"{row.gate.label} ({row.judgement.verdict})" for row in required if row.judgement.verdict != "PASS"]
-    passed = len(required) - len(bad)
-    word = {1: "NOT PASSED", 2: "NOT MEASURED"}[code]
+    word = {0: "PASS", 1: "NOT PASSED", 2: "NOT MEASURED"}[judged.code]
+    waived = [row for row in required if row.waived]
+    passed = sum(row.judgement.verdict == "PASS" for row in required)
+    counts = f"all {passed}" if passed == len(required) and judged.code == 0 else f"{passed} of {len(required)}"
+    note = f", {len(waived)} {'is' if len(waived) == 1 else 'are'} waived" if waived else ""
+    said = f"{word}: {counts} required gates pass{note}."
     if failures:
-        return f"{word}: {passed} of {len(required)} required gates pass. {failures[0].stage} failed: {failures[0].failure.message}."
-    return f"{word}: {passed} of {len(required)} required gates pass. Open: {', '.join(bad)}."
+        return f"{said} {failures[0].stage} failed: {failures[0].failure.message}."
+    # Where a waiver covers all that is open and the run is no pass all the same, these are what it lacks.
+    bad = [row for row in required if row.counts and row.judgement.verdict != "PASS"] or waived
+    listed = ", ".join(f"{row.gate.label} ({row.judgement.verdict})" for row in bad)
+    return f"{said} Open: {listed}." if judged.code else said
 
 
 def gate_row(row: JudgedGate) -> GateRow:
     """Return the row of a judged gate."""
     gate = row.gate
-    statistic = f" ({gate.statistic})" if gate.statistic else ""
-    verdict = MARKS[row.judgement.verdict] + (f": {row.judgement.reason}" if row.judgement.reason else "")
+    verdict = with_notes(MARKS[row.judgement.verdict], row.waiver, row.judgement.reason)
     if not gate.required:
         verdict += " (not required by this profile)"
     stage, _, metric = gate.metric.partition(".")
     return GateRow(
         gate.label,
-        f"{SIGNS[gate.comparator]} {gate.target:g} {gate.unit}{statistic}",
+        target_words(gate),
         measured_words(row.figure),
         verdict,
         source(stage, metric),
     )
 
 
-def measured_words(figure: Figure | None) -> str:
+def with_notes(verdict: str, waiver: str, reason: str) -> str:
+    """Return the verdict with its waiver and its reason, where it has them."""
+    return verdict + (f" ({waiver})" if waiver else "") + (f": {reason}" if reason else "")
+
+
+def target_words(gate: Gate) -> str:
+    """Return what the figure must meet."""
+    return f"{SIGNS[gate.comparator]} {gate.target:g} {gate.unit}{f' ({gate.statistic})' if gate.statistic else ''}"
+
+
+def measured_words(figure: Figure | None, bold: str = "**") -> str:
     """Return value, bounds and n as words."""
     if figure is None or figure.value is None:
         return "NOT_MEASURED"
@@ -209,7 +242,7 @@ def measured_words(figure: Figure | None) -> str:
         bounds.append(f"≥ {number(figure.low)}")
     if figure.high is not None:
         bounds.append(f"≤ {number(figure.high)}")
-    return f"**{number(figure.value)} {figure.unit}** (n = {figure.n}{'; 95 %: ' + ', '.join(bounds) if bounds else ''})"
+    return f"{bold}{number(figure.value)} {figure.unit}{bold} (n = {figure.n}{'; 95 %: ' + ', '.join(bounds) if bounds else ''})"
 
 
 def number(value: float) -> str:
@@ -246,33 +279,64 @@ def router_scenario(outcome: Outcome[Any]) -> Scenario:
         "answered": "requests answered",
         "json_strict": "strictly JSON",
         "json_lenient": "JSON after extraction",
+        "repair_rate": "JSON only after extraction",
         "schema_valid": "valid against the schema",
         "truncated": "cut off at max_tokens",
         "route_accuracy": "route right",
+        "route_macro_f1": "macro-F1 of the routes",
         "joint_accuracy": "route, intent and slots right",
         "ttft_ms_p50": "TTFT, median",
         "latency_ms_p50": "E2E latency, median",
         "latency_ms_p95": "E2E latency, p95",
     }
-    labels = {
-        f"{arm}_{name}": f"{words}: {label}"
-        for arm, words in (("prompt_only", "prompt-only"), ("constrained", "constrained"))
-        for name, label in names.items()
+    unary = ("answered", "json_strict", "schema_valid", "route_accuracy", "latency_ms_p50")
+    words = {"prompt_only": "prompt-only", "constrained": "constrained"}
+    labels = {f"{arm}_{name}": f"{word}: {label}" for arm, word in words.items() for name, label in names.items()}
+    labels["majority_baseline"] = f"baseline: always `{data.majority_route}`"
+    labels |= {
+        "constraint_ttft_ms_p50": "cost of the schema, per case: TTFT, median",
+        "constraint_ms_per_token_p50": "cost of the schema, per case: E2E latency / output tokens, median",
+        "constraint_latency_ms_p50": "cost of the schema, per case: E2E latency, median",
+        "constraint_route_accuracy_points": "gain by the schema: route right, percentage points",
     }
-    facts = [f"Suite `{data.suite}` ({data.language}), {data.cases} cases, streamed, one at a time, temperature 0."]
+    for arm, word in words.items():
+        labels |= {f"{arm}_unary_{name}": f"{word}, in one piece: {names[name]}" for name in unary}
+        labels[f"{arm}_unary_same_text"] = f"{word}, in one piece: same text as streamed"
+    facts = [
+        f"Suite `{data.suite}` ({data.language}), {data.cases} cases streamed and {data.unary_cases} in one piece, each arm, "
+        "one at a time, temperature 0."
+    ]
     for arm, classes in data.failures.items():
         listed = ", ".join(f"{name} {count}" for name, count in classes.items()) or "none"
         facts.append(f"Failure classes, {arm.replace('_', '-')}: {listed}.")
+    pairs = data.routes_paired
+    facts.append(
+        f"Routes, case by case: both arms right {pairs.both}, only prompt-only {pairs.only_prompt_only}, only constrained "
+        f"{pairs.only_constrained}, neither {pairs.neither}; McNemar's exact p of the difference {pairs.p:.2g}."
+    )
+    tables = [confusion_table(words[arm], counts) for arm, counts in data.confusion.items()]
     examples = [(example.case, example.arm.replace("_", "-"), example.failure, example.text) for example in data.examples]
-    return Scenario(title, "", facts, rows(outcome.stage, data.figures, labels), examples)
+    return Scenario(title, "", facts, rows(outcome.stage, data.figures, labels), examples, tables)
 
 
-def determinism_scenario(outcome: Outcome[Any], server: Outcome[Any]) -> Scenario:
-    """Return the guide's test 2, and the arms beside it."""
+def confusion_table(arm: str, counts: Mapping[str, Mapping[str, int]]) -> Table:
+    """Return how often each golden route was answered with which."""
+    told = sorted({guess for row in counts.values() for guess in row})
+    return Table(
+        f"Routes, {arm}: golden down, answered across",
+        ["Golden", *told],
+        [[golden, *(str(row.get(guess, 0)) for guess in told)] for golden, row in counts.items()],
+    )
+
+
+def determinism_scenario(outcome: Outcome[Any], server: Outcome[Any], machine: Outcome[Any], remedied: Outcome[Any]) -> Scenario:
+    """Return the guide's test 2, the arms beside it, and what a remedy did on a server like this one."""
     title = "Test 2: Determinism"
-    data = outcome.data
+    data, proof = outcome.data, remedied.data
+    alike = proof and server.data and (proof.model, proof.vllm) == (server.data.model, server.data.vllm)
+    tables = [remedy_table(proof)] if alike else []
     if data is None:
-        return Scenario(title, reason_of(outcome), [], [])
+        return Scenario(title, reason_of(outcome), [], [], tables=tables)
     facts = [f"D1, the guide's test: temperature 0, seed {data.seed}, one after the other, compared as token ids."]
     same = [prompt for prompt in data.prompts if prompt.agreeing == prompt.runs]
     if same:
@@ -291,6 +355,9 @@ def determinism_scenario(outcome: Outcome[Any], server: Outcome[Any]) -> Scenari
         facts.append(f"{arm.arm}, {arm.what}: {arm.agreeing} of {arm.runs} equal {against}{divergence(arm.prompts)}{evidence}.")
     if server.data is not None:
         facts.append(batch_invariance(server.data))
+        parted = len(same) < len(data.prompts) or any(arm.agreeing < arm.runs for arm in data.arms if arm.arm != "D5")
+        if parted and machine.data is not None:
+            facts.append(remedy_words(remedy_for(server.data.distribution, machine.data.gpus, server.data.attached), server.data))
     labels = {
         "identical": "D1: identical answers",
         "tarr": "D1: prompts whose answers all agree (TARr@N)",
@@ -301,7 +368,53 @@ def determinism_scenario(outcome: Outcome[Any], server: Outcome[Any]) -> Scenari
         "d5_same_seed_identical": "D5: control, the same seed (must be 100 %)",
         "d5_other_seed_identical": "D5: control, another seed (must be under 100 %)",
     }
-    return Scenario(title, "", facts, rows(outcome.stage, data.figures, labels))
+    return Scenario(title, "", facts, rows(outcome.stage, data.figures, labels), tables=tables)
+
+
+def remedy_words(found: Remedy | NoRemedy, server: Any) -> str:
+    """Return what helps against answers that differ, or why nothing is known to."""
+    if isinstance(found, NoRemedy):
+        return f"No remedy is known here: {found.reason}."
+    proof = "`./inv determinism-remedy` measures without and with it"
+    if found.in_force(server.environment):
+        return f"The remedy for this device, `{found}`, is in force already and so does not help; {proof}."
+    return f"Remedy for this device: `{found}` in `serve.env` ({found.why}); {proof}."
+
+
+def remedy_table(proof: Any) -> Table:
+    """Return what was measured without and with the remedy, side by side."""
+    sides = (proof.without, proof.remedied)
+    arms = dict.fromkeys((arm.arm, arm.what) for side in sides for arm in side.arms if arm.arm != "D5")
+    optional = {
+        "a failed start was repeated with": ["; ".join(attempt.changed for attempt in side.attempts) for side in sides],
+        "failed": [side.failure.message if side.failure else "" for side in sides],
+        "SIMULATED, not a real vLLM": ["yes" if side.simulated else "" for side in sides],
+    }
+    return Table(
+        f"Answers equal to the sequential ones, and speed, without and with `{proof.variable}={proof.value}` "
+        f"({proof.distribution} {proof.vllm} on {proof.device}; `artifacts/determinism-remedy.json`)",
+        ["", f"without `{proof.variable}`", f"with `{proof.variable}={proof.value}`"],
+        [
+            *([f"{arm}, {what}", *(arm_words(side.arms, arm, what) for side in sides)] for arm, what in arms),
+            ["decode at concurrency 1, median", *(speed_words(side.decode_tok_s) for side in sides)],
+            [f"system throughput at concurrency {proof.concurrency}", *(speed_words(side.system_tok_s) for side in sides)],
+            ["launches", *(", ".join(side.launch_ids) or "none" for side in sides)],
+            *([name, *(cell or "no" for cell in cells)] for name, cells in optional.items() if any(cells)),
+        ],
+    )
+
+
+def arm_words(arms: Sequence[Any], name: str, what: str) -> str:
+    """Return how many answers of that arm agreed, or why none was asked for."""
+    arm = next((arm for arm in arms if (arm.arm, arm.what) == (name, what)), None)
+    if arm is None:
+        return "not measured"
+    return f"not measured: {arm.reason}" if arm.reason else f"{arm.agreeing} of {arm.runs}{divergence(arm.prompts)}"
+
+
+def speed_words(figure: Figure) -> str:
+    """Return the figure, or why there is none."""
+    return f"not measured: {figure.reason}" if figure.value is None else measured_words(figure, bold="")
 
 
 def divergence(prompts: Sequence[Any]) -> str:
@@ -328,33 +441,126 @@ def bench_scenario(outcome: Outcome[Any]) -> Scenario:
     if data is None:
         return Scenario(title, reason_of(outcome), [], [])
     labels = {
-        "ttft_ms_p50": "TTFT, median",
-        "ttft_ms_p95": "TTFT, p95",
+        "ttft_ms_p50": "TTFT, cold prefix cache, median",
+        "ttft_ms_p95": "TTFT, cold prefix cache, p95",
+        "ttft_warm_ms_p50": "TTFT, warm prefix cache, median",
+        "ttft_warm_ms_p95": "TTFT, warm prefix cache, p95",
+        "first_byte_ms_p50": "time to first byte, median",
         "tpot_ms_p50": "TPOT, median",
+        "itl_ms_p50": "ITL, median",
+        "itl_ms_p95": "ITL, p95",
         "decode_tok_s_p50": "decode throughput at concurrency 1, median",
         "e2e_ms_p50": f"E2E latency of {data.output_tokens} tokens, median",
     }
-    labels |= {
-        f"system_tok_s_c{entry.concurrency}": f"system throughput, closed loop, concurrency {entry.concurrency}" for entry in data.levels
-    }
+    for entry in data.levels:
+        labels[f"system_tok_s_c{entry.concurrency}"] = f"system throughput, closed loop, concurrency {entry.concurrency}"
+        labels[f"goodput_c{entry.concurrency}"] = f"goodput, closed loop, concurrency {entry.concurrency}"
+    for entry in data.open_levels:
+        name = f"open loop, {entry.arrival} arrivals at {number(entry.rate_per_s)} requests/s"
+        labels[f"{entry.arrival}_ttft_ms_p95"] = f"TTFT from the scheduled send, p95, {name}"
+        labels[f"{entry.arrival}_e2e_ms_p50"] = f"E2E latency from the scheduled send, median, {name}"
+        labels[f"{entry.arrival}_e2e_ms_p95"] = f"E2E latency from the scheduled send, p95, {name}"
+        labels[f"{entry.arrival}_goodput"] = f"goodput, {name}"
+    labels["capacity_req_s"] = "capacity: highest rate that meets the limits"
     first = "failed" if data.first_request_ttft_ms is None else f"{number(data.first_request_ttft_ms)} ms"
-    ledger = data.ledger
-    agrees = "equal" if ledger.agrees else "NOT EQUAL: other clients were served meanwhile, or requests failed"
+    bounds = {"TTFT": data.limits.ttft_ms, "TPOT": data.limits.tpot_ms, "E2E": data.limits.e2e_ms}
+    limits = ", ".join(f"{name} < {number(limit)} ms" for name, limit in bounds.items() if limit is not None) or "none"
     facts = [
-        f"Prompt {data.prompt_tokens} tokens, cold prefix cache (a salt per request), {data.output_tokens} output tokens (ignore_eos).",
-        f"First request of the run: {first} to the first token.",
-        f"Output tokens by the client {ledger.client_tokens}, by the server's counter {ledger.server_tokens}: {agrees}.",
+        f"Prompt {data.prompt_tokens} tokens, {data.output_tokens} output tokens (ignore_eos), {number(data.tokens_per_chunk)} tokens a "
+        "chunk. Cold: a cache salt per request; warm: the same requests again.",
+        f"Tokens from the prefix cache by the server's own counter: cold {told(data.cold_hit_tokens)}, warm {told(data.warm_hit_tokens)}.",
+        f"First request of the run: {first} to the first token. Not counted: it, {data.warmups} warm-ups, and those of each concurrency.",
+        f"Goodput: requests that meet {limits} (the gates' limits), of all that were sent.",
+        *ledger_facts(data),
+        f"The client against a stub: it takes {data.ceiling_chunks_s:.0f} chunks/s at most; delays and CPU time per chunk are below.",
     ]
-    for check in data.means:
-        told = "not available" if check.server_ms is None else f"{check.server_ms:.4g} ms"
-        within = "" if check.server_ms is None else f" ({'within' if check.agrees else 'OUTSIDE'} {check.tolerance_ms:.3g} ms)"
-        facts.append(f"Mean {check.name} by the client {check.client_ms:.4g} ms, by the server's metrics {told}{within}.")
-    busiest = max(data.levels, key=lambda entry: entry.throughput_tok_s)
-    facts.append(f"The client took {100 * busiest.client_cpu_share:.2g} % of one core at {number(busiest.throughput_tok_s)} tok/s.")
-    failed = sum(entry.failed for entry in data.levels)
+    facts += [f"INVALID at concurrency {entry.concurrency}: {entry.invalid}." for entry in data.levels if entry.invalid]
+    behind = [entry for entry in data.open_levels if entry.overloaded]
+    facts += [f"OVER-SATURATED at {number(entry.rate_per_s)} requests/s ({entry.arrival}): latency kept rising." for entry in behind]
+    failed = sum(entry.failed for entry in (*data.levels, *data.open_levels))
     if failed:
-        facts.append(f"{failed} requests failed.")
-    return Scenario(title, "", facts, rows(outcome.stage, data.figures, labels))
+        facts.append(f"{failed} requests under load failed.")
+    tables = [
+        Table(
+            "Closed loops, and the client there",
+            [
+                "Concurrency",
+                "Requests (warm-ups)",
+                "Failed",
+                "tok/s",
+                "while full",
+                "Client: chunk delay p50, p95",
+                "per chunk",
+                "CPU share",
+            ],
+            [
+                [
+                    str(entry.concurrency),
+                    f"{entry.requests} ({entry.warmups})",
+                    str(entry.failed),
+                    number(entry.throughput_tok_s),
+                    "never full" if entry.steady_tok_s is None else number(entry.steady_tok_s),
+                    f"{number(own.delay_ms_p50)}, {number(own.delay_ms_p95)} ms",
+                    f"{number(own.cpu_us_per_chunk)} µs",
+                    f"{100 * entry.client_cpu_share:.2g} % of a core" + (f", {own.processes} processes" if own.processes > 1 else ""),
+                ]
+                for entry, own in zip(data.levels, data.calibrations, strict=True)
+            ],
+        ),
+        Table(
+            "Open loops",
+            ["Arrivals", "Offered requests/s", "Requests", "Failed", "Most in flight", "Schedule's own delay p50, max", "Kept up"],
+            [
+                [
+                    entry.arrival,
+                    number(entry.rate_per_s),
+                    str(entry.requests),
+                    str(entry.failed),
+                    str(entry.in_flight_max),
+                    f"{number(entry.delay_ms_p50)}, {number(entry.delay_ms_max)} ms",
+                    yes(not entry.overloaded),
+                ]
+                for entry in data.open_levels
+            ],
+        ),
+        Table(
+            "Search for capacity",
+            ["Requests/s", "Goodput", "Kept up", "Meets"],
+            [
+                [
+                    number(trial.rate_per_s),
+                    f"{number(trial.goodput_percent)} %",
+                    "NO" if trial.overloaded else "yes",
+                    "yes" if trial.meets else "NO",
+                ]
+                for trial in data.trials
+            ],
+        ),
+    ]
+    return Scenario(title, "", facts, rows(outcome.stage, data.figures, labels), tables=[table for table in tables if table.rows])
+
+
+def yes(holds: bool) -> str:
+    """Return whether it holds, so that what does not stands out."""
+    return "yes" if holds else "NO"
+
+
+def told(count: int | None) -> str:
+    """Return a server's counter in words."""
+    return "not available" if count is None else str(count)
+
+
+def ledger_facts(data: Any) -> list[str]:
+    """Return the client's counts and means beside the server's own."""
+    facts = []
+    for count in data.ledger:
+        agrees = "" if count.server is None else ", equal" if count.agrees else ", NOT EQUAL: other clients were served, or requests failed"
+        facts.append(f"Ledger, {count.name}: {count.client} by the client, {told(count.server)} by the server's counter{agrees}.")
+    for check in data.means:
+        seen = "not available" if check.server_ms is None else f"{check.server_ms:.4g} ms"
+        within = "" if check.server_ms is None else f" ({'within' if check.agrees else 'OUTSIDE'} {check.tolerance_ms:.3g} ms)"
+        facts.append(f"Mean {check.name}: {check.client_ms:.4g} ms by the client, {seen} by the server's metrics{within}.")
+    return facts
 
 
 def memory_scenario(outcome: Outcome[Any], closing: Outcome[Any], server: Outcome[Any]) -> Scenario:

@@ -10,7 +10,7 @@ from typing import Any
 from pipeline.client.control import PREEMPTIONS, Control
 from pipeline.client.load import Target, closed_loop, streamed
 from pipeline.config import VramConfig
-from pipeline.errors import MeaninglessError, MeasureError
+from pipeline.errors import MeaninglessError, MeasureError, NothingAnsweredError
 from pipeline.measure.figures import Figure, not_measured
 from pipeline.record import Measurement
 from pipeline.server.breakdown import Breakdown, breakdown
@@ -54,10 +54,17 @@ def load_and_read(settings: VramConfig, machine: Machine, server: Server, target
         streamed(server.model, [{"role": "user", "content": f"Tell story number {number}."}], OUTPUT_TOKENS, ignore_eos=True)
         for number in itertools.count()
     )
-    answers, _ = closed_loop(target, payloads, settings.concurrency, 60, lambda: time.monotonic() - began < settings.load_s)
+    told = workspace.progress("memory, seconds of load", round(settings.load_s))
+
+    def keep_going() -> bool:
+        passed_s = time.monotonic() - began
+        told(min(int(passed_s), round(settings.load_s)))
+        return passed_s < settings.load_s
+
+    answers, _ = closed_loop(target, payloads, settings.concurrency, 60, keep_going)
     ended = time.monotonic()
     if not any(answer.ok for answer in answers):
-        raise MeasureError(f"memory: no request of the load succeeded: {answers[0].error}", "see the server's log")
+        raise NothingAnsweredError(f"memory: no request of the load succeeded: {answers[0].error}", "see the server's log")
     preempted = Control(target.base_url, target.api_key).metrics().get(PREEMPTIONS)
     samples = read_samples(workspace.root / server.handle.samples)
     loaded = [sample for sample in samples if began <= sample["t"] <= ended]

@@ -4,10 +4,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from pipeline.config import Alternatives, Gates, Given, Instead, Profile, ReportConfig
-from pipeline.errors import MeaninglessError
-from pipeline.measure.verdicts import Verdict, exit_code
-from pipeline.record import BLOCKED, Artifact, Failure, Outcome, write_atomic
+from pipeline.config import Alternatives, Gates, Given, Instead, Profile, ReportConfig, Waived
+from pipeline.measure.verdicts import Verdict
+from pipeline.record import Artifact, Outcome, write_atomic
 from pipeline.server.stop import Closing
 from pipeline.stages.bench import BenchResult
 from pipeline.stages.check_gpu import Machine
@@ -15,13 +14,13 @@ from pipeline.stages.download_model import Model
 from pipeline.stages.install import Installation
 from pipeline.stages.measure_vram import MemoryUse
 from pipeline.stages.serve import Server
-from pipeline.stages.test_determinism import Determinism
+from pipeline.stages.test_determinism import Determinism, Remedied
 from pipeline.stages.test_router import RouterResult
 from pipeline.workspace import Workspace
 
 
 class GateVerdict(BaseModel):
-    """One gate's verdict."""
+    """One gate's verdict, and the words for its waiver if it has one."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
@@ -29,6 +28,7 @@ class GateVerdict(BaseModel):
     verdict: Verdict
     reason: str
     required: bool
+    waiver: str
 
 
 class Report(Artifact):
@@ -43,6 +43,7 @@ class Report(Artifact):
 def report(
     settings: ReportConfig,
     gates: Gates,
+    waived: Waived,
     alternatives: Alternatives,
     profile: Profile,
     given: Given,
@@ -56,38 +57,24 @@ def report(
     bench: Outcome[BenchResult],
     memory: Outcome[MemoryUse],
     closing: Outcome[Closing],
+    remedied: Outcome[Remedied],
     workspace: Workspace,
 ) -> Report:
     """Render REPORT.md from whatever is on record."""
-    from pipeline.report.gates import judge_all
+    from pipeline.report.gates import judge_records
     from pipeline.report.markdown import render
     from pipeline.report.view import build_view
 
-    if server.data is not None and server.data.attached:  # what was installed or stopped here is another server's
-        installation, model, closing = (Outcome(outcome.stage, None, None) for outcome in (installation, model, closing))
-    recorded: list[Outcome[Any]] = [router, determinism, bench, memory]
-    measured = {outcome.stage: of_this_server(outcome, server) for outcome in recorded}
-    judged = judge_all(gates.root, measured)
-    others: list[Outcome[Any]] = [machine, installation, model, server, closing]
-    outcomes = {outcome.stage: outcome for outcome in others} | measured
-    failed = any(outcome.failure and outcome.failure.kind != MeaninglessError.kind for outcome in outcomes.values())
-    code = 2 if failed else exit_code((row.judgement, row.gate.required) for row in judged)
-    view = build_view(settings, profile.root, given.root, instead.root, alternatives.root, judged, code, outcomes)
+    records: list[Outcome[Any]] = [machine, installation, model, server, router, determinism, bench, memory, closing, remedied]
+    judged = judge_records(gates, waived, records)
+    view = build_view(settings, profile.root, given.root, instead.root, alternatives.root, judged)
     path = workspace.root / settings.output
     write_atomic(path, render(workspace.root / "templates", view))
     verdicts = [
-        GateVerdict(gate=row.id, verdict=row.judgement.verdict, reason=row.judgement.reason, required=row.gate.required) for row in judged
+        GateVerdict(gate=row.id, verdict=row.judgement.verdict, reason=row.judgement.reason, required=row.gate.required, waiver=row.waiver)
+        for row in judged.gates
     ]
-    return Report(path=settings.output, headline=view.headline, exit_code=code, gates=verdicts)
-
-
-def of_this_server(outcome: Outcome[Any], server: Outcome[Server]) -> Outcome[Any]:
-    """Return the outcome, or that there is none when its figures come from another server than the one on record."""
-    if outcome.data is None or outcome.envelope is None:
-        return outcome
-    if server.data is not None and outcome.envelope.because.get("serve") == server.data.identity():
-        return outcome
-    return Outcome(outcome.stage, None, None, Failure(kind=BLOCKED, message="was measured on another server than the one on record"))
+    return Report(path=settings.output, headline=view.headline, exit_code=judged.code, gates=verdicts)
 
 
 def report_present(made: Report, workspace: Workspace) -> bool:

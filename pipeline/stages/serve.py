@@ -169,14 +169,19 @@ def restarted(server: Server, workspace: Workspace) -> Server:
         raise ServerError("the server to restart is not the one on record", "start it with `invoke serve`")
     workspace.say(f"restarting the server (pid {launch.pid})")
     stop_server(launch, workspace)
+    again = server.model_copy(update=relaunched(launch, server.vllm, workspace))
+    store.write("serve", envelope.because, envelope.started, envelope.duration_s, again)
+    return again
+
+
+def relaunched(launch: Launch, version: str, workspace: Workspace) -> dict[str, Any]:
+    """Start what was stopped again, with the same command and environment; return what changes in the server's record."""
     folder = Path(launch.command[launch.command.index("--model") + 1])
-    proofs, handle = launched(launch.settings, launch.command, launch.model, server.vllm, folder, workspace)
+    proofs, handle = launched(launch.settings, launch.command, launch.model, version, folder, workspace)
     started = state.read(workspace)
     if started is not None:
         state.write(workspace, started.model_copy(update={"stays": launch.stays}))
-    again = server.model_copy(update={"real": is_real(proofs), "proofs": proofs, "handle": handle})
-    store.write("serve", envelope.because, envelope.started, envelope.duration_s, again)
-    return again
+    return {"real": is_real(proofs), "proofs": proofs, "handle": handle}
 
 
 def launched(

@@ -4,7 +4,7 @@ import itertools
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -20,12 +20,14 @@ from pipeline.measure.agreement import Agreement, against, agreement
 from pipeline.measure.answers import canonical
 from pipeline.measure.figures import Figure, not_measured
 from pipeline.measure.statistics import share_figure
-from pipeline.record import Measurement
+from pipeline.record import Artifact, Failure, Measurement
+from pipeline.server.ladder import Attempt
 from pipeline.server.watch import watched
 from pipeline.stages.serve import Server, insist_on_answers, restarted
 from pipeline.suite import load_prompts
 from pipeline.workspace import Workspace
 
+REMEDY_NOTE = "determinism-remedy"
 LOAD_STARTS_S = 5.0
 LOOK_S = 0.05  # between two looks at how many requests the engine runs
 LOAD_QUESTION = "Write a letter about subject number {number} to a friend abroad."
@@ -73,6 +75,38 @@ class Determinism(Measurement):
     arms: list[Arm]
 
 
+class Side(BaseModel):
+    """A server without or with the remedy: its environment, what its launches gave, and what went wrong if something did."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+
+    environment: dict[str, str]
+    launch_ids: list[str] = []
+    simulated: bool = False
+    attempts: list[Attempt] = []
+    arms: list[Arm] = []
+    decode_tok_s: Figure
+    system_tok_s: Figure
+    failure: Failure | None = None
+
+
+class Remedied(Artifact):
+    """The same measured on a server without and on one with the remedy; the settings had it already if `in_settings`."""
+
+    variable: str
+    value: str
+    why: str
+    in_settings: bool
+    model: str
+    vllm: str
+    distribution: str
+    device: str
+    seed: int
+    concurrency: int
+    without: Side
+    remedied: Side
+
+
 @dataclass(frozen=True)
 class Told:
     """One answer: its token ids, text, the prompt's ids, cached prompt tokens, and per token the gap between the best two."""
@@ -89,6 +123,13 @@ class Told:
 
 def test_determinism(settings: DeterminismConfig, server: Server, workspace: Workspace) -> Determinism:
     """Send each prompt again and again at temperature 0 and compare the answers as token ids."""
+    return all_arms(settings, server, workspace, restarted)
+
+
+def all_arms(
+    settings: DeterminismConfig, server: Server, workspace: Workspace, restart: Callable[[Server, Workspace], Server]
+) -> Determinism:
+    """Return every arm's outcome; `restart` is how arm D4 does it."""
     insist_on_answers(server)
     asked = load_prompts(workspace.root / settings.prompts)[: settings.count]
     handle = server.handle
@@ -101,7 +142,7 @@ def test_determinism(settings: DeterminismConfig, server: Server, workspace: Wor
             *(load_arm(asker, target, references, others, settings, workspace) for others in settings.load),
             *control_arms(asker, references, settings, workspace),
         ]
-    arms.append(restart_arm(references, settings, server, workspace))
+    arms.append(restart_arm(references, settings, server, workspace, restart))
     prompts = [
         compared(prompt, references[prompt], agreement([answer.ids for answer in answers]), answers) for prompt, answers in told.items()
     ]
@@ -158,7 +199,15 @@ class Asker:
 def repeat(asker: Asker, asked: list[str], settings: DeterminismConfig, workspace: Workspace) -> dict[str, list[Told]]:
     """Return arm D1's answers by prompt: the guide's test, one request at a time."""
     workspace.say(f"determinism: {settings.runs} × each of {len(asked)} prompts, one after the other")
-    return {prompt: [asker.ask(prompt) for _ in range(settings.runs)] for prompt in asked}
+    return {prompt: [asker.ask(prompt) for _ in range(settings.runs)] for prompt in counted(asked, "D1", workspace)}
+
+
+def counted(prompts: Collection[str], arm: str, workspace: Workspace) -> Iterator[str]:
+    """Yield the prompts, telling how many are done."""
+    told = workspace.progress(f"determinism, prompts of {arm}", len(prompts))
+    for done, prompt in enumerate(prompts, 1):
+        yield prompt
+        told(done)
 
 
 def cache_arm(asker: Asker, references: dict[str, Told], settings: DeterminismConfig, workspace: Workspace) -> Arm:
@@ -168,7 +217,7 @@ def cache_arm(asker: Asker, references: dict[str, Told], settings: DeterminismCo
         return Arm(arm="D2", what=what, reason="determinism.cache_runs is 0")
     workspace.say(f"determinism: {what}, {settings.cache_runs} × each prompt")
     prompts, cold_cached, warm_cached = [], 0, []
-    for number, (prompt, reference) in enumerate(references.items()):
+    for number, prompt in enumerate(counted(references, "D2", workspace)):
         answers = []
         for run in range(settings.cache_runs):
             salt = f"{asker.salt}-{number}-{run}"
@@ -176,6 +225,7 @@ def cache_arm(asker: Asker, references: dict[str, Told], settings: DeterminismCo
             answers += [cold, warm]
             cold_cached += cold.cached
             warm_cached.append(warm.cached)
+        reference = references[prompt]
         prompts.append(compared(prompt, reference, against(reference.ids, [answer.ids for answer in answers]), answers))
     if cold_cached or not any(warm_cached):
         seen = f"{cold_cached} cached tokens cold, {sum(warm_cached)} warm"
@@ -194,8 +244,8 @@ def load_arm(
     looker = Control(target.base_url, target.api_key)
     with under_load(asker, target, others):
         await_running(looker)
-        for prompt, reference in references.items():
-            answers = []
+        for prompt in counted(references, "D3", workspace):
+            reference, answers = references[prompt], []
             for _ in range(settings.load_runs):
                 future = in_background(asker, prompt)
                 seen = running_meanwhile(future, looker)
@@ -273,7 +323,13 @@ def under_load(asker: Asker, target: Target, others: int) -> Iterator[None]:
     thread.join()
 
 
-def restart_arm(references: dict[str, Told], settings: DeterminismConfig, server: Server, workspace: Workspace) -> Arm:
+def restart_arm(
+    references: dict[str, Told],
+    settings: DeterminismConfig,
+    server: Server,
+    workspace: Workspace,
+    restart: Callable[[Server, Workspace], Server] = restarted,
+) -> Arm:
     """D4: each prompt once more after a real restart; counts only where the prompt's token ids are the same."""
     what = "after a restart of the server"
     if not settings.restart:
@@ -281,7 +337,7 @@ def restart_arm(references: dict[str, Told], settings: DeterminismConfig, server
     if server.attached:
         return Arm(arm="D4", what=what, reason=f"the server at {server.attached} is not ours to restart")
     try:
-        again = restarted(server, workspace)
+        again = restart(server, workspace)
     except ServerError as error:
         return Arm(arm="D4", what=what, reason=f"the server did not come back: {error.message}")
     handle = again.handle
@@ -303,7 +359,7 @@ def control_arms(asker: Asker, references: dict[str, Told], settings: Determinis
     warm = {"temperature": settings.control_temperature}
     workspace.say(f"determinism: controls at temperature {settings.control_temperature:g}")
     same, other = [], []
-    for prompt in references:
+    for prompt in counted(references, "D5", workspace):
         first, second, third = (asker.ask(prompt, **warm, seed=settings.seed + step) for step in (0, 0, 1))
         same.append(compared(prompt, first, against(first.ids, [second.ids]), [second]))
         other.append(compared(prompt, first, against(first.ids, [third.ids]), [third]))

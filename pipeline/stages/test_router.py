@@ -2,27 +2,31 @@
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
 from pipeline.client.answer import Answer
-from pipeline.client.load import Target, closed_loop, streamed
+from pipeline.client.load import Target, closed_loop, streamed, unary
 from pipeline.config import RouterConfig
-from pipeline.errors import MeasureError
+from pipeline.errors import NothingAnsweredError
 from pipeline.measure.answers import Checked, check
+from pipeline.measure.classification import Confusion, confusion, macro_f1, majority_share, mcnemar_p
 from pipeline.measure.figures import Figure
 from pipeline.measure.latency import e2e_ms, ttft_ms
-from pipeline.measure.statistics import percentile_figure, share_figure
+from pipeline.measure.statistics import bootstrap_figure, percentile_figure, share_figure
 from pipeline.record import Measurement, write_atomic
 from pipeline.server.watch import watched
 from pipeline.stages.serve import Server, insist_on_answers, log_of
 from pipeline.suite import Case, Suite, load_suite
 from pipeline.workspace import Workspace
 
-SHOWN_FAILURES = 5
+SHOWN_FAILURES = 3  # of each class
 SHOWN_CHARACTERS = 300
+NO_ANSWER = "(no valid JSON)"
+FREE, BOUND = "prompt_only", "constrained"
 
 
 class Example(BaseModel):
@@ -36,19 +40,66 @@ class Example(BaseModel):
     text: str
 
 
+class Paired(BaseModel):
+    """Right answers to the same cases, prompt-only against constrained, with McNemar's exact p of the difference."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+
+    both: int
+    only_prompt_only: int
+    only_constrained: int
+    neither: int
+    p: float
+
+
 class RouterResult(Measurement):
-    """Figures per arm (prompt_only, constrained), failure classes, examples, and the raw answers' file."""
+    """Figures per arm (prompt_only, constrained, each also _unary), failure classes, confusion, examples, the raw answers' file."""
 
     suite: str
     language: str
     cases: int
+    unary_cases: int
+    majority_route: str
     failures: dict[str, dict[str, int]]
+    confusion: dict[str, Confusion]
+    routes_paired: Paired
     examples: list[Example]
     raw: str
 
 
+@dataclass(frozen=True)
+class Row:
+    """One case, its answer, and what that is; `failure` is its class, None for an answer that fits the schema."""
+
+    case: Case
+    answer: Answer
+    checked: Checked
+
+    @property
+    def failure(self) -> str | None:
+        return self.checked.failure if self.answer.ok else "failed request"
+
+    @property
+    def value(self) -> dict[str, Any]:
+        return (self.checked.value if self.answer.ok else None) or {}
+
+    @property
+    def route(self) -> str:
+        told = self.value.get("route")
+        return told if isinstance(told, str) else NO_ANSWER
+
+    @property
+    def route_right(self) -> bool:
+        return self.route == self.case.route
+
+    @property
+    def all_right(self) -> bool:
+        golden = (self.case.route, self.case.calendar_intent, self.case.slots)
+        return (self.value.get("route"), self.value.get("calendar_intent"), self.value.get("slots")) == golden
+
+
 def test_router(settings: RouterConfig, server: Server, workspace: Workspace) -> RouterResult:
-    """Send the router suite, prompt-only and constrained, and check every answer."""
+    """Send the router suite, prompt-only and constrained, streamed and in one piece, and check every answer."""
     insist_on_answers(server)
     with watched(server.handle, workspace) as target:
         return send_suite(settings, server, target, workspace)
@@ -58,86 +109,162 @@ def send_suite(settings: RouterConfig, server: Server, target: Target, workspace
     """Return the record of a run; the server is watched by the caller."""
     suite = load_suite(workspace.root / settings.suite)
     cases = suite.cases[: settings.cases]
-    figures: dict[str, Figure] = {}
-    failures: dict[str, dict[str, int]] = {}
-    examples: list[Example] = []
-    lines: list[str] = []
-    for arm, extra in arms(suite).items():
-        workspace.say(f"router, {arm.replace('_', '-')}: {len(cases)} cases of {suite.name}")
-        payloads = [streamed(server.model, suite.messages(case), settings.max_tokens, **extra) for case in cases]
-        # The first request pays for the prompt's stable part and for compiling the grammar; it is sent once, uncounted.
-        closed_loop(target, payloads[:1], 1, settings.timeout_s)
-        answers, _ = closed_loop(target, payloads, 1, settings.timeout_s)
-        if not any(answer.ok for answer in answers):
-            raise MeasureError(
-                f"router, {arm}: no request succeeded: {answers[0].error}", "see the server's log", log_of(server, workspace)
-            )
-        checked = [check(answer.text, answer.finish_reason, suite.validator) for answer in answers]
-        figures |= {f"{arm}_{name}": figure for name, figure in arm_figures(cases, answers, checked).items()}
-        classes = ["failed request" if not answer.ok else result.failure for answer, result in zip(answers, checked, strict=True)]
-        failures[arm] = dict(Counter(name for name in classes if name))
-        rows = list(zip(cases, answers, classes, strict=True))
-        examples += [
-            Example(case=case.id, arm=arm, failure=name, text=(answer.text or answer.error)[:SHOWN_CHARACTERS])
-            for case, answer, name in rows
-            if name
-        ][:SHOWN_FAILURES]
-        lines += [json.dumps(raw_line(arm, case, answer, name), ensure_ascii=False) for case, answer, name in rows]
+    some = cases[: settings.unary_cases]
+    arms: dict[str, list[Row]] = {}
+    for name, extra in forms(suite).items():
+        arms[name] = send_arm(name, streamed, cases, extra, settings, server, target, workspace, suite)
+        if some:
+            arms[f"{name}_unary"] = send_arm(f"{name}_unary", unary, some, extra, settings, server, target, workspace, suite)
+    figures = {f"{arm}_{name}": figure for arm, rows in arms.items() for name, figure in arm_figures(rows).items()}
+    figures |= {f"{arm}_ttft_ms_p50": first_token_figure(arms[arm]) for arm in (FREE, BOUND)}
+    routes = [case.route for case in cases]
+    majority_route, count = majority_share(routes)
     raw = workspace.artifacts / "raw" / "test-router.jsonl"
-    write_atomic(raw, "\n".join(lines) + "\n")
+    write_atomic(raw, "".join(json.dumps(raw_line(arm, row), ensure_ascii=False) + "\n" for arm, rows in arms.items() for row in rows))
     return RouterResult(
         launch_id=server.handle.launch_id,
         simulated=not server.real,
-        figures=figures,
+        figures={
+            **figures,
+            "majority_baseline": share_figure(count, len(routes)),
+            **constraint_cost(arms[FREE], arms[BOUND]),
+            **{f"{arm}_unary_same_text": same_text(arms[arm], arms[f"{arm}_unary"]) for arm in (FREE, BOUND) if some},
+        },
         suite=suite.name,
         language=suite.language,
         cases=len(cases),
-        failures=failures,
-        examples=examples,
+        unary_cases=len(some),
+        majority_route=majority_route,
+        failures={arm: dict(Counter(row.failure for row in rows if row.failure)) for arm, rows in arms.items()},
+        confusion={arm: confusion([row.case.route for row in arms[arm]], [row.route for row in arms[arm]]) for arm in (FREE, BOUND)},
+        routes_paired=paired(arms[FREE], arms[BOUND]),
+        examples=[example for arm, rows in arms.items() for example in examples(arm, rows)],
         raw=workspace.relative(raw),
     )
 
 
-def arms(suite: Suite) -> dict[str, dict[str, Any]]:
-    """Return the extra request fields of each arm."""
+def forms(suite: Suite) -> dict[str, dict[str, Any]]:
+    """Return the extra request fields of each way to ask."""
     form = {"type": "json_schema", "json_schema": {"name": "router", "schema": suite.schema, "strict": True}}
-    return {"prompt_only": {}, "constrained": {"response_format": form}}
+    return {FREE: {}, BOUND: {"response_format": form}}
 
 
-def arm_figures(cases: Sequence[Case], answers: Sequence[Answer], checked: Sequence[Checked]) -> dict[str, Figure]:
+def send_arm(
+    name: str,
+    payload: Callable[..., dict[str, Any]],
+    cases: Sequence[Case],
+    extra: dict[str, Any],
+    settings: RouterConfig,
+    server: Server,
+    target: Target,
+    workspace: Workspace,
+    suite: Suite,
+) -> list[Row]:
+    """Return the cases with their answers, one request at a time; NothingAnsweredError when none is answered."""
+    what = f"router, {name.replace('_', '-')}"
+    workspace.say(f"{what}: {len(cases)} cases of {suite.name}")
+    payloads = [payload(server.model, suite.messages(case), settings.max_tokens, **extra) for case in cases]
+    # The first request pays for the prompt's stable part and for compiling the grammar; it is sent once, uncounted.
+    closed_loop(target, payloads[:1], 1, settings.timeout_s)
+    answers, _ = closed_loop(target, payloads, 1, settings.timeout_s, told=workspace.progress(what, len(cases)))
+    if not any(answer.ok for answer in answers):
+        raise NothingAnsweredError(f"{what}: no request succeeded: {answers[0].error}", "see the server's log", log_of(server, workspace))
+    checked = [check(answer.text, answer.finish_reason, suite.validator) for answer in answers]
+    return [Row(*row) for row in zip(cases, answers, checked, strict=True)]
+
+
+def arm_figures(rows: Sequence[Row]) -> dict[str, Figure]:
     """Return validity, accuracy and latency of one arm; a failed request counts against every share."""
-    n = len(cases)
-    rows = [(case, result) for case, answer, result in zip(cases, answers, checked, strict=True) if answer.ok]
-    good = [answer for answer in answers if answer.ok]
-    e2e = [e2e_ms(answer.sent_ns, answer.last_ns) for answer in good]
+    n = len(rows)
+    good = [row for row in rows if row.answer.ok]
+    e2e = [e2e_ms(row.answer.sent_ns, row.answer.last_ns) for row in good]
     return {
         "answered": share_figure(len(good), n),
-        "json_strict": share_figure(sum(result.strict for _, result in rows), n),
-        "json_lenient": share_figure(sum(result.lenient for _, result in rows), n),
-        "schema_valid": share_figure(sum(result.valid for _, result in rows), n),
-        "truncated": share_figure(sum(answer.finish_reason == "length" for answer in good), n),
-        "route_accuracy": share_figure(
-            sum(result.value is not None and result.value.get("route") == case.route for case, result in rows), n
-        ),
-        "joint_accuracy": share_figure(sum(is_right(case, result) for case, result in rows), n),
-        "ttft_ms_p50": percentile_figure([ttft_ms(answer.sent_ns, answer.first_ns) for answer in good], 0.5, "ms"),
+        "json_strict": share_figure(sum(row.checked.strict for row in good), n),
+        "json_lenient": share_figure(sum(row.checked.lenient for row in good), n),
+        "repair_rate": share_figure(sum(row.checked.lenient and not row.checked.strict for row in good), n),
+        "schema_valid": share_figure(sum(row.checked.valid for row in good), n),
+        "truncated": share_figure(sum(row.answer.finish_reason == "length" for row in good), n),
+        "route_accuracy": share_figure(sum(row.route_right for row in rows), n),
+        "route_macro_f1": bootstrap_figure([(row.case.route, row.route) for row in rows], f1_percent, "%"),
+        "joint_accuracy": share_figure(sum(row.all_right for row in rows), n),
         "latency_ms_p50": percentile_figure(e2e, 0.5, "ms"),
         "latency_ms_p95": percentile_figure(e2e, 0.95, "ms"),
     }
 
 
-def is_right(case: Case, result: Checked) -> bool:
-    """Tell whether route, intent and slots all are the golden ones."""
-    value = result.value or {}
-    return (value.get("route"), value.get("calendar_intent"), value.get("slots")) == (case.route, case.calendar_intent, case.slots)
+def first_token_figure(rows: Sequence[Row]) -> Figure:
+    """Return the median TTFT of streamed answers."""
+    return percentile_figure([ttft_ms(row.answer.sent_ns, row.answer.first_ns) for row in rows if row.answer.ok], 0.5, "ms")
 
 
-def raw_line(arm: str, case: Case, answer: Answer, failure: str | None) -> dict[str, Any]:
-    """Return one answer with its stamps, relative to its send, for recomputing any figure."""
+def f1_percent(pairs: Sequence[tuple[str, str]]) -> float:
+    """Return macro-F1 of pairs of (golden, told) in percent."""
+    return 100 * macro_f1([golden for golden, _ in pairs], [told for _, told in pairs])
+
+
+def constraint_cost(free: Sequence[Row], bound: Sequence[Row]) -> dict[str, Figure]:
+    """Return what the schema costs, case by case: median of constrained − prompt-only, over the cases that both answered."""
+    both = [(first.answer, second.answer) for first, second in zip(free, bound, strict=True) if first.answer.ok and second.answer.ok]
+    first_token = [ttft_ms(b.sent_ns, b.first_ns) - ttft_ms(a.sent_ns, a.first_ns) for a, b in both]
+    whole = [e2e_ms(b.sent_ns, b.last_ns) - e2e_ms(a.sent_ns, a.last_ns) for a, b in both]
+    # Answers differ in length, so the time per token tells what the grammar itself costs.
+    per_token = [ms_per_token(b) - ms_per_token(a) for a, b in both if a.tokens and b.tokens]
+    none = "no case was answered in both arms"
+    gained = [second.route_right - first.route_right for first, second in zip(free, bound, strict=True)]
+    return {
+        "constraint_ttft_ms_p50": percentile_figure(first_token, 0.5, "ms", none),
+        "constraint_latency_ms_p50": percentile_figure(whole, 0.5, "ms", none),
+        "constraint_ms_per_token_p50": percentile_figure(per_token, 0.5, "ms", none),
+        "constraint_route_accuracy_points": bootstrap_figure(gained, lambda values: 100 * sum(values) / len(values), "points"),
+    }
+
+
+def ms_per_token(answer: Answer) -> float:
+    """Return E2E latency / output tokens."""
+    return e2e_ms(answer.sent_ns, answer.last_ns) / answer.tokens
+
+
+def paired(free: Sequence[Row], bound: Sequence[Row]) -> Paired:
+    """Return the routes that both, one or none of the arms got right."""
+    counts = Counter((first.route_right, second.route_right) for first, second in zip(free, bound, strict=True))
+    only_free, only_bound = counts[True, False], counts[False, True]
+    return Paired(
+        both=counts[True, True],
+        only_prompt_only=only_free,
+        only_constrained=only_bound,
+        neither=counts[False, False],
+        p=mcnemar_p(only_free, only_bound),
+    )
+
+
+def same_text(whole: Sequence[Row], in_one_piece: Sequence[Row]) -> Figure:
+    """Return the share of unary answers that equal the streamed one of the same case."""
+    pairs = list(zip(whole, in_one_piece, strict=False))
+    return share_figure(sum(a.answer.ok and b.answer.ok and a.answer.text == b.answer.text for a, b in pairs), len(pairs))
+
+
+def examples(arm: str, rows: Sequence[Row]) -> list[Example]:
+    """Return the first failed answers of each class, and of those that fit the schema but name another route."""
+    shown: Counter[str] = Counter()
+    result = []
+    for row in rows:
+        failure = row.failure or ("" if row.route_right else f"route {row.route}, golden {row.case.route}")
+        kind = row.failure or "wrong route"
+        if failure and shown[kind] < SHOWN_FAILURES:
+            shown[kind] += 1
+            text = (row.answer.text or row.answer.error)[:SHOWN_CHARACTERS]
+            result.append(Example(case=row.case.id, arm=arm, failure=failure, text=text))
+    return result
+
+
+def raw_line(arm: str, row: Row) -> dict[str, Any]:
+    """Return one answer with its stamps, relative to its send, for computing any figure again."""
+    answer = row.answer
     return {
         "arm": arm,
-        "case": case.id,
-        "failure": failure,
+        "case": row.case.id,
+        "failure": row.failure,
         "error": answer.error,
         "finish_reason": answer.finish_reason,
         "prompt_tokens": answer.prompt_tokens,

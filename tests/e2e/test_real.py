@@ -42,7 +42,10 @@ def test_all_measures_a_real_server_and_reports(project: Project) -> None:
     assert "SIMULATED:" not in report
     for gate in project.record("report")["data"]["gates"]:
         assert gate["verdict"] in ("PASS", "FAIL", "INCONCLUSIVE") or not gate["required"], gate
-    assert project.record("bench")["data"]["ledger"]["client_tokens"] == project.record("bench")["data"]["ledger"]["server_tokens"]
+    bench = project.record("bench")["data"]
+    assert all(count["client"] == count["server"] for count in bench["ledger"]), bench["ledger"]
+    assert (bench["cold_hit_tokens"], bench["warm_hit_tokens"] > 0) == (0, True)
+    assert all(check["server_ms"] is not None for check in bench["means"])
 
 
 def test_all_left_nothing_running_and_says_so(project: Project) -> None:
@@ -123,6 +126,31 @@ def test_a_stage_uses_the_running_server_and_leaves_it(project: Project) -> None
     assert code == 0, output
     assert project.launch() == before
     assert project.record("test-determinism")["data"]["figures"]["identical"]["n"] == 10  # 2 prompts × 5
+
+
+def test_the_remedy_is_proven_and_the_server_that_was_up_comes_back(project: Project) -> None:
+    before, serve = project.launch(), project.record("serve")
+    few = ["determinism.count=1", "determinism.runs=2", "determinism.max_tokens=32", "determinism.restart=false"]
+    few += ["bench.decode_requests=2", "bench.concurrency=[4]", "bench.requests_per_level=4", EAGER]
+    code, output = project.run("determinism-remedy", *(word for setting in few for word in ("--set", setting)))
+    assert code == 0, output
+    proof = project.record("determinism-remedy")["data"]
+    without, remedied = proof["without"], proof["remedied"]
+    assert proof["in_settings"], "the cpu profile has it"
+    assert remedied["environment"] == {**without["environment"], "VLLM_CPU_ATTN_SPLIT_KV": "0"} != without["environment"]
+    for side in (without, remedied):
+        assert not side["simulated"]
+        assert {arm["arm"] for arm in side["arms"] if arm["prompts"]} == {"D1", "D2", "D3", "D5"}, output
+        assert side["decode_tok_s"]["n"] == 2
+    after = project.launch()
+    assert before is not None
+    assert after is not None
+    assert after["id"] not in (before["id"], *without["launch_ids"], *remedied["launch_ids"])
+    assert (after["stays"], after["command"], after["settings"]) == (True, before["command"], before["settings"])
+    assert "answers" in project.run("status")[1]
+    again = project.record("serve")
+    assert again["because"] == serve["because"]
+    assert again["data"]["handle"]["launch_id"] == after["id"]
 
 
 def test_a_server_of_somebody_else_is_measured_by_its_endpoint(project: Project) -> None:

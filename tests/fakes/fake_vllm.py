@@ -57,6 +57,9 @@ class Script:
     # Other answers for requests whose last message contains the key, or by number of arrival from 0.
     by_prompt: dict[str, dict[str, Any]] = field(default_factory=dict)
     by_number: dict[str, dict[str, Any]] = field(default_factory=dict)
+    loaded_texts: tuple[str, ...] | None = None  # in place of `texts` while other requests are in flight
+    # Another script for a program whose environment holds the key, as in NAME=value.
+    by_environment: dict[str, dict[str, Any]] = field(default_factory=dict)
     # Lies of identity.
     version: str = VERSION
     model_id: str | None = None
@@ -83,7 +86,12 @@ class Script:
 
     @staticmethod
     def load(path: Path) -> "Script":
-        return Script(**json.loads(path.read_text(encoding="utf-8")))
+        script = Script(**json.loads(path.read_text(encoding="utf-8")))
+        changes: dict[str, Any] = {}
+        for setting, change in script.by_environment.items():
+            name, _, value = setting.partition("=")
+            changes |= change if os.environ.get(name) == value else {}
+        return dataclasses.replace(script, **changes)
 
     def save(self, path: Path) -> None:
         """Write whole: a server may be reading it."""
@@ -107,6 +115,9 @@ class Ledger:
     requests: list[dict[str, Any]] = field(default_factory=list)
     tokens: int = 0
     counter: float = 0.0
+    prompt_tokens: int = 0
+    hit_tokens: int = 0
+    successes: int = 0
     in_flight: int = 0
     max_in_flight: int = 0
     seen_prompts: set[str] = field(default_factory=set)
@@ -242,6 +253,8 @@ class Handler(BaseHTTPRequestHandler):
         if script.rendezvous:
             with ledger.full:
                 ledger.full.wait_for(lambda: ledger.max_in_flight >= script.rendezvous, RENDEZVOUS_S)
+        if script.loaded_texts and ledger.in_flight > 1:
+            script = dataclasses.replace(script, texts=script.loaded_texts)
         if script.body is not None:
             self.reply(script.status, script.body)
         elif script.status != 200:
@@ -267,7 +280,7 @@ class Handler(BaseHTTPRequestHandler):
             "token_ids": [token_id(piece) for piece in pieces] if wanted else None,
             "logprobs": logprobs(script, pieces) if payload.get("logprobs") else None,
         }
-        usage = usage_of(script, payload, len(pieces), self.server.fake.ledger)
+        usage = self.usage(script, payload, len(pieces))
         prompt_ids = [token_id(script.prompt_prefix + message["content"]) for message in payload["messages"]] if wanted else None
         answer = {
             "object": "chat.completion",
@@ -302,7 +315,7 @@ class Handler(BaseHTTPRequestHandler):
                     {
                         "object": "chat.completion.chunk",
                         "choices": [],
-                        "usage": usage_of(script, payload, len(pieces), self.server.fake.ledger),
+                        "usage": self.usage(script, payload, len(pieces)),
                     }
                 )
             )
@@ -335,6 +348,16 @@ class Handler(BaseHTTPRequestHandler):
         if not data:
             self.leave()
         self.wfile.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")
+
+    def usage(self, script: Script, payload: dict[str, Any], tokens: int) -> dict[str, Any]:
+        """Return the usage of a whole answer, and count it."""
+        ledger = self.server.fake.ledger
+        with ledger.full:
+            usage = usage_of(script, payload, tokens, ledger)
+            ledger.prompt_tokens += usage["prompt_tokens"]
+            ledger.hit_tokens += usage["prompt_tokens_details"]["cached_tokens"]
+            ledger.successes += 1
+        return usage
 
     def count(self, script: Script, tokens: int) -> None:
         ledger = self.server.fake.ledger
@@ -421,6 +444,13 @@ def metrics_text(fake: FakeVllm, script: Script) -> str:
         half = fake.ledger.counter / 2
         lines += ["# HELP vllm:generation_tokens_total Generated.", "# TYPE vllm:generation_tokens_total counter"]
         lines += [f'vllm:generation_tokens_total{{engine="{engine}",model_name="{fake.model}"}} {half}' for engine in (0, 1)]
+        counters = {
+            "prompt_tokens": fake.ledger.prompt_tokens,
+            "request_success": fake.ledger.successes,
+            "prefix_cache_hits": fake.ledger.hit_tokens,
+        }
+        for name, value in counters.items():
+            lines += [f"# HELP vllm:{name}_total Counted.", f"# TYPE vllm:{name}_total counter", f"vllm:{name}_total {float(value)}"]
     return "\n".join(lines) + "\n"
 
 

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.client.calibration import Calibration
 from pipeline.server import state
+from pipeline.stages import bench
 from tests.fakes.environment import FakeProject
 
 
@@ -14,6 +16,17 @@ def project(tmp_path: Path) -> Iterator[FakeProject]:
     made = FakeProject(tmp_path)
     yield made
     made.close()
+
+
+def calibrated(concurrency: int, delay_ms_p95: float = 0.1) -> Calibration:
+    """Return what a client that is good enough measures."""
+    return Calibration(concurrency=concurrency, chunks=9, delay_ms_p50=0.1, delay_ms_p95=delay_ms_p95, cpu_us_per_chunk=10)
+
+
+@pytest.fixture(autouse=True)
+def calibrated_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calibrating the client for real takes seconds; the tests of just that do."""
+    monkeypatch.setattr(bench, "calibrate", lambda concurrencies, _: ([calibrated(number) for number in concurrencies], 1e6))
 
 
 @pytest.fixture(autouse=True)

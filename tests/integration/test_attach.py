@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pipeline.config import AttachConfig, BenchConfig, DeterminismConfig, ModelConfig, VramConfig
+from pipeline.config import AttachConfig, BenchConfig, DeterminismConfig, Limits, ModelConfig, VramConfig
 from pipeline.errors import MeaninglessError, ServerError
 from pipeline.record import Store, now
 from pipeline.server.keys import key_file
@@ -44,7 +44,7 @@ def test_an_open_server_wants_the_key_that_stands_nowhere_but_in_its_file(projec
     assert server.handle.base_url.startswith("http://127.0.0.1:")
     with pytest.raises(urllib.error.HTTPError, match="401"):
         urllib.request.urlopen(f"{server.handle.base_url}/v1/models", timeout=10)
-    assert bench(BENCH, server, project.workspace).figures["answered"].value == 100
+    assert bench(BENCH, Limits(), server, project.workspace).figures["answered"].value == 100
     assert determinism.test_determinism(DETERMINISM, server, project.workspace).figures["identical"].value == 100
     assert server_present(server, project.workspace)
     Store(project.workspace.artifacts).write("serve", {}, now(), 1.0, server)
@@ -69,7 +69,7 @@ def test_a_server_on_loopback_wants_no_key(project: FakeProject, monkeypatch: py
 def test_an_address_in_ipv6_is_called_in_brackets(project: FakeProject) -> None:
     server = project.serve(project.settings(host="::1"))
     assert server.handle.base_url == f"http://[::1]:{project.launch().port}"
-    assert bench(BENCH, server, project.workspace).figures["answered"].value == 100
+    assert bench(BENCH, Limits(), server, project.workspace).figures["answered"].value == 100
 
 
 # Attached.
@@ -85,7 +85,7 @@ def test_a_server_of_somebody_else_is_measured_and_left_alone(project: FakeProje
         assert (server.attached, server.model, server.vllm, server.max_model_len) == (fake.base_url, "fake-model", VERSION, 4096)
         assert server.real
         assert server_present(server, project.workspace)
-        result = bench(BENCH, server, project.workspace)
+        result = bench(BENCH, Limits(), server, project.workspace)
         assert result.figures["answered"].value == 100
         assert not result.simulated
         arms = determinism.test_determinism(DETERMINISM, server, project.workspace).arms
@@ -106,7 +106,7 @@ def test_what_only_looks_like_vllm_gives_figures_that_are_simulated(project: Fak
     with FakeVllm(lie) as fake:
         server = attach(project, fake)
         assert not server.real
-        assert bench(BENCH, server, project.workspace).simulated
+        assert bench(BENCH, Limits(), server, project.workspace).simulated
 
 
 def test_other_clients_may_be_served_meanwhile(project: FakeProject) -> None:
@@ -148,7 +148,7 @@ def test_a_server_that_wants_a_key_gets_the_one_in_the_environment(project: Fake
         assert "VLLM_API_KEY" in caught.value.hint
         monkeypatch.setenv("VLLM_API_KEY", KEY)
         server = attach(project, fake)
-        assert bench(BENCH, server, project.workspace).figures["answered"].value == 100
+        assert bench(BENCH, Limits(), server, project.workspace).figures["answered"].value == 100
     assert KEY not in server.model_dump_json()
 
 
@@ -156,4 +156,4 @@ def test_a_server_that_goes_away_fails_the_measurement(project: FakeProject) -> 
     with FakeVllm() as fake:
         server = attach(project, fake)
     with pytest.raises(ServerError, match="no longer answers"):
-        bench(BENCH, server, project.workspace)
+        bench(BENCH, Limits(), server, project.workspace)

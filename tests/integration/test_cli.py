@@ -9,13 +9,15 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from pipeline.commands import graph
+from pipeline import commands
+from pipeline.commands import Options, Session, graph
 from pipeline.dag import STAGES
 from pipeline.gpu import nvml
 from pipeline.record import Failure, Store, now
@@ -24,7 +26,10 @@ from tests.fakes.fake_vllm import FakeVllm, Script
 
 ROOT = Path(__file__).resolve().parents[2]
 ENGLISH = ("check-gpu", "install", "download-model", "serve", "test-router", "test-determinism", "bench", "measure-vram", "report")
-COMMANDS = ("all", "doctor", "restart", "stop", "status", "systemd-unit", "why", "logs", "graph", "clean", "test", "lint")
+COMMANDS = (
+    *("all", "determinism-remedy", "doctor", "restart", "stop", "status", "gates", "systemd-unit", "why", "logs", "graph"),
+    *("clean", "test", "lint"),
+)
 HEAVY = ("pydantic", "numpy", "requests", "jsonschema", "jinja2", "huggingface_hub", "pynvml", "psutil")
 
 
@@ -236,7 +241,7 @@ def test_set_may_be_repeated_and_the_last_wins(untouched: Project) -> None:
 def test_unknown_profile(untouched: Project) -> None:
     first, hint = untouched.refuses("all", "--profile", "qwen-7b")
     assert first == "error: --profile: no profile 'qwen-7b'; did you mean 'qwen2.5-7b'?"
-    assert hint == "  → profiles: cpu, gpu-embedded, llama-3.2-3b, qwen2.5-1.5b, qwen2.5-3b-shape, qwen2.5-7b, rtx4050-6gb, auto"
+    assert hint == "  → profiles: cpu, gpu-embedded, llama-3.2-3b, quick, qwen2.5-1.5b, qwen2.5-3b-shape, qwen2.5-7b, rtx4050-6gb, auto"
 
 
 def test_wrong_setting_of_the_profile_that_check_gpu_chose_is_told_before_it_is_used(project: Project) -> None:
@@ -352,6 +357,13 @@ def test_a_read_only_disk_is_one_line(project: Project) -> None:
 
 def test_stop_with_nothing_running(untouched: Project) -> None:
     assert untouched.says("stop") == ["no server of ours is running"]
+
+
+def test_the_remedy_of_a_server_of_somebody_else_is_refused(untouched: Project) -> None:
+    assert untouched.refuses("determinism-remedy", "--set", "attach.url=http://gpu-box:8000") == [
+        "error: the server at http://gpu-box:8000 is not ours to start with another environment",
+        "  → unset attach.url for a server of our own",
+    ]
 
 
 def test_clean_of_an_empty_project(project: Project) -> None:
@@ -483,6 +495,96 @@ def test_record_of_a_later_version_is_not_taken_for_ours(project: Project) -> No
     assert not (project.root / "REPORT.md").exists()
 
 
+# gates and waivers.
+
+WAIVER = "waivers.throughput={reason: no card yet, expires: 2999-12-31}"
+
+
+def blocks(said: str) -> dict[str, dict[str, str]]:
+    """Return what `gates` says of each gate, line by line."""
+    told: dict[str, dict[str, str]] = {}
+    for line in said.splitlines():
+        if line.startswith("  "):
+            name, _, text = line.strip().partition(" ")
+            told[list(told)[-1]][name] = text.strip()
+        else:
+            told[line.partition(":")[0]] = {}
+    return told
+
+
+def test_gates_of_nothing_are_not_measured_and_leave_nothing_behind(untouched: Project) -> None:
+    done = untouched.invoke("gates", "--profile", "cpu", "--set", "gates.throughput.target=40")
+    assert done.returncode == 2
+    told = blocks(done.stdout)
+    path = untouched.root / "config.yaml"
+    lines = path.read_text(encoding="utf-8").splitlines()
+    names = list(yaml.safe_load("\n".join(lines))["gates"])
+    assert list(told)[: len(names)] == names
+    for name in names:
+        assert told[name]["verdict"].startswith("NOT_MEASURED: ")
+        assert told[name]["verdict"].endswith(" never ran")
+        assert told[name]["figure"].endswith(", nothing on record")
+        number = int(told[name]["gate"].partition(";")[0].removeprefix("config.yaml:"))
+        assert lines[number - 1] == f"  {name}:"
+    assert told["throughput"]["target"].startswith("> 40 tok/s")
+    assert told["throughput"]["gate"].endswith("; target: --set gates.throughput.target")
+    assert told["vram_usage"]["gate"].endswith(" (profile cpu)")
+    assert told["vram_usage"]["target"].endswith("; not required")
+    assert done.stdout.splitlines()[-2].startswith("NOT MEASURED: 0 of 7 required gates pass. Open: ")
+    assert done.stdout.splitlines()[-1] == "profile cpu (--profile)"
+    assert not (untouched.root / "artifacts").exists()
+
+
+def test_gates_say_what_the_report_says_of_a_crash_that_is_waived(project: Project) -> None:
+    project.fail("bench", "the server died")
+    words = ("--profile", "cpu", "--set", WAIVER)
+    rendering, listing = project.invoke("report", "--only", *words), project.invoke("gates", *words)
+    assert (rendering.returncode, listing.returncode) == (2, 2)
+    waived = "NOT_MEASURED (waived until 2999-12-31: no card yet)"
+    assert f"  {waived} throughput  the server died\n" in rendering.stdout
+    assert f"{waived}: the server died" in dict(verdicts(rendered(project)))["Throughput"]
+    told = blocks(listing.stdout)["throughput"]
+    assert told["verdict"] == f"{waived}: the server died"
+    assert told["waiver"] == "--set waivers.throughput"
+    said = "NOT MEASURED: 0 of 7 required gates pass, 1 is waived. bench failed: the server died."
+    assert said in rendering.stdout.splitlines()
+    assert said in listing.stdout.splitlines()
+    (gate,) = [gate for gate in project.record("report")["data"]["gates"] if gate["gate"] == "throughput"]
+    assert (gate["verdict"], gate["waiver"]) == ("NOT_MEASURED", "waived until 2999-12-31: no card yet")
+
+
+def test_gates_of_a_record_that_cannot_be_read(project: Project) -> None:
+    project.fail("bench", "it died")
+    (project.root / "artifacts" / "bench.json").write_text("{", encoding="utf-8")
+    done = project.invoke("gates", "--profile", "cpu")
+    assert done.returncode == 2
+    assert "bench.json is not readable JSON" in blocks(done.stdout)["throughput"]["verdict"]
+    (project.root / "artifacts" / "bench.json").write_text('{"schema_version": 99}', encoding="utf-8")
+    assert "has record schema 99" in project.refuses("gates", "--profile", "cpu")[0]
+
+
+def test_waiver_of_an_unknown_gate_is_one_line(untouched: Project) -> None:
+    first, hint = untouched.refuses("gates", "--set", WAIVER.replace("throughput", "troughput"))
+    assert first == "error: --set waivers.troughput: waivers.troughput: unknown gate; did you mean 'throughput'?"
+    assert hint.startswith("  → gates: first_token_latency, ")
+
+
+def test_the_report_is_stale_when_a_waiver_comes_or_expires_and_not_before(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    def why(*sets: str) -> str:
+        session = Session(project.root, Options("cpu", sets), quiet=True)
+        return session.pipeline.why(session.pipeline.stage("report"))
+
+    project.invoke("report", "--only", "--profile", "cpu")
+    assert why() == ""
+    assert "waived.in_force.throughput is new: {'reason': 'no card yet', 'expires': '2999-12-31'}" in why(WAIVER)
+    project.invoke("report", "--only", "--profile", "cpu", "--set", WAIVER)
+    for day, stale in ((datetime(2999, 12, 31, 23, 59, tzinfo=UTC), False), (datetime(3000, 1, 1, tzinfo=UTC), True)):
+        monkeypatch.setattr(commands, "now", lambda day=day: day)
+        assert why(WAIVER).startswith("waived.in_force.throughput is gone") == stale
+        assert ("waived.expired.throughput is new" in why(WAIVER)) == stale
+        assert bool(why(WAIVER)) == stale
+
+
 # Two commands at once.
 
 
@@ -533,13 +635,25 @@ def test_lock_of_a_killed_command_does_not_stay(project: Project) -> None:
 SMALL = (
     *("--set", "router.cases=2", "--set", "determinism.count=1", "--set", "determinism.runs=2", "--set", "determinism.load=[]"),
     *("--set", "bench.ttft_requests=2", "--set", "bench.decode_requests=2", "--set", "bench.requests_per_level=2"),
+    *("--set", "bench.client_delay_ms=1000"),  # tests run side by side, and the client with them
 )
 
 
 def test_all_on_a_server_of_somebody_else_installs_nothing_and_says_so(project: Project) -> None:
     with FakeVllm(Script(texts=('{"route": "chat"}',))) as fake:
         done = project.invoke("all", "--attach", fake.base_url, "--profile", "cpu", *SMALL)
-        assert done.returncode == 1, "two requests are too few for the bounds"
+        assert done.returncode == 1, f"two requests are too few for the bounds: {done.stdout} {done.stderr}"
+        here = ("--set", f"attach.url={fake.base_url}", "--profile", "cpu", *SMALL)
+        gates = project.invoke("gates", *here)
+        assert (gates.returncode, gates.stdout.splitlines()[-2]) == (done.returncode, project.record("report")["data"]["headline"])
+        open_gates = [gate["gate"] for gate in project.record("report")["data"]["gates"] if gate["required"] and gate["verdict"] != "PASS"]
+        assert f", launch {project.record('bench')['data']['launch_id']}" in blocks(gates.stdout)[open_gates[0]]["figure"]
+        waived = [word for name in open_gates for word in ("--set", f"waivers.{name}={{reason: so small a run, expires: 2999-12-31}}")]
+        rendering, gates = project.invoke("report", "--only", *here, *waived), project.invoke("gates", *here, *waived)
+        assert (rendering.returncode, gates.returncode) == (0, 0)
+        assert gates.stdout.splitlines()[-2] == project.record("report")["data"]["headline"]
+        assert gates.stdout.splitlines()[-2].startswith("PASS: ")
+        assert f"required gates pass, {len(open_gates)} " in gates.stdout
         assert "▫ measure-vram left out: the memory of the server" in done.stderr
         again = project.invoke("all", "--attach", fake.base_url, "--profile", "cpu", *SMALL)
         assert "· measure-vram unchanged" in again.stderr

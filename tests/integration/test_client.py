@@ -7,10 +7,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import requests
 
 from pipeline.client.answer import Answer, Raw, read
+from pipeline.client.calibration import stub
 from pipeline.client.control import GENERATED_TOKENS, Control
-from pipeline.client.load import Route, Target, closed_loop, exchange, streamed
+from pipeline.client.load import GONE, Route, Target, closed_loop, exchange, open_loop, streamed
 from pipeline.errors import MeasureError
 from tests.fakes.environment import free_port, until
 from tests.fakes.fake_vllm import FakeVllm, Script
@@ -260,3 +262,52 @@ def test_a_proxy_from_the_environment_does_not_stand_between(variable: str, monk
     with FakeVllm() as fake:
         assert Control(fake.base_url).version() == "0.32.0"
         assert read(send(Target(fake.base_url), payload(), TIMEOUT_S)).ok
+
+
+def test_open_loop_sends_when_it_is_due_however_late_the_answers_are() -> None:
+    due = [0.0, 0.0, 0.05, 0.1]
+    with FakeVllm(Script(texts=(TEXT,), rendezvous=4)) as fake:  # nobody is answered before all have come
+        answers, wall_s = open_loop(Target(fake.base_url), [payload() for _ in due], due, TIMEOUT_S)
+    assert [answer.error for answer in answers] == [""] * 4
+    assert [round((answer.scheduled_ns - answers[0].scheduled_ns) / 1e6) for answer in answers] == [0, 0, 50, 100]
+    assert all(answer.sent_ns >= answer.scheduled_ns for answer in answers), "never early"
+    assert wall_s >= 0.1
+
+
+def test_open_loop_counts_what_a_dead_target_was_never_sent_as_failed() -> None:
+    with FakeVllm(Script(first_token_s=20)) as fake:
+        target = Target(fake.base_url, lambda: len(fake.ledger.requests) < 1)
+        answers, _ = open_loop(target, [payload() for _ in range(3)], [0, 60, 60], TIMEOUT_S)
+    assert [answer.error for answer in answers] == [GONE] * 3
+    assert len(fake.ledger.requests) == 1
+
+
+def test_how_many_are_answered_is_told_as_it_happens() -> None:
+    told: list[int] = []
+    with FakeVllm() as fake:
+        closed_loop(Target(fake.base_url), [payload() for _ in range(3)], 1, TIMEOUT_S, told=told.append)
+        open_loop(Target(fake.base_url), [payload() for _ in range(2)], [0, 0], TIMEOUT_S, told.append)
+    assert told == [1, 2, 3, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "chunks", "together"),
+    [((), 10, 1), (("--per-chunk", "4"), 3, 1), (("--burst", "4"), 10, 4)],
+    ids=["one by one", "several tokens a chunk", "bursts"],
+)
+def test_stamps_are_those_of_a_stub_that_records_what_it_sends(arguments: tuple[str, ...], chunks: int, together: int) -> None:
+    with stub("--first-ms", "20", "--each-ms", "5", *arguments) as target:
+        answers, _ = closed_loop(target, [payload(10) for _ in range(6)], 3, TIMEOUT_S)
+        truth = requests.get(f"{target.base_url}/truth", timeout=TIMEOUT_S).json()
+    by_first = {request["first_ns"]: request for request in truth}
+    for answer in answers:
+        sent = [int(word) for word in answer.text.split()]
+        assert (len(sent), len(answer.chunk_ns), answer.tokens) == (chunks, chunks, 10)
+        assert all(before <= seen for before, seen in zip(sent, answer.chunk_ns, strict=True)), "nothing is seen before it is sent"
+        known = by_first[sent[0]]
+        assert answer.sent_ns <= known["received_ns"] <= known["first_ns"] <= answer.first_ns
+        assert (known["last_ns"], known["tokens"]) == (sent[-1], 10)
+        # Due 5 ms apart, those of a burst at once: sent never early.
+        assert all(
+            at - known["received_ns"] >= 1e6 * (20 + 5 * (index - index % together)) for index, at in enumerate(sent) if chunks == 10
+        )

