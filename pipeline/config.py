@@ -1,12 +1,13 @@
 """Settings: typed sections, merged from config.yaml, the profile, the environment and --set, each value with its origin."""
 
 import ipaddress
+import os
 import re
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
@@ -109,6 +110,7 @@ class ServeConfig(Section):
     env: dict[str, str] = {}
     on_oom: Literal["auto", "fallback", "fail"] = "auto"
     smaller_profile: str | None = None
+    force_start: bool = False
     start_timeout_s: Seconds = 600
     stall_timeout_s: Seconds = 180
     drain_timeout_s: Annotated[int, Field(ge=0)] = 20
@@ -224,9 +226,46 @@ class ReportConfig(Section):
 
     title: str = "vLLM PoC"
     output: str = "REPORT.md"
+    junit_inconclusive: Literal["failure", "skipped"] = "failure"
+    junit_not_measured: Literal["failure", "skipped"] = "failure"
+
+    @property
+    def document(self) -> str:
+        """Return where the report for programs goes: beside the one for people."""
+        return str(Path(self.output).with_name("report.json"))
+
+    @field_validator("output")
+    @classmethod
+    def leaves_the_records_alone(cls, output: str) -> str:
+        if Path(os.path.normpath(output)).parts[0] == "artifacts":
+            raise ValueError("artifacts/ holds the records, report.json among them: choose another folder")
+        return output
 
     def files(self) -> tuple[str, ...]:
         return ("templates",)
+
+
+class PublishConfig(Section):
+    """Where `publish` commits the report."""
+
+    repo: Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")] | None = None
+    branch: Annotated[str, Field(pattern=r"^[^-\s]\S*$")] = "vllm-poc-report"
+    path: str = "."
+
+    @field_validator("path")
+    @classmethod
+    def stays_inside(cls, path: str) -> str:
+        parts = PurePosixPath(path).parts
+        if path.startswith("/") or ".." in parts or ".git" in parts:
+            raise ValueError("expected a folder in the repository, as in docs/report")
+        return path
+
+
+class RunsConfig(Section):
+    """How many runs are kept in artifacts/runs, and how much of the disk they may take."""
+
+    keep: Positive = 20
+    max_mib: Positive = 500
 
 
 class Gate(Section):
@@ -350,6 +389,8 @@ class Config(Section):
     waivers: Waivers = Waivers({})
     alternatives: Alternatives = Alternatives(())
     report: ReportConfig = ReportConfig()
+    publish: PublishConfig = PublishConfig()
+    runs: RunsConfig = RunsConfig()
 
     @property
     def limits(self) -> Limits:

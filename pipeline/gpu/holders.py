@@ -1,10 +1,29 @@
-"""Who holds a device's memory, as NVML tells. Apart, because the sampler that watches a measurement is to load little."""
+"""A device's memory and who holds it, as NVML tells. Apart, because the sampler that watches a measurement is to load little."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 
-def running(pynvml: Any, handle: Any, kind: str) -> list[Any]:
-    """Return the device's processes of that kind, by the newest function that its driver has; empty where none tells."""
+class Memory(NamedTuple):
+    """Bytes; `used` leaves out what the driver reserves for itself where it tells that apart, and `reserved` is None elsewhere."""
+
+    total: int
+    free: int
+    used: int
+    reserved: int | None
+
+
+def memory(pynvml: Any, handle: Any) -> Memory:
+    """Return the device's memory, by the newest function that its driver has; raises pynvml.NVMLError."""
+    try:
+        told = pynvml.nvmlDeviceGetMemoryInfo(handle, version=pynvml.nvmlMemory_v2)
+    except (pynvml.NVMLError_FunctionNotFound, pynvml.NVMLError_NotSupported, pynvml.NVMLError_ArgumentVersionMismatch):
+        told = pynvml.nvmlDeviceGetMemoryInfo(handle)  # before driver 510, and some MIG instances
+        return Memory(told.total, told.free, told.used, None)
+    return Memory(told.total, told.free, told.used, told.reserved)
+
+
+def running(pynvml: Any, handle: Any, kind: str) -> list[Any] | None:
+    """Return the device's processes of that kind, by the newest function that its driver has; None where it does not tell."""
     for function in (f"nvmlDeviceGet{kind}RunningProcesses", f"nvmlDeviceGet{kind}RunningProcesses_v2"):
         try:
             return list(getattr(pynvml, function)(handle))
@@ -12,4 +31,21 @@ def running(pynvml: Any, handle: Any, kind: str) -> list[Any]:
             continue
         except pynvml.NVMLError:
             break
-    return []
+    return None
+
+
+def silences(pynvml: Any) -> tuple[type[Exception], ...]:
+    """Return the errors by which a driver says that it does not tell this, now or ever."""
+    return (
+        pynvml.NVMLError_NotSupported,
+        pynvml.NVMLError_NoPermission,
+        pynvml.NVMLError_FunctionNotFound,
+        pynvml.NVMLError_ArgumentVersionMismatch,
+        pynvml.NVMLLibraryMismatchError,
+    )
+
+
+def error_name(error: Any) -> str:
+    """Return NVML's error as a word: "GpuIsLost" for NVML_ERROR_GPU_IS_LOST."""
+    name = type(error).__name__.removeprefix("NVMLError_")
+    return f"code {error.value}" if name == "NVMLError" else name

@@ -1,12 +1,15 @@
 """NVML through pynvml: what devices there are, and why not when there are none."""
 
+import os
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from pipeline.gpu.holders import running
+from pipeline.gpu.compatibility import UPDATE_DRIVER
+from pipeline.gpu.holders import memory, running
+from pipeline.gpu.visible import VARIABLE, Board, Device, Failure, boards, text, visible
 
 MIB = 1024 * 1024
 
@@ -22,7 +25,11 @@ class GpuProcess(BaseModel):
 
 
 class Gpu(BaseModel):
-    """One device as NVML shows it."""
+    """One device as NVML shows it: a GPU, or an instance of one in MIG mode.
+
+    None stands for what the driver does not tell: `reserved_mib`, which it keeps for itself, `display` for whether a screen
+    is lit by it, `mig` where there is no such mode. `listed` is false where the driver lists no processes.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
@@ -33,6 +40,15 @@ class Gpu(BaseModel):
     free_mib: float
     compute_capability: str
     processes: list[GpuProcess]
+    reserved_mib: float | None = None
+    display: bool | None = None
+    mig: bool | None = None
+    listed: bool = True
+
+    @property
+    def taken_mib(self) -> float:
+        """Return what programs use; on a driver that does not tell its own reserve apart, that too."""
+        return self.total_mib - self.free_mib - (self.reserved_mib or 0)
 
 
 class Driver(BaseModel):
@@ -74,17 +90,40 @@ TROUBLES = {
         "the GPU has fallen off the bus",
         "restart the machine; if it comes back, look at power and seating (`dmesg | grep -i xid`)",
     ),
+    "NVMLError_ResetRequired": Trouble(
+        "the GPU must be reset before it works again",
+        "end what uses it, then `sudo nvidia-smi --gpu-reset`; restart the machine where that is refused",
+    ),
+    "NVMLError_FunctionNotFound": Trouble("the NVIDIA driver is too old: its library lacks a function", UPDATE_DRIVER),
+    "NVMLError_Timeout": Trouble(
+        "the NVIDIA driver does not answer in time",
+        "see `dmesg | grep -i -e nvrm -e xid`; restart the machine when `nvidia-smi` hangs too",
+    ),
+    "NVMLError_Unknown": Trouble(
+        "the NVIDIA driver reports an unknown error",
+        "see `dmesg | grep -i -e nvrm -e xid`; in a container, start it anew (a reload of systemd takes its devices away)",
+    ),
 }
+MIG_DENIED = Trouble(
+    "the GPU is in MIG mode, and its instances are shown to the administrator only",
+    "ask for an instance of your own, or turn MIG off: `sudo nvidia-smi -mig 0`",
+)
+MIG_EMPTY = Trouble(
+    "the GPU is in MIG mode and has no instance to compute on",
+    "make one (`sudo nvidia-smi mig -cgi 0 -C` takes the whole GPU), or turn MIG off: `sudo nvidia-smi -mig 0`",
+)
+NAME_DEVICES = f"`nvidia-smi -L` lists the devices; unset {VARIABLE} to use all"
 NO_DEVICE = Trouble("the NVIDIA driver is loaded but shows no device", "check the device with `lspci | grep -i nvidia`")
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What NVML shows now: driver and devices, or the trouble."""
+    """What NVML shows now: driver and devices that CUDA sees, or the trouble; and what is wrong with others."""
 
     driver: Driver | None
     gpus: list[Gpu]
     trouble: Trouble | None
+    others: tuple[Trouble, ...] = ()
 
 
 def read() -> Reading:
@@ -96,14 +135,61 @@ def read() -> Reading:
     except pynvml.NVMLError as error:
         return Reading(None, [], trouble_of(error))
     try:
-        driver = Driver(version=text(pynvml.nvmlSystemGetDriverVersion()), cuda=cuda_version(pynvml.nvmlSystemGetCudaDriverVersion_v2()))
-        gpus = [device(pynvml, index) for index in range(pynvml.nvmlDeviceGetCount())]
+        driver = Driver(version=text(pynvml.nvmlSystemGetDriverVersion()), cuda=cuda_version(newest_cuda(pynvml)))
+        return look(pynvml, driver, os.environ.get(VARIABLE))
     except pynvml.NVMLError as error:
         return Reading(None, [], trouble_of(error))
     finally:
         with suppress(pynvml.NVMLError):
             pynvml.nvmlShutdown()
-    return Reading(driver, gpus, None if gpus else NO_DEVICE)
+
+
+def newest_cuda(pynvml: Any) -> int:
+    """Return the newest CUDA version that the driver supports, by the newest function that it has."""
+    try:
+        return int(pynvml.nvmlSystemGetCudaDriverVersion_v2())
+    except pynvml.NVMLError_FunctionNotFound:
+        return int(pynvml.nvmlSystemGetCudaDriverVersion())
+
+
+def look(pynvml: Any, driver: Driver, wanted: str | None) -> Reading:
+    """Return the devices that `wanted`, the value of CUDA_VISIBLE_DEVICES, leaves; raises pynvml.NVMLError."""
+    found, failed = boards(pynvml)
+    chosen, unknown = visible(found, wanted)
+    gpus = []
+    for one in chosen:
+        try:
+            gpus.append(device(pynvml, one))
+        except pynvml.NVMLError as error:
+            failed.append(Failure(one.index, bool(one.mig), error))
+    hidden = [hides(wanted, unknown)] if wanted is not None and unknown else []
+    broken = [of_board(failure) for failure in failed]
+    if not gpus:
+        return Reading(driver, [], (broken + hidden + empty(found) + [NO_DEVICE])[0])
+    return Reading(
+        driver,
+        gpus,
+        None,
+        tuple(Trouble(f"GPU {bad.index}: {told.reason}", told.fix) for bad, told in zip(failed, broken, strict=True)) + tuple(hidden),
+    )
+
+
+def hides(wanted: str, unknown: str) -> Trouble:
+    """Return what an entry does that names no device: it ends the list."""
+    if wanted.strip() in ("", "-1"):
+        return Trouble(f"{VARIABLE}={wanted!r} hides every device", NAME_DEVICES)
+    return Trouble(f"{VARIABLE}={wanted}: {unknown} is no device here, and what stands after it counts for nothing", NAME_DEVICES)
+
+
+def empty(found: list[Board]) -> list[Trouble]:
+    """Return the trouble of boards in MIG mode that have no instance."""
+    return [MIG_EMPTY for board in found if board.device.mig and not board.instances]
+
+
+def of_board(failure: Failure) -> Trouble:
+    """Return the trouble of one board: in MIG mode a refusal has its own reason."""
+    trouble = trouble_of(failure.error)
+    return MIG_DENIED if failure.mig and trouble is TROUBLES["NVMLError_NoPermission"] else trouble
 
 
 def trouble_of(error: Exception) -> Trouble:
@@ -111,29 +197,39 @@ def trouble_of(error: Exception) -> Trouble:
     return TROUBLES.get(type(error).__name__, Trouble(f"NVML: {error}", "see whether `nvidia-smi` works"))
 
 
-def device(pynvml: Any, index: int) -> Gpu:
-    """Return device `index`; raises pynvml.NVMLError."""
-    handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-    memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
-    major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(handle)
+def device(pynvml: Any, one: Device) -> Gpu:
+    """Return what CUDA computes on, in words; raises pynvml.NVMLError."""
+    held = memory(pynvml, one.handle)
+    major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(one.board)
+    holders = processes(pynvml, one.handle)
     return Gpu(
-        index=index,
-        uuid=text(pynvml.nvmlDeviceGetUUID(handle)),
-        name=text(pynvml.nvmlDeviceGetName(handle)),
-        total_mib=memory.total / MIB,
-        free_mib=memory.free / MIB,
+        index=one.index,
+        uuid=one.uuid,
+        name=text(pynvml.nvmlDeviceGetName(one.handle)),
+        total_mib=held.total / MIB,
+        free_mib=held.free / MIB,
         compute_capability=f"{major}.{minor}",
-        processes=processes(pynvml, handle),
+        processes=holders or [],
+        reserved_mib=None if held.reserved is None else held.reserved / MIB,
+        display=lit(pynvml, one.board),
+        mig=one.mig,
+        listed=holders is not None,
     )
 
 
-def processes(pynvml: Any, handle: Any) -> list[GpuProcess]:
-    """Return who holds the device's memory; empty where the driver does not list processes."""
+def lit(pynvml: Any, handle: Any) -> bool | None:
+    """Return whether a screen shows this device's picture; None where the driver does not tell."""
+    with suppress(pynvml.NVMLError):
+        return bool(pynvml.nvmlDeviceGetDisplayActive(handle))
+    return None
+
+
+def processes(pynvml: Any, handle: Any) -> list[GpuProcess] | None:
+    """Return who holds the device's memory; None where the driver does not list processes."""
     import psutil
 
-    found: dict[int, Any] = {}
-    for kind in ("Compute", "Graphics"):
-        found.update({process.pid: process for process in running(pynvml, handle, kind)})
+    lists = [running(pynvml, handle, kind) for kind in ("Compute", "Graphics")]
+    found = {process.pid: process for listed in lists for process in listed or ()}
     result = []
     for pid, process in sorted(found.items()):
         try:
@@ -142,20 +238,15 @@ def processes(pynvml: Any, handle: Any) -> list[GpuProcess]:
             name = "?"
         used = process.usedGpuMemory
         result.append(GpuProcess(pid=pid, name=name, used_mib=None if used is None else used / MIB))
-    return result
+    return result if any(listed is not None for listed in lists) else None
 
 
 def device_used_mib() -> list[float] | None:
-    """Return the used memory of each device now, or None without NVML."""
+    """Return the used memory of each device now, as the sampler counts it, or None without NVML."""
     reading = read()
-    return [gpu.total_mib - gpu.free_mib for gpu in reading.gpus] if reading.gpus else None
+    return [gpu.taken_mib for gpu in reading.gpus] if reading.gpus else None
 
 
 def cuda_version(number: int) -> str:
     """Return "12.4" for 12040, as nvmlSystemGetCudaDriverVersion encodes it."""
     return f"{number // 1000}.{number % 1000 // 10}"
-
-
-def text(value: str | bytes) -> str:
-    """Return NVML's text, which old bindings give as bytes."""
-    return value.decode() if isinstance(value, bytes) else value

@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from pipeline.gpu.compatibility import CPU_SET
+from pipeline.gpu.compatibility import BATCH_INVARIANCE, CPU_SET
 from pipeline.gpu.nvml import Gpu
 
-LEAST_CAPABILITY = (8, 0)
+LEAST_CAPABILITY = BATCH_INVARIANCE.least
 
 
 @dataclass(frozen=True)

@@ -15,22 +15,24 @@ from typing import Any
 
 import psutil
 
-from pipeline.gpu.holders import running
+from pipeline.gpu.sensors import Devices
 
 MIB = 1024 * 1024
 WAIT_FOR_SESSION_S = 60.0
 AFTER_END_S = 3.0
 LIST_EVERY_S = 1.0  # walking /proc costs milliseconds
-SHARE_EVERY_S = 3.0  # the kernel walks every page to tell proportional shares: tens of milliseconds for gigabytes
+SHARE_EVERY_S = 3.0  # at most so often, and less where it would take more of a core than:
+SHARE_AT_MOST = 0.005  # the kernel walks every page to tell proportional shares, 10 ms for a gigabyte
+RETRY_S = 5.0  # a driver takes seconds to come back, and starting NVML anew costs more than many samples
 
 
 def main(folder: Path, samples_per_s: float) -> None:
     """Sample until the server is gone."""
-    devices = open_devices()
+    devices = Devices(time.monotonic(), RETRY_S)
     processes: list[psutil.Process] = []
     session: int | None = None
     began = last_seen = time.monotonic()
-    listed = shared = -SHARE_EVERY_S
+    listed, share_due = -LIST_EVERY_S, 0.0
     due = began
     with (folder / "samples.jsonl").open("a", encoding="utf-8", buffering=1) as out:
         while True:
@@ -40,10 +42,11 @@ def main(folder: Path, samples_per_s: float) -> None:
             if session is not None:
                 if at - listed >= LIST_EVERY_S:
                     processes, listed = in_session(session), at
-                proportional = at - shared >= SHARE_EVERY_S
-                shared = at if proportional else shared
+                proportional, spent = at >= share_due, time.thread_time()
                 sample.update(host_memory(processes, proportional))
-            sample.update(device_memory(devices, {process.pid for process in processes}))
+                if proportional:
+                    share_due = at + max(SHARE_EVERY_S, (time.thread_time() - spent) / SHARE_AT_MOST)
+            sample.update(devices.sample(at, {process.pid for process in processes}))
             out.write(json.dumps(sample) + "\n")
             if session is None:
                 if at - began > WAIT_FOR_SESSION_S:
@@ -85,35 +88,6 @@ def host_memory(processes: list[psutil.Process], proportional: bool) -> dict[str
                 pss += process.memory_full_info().pss
     sample = {"processes": len(processes), "rss_mib": round(rss / MIB, 1)}
     return {**sample, "pss_mib": round(pss / MIB, 1)} if proportional else sample
-
-
-def open_devices() -> list[Any]:
-    """Return NVML's device handles; empty without a GPU."""
-    import pynvml
-
-    try:
-        pynvml.nvmlInit()
-        return [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
-    except pynvml.NVMLError:
-        return []
-
-
-def device_memory(devices: list[Any], tree: set[int]) -> dict[str, Any]:
-    """Return each device's used memory and the part of the server's processes, None where the driver does not tell."""
-    if not devices:
-        return {}
-    import pynvml
-
-    used: list[float | None] = []
-    of_tree: list[float | None] = []
-    for device in devices:
-        try:
-            used.append(round(pynvml.nvmlDeviceGetMemoryInfo(device).used / MIB, 1))
-        except pynvml.NVMLError:
-            used.append(None)
-        mine = [process.usedGpuMemory for process in running(pynvml, device, "Compute") if process.pid in tree]
-        of_tree.append(None if not mine or any(value is None for value in mine) else round(sum(mine) / MIB, 1))
-    return {"gpu_used_mib": used, "gpu_tree_mib": of_tree}
 
 
 if __name__ == "__main__":

@@ -2,17 +2,26 @@
 
 import json
 import struct
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
 from pipeline.errors import ModelError
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "float8_e4m3fn": 1, "int8": 1}
+# Of these vLLM makes whatever dtype it serves; everything else (packed int32, int8, fp8) it keeps as stored.
+FLOAT_BYTES = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2}
+INDEX = "model.safetensors.index.json"
+HEAD = "lm_head.weight"
+PLAIN_LAYERS = {"full_attention", "sliding_attention"}
+SCALE_BITS = 16
 
 
 class Shape(BaseModel):
-    """What memory follows from; sizes in elements."""
+    """What memory follows from; sizes in elements. `bits` are those of a quantised weight, `group_size` shares its scale."""
 
     model_config = ConfigDict(extra="ignore", frozen=True, defer_build=True)
 
@@ -25,34 +34,103 @@ class Shape(BaseModel):
     vocabulary: int
     tied: bool
     dtype: str
+    context: int | None = None
+    quantization: str | None = None
+    bits: int | None = None
+    group_size: int | None = None
+
+    def served_dtype(self, asked: str) -> str:
+        """Return the dtype that vLLM computes in: what was asked for; `auto` is the model's, but bfloat16 for float32."""
+        if asked != "auto":
+            return asked
+        return "bfloat16" if self.dtype == "float32" else self.dtype
+
+
+class RawWeights(BaseModel):
+    """The weights of a group in compressed-tensors' form."""
+
+    model_config = ConfigDict(extra="ignore", defer_build=True)
+
+    num_bits: int | None = None
+    group_size: int | None = None
+
+
+class RawGroup(BaseModel):
+    """A group of layers that are quantised alike."""
+
+    model_config = ConfigDict(extra="ignore", defer_build=True)
+
+    weights: RawWeights | None = None
+
+
+class RawQuantization(BaseModel):
+    """The fields of quantization_config that AWQ, GPTQ and compressed-tensors have."""
+
+    model_config = ConfigDict(extra="ignore", defer_build=True)
+
+    quant_method: str = "a quantisation without a name"
+    bits: int | None = Field(None, validation_alias=AliasChoices("bits", "w_bit"))
+    group_size: int | None = Field(None, validation_alias=AliasChoices("group_size", "q_group_size"))
+    config_groups: dict[str, RawGroup] = {}
+
+    def weights(self) -> tuple[int | None, int | None]:
+        """Return (bits, group size) of a quantised weight, None where it does not tell."""
+        groups = [group.weights for group in self.config_groups.values() if group.weights is not None]
+        return (groups[0].num_bits, groups[0].group_size) if groups else (self.bits, self.group_size)
 
 
 class RawConfig(BaseModel):
-    """The fields of config.json that a Llama-like decoder has."""
+    """The fields of config.json that a Llama-like decoder has, and those that tell that it is another."""
 
     model_config = ConfigDict(extra="ignore", defer_build=True)
 
     num_hidden_layers: int
     hidden_size: int
     intermediate_size: int
-    num_attention_heads: int
+    num_attention_heads: int = Field(gt=0)
     num_key_value_heads: int | None = None
     head_dim: int | None = None
     vocab_size: int
     tie_word_embeddings: bool = False
     torch_dtype: str | None = None
     dtype: str | None = None
+    max_position_embeddings: int | None = None
+    quantization_config: RawQuantization | None = None
+    kv_lora_rank: int | None = None
+    layer_types: list[str] | None = None
+
+
+class RawTensor(BaseModel):
+    """A tensor in a safetensors header."""
+
+    model_config = ConfigDict(extra="ignore", defer_build=True)
+
+    dtype: str
+    data_offsets: tuple[int, int]
 
 
 def read_shape(folder: Path) -> Shape:
     """Return the shape that the folder's config.json tells; ModelError when it is not that of a plain decoder."""
     try:
-        raw = RawConfig.model_validate_json((folder / "config.json").read_bytes())
+        return shape_of((folder / "config.json").read_bytes())
     except OSError as error:
         raise ModelError(f"{folder}: {error.strerror}", "name a folder with a Hugging Face model in it") from error
+
+
+def shape_of(config: bytes | str) -> Shape:
+    """Return the shape that the text of a config.json tells; ModelError when it is not that of a plain decoder."""
+    try:
+        raw = RawConfig.model_validate_json(config)
     except ValidationError as error:
         where = ".".join(str(part) for part in error.errors()[0]["loc"])
         raise ModelError(f"config.json tells no memory plan: {where}: {error.errors()[0]['msg']}") from error
+    if raw.kv_lora_rank:
+        raise ModelError("config.json tells no memory plan: its attention is MLA (kv_lora_rank), whose KV cache is not planned here")
+    other = sorted(set(raw.layer_types or ()) - PLAIN_LAYERS)
+    if other:
+        raise ModelError(f"config.json tells no memory plan: layers of {other[0]} keep no KV cache of the plain form")
+    quantization = raw.quantization_config
+    bits, group_size = quantization.weights() if quantization else (None, None)
     return Shape(
         layers=raw.num_hidden_layers,
         hidden=raw.hidden_size,
@@ -63,37 +141,100 @@ def read_shape(folder: Path) -> Shape:
         vocabulary=raw.vocab_size,
         tied=raw.tie_word_embeddings,
         dtype=raw.dtype or raw.torch_dtype or "bfloat16",
+        context=raw.max_position_embeddings,
+        quantization=quantization.quant_method if quantization else None,
+        bits=bits,
+        group_size=group_size,
     )
 
 
-def weight_elements(shape: Shape) -> int:
-    """Return the parameters of a Llama-like decoder: embeddings, attention and gated MLP; norms and biases are left out."""
+def linear_elements(shape: Shape) -> int:
+    """Return the parameters of attention and gated MLP, which quantisation packs; norms and biases are left out."""
     attention = shape.hidden * shape.head_dim * (2 * shape.heads + 2 * shape.kv_heads)
-    layer = attention + 3 * shape.hidden * shape.intermediate
-    return shape.layers * layer + shape.vocabulary * shape.hidden * (1 if shape.tied else 2)
+    return shape.layers * (attention + 3 * shape.hidden * shape.intermediate)
 
 
-def weight_bytes(folder: Path, shape: Shape) -> tuple[int, str]:
-    """Return (bytes, where they come from): the tensors that the safetensors headers name, else the shape's elements."""
-    files = sorted(folder.glob("*.safetensors"))
+def embedding_elements(shape: Shape) -> int:
+    """Return the parameters of the embeddings, and of the output layer where it has weights of its own."""
+    return shape.vocabulary * shape.hidden * (1 if shape.tied else 2)
+
+
+def weight_elements(shape: Shape) -> int:
+    """Return the parameters of a Llama-like decoder."""
+    return linear_elements(shape) + embedding_elements(shape)
+
+
+def estimated_bytes(shape: Shape, dtype: str = "auto") -> int:
+    """Return the weights' size by shape alone; ModelError for a quantisation that does not tell its bits.
+
+    AWQ and GPTQ pack `bits` of each weight into int32 and add a float16 scale and a zero point of `bits` for each group.
+    """
+    width = DTYPE_BYTES.get(shape.served_dtype(dtype), 2)
+    if shape.quantization is None:
+        return weight_elements(shape) * width
+    if shape.bits is None:
+        raise ModelError(f"{shape.quantization} tells its size only in the weights' headers", "download the model first")
+    shared = (SCALE_BITS + shape.bits) / shape.group_size if shape.group_size and shape.group_size > 0 else 0.0
+    return embedding_elements(shape) * width + int(linear_elements(shape) * (shape.bits + shared) / 8)
+
+
+def weight_bytes(folder: Path, shape: Shape, dtype: str = "auto") -> tuple[int, str]:
+    """Return (bytes on the device, where they come from): the tensors that the safetensors headers name, else the shape's."""
+    files = safetensors_files(folder)
     if not files:
-        return weight_elements(shape) * DTYPE_BYTES.get(shape.dtype, 2), "shape in config.json"
-    return sum(tensor_bytes(file) for file in files), "safetensors headers"
+        return estimated_bytes(shape, dtype), "shape in config.json"
+    stored: Counter[str] = Counter()
+    for file in files:
+        stored.update(stored_bytes(file, shape.tied))
+    return served_bytes(stored, shape.served_dtype(dtype)), "safetensors headers"
 
 
-def tensor_bytes(file: Path) -> int:
-    """Return the bytes of the tensors in one safetensors file; ModelError when its header cannot be read.
+def safetensors_files(folder: Path) -> list[Path]:
+    """Return the files that vLLM loads: those of the index where there is one, for some repos hold the weights twice."""
+    try:
+        index = (folder / INDEX).read_bytes()
+    except OSError:
+        return sorted(folder.glob("*.safetensors"))
+    return [folder / name for name in indexed(index)]
+
+
+def indexed(index: bytes) -> list[str]:
+    """Return the names of the files in a safetensors index; ModelError when it cannot be read."""
+    try:
+        return sorted(set(json.loads(index)["weight_map"].values()))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"{INDEX} is no index of weights ({error})", "download the model again") from error
+
+
+def stored_bytes(file: Path, tied: bool = False) -> Counter[str]:
+    """Return the bytes of the tensors in one safetensors file by dtype; ModelError when its header cannot be read.
 
     The file begins with the header's length (8 bytes, little-endian) and the header, JSON (safetensors' format).
     """
     try:
         with file.open("rb") as stream:
             (length,) = struct.unpack("<Q", stream.read(8))
-            header = json.loads(stream.read(length))
-        spans = [entry["data_offsets"] for name, entry in header.items() if name != "__metadata__"]
-    except (OSError, struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelError(f"{file.name} has no readable safetensors header ({error})", "download the model again") from error
-    return sum(end - start for start, end in spans)
+            header: dict[str, Any] = json.loads(stream.read(length))
+        tensors = {name: RawTensor.model_validate(entry) for name, entry in header.items() if name != "__metadata__"}
+    except (OSError, struct.error, ValueError, TypeError, AttributeError, OverflowError, MemoryError) as error:
+        words = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ModelError(f"{file.name} has no readable safetensors header ({words})", "download the model again") from error
+    return bytes_by_dtype(((name, tensor.dtype, tensor.data_offsets) for name, tensor in tensors.items()), tied)
+
+
+def bytes_by_dtype(tensors: Iterable[tuple[str, str, tuple[int, int]]], tied: bool) -> Counter[str]:
+    """Return the bytes by dtype of (name, dtype, span) entries; vLLM loads no output layer that is tied to the embeddings."""
+    found: Counter[str] = Counter()
+    for name, dtype, (start, end) in tensors:
+        if not (tied and name == HEAD):
+            found[dtype] += end - start
+    return found
+
+
+def served_bytes(stored: Mapping[str, int], dtype: str) -> int:
+    """Return what the stored bytes become on the device, where float tensors are of the dtype that is served."""
+    width = DTYPE_BYTES.get(dtype, 2)
+    return sum(size * width // FLOAT_BYTES[kind] if kind in FLOAT_BYTES else size for kind, size in stored.items())
 
 
 def kv_bytes_per_token(shape: Shape, kv_dtype_bytes: int) -> int:

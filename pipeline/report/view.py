@@ -11,6 +11,7 @@ from pipeline.config import Alternative, Gate, ReportConfig, is_loopback
 from pipeline.errors import MeaninglessError
 from pipeline.gpu.remedies import NoRemedy, Remedy, remedy_for
 from pipeline.measure.figures import Figure
+from pipeline.measure.memory import SERIES
 from pipeline.measure.verdicts import SIGNS
 from pipeline.record import BLOCKED, Failure, Outcome
 from pipeline.report.gates import Judged, JudgedGate
@@ -24,8 +25,17 @@ MARKS = {
 }
 
 
+MEMORY_PARTS = {
+    "peak_mib": "peak",
+    "steady_mib": "steady (median under load)",
+    "range_mib": "range under load",
+    "drift_mib_h": "drift under load (Theil–Sen)",
+    "change_mib": "last tenth of the load − first",
+    "stable": "stable (n: seconds of load)",
+}
 NOTES = ("stop", "determinism-remedy")  # records that no stage makes
 
+THROTTLED_PERCENT = 5  # of the samples under load; a touch of the power limit is no news
 RANDOM_WEIGHTS = "This model has the shape of the real one and random weights: speed and memory are real, its answers are noise."
 
 
@@ -86,6 +96,7 @@ class Scenario:
     figures: list[FigureRow]
     examples: list[tuple[str, str, str, str]] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)
+    pictures: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -120,6 +131,7 @@ def build_view(
     instead: Sequence[str],
     alternatives: Sequence[Alternative],
     judged: Judged,
+    pictures: Sequence[str] = (),
 ) -> View:
     """Return what the report shows of these outcomes."""
     outcomes = judged.outcomes
@@ -131,7 +143,7 @@ def build_view(
         router_scenario(outcomes["test-router"]),
         determinism_scenario(outcomes["test-determinism"], outcomes["serve"], outcomes["check-gpu"], outcomes["determinism-remedy"]),
         bench_scenario(outcomes["bench"]),
-        memory_scenario(outcomes["measure-vram"], outcomes["stop"], outcomes["serve"]),
+        memory_scenario(outcomes["measure-vram"], outcomes["stop"], outcomes["serve"], pictures),
     ]
     return View(
         title=settings.title,
@@ -142,7 +154,12 @@ def build_view(
         model=server.model if server else model.name if model else "no model",
         device=server.device if server else "no server",
         measured_on=f"measured {min(times):%Y-%m-%d %H:%M} UTC" if times else "nothing was measured",
-        cautions=[*instead, *(cautions(server) if server else []), *uncounted(outcomes["bench"].data)],
+        cautions=[
+            *instead,
+            *(cautions(server) if server else []),
+            *uncounted(outcomes["bench"].data),
+            *throttled(outcomes["measure-vram"].data),
+        ],
         targets=[gate_row(row) for row in judged.gates if row.gate.table == "targets"],
         criteria=[gate_row(row) for row in judged.gates if row.gate.table == "criteria"],
         scenarios=scenarios,
@@ -180,6 +197,16 @@ def uncounted(bench: Any) -> list[str]:
     differ = [count for count in bench.ledger if count.server is not None and not count.agrees] if bench else []
     listed = ", ".join(f"{count.name} {count.client} and {count.server}" for count in differ)
     return [f"Client and server did not count the same ({listed}): others were served meanwhile, or requests failed."] if differ else []
+
+
+def throttled(memory: Any) -> list[str]:
+    """Return that the GPU was slower than it could be for more than a moment of the load, where it was."""
+    share = memory.figures.get("gpu_throttled") if memory else None
+    if share is None or share.value is None or share.value < THROTTLED_PERCENT:
+        return []
+    reasons = ", ".join(f"{name} in {count}" for name, count in memory.throttled.items())
+    said = f"The GPU was throttled in {number(share.value)} % of {share.n} samples under load ({reasons})"
+    return [f"{said}: better cooled or fed it is faster."]
 
 
 def failure_notes(outcomes: Mapping[str, Outcome[Any]]) -> list[FailureNote]:
@@ -386,6 +413,7 @@ def remedy_table(proof: Any) -> Table:
     sides = (proof.without, proof.remedied)
     arms = dict.fromkeys((arm.arm, arm.what) for side in sides for arm in side.arms if arm.arm != "D5")
     optional = {
+        "failed requests for speed": [f"{len(side.errors)}: {side.errors[0]}" if side.errors else "" for side in sides],
         "a failed start was repeated with": ["; ".join(attempt.changed for attempt in side.attempts) for side in sides],
         "failed": [side.failure.message if side.failure else "" for side in sides],
         "SIMULATED, not a real vLLM": ["yes" if side.simulated else "" for side in sides],
@@ -563,25 +591,32 @@ def ledger_facts(data: Any) -> list[str]:
     return facts
 
 
-def memory_scenario(outcome: Outcome[Any], closing: Outcome[Any], server: Outcome[Any]) -> Scenario:
+def memory_scenario(outcome: Outcome[Any], closing: Outcome[Any], server: Outcome[Any], pictures: Sequence[str] = ()) -> Scenario:
     """Return the guide's test 3, with what was left after the stop."""
     title = "Test 3: VRAM usage"
     data = outcome.data
     if data is None:
         return Scenario(title, reason_of(outcome), [], [])
-    labels = {
-        "vram_peak_mib": "VRAM, peak",
-        "vram_steady_mib": "VRAM, steady (median under load)",
-        "vram_range_mib": "VRAM, range under load",
-        "host_pss_peak_mib": "host memory of the server's processes (PSS), peak",
-        "host_pss_steady_mib": "host memory (PSS), steady",
-        "host_rss_peak_mib": "host memory (RSS, shared pages counted per process), peak",
+    labels = {f"{series}_{part}": f"{name}, {words}" for series, name in SERIES.items() for part, words in MEMORY_PARTS.items()}
+    labels |= {
+        "plan_error": "error of the plan: planned peak above the measured one",
+        "kv_cache_peak": "KV cache in use, highest reading under load",
+        "gpu_utilization": "GPU utilisation, median under load",
+        "gpu_temperature_c": "GPU temperature, median under load",
+        "gpu_power_w": "GPU power, median under load",
+        "gpu_clock_mhz": "GPU clock (SM), median under load",
+        "gpu_throttled": "GPU throttled, by heat or power, share of samples under load",
     }
-    facts = [
-        f"{data.samples} samples from before the start; {data.load_s:g} s of load, {data.load_requests} requests.",
-    ]
+    load = data.load
+    failed = f", of which {load.failed} failed ({load.error})" if load.failed else ""
+    facts = [f"{data.samples} samples from before the start; {load.seconds:.4g} s of load, {load.requests} requests{failed}."]
     if data.method:
         facts.append(f"Told apart by: {data.method}.")
+    for series, name in SERIES.items():
+        against = data.figures.get(f"{series}_stable")
+        if against is not None and against.value == 0:
+            facts.append(f"NOT STABLE, {name}: {against.reason}.")
+    facts += sampling_facts(data)
     facts += plan_facts(server.data.plan if server.data else None, data)
     end = closing.data
     if end is None or end.launch_id != data.launch_id:
@@ -593,15 +628,27 @@ def memory_scenario(outcome: Outcome[Any], closing: Outcome[Any], server: Outcom
         residual = end.residual_mib()
         if residual is not None:
             facts.append(f"VRAM residual: {number(residual)} MiB above the baseline.")
-    return Scenario(title, "", facts, rows(outcome.stage, data.figures, labels))
+    measured = {name: figure for name, figure in data.figures.items() if figure.value is not None or not name.startswith("gpu_")}
+    return Scenario(title, "", facts, rows(outcome.stage, measured, labels), pictures=list(pictures))
+
+
+def sampling_facts(data: Any) -> list[str]:
+    """Return what the samples lack."""
+    facts = []
+    if data.gaps.count:
+        gaps = data.gaps
+        many = "a gap" if gaps.count == 1 else f"{gaps.count} gaps"
+        facts.append(f"Samples are missing: {many}, {number(gaps.longest_s)} s the longest, {number(gaps.total_s)} s in all.")
+    facts += [f"NVML failed in {count} samples: {name}." for name, count in data.gpu_errors.items()]
+    return facts
 
 
 def plan_facts(plan: Any, data: Any) -> list[str]:
     """Return what was planned beside what the server's log says."""
-    told = data.breakdown
+    log = data.breakdown
     facts = []
     if data.preemptions is not None:
-        facts.append(f"Preemptions since the start: {data.preemptions}.")
+        facts.append(f"Preemptions since the start: {data.preemptions}; under this load: {told(data.load.preempted)}.")
     if plan is None:
         return facts
     peak = data.figures["vram_peak_mib"].value
@@ -609,10 +656,10 @@ def plan_facts(plan: Any, data: Any) -> list[str]:
         off = 100 * (plan.peak_mib / peak - 1)
         facts.append(f"Peak: {number(plan.peak_mib)} MiB planned, {number(peak)} measured ({off:+.1f} %).")
     parts = [
-        ("weights", plan.weights_mib, told.weights_mib),
-        ("activations", plan.activations_mib, told.activations_mib),
-        ("CUDA graphs", plan.graphs_mib, told.graphs_mib),
-        ("KV cache", plan.kv_cache_mib, told.kv_cache_mib),
+        ("weights", plan.weights_mib, log.weights_mib),
+        ("activations", plan.activations_mib, log.activations_mib),
+        ("CUDA graphs", plan.graphs_mib, log.graphs_mib),
+        ("KV cache", plan.kv_cache_mib, log.kv_cache_mib),
     ]
     words = [
         f"{name} {number(planned)} MiB ({'log: ' + number(seen) if seen is not None else 'not in the log'})"
@@ -621,9 +668,9 @@ def plan_facts(plan: Any, data: Any) -> list[str]:
     facts.append(
         f"Plan for {number(plan.budget_mib)} MiB, beside vLLM's log: {', '.join(words)}; context {number(plan.context_mib)} MiB planned."
     )
-    if told.kv_tokens is not None:
-        off = 100 * (plan.kv_tokens / told.kv_tokens - 1)
-        facts.append(f"KV cache: {told.kv_tokens} tokens by the log, {plan.kv_tokens} planned ({off:+.1f} %).")
+    if log.kv_tokens is not None:
+        off = 100 * (plan.kv_tokens / log.kv_tokens - 1)
+        facts.append(f"KV cache: {log.kv_tokens} tokens by the log, {plan.kv_tokens} planned ({off:+.1f} %).")
     return facts
 
 

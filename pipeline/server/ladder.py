@@ -6,10 +6,12 @@ import re
 from pydantic import BaseModel, ConfigDict
 
 from pipeline.config import ServeConfig
+from pipeline.gpu.plan import SHORTEST_CONTEXT
 
 MEMORY_CAUSES = ("free-vram", "free-ram", "kv-below-context", "no-kv-room", "gpu-oom")
+# Refused by the plan before anything was started: with smaller settings it may fit, or no settings of the ladder would.
+PLANNED, HOPELESS = "planned", "hopeless"
 MOST_ATTEMPTS = 8
-SHORTEST_CONTEXT = 1024
 FEWEST_SEQUENCES = 4
 LEAST_SHARE = 0.1
 CPU_CACHE = "VLLM_CPU_KVCACHE_SPACE"
@@ -33,6 +35,8 @@ def smaller(settings: ServeConfig, cause: str, log: str) -> tuple[ServeConfig, s
 
     In the guide's order: a smaller share of the GPU where others hold memory, a shorter context, fewer sequences.
     """
+    if cause == HOPELESS:
+        return None
     if cause == "free-vram":
         share = share_that_fits(log)
         if share is not None and LEAST_SHARE <= share < (settings.gpu_memory_utilization or 1):

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -163,8 +164,10 @@ def bench(settings: BenchConfig, limits: Limits, server: Server, workspace: Work
         return measure(settings, limits, server, target, workspace)
 
 
-def measure(settings: BenchConfig, limits: Limits, server: Server, target: Target, workspace: Workspace) -> BenchResult:
-    """Return the record of a run; the server is watched by the caller."""
+def measure(
+    settings: BenchConfig, limits: Limits, server: Server, target: Target, workspace: Workspace, raw: Path | None = None
+) -> BenchResult:
+    """Return the record of a run, whose stamps go to `raw`; the server is watched by the caller."""
     control = Control(target.base_url, target.api_key)
     concurrencies = sorted({1, *settings.concurrency})
     workspace.say(f"bench: the client itself, against a stub at concurrency {', '.join(map(str, concurrencies))}")
@@ -197,7 +200,7 @@ def measure(settings: BenchConfig, limits: Limits, server: Server, target: Targe
     opened = {arrival: run.opened(arrival, settings.open_share * best_per_s, settings.open_requests) for arrival in settings.open_loop}
     trials = capacity(run, settings, limits, best_per_s) if settings.find_capacity else []
     at_end = control.metrics()
-    raw = workspace.artifacts / "raw" / "bench.jsonl.gz"
+    raw = raw or workspace.artifacts / "raw" / "bench.jsonl.gz"
     write_atomic(raw, gzip.compress("".join(json.dumps(line) + "\n" for line in run.lines).encode(), mtime=0))
     levels = [level(entry, loops[entry.concurrency], settings.client_delay_ms, ceiling) for entry in calibrations]
     open_levels = [open_level(arrival, settings.open_share * best_per_s, batch) for arrival, batch in opened.items()]

@@ -1,10 +1,12 @@
 """check-gpu: what the machine offers, and which profile fits it."""
 
+import platform
 from typing import Any
 
 from pipeline.config import AutoProfile, GpuConfig
 from pipeline.errors import MachineError
 from pipeline.gpu import host, nvml
+from pipeline.gpu.cautions import Caution, cautions
 from pipeline.gpu.host import Host
 from pipeline.gpu.nvml import Driver, Gpu
 from pipeline.record import Artifact
@@ -13,7 +15,7 @@ CPU_PROFILE = "cpu"
 
 
 class Machine(Artifact):
-    """The host, its NVIDIA devices or why there are none, and the profile that `auto` means here."""
+    """The host, the NVIDIA devices that CUDA sees or why there are none, and the profile that `auto` means here."""
 
     host: Host
     driver: Driver | None
@@ -22,11 +24,12 @@ class Machine(Artifact):
     fix: str
     profile: str
     profile_reason: str
+    cautions: list[Caution] = []
 
     def identity(self) -> dict[str, Any]:
-        """Return what is fixed about the machine; free memory and processes change by the second."""
-        volatile = {"free_mib", "processes"}
-        return self.model_dump(mode="json", exclude={"gpus": {"__all__": volatile}})
+        """Return what is fixed about the machine; free memory, processes and displays change by the second."""
+        volatile = {"free_mib", "processes", "reserved_mib", "display", "listed"}
+        return self.model_dump(mode="json", exclude={"gpus": {"__all__": volatile}, "cautions": True})
 
 
 def check_gpu(settings: GpuConfig) -> Machine:
@@ -43,6 +46,7 @@ def check_gpu(settings: GpuConfig) -> Machine:
         fix=reading.trouble.fix if reading.trouble else "",
         profile=profile,
         profile_reason=why,
+        cautions=cautions(reading, platform.release()),
     )
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from pipeline import packages
 from pipeline.config import InstallConfig
 from pipeline.errors import InstallError
-from pipeline.gpu.compatibility import CPU_SET, SETS, VllmSet, set_for_driver, set_named
+from pipeline.gpu.compatibility import CPU_SET, SETS, UPDATE_DRIVER, VllmSet, no_set_for, set_for_driver, set_named
 from pipeline.record import Artifact
 from pipeline.server.environment import base_environment
 from pipeline.stages.check_gpu import CPU_PROFILE, Machine
@@ -201,10 +201,7 @@ def choose_set(wanted: str, machine: Machine) -> tuple[VllmSet, str]:
         return CPU_SET, machine.profile_reason
     chosen = set_for_driver(machine.driver.version)
     if chosen is None:
-        raise InstallError(
-            f"no vLLM is known to run on NVIDIA driver {machine.driver.version}",
-            "update the driver to 580 or newer (525 at least), or name a set with install.set",
-        )
+        raise InstallError(no_set_for(machine.driver.version), f"{UPDATE_DRIVER}, or name a set with install.set")
     return chosen, f"NVIDIA driver {machine.driver.version} runs CUDA {chosen.cuda}"
 
 

@@ -3,16 +3,22 @@
 import itertools
 import json
 import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
-from statistics import median
-from typing import Any
 
-from pipeline.client.control import PREEMPTIONS, Control
+from pydantic import BaseModel, ConfigDict
+
 from pipeline.client.load import Target, closed_loop, streamed
+from pipeline.client.meter import Meter, metered
 from pipeline.config import VramConfig
 from pipeline.errors import MeaninglessError, MeasureError, NothingAnsweredError
+from pipeline.gpu.plan import plan_error_figure
+from pipeline.measure import memory
 from pipeline.measure.figures import Figure, not_measured
-from pipeline.record import Measurement
+from pipeline.measure.memory import Gaps, Sample, Span
+from pipeline.record import Measurement, now
 from pipeline.server.breakdown import Breakdown, breakdown
 from pipeline.server.watch import watched
 from pipeline.stages.check_gpu import Machine
@@ -20,22 +26,63 @@ from pipeline.stages.serve import Server
 from pipeline.workspace import Workspace
 
 OUTPUT_TOKENS = 32
-Sample = dict[str, Any]
+TIMEOUT_S = 60
+SLICE_S = 60.0  # answers are kept no longer than this
+
+
+class Load(BaseModel):
+    """What the server had to do: from when to when by the monotonic clock, how many requests, what its metrics said meanwhile.
+
+    `preempted` counts the preemptions of the load; None where the server's metrics do not tell.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+
+    spans: list[Span] = []
+    requests: int = 0
+    failed: int = 0
+    error: str = ""  # of the first that failed
+    kv_peak_percent: float | None = None
+    kv_readings: int = 0
+    preempted: int | None = None
+
+    @property
+    def seconds(self) -> float:
+        """Return how long the load lasted, pauses left out."""
+        return sum(end - begin for begin, end in self.spans)
+
+
+class Anchor(BaseModel):
+    """The same moment by the monotonic clock, which samples have, and by the wall clock, which records have."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+
+    monotonic_s: float
+    wall: datetime
+
+    def at(self, wall: datetime) -> float:
+        """Return that moment by the monotonic clock."""
+        return self.monotonic_s + (wall - self.wall).total_seconds()
 
 
 class MemoryUse(Measurement):
-    """Peak and steady memory of device and host (MiB), how the device's was told apart, the load, and what the log says.
+    """Peak, steady, drift and stability of device and host memory, how the device's was told apart, the load, and what the log says.
 
-    `preemptions` counts since the server's start; None where its metrics do not tell.
+    `preemptions` counts since the server's start; None where its metrics do not tell. `throttled` and `gpu_errors` count
+    samples by reason, throttled ones under load.
     """
 
     method: str
     samples: int
-    load_s: float
-    load_requests: int
+    samples_file: str
+    anchor: Anchor
+    load: Load
+    gaps: Gaps
     baseline_gpu_mib: float | None
     breakdown: Breakdown
     preemptions: int | None
+    throttled: dict[str, int]
+    gpu_errors: dict[str, int]
 
 
 def measure_vram(settings: VramConfig, machine: Machine, server: Server, workspace: Workspace) -> MemoryUse:
@@ -49,90 +96,110 @@ def measure_vram(settings: VramConfig, machine: Machine, server: Server, workspa
 def load_and_read(settings: VramConfig, machine: Machine, server: Server, target: Target, workspace: Workspace) -> MemoryUse:
     """Return the record of a run; the server is watched by the caller."""
     workspace.say(f"memory: {settings.load_s:g} s of load at concurrency {settings.concurrency}")
+    told = workspace.progress("memory, seconds of load", round(settings.load_s))
+    began = time.monotonic()
+    load = Load(spans=[(began, began)], preempted=0)
+    with metered(target) as meter:
+        while (left_s := began + settings.load_s - time.monotonic()) > 0 and target.alive():
+            load = pressed(load, target, server.model, settings.concurrency, min(left_s, SLICE_S), told)
+    load = with_readings(load, meter)
+    if load.failed == load.requests:
+        raise NothingAnsweredError(f"memory: no request of the load succeeded: {load.error or 'none was sent'}", "see the server's log")
+    return memory_use(load, meter.preemptions, machine, server, workspace)
+
+
+def pressed(
+    load: Load, target: Target, model: str, concurrency: int, seconds: float, told: Callable[[int], None] = lambda _load_s: None
+) -> Load:
+    """Keep so many requests in flight for so long; return `load` with what that added, its last span extended to the end.
+
+    `told` hears the seconds of load so far.
+    """
     began = time.monotonic()
     payloads = (
-        streamed(server.model, [{"role": "user", "content": f"Tell story number {number}."}], OUTPUT_TOKENS, ignore_eos=True)
-        for number in itertools.count()
+        streamed(model, [{"role": "user", "content": f"Tell story number {number}."}], OUTPUT_TOKENS, ignore_eos=True)
+        for number in itertools.count(load.requests)
     )
-    told = workspace.progress("memory, seconds of load", round(settings.load_s))
 
     def keep_going() -> bool:
         passed_s = time.monotonic() - began
-        told(min(int(passed_s), round(settings.load_s)))
-        return passed_s < settings.load_s
+        told(int(load.seconds + min(passed_s, seconds)))
+        return passed_s < seconds
 
-    answers, _ = closed_loop(target, payloads, settings.concurrency, 60, keep_going)
-    ended = time.monotonic()
-    if not any(answer.ok for answer in answers):
-        raise NothingAnsweredError(f"memory: no request of the load succeeded: {answers[0].error}", "see the server's log")
-    preempted = Control(target.base_url, target.api_key).metrics().get(PREEMPTIONS)
-    samples = read_samples(workspace.root / server.handle.samples)
-    loaded = [sample for sample in samples if began <= sample["t"] <= ended]
-    if not loaded:
-        raise MeasureError("memory: the sampler wrote nothing during the load", f"see sampler.log beside {server.handle.samples}")
-    baseline = next((device_use(sample, "gpu_used_mib") for sample in samples if "processes" not in sample), None)
-    method, gpu = gpu_series(samples, baseline)
-    _, gpu_loaded = gpu_series(loaded, baseline)
-    return MemoryUse(
-        launch_id=server.handle.launch_id,
-        simulated=not server.real,
-        figures={
-            **gpu_figures(gpu, gpu_loaded, machine.reason or "the driver tells no memory figures"),
-            "host_pss_peak_mib": peak_figure([sample["pss_mib"] for sample in samples if "pss_mib" in sample]),
-            "host_pss_steady_mib": steady_figure([sample["pss_mib"] for sample in loaded if "pss_mib" in sample]),
-            "host_rss_peak_mib": peak_figure([sample["rss_mib"] for sample in samples if "rss_mib" in sample]),
-        },
-        method=method,
-        samples=len(samples),
-        load_s=round(ended - began, 1),
-        load_requests=len(answers),
-        baseline_gpu_mib=baseline,
-        breakdown=breakdown((workspace.root / server.handle.log).read_text(encoding="utf-8", errors="replace")),
-        preemptions=None if preempted is None else int(preempted),
+    answers, _ = closed_loop(target, payloads, concurrency, TIMEOUT_S, keep_going)
+    errors = [answer.error for answer in answers if not answer.ok]
+    *before, (begin, _) = load.spans
+    return load.model_copy(
+        update={
+            "spans": [*before, (begin, time.monotonic())],
+            "requests": load.requests + len(answers),
+            "failed": load.failed + len(errors),
+            "error": load.error or next(iter(errors), ""),
+        }
     )
 
 
-def read_samples(path: Path) -> list[Sample]:
-    """Return the samples in the file; a last line that is being written is left out."""
+def with_readings(load: Load, meter: Meter) -> Load:
+    """Return `load` with what the meter read since it was made, added to what it held before."""
+    peaks = [peak for peak in (load.kv_peak_percent, meter.kv_peak_percent) if peak is not None]
+    unknown = load.preempted is None or meter.preempted is None
+    return load.model_copy(
+        update={
+            "kv_peak_percent": max(peaks, default=None),
+            "kv_readings": load.kv_readings + meter.readings,
+            "preempted": None if unknown else (load.preempted or 0) + (meter.preempted or 0),
+        }
+    )
+
+
+def memory_use(load: Load, preemptions: int | None, machine: Machine, server: Server, workspace: Workspace) -> MemoryUse:
+    """Return what the launch's samples and its log say of this load."""
+    path = workspace.root / server.handle.samples
+    samples = list(read_samples(path))
+    loaded = [sample for sample in samples if any(begin <= sample["t"] <= end for begin, end in load.spans)]
+    if not loaded:
+        raise MeasureError("memory: the sampler wrote nothing during the load", f"see sampler.log beside {server.handle.samples}")
+    baseline = memory.baseline_mib(samples)
+    method, gpu = memory.gpu_points(samples, baseline)
+    errors = memory.error_counts(samples)
+    listed = ", ".join(f"{name} in {count} samples" for name, count in errors.items())
+    no_gpu = machine.reason or (f"the driver failed: {listed}" if listed else "the driver tells no memory figures")
+    series = {"vram": gpu, "host_pss": memory.host_points(samples, "pss_mib"), "host_rss": memory.host_points(samples, "rss_mib")}
+    figures: dict[str, Figure] = {}
+    for name, points in series.items():
+        reason = no_gpu if name == "vram" else "no sample under load"
+        figures |= memory.series_figures(name, points, load.spans, load.preempted, reason)
+    figures["plan_error"] = plan_error_figure(server.plan, figures["vram_peak_mib"])
+    kv = not_measured("%", "the server's metrics do not tell")
+    if load.kv_peak_percent is not None:
+        kv = Figure(value=load.kv_peak_percent, unit="%", n=load.kv_readings)
+    return MemoryUse(
+        launch_id=server.handle.launch_id,
+        simulated=not server.real,
+        figures={**figures, **memory.state_figures(loaded, no_gpu), "kv_cache_peak": kv},
+        method=method,
+        samples=len(samples),
+        samples_file=server.handle.samples,
+        anchor=Anchor(monotonic_s=time.monotonic(), wall=now()),
+        load=load,
+        gaps=memory.gaps([sample["t"] for sample in samples], [(samples[0]["t"], load.spans[-1][1])]),
+        baseline_gpu_mib=baseline,
+        breakdown=breakdown((workspace.root / server.handle.log).read_text(encoding="utf-8", errors="replace")),
+        preemptions=preemptions,
+        throttled=memory.throttle_counts(loaded),
+        gpu_errors=errors,
+    )
+
+
+def read_samples(path: Path) -> Iterator[Sample]:
+    """Yield the samples in the file; a line that is being written, or that a power cut spoilt, is left out."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        file = path.open(encoding="utf-8", errors="replace")
     except OSError as error:
         raise MeasureError(f"memory: no samples: {error}", "restart the server with `invoke serve --force`") from error
-    return [json.loads(line) for line in lines if line.endswith("\n")]
-
-
-def gpu_series(samples: list[Sample], baseline: float | None) -> tuple[str, list[float]]:
-    """Return (method, MiB per sample): the process tree's own use where the driver tells, else used − baseline."""
-    tree = [device_use(sample, "gpu_tree_mib") for sample in samples]
-    own = [value for value in tree if value is not None]
-    if own:
-        return "NVML, sum over the server's processes", own
-    if baseline is None:
-        return "", []
-    used = [device_use(sample, "gpu_used_mib") for sample in samples]
-    return "NVML, device used − baseline before the start", [value - baseline for value in used if value is not None]
-
-
-def device_use(sample: Sample, key: str) -> float | None:
-    """Return the sample's sum over devices, or None where no device told a value."""
-    values = [value for value in sample.get(key, []) if value is not None]
-    return sum(values) if values else None
-
-
-def gpu_figures(series: list[float], loaded: list[float], reason: str) -> dict[str, Figure]:
-    """Return the device figures, NOT_MEASURED with `reason` where nothing was told."""
-    names = ("vram_peak_mib", "vram_steady_mib", "vram_range_mib")
-    if not series or not loaded:
-        return {name: not_measured("MiB", reason) for name in names}
-    spread = Figure(value=max(loaded) - min(loaded), unit="MiB", n=len(loaded))
-    return dict(zip(names, (peak_figure(series), steady_figure(loaded), spread), strict=True))
-
-
-def peak_figure(values: list[float]) -> Figure:
-    """Return the largest value."""
-    return Figure(value=max(values), unit="MiB", n=len(values)) if values else not_measured("MiB", "no sample")
-
-
-def steady_figure(values: list[float]) -> Figure:
-    """Return the median under load."""
-    return Figure(value=median(values), unit="MiB", n=len(values)) if values else not_measured("MiB", "no sample")
+    with file:
+        for line in file:
+            with suppress(ValueError):
+                sample = json.loads(line) if line.endswith("\n") else None
+                if isinstance(sample, dict) and isinstance(sample.get("t"), int | float):
+                    yield sample

@@ -10,14 +10,14 @@ from pipeline.config import AttachConfig, ModelConfig, ServeConfig
 from pipeline.errors import MeaninglessError, MeasureError, ModelError, OutOfMemoryError, ServerError
 from pipeline.gpu.compatibility import CPU_SET
 from pipeline.gpu.host import Host
-from pipeline.gpu.plan import Plan, plan
+from pipeline.gpu.plan import SHORTEST_CONTEXT, Demand, Plan, demand, refusal, unplanned
 from pipeline.model.shape import read_shape, weight_bytes
 from pipeline.record import Artifact, Store
 from pipeline.server import launch as launching
 from pipeline.server import ports, state
 from pipeline.server.identity import Proof, is_real, prove, show
 from pipeline.server.keys import control_of, key_file, key_of
-from pipeline.server.ladder import MOST_ATTEMPTS, Attempt, smaller
+from pipeline.server.ladder import FEWEST_SEQUENCES, HOPELESS, MOST_ATTEMPTS, PLANNED, Attempt, smaller
 from pipeline.server.readiness import DEATH_S, died, first_completion, gone, says_something, wait_until_ready
 from pipeline.server.state import Handle, Launch
 from pipeline.server.stop import stop_server
@@ -80,6 +80,7 @@ def serve(
         words = launching.command(settings, python, folder, model.name)
         began = time.monotonic()
         try:
+            refuse_hopeless(settings, machine, installation.distribution, folder)
             proofs, handle = launched(settings, words, model.name, installation.vllm, folder, workspace)
             break
         except OutOfMemoryError as error:
@@ -106,14 +107,29 @@ def next_attempt(
     settings: ServeConfig, error: OutOfMemoryError, took_s: float, before: list[Attempt], workspace: Workspace
 ) -> tuple[ServeConfig, Attempt]:
     """Return smaller settings and the failed attempt; the error itself where none are wanted or none are left."""
-    log = error.log or workspace.root
-    rung = smaller(settings, error.cause, log.read_text(encoding="utf-8", errors="replace")) if falls_back(settings) else None
+    log = error.log
+    text = log.read_text(encoding="utf-8", errors="replace") if log else ""
+    rung = smaller(settings, error.cause, text) if falls_back(settings) else None
     if rung is None or len(before) >= MOST_ATTEMPTS:
         tried = "; ".join(attempt.changed for attempt in before)
         raise OutOfMemoryError(f"{error.message} (tried in vain: {tried})", error.hint, log, error.cause) if tried else error
     less, changed = rung
     workspace.say(f"{error.message}; trying again with {changed}")
-    return less, Attempt(cause=error.message, changed=changed, took_s=took_s, log=workspace.relative(log))
+    return less, Attempt(cause=error.message, changed=changed, took_s=took_s, log=workspace.relative(log) if log else "")
+
+
+def refuse_hopeless(settings: ServeConfig, machine: Machine, distribution: str, folder: Path) -> None:
+    """Raise OutOfMemoryError for a start that cannot succeed by the plan, even where its error is in the start's favour."""
+    share = settings.gpu_memory_utilization
+    asked = demanded(settings, machine, distribution, folder)
+    if asked is None or settings.force_start:
+        return
+    refused = refusal(asked, share)
+    if refused is not None:
+        why, fitting = refused
+        least = asked.model_copy(update={"max_model_len": SHORTEST_CONTEXT, "max_num_seqs": FEWEST_SEQUENCES})
+        cause = HOPELESS if least.at(share).cannot_fit else PLANNED
+        raise OutOfMemoryError(f"not started: {why}", f"{fitting}; or try all the same: --set serve.force_start=true", None, cause)
 
 
 def falls_back(settings: ServeConfig) -> bool:
@@ -227,25 +243,21 @@ def settled(settings: ServeConfig, host: Host, distribution: str) -> ServeConfig
 
 
 def planned(settings: ServeConfig, machine: Machine, distribution: str, folder: Path) -> Plan | None:
-    """Return what the start will take of the largest device; None without one, or where the model tells no shape."""
-    if distribution == CPU_SET.distribution or not machine.gpus:
+    """Return what the start will take of the largest device; None where it is not known."""
+    asked = demanded(settings, machine, distribution, folder)
+    return asked.at(settings.gpu_memory_utilization) if asked else None
+
+
+def demanded(settings: ServeConfig, machine: Machine, distribution: str, folder: Path) -> Demand | None:
+    """Return what the start asks of the largest device; None without one, or where model or flags do not tell."""
+    if distribution == CPU_SET.distribution or not machine.gpus or unplanned(settings):
         return None
     try:
         shape = read_shape(folder)
-        weights, source = weight_bytes(folder, shape)
+        weights, source = weight_bytes(folder, shape, settings.dtype)
     except ModelError:
         return None
-    return plan(
-        shape,
-        weights,
-        source,
-        max(gpu.total_mib for gpu in machine.gpus),
-        settings.gpu_memory_utilization,
-        settings.max_model_len,
-        settings.max_num_seqs,
-        settings.max_num_batched_tokens,
-        settings.enforce_eager is True,
-    )
+    return demand(settings, shape, weights, source, max(gpu.total_mib for gpu in machine.gpus))
 
 
 def insist_on_answers(server: Server) -> None:

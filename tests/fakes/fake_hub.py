@@ -189,10 +189,12 @@ class Handler(BaseHTTPRequestHandler):
 
     def _file(self, commit: str, path: str, file: HubFile) -> None:
         body = file.content if file.sent is None else file.sent
-        start = int((self.headers.get("Range") or "bytes=0-").removeprefix("bytes=").removesuffix("-"))
-        self.send_response(206 if start else 200)
-        if start:
-            self.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
+        first, _, last = (self.headers.get("Range") or "bytes=0-").removeprefix("bytes=").partition("-")
+        start, whole = int(first), len(body)
+        body = body[: int(last) + 1] if last else body
+        self.send_response(206 if start or last else 200)
+        if start or last:
+            self.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{whole}")
         self.send_header("X-Repo-Commit", commit)
         self.send_header("ETag", f'"{file.sha256 if file.lfs else file.blob_id}"')
         if file.lfs:

@@ -53,6 +53,7 @@ class Script:
     cut_after: int | None = None  # end the stream, well-formed, without [DONE]
     break_after: int | None = None  # drop the connection
     error_after: int | None = None  # an error event, then [DONE]
+    tires_after: int | None = None  # hang up on the next request of a connection that has had so many
     rendezvous: int = 0  # hold each answer until so many requests are in flight
     # Other answers for requests whose last message contains the key, or by number of arrival from 0.
     by_prompt: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -69,6 +70,8 @@ class Script:
     metrics: bool = True
     metrics_status: int = 200
     counting: float = 1.0  # how much the counter rises for each token
+    preemptions: int = 0  # the counter
+    kv_usage: float = 0.25  # while there are requests in flight
     bodies: dict[str, str] = field(default_factory=dict)  # verbatim answers to GET, by path
     # Life and death of the program.
     healthy: bool = True
@@ -115,6 +118,7 @@ class Ledger:
     requests: list[dict[str, Any]] = field(default_factory=list)
     tokens: int = 0
     counter: float = 0.0
+    connections: int = 0
     prompt_tokens: int = 0
     hit_tokens: int = 0
     successes: int = 0
@@ -189,6 +193,12 @@ class Handler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
     server: Server
     inside = False
+    answered = 0
+
+    def setup(self) -> None:
+        super().setup()
+        with self.server.fake.ledger.full:
+            self.server.fake.ledger.connections += 1
 
     def do_GET(self) -> None:
         fake, script = self.server.fake, self.server.fake.script
@@ -215,6 +225,10 @@ class Handler(BaseHTTPRequestHandler):
             self.reply(404, json.dumps({"detail": "Not Found"}))
             return
         ledger = self.server.fake.ledger
+        if self.answered == self.server.fake.script.tires_after:
+            self.close_connection = True
+            return
+        self.answered += 1
         self.inside = True
         with ledger.full:
             number = len(ledger.requests)
@@ -448,9 +462,12 @@ def metrics_text(fake: FakeVllm, script: Script) -> str:
             "prompt_tokens": fake.ledger.prompt_tokens,
             "request_success": fake.ledger.successes,
             "prefix_cache_hits": fake.ledger.hit_tokens,
+            "num_preemptions": script.preemptions,
         }
         for name, value in counters.items():
             lines += [f"# HELP vllm:{name}_total Counted.", f"# TYPE vllm:{name}_total counter", f"vllm:{name}_total {float(value)}"]
+        lines += ["# HELP vllm:kv_cache_usage_perc Usage.", "# TYPE vllm:kv_cache_usage_perc gauge"]
+        lines.append(f"vllm:kv_cache_usage_perc {script.kv_usage if fake.ledger.in_flight else 0.0}")
     return "\n".join(lines) + "\n"
 
 

@@ -9,6 +9,7 @@ from pipeline.client.calibration import Calibration
 from pipeline.server import state
 from pipeline.stages import bench
 from tests.fakes.environment import FakeProject
+from tests.fakes.nvml import FakeNvml
 
 
 @pytest.fixture
@@ -16,6 +17,18 @@ def project(tmp_path: Path) -> Iterator[FakeProject]:
     made = FakeProject(tmp_path)
     yield made
     made.close()
+
+
+@pytest.fixture(scope="session")
+def nvml(tmp_path_factory: pytest.TempPathFactory) -> FakeNvml:
+    """The stand-in for the driver's library, of today."""
+    return FakeNvml(tmp_path_factory.mktemp("nvml"))
+
+
+@pytest.fixture(scope="session")
+def old_nvml(tmp_path_factory: pytest.TempPathFactory) -> FakeNvml:
+    """The stand-in for the library of a driver that lacks the newer functions."""
+    return FakeNvml(tmp_path_factory.mktemp("old-nvml"), "-DOLD")
 
 
 def calibrated(concurrency: int, delay_ms_p95: float = 0.1) -> Calibration:

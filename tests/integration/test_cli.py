@@ -27,8 +27,8 @@ from tests.fakes.fake_vllm import FakeVllm, Script
 ROOT = Path(__file__).resolve().parents[2]
 ENGLISH = ("check-gpu", "install", "download-model", "serve", "test-router", "test-determinism", "bench", "measure-vram", "report")
 COMMANDS = (
-    *("all", "determinism-remedy", "doctor", "restart", "stop", "status", "gates", "systemd-unit", "why", "logs", "graph"),
-    *("clean", "test", "lint"),
+    *("all", "determinism-remedy", "soak", "doctor", "restart", "stop", "status", "plan", "gates", "systemd-unit", "why", "logs", "graph"),
+    *("clean", "test", "lint", "history", "compare", "calibrate-noise"),
 )
 HEAVY = ("pydantic", "numpy", "requests", "jsonschema", "jinja2", "huggingface_hub", "pynvml", "psutil")
 
@@ -140,7 +140,8 @@ def test_every_stage_task_has_the_same_options(untouched: Project) -> None:
         assert {"profile", "set", "force", "why"} <= options[name], name
     assert options["serve"] - options["bench"] == {"foreground", "watch"}
     assert options["report"] - options["bench"] == {"only"}
-    assert {name for name in COMMANDS if "force" in options[name]} == {"all"}
+    assert {name for name in COMMANDS if "force" in options[name]} == {"all", "soak"}
+    assert options["soak"] - options["bench"] == {"hours"}
 
 
 def test_help_of_a_stage_says_what_each_option_does(untouched: Project) -> None:
@@ -366,6 +367,20 @@ def test_the_remedy_of_a_server_of_somebody_else_is_refused(untouched: Project) 
     ]
 
 
+def test_the_memory_of_a_server_of_somebody_else_is_not_soaked(untouched: Project) -> None:
+    assert untouched.refuses("soak", "--attach", "http://gpu-box:8000") == [
+        "error: the server at http://gpu-box:8000 is not ours to measure the memory of",
+        "  → unset attach.url for a server of our own",
+    ]
+
+
+def test_a_soak_of_no_hours_is_refused(untouched: Project) -> None:
+    assert untouched.refuses("soak", "--hours", "a few") == [
+        "error: --hours: expected a number above 0, got 'a few'",
+        "  → for example --hours 4, or --hours 0.5",
+    ]
+
+
 def test_clean_of_an_empty_project(project: Project) -> None:
     assert project.says("clean") == ["removed nothing"]
 
@@ -446,8 +461,8 @@ def test_report_of_nothing_says_that_nothing_was_measured(project: Project) -> N
     assert "PASS" not in "".join(verdict for _, verdict in rows)
     assert text.count("NOT_MEASURED: this stage never ran") == 4
     assert "TBD" not in text
-    assert "NOT MEASURED: 0 of 7 required gates pass" in text
-    assert "NOT MEASURED: 0 of 7 required gates pass" in done.stdout
+    assert "NOT MEASURED: 0 of 9 required gates pass" in text
+    assert "NOT MEASURED: 0 of 9 required gates pass" in done.stdout
     assert "REPORT.md" in done.stdout.splitlines()
     assert {path.name for path in (project.root / "artifacts").glob("[a-z]*.json")} == {"report.json"}
 
@@ -530,7 +545,7 @@ def test_gates_of_nothing_are_not_measured_and_leave_nothing_behind(untouched: P
     assert told["throughput"]["gate"].endswith("; target: --set gates.throughput.target")
     assert told["vram_usage"]["gate"].endswith(" (profile cpu)")
     assert told["vram_usage"]["target"].endswith("; not required")
-    assert done.stdout.splitlines()[-2].startswith("NOT MEASURED: 0 of 7 required gates pass. Open: ")
+    assert done.stdout.splitlines()[-2].startswith("NOT MEASURED: 0 of 9 required gates pass. Open: ")
     assert done.stdout.splitlines()[-1] == "profile cpu (--profile)"
     assert not (untouched.root / "artifacts").exists()
 
@@ -546,7 +561,7 @@ def test_gates_say_what_the_report_says_of_a_crash_that_is_waived(project: Proje
     told = blocks(listing.stdout)["throughput"]
     assert told["verdict"] == f"{waived}: the server died"
     assert told["waiver"] == "--set waivers.throughput"
-    said = "NOT MEASURED: 0 of 7 required gates pass, 1 is waived. bench failed: the server died."
+    said = "NOT MEASURED: 0 of 9 required gates pass, 1 is waived. bench failed: the server died."
     assert said in rendering.stdout.splitlines()
     assert said in listing.stdout.splitlines()
     (gate,) = [gate for gate in project.record("report")["data"]["gates"] if gate["gate"] == "throughput"]
@@ -642,7 +657,7 @@ SMALL = (
 def test_all_on_a_server_of_somebody_else_installs_nothing_and_says_so(project: Project) -> None:
     with FakeVllm(Script(texts=('{"route": "chat"}',))) as fake:
         done = project.invoke("all", "--attach", fake.base_url, "--profile", "cpu", *SMALL)
-        assert done.returncode == 1, f"two requests are too few for the bounds: {done.stdout} {done.stderr}"
+        assert done.returncode == 2, f"its memory is not ours to measure: {done.stdout} {done.stderr}"
         here = ("--set", f"attach.url={fake.base_url}", "--profile", "cpu", *SMALL)
         gates = project.invoke("gates", *here)
         assert (gates.returncode, gates.stdout.splitlines()[-2]) == (done.returncode, project.record("report")["data"]["headline"])

@@ -12,7 +12,7 @@ import requests
 from pipeline.client.answer import Answer, Raw, read
 from pipeline.client.calibration import stub
 from pipeline.client.control import GENERATED_TOKENS, Control
-from pipeline.client.load import GONE, Route, Target, closed_loop, exchange, open_loop, streamed
+from pipeline.client.load import GONE, Line, Route, Target, closed_loop, open_loop, streamed
 from pipeline.errors import MeasureError
 from tests.fakes.environment import free_port, until
 from tests.fakes.fake_vllm import FakeVllm, Script
@@ -28,8 +28,11 @@ def payload(max_tokens: int = 64, **more: Any) -> dict[str, Any]:
 
 def send(target: Target, payload: dict[str, Any], timeout_s: float) -> Raw:
     async def one() -> Raw:
-        route = Route.to(target)
-        return await exchange(route, route.request(payload), timeout_s, asyncio.Event())
+        line = Line(Route.to(target), timeout_s)
+        try:
+            return await line.exchange(line.route.request(payload))
+        finally:
+            line.close()
 
     return asyncio.run(one())
 
@@ -311,3 +314,20 @@ def test_stamps_are_those_of_a_stub_that_records_what_it_sends(arguments: tuple[
         assert all(
             at - known["received_ns"] >= 1e6 * (20 + 5 * (index - index % together)) for index, at in enumerate(sent) if chunks == 10
         )
+
+
+def test_requests_share_their_connections_and_a_stale_one_is_replaced_unseen() -> None:
+    with FakeVllm(Script(texts=(TEXT,))) as fake:
+        closed_loop(Target(fake.base_url), [payload() for _ in range(6)], 2, TIMEOUT_S)
+        assert fake.ledger.connections == 2
+    with FakeVllm(Script(texts=(TEXT,), tires_after=3)) as fake:  # takes the fourth request of a connection and hangs up unanswered
+        answers, _ = closed_loop(Target(fake.base_url), [payload() for _ in range(8)], 1, TIMEOUT_S)
+        assert [answer.error for answer in answers] == [""] * 8
+        assert fake.ledger.connections == 3
+        assert len(fake.ledger.requests) == 8, "none was answered twice"
+
+
+def test_a_server_that_hangs_up_on_a_new_connection_is_a_failure() -> None:
+    with FakeVllm(Script(tires_after=0)) as fake:
+        (answer,), _ = closed_loop(Target(fake.base_url), [payload()], 1, TIMEOUT_S)
+    assert "the connection ended without an answer" in answer.error

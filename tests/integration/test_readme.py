@@ -1,9 +1,11 @@
 """The README's generated parts are what the code says now. Write them anew with `python -m tests.integration.test_readme`."""
 
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
@@ -30,6 +32,18 @@ def excerpt() -> str:
     return head.replace("## Performance targets\n\n", "").strip()
 
 
+def plan() -> str:
+    """Return what `./inv plan` says of the guide's card where no model is on disk and no hub is asked, which is its second line."""
+    with TemporaryDirectory() as folder:
+        for name in ("tasks.py", "config.yaml", "pipeline"):
+            (Path(folder) / name).symlink_to(ROOT / name)
+        words = [sys.executable, "-m", "invoke", "plan", "--total-mib", "6141"]
+        environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+        done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, check=True)
+    device, _, *rest = done.stdout.splitlines()
+    return "\n".join(["```text", device, *rest, "```"])
+
+
 def part(text: str, name: str) -> str:
     """Return what stands between the marks of `name`."""
     return text.split(f"<!-- {name} -->\n")[1].split(f"\n<!-- /{name} -->")[0]
@@ -47,6 +61,10 @@ def test_tasks_and_graph_are_current() -> None:
     text = README.read_text(encoding="utf-8")
     assert part(text, "tasks") == task_table()
     assert part(text, "graph") == graph()
+
+
+def test_the_plan_is_what_the_command_says() -> None:
+    assert part(README.read_text(encoding="utf-8"), "plan") == plan()
 
 
 def test_the_excerpt_is_of_a_real_run() -> None:
@@ -76,5 +94,6 @@ def test_every_set_key_and_profile_named_in_the_readme_exists() -> None:
 
 if __name__ == "__main__":
     README.write_text(
-        fill(README.read_text(encoding="utf-8"), {"tasks": task_table(), "graph": graph(), "excerpt": excerpt()}), encoding="utf-8"
+        fill(README.read_text(encoding="utf-8"), {"tasks": task_table(), "graph": graph(), "plan": plan(), "excerpt": excerpt()}),
+        encoding="utf-8",
     )

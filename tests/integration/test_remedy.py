@@ -1,5 +1,6 @@
 """`determinism-remedy` with the fake in vLLM's place: both sides measured, the user's own server and records as before."""
 
+import dataclasses
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -146,6 +147,14 @@ def test_settings_that_have_it_already_are_measured_without_it_too(project: Proj
     assert VARIABLE not in proof.without.environment
     assert arms(proof.without)["D3"] == (0, 2)
     assert "serve.env has it already; both sides were measured all the same" in capsys.readouterr().out
+
+
+def test_requests_for_speed_that_fail_are_kept(project: Project) -> None:
+    # Town 0 is the warm-up's, 1 and 2 are for decode throughput.
+    project.play(dataclasses.replace(SHAKY, by_prompt={"town number 2,": {"cut_after": 1}}))
+    assert determinism_remedy(project.root, Options(sets=("determinism.restart=false",))) == 0
+    side = project.proof().remedied
+    assert (side.decode_tok_s.n, side.system_tok_s.n, len(side.errors)) == (1, 2, 1)
 
 
 def test_a_remedy_that_does_not_help_is_exit_code_1(project: Project) -> None:

@@ -1,16 +1,18 @@
 """The memory sampler as the process that it is."""
 
 import json
+import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
-from tests.fakes.environment import FakeProject, until
+from tests.fakes.environment import QUICK, FakeProject, until
+from tests.fakes.nvml import LIBRARY, RTX_4050, SYSTEM, FakeNvml
 
 HOLD = "import os, time\nheld = bytearray(64 << 20)\nheld[::4096] = b'x' * len(held[::4096])\n"
 FORKING = f"{HOLD}if os.fork() == 0: time.sleep(60)\nprint('ready', flush=True)\ntime.sleep(60)"
@@ -19,11 +21,11 @@ FORKING = f"{HOLD}if os.fork() == 0: time.sleep(60)\nprint('ready', flush=True)\
 class Sampler:
     """A sampler on a folder, started as the server room starts it."""
 
-    def __init__(self, project: FakeProject) -> None:
+    def __init__(self, project: FakeProject, environment: Mapping[str, str] = os.environ) -> None:
         self.folder = project.root / "artifacts" / "launches" / "one"
         self.folder.mkdir(parents=True)
         words = [sys.executable, "-m", "pipeline.gpu.sampler", str(self.folder), "50"]
-        self.process = subprocess.Popen(words, cwd=project.root, start_new_session=True)
+        self.process = subprocess.Popen(words, cwd=project.root, env=dict(environment), start_new_session=True)
 
     def samples(self) -> list[dict[str, Any]]:
         path = self.folder / "samples.jsonl"
@@ -96,6 +98,17 @@ def test_time_goes_forward_and_pss_is_taken_less_often(sampler: Sampler, session
     assert all("rss_mib" in sample for sample in samples)
 
 
+def test_pss_is_taken_as_rarely_as_its_cost_asks(tmp_path: Path, session: psutil.Popen) -> None:
+    sampler = Sampler(FakeProject(tmp_path, waits={**QUICK, "SHARE_AT_MOST": 0.00001}))  # a millisecond then asks for 100 s
+    try:
+        sampler.follow(session.pid)
+        until(lambda: sum("processes" in sample for sample in sampler.samples()) >= 40, "samples of four times SHARE_EVERY_S")
+    finally:
+        sampler.process.kill()
+        sampler.process.wait()
+    assert sum("pss_mib" in sample for sample in sampler.samples()) == 1
+
+
 def test_it_lives_as_long_as_the_last_of_the_session_and_then_ends(sampler: Sampler, session: psutil.Popen) -> None:
     (child,) = session.children()
     sampler.follow(session.pid)
@@ -143,3 +156,158 @@ def test_with_its_own_patience_it_outlasts_a_moment_without_processes(genuine: S
     until(genuine.ended, "its end")
     after = [sample["t"] for sample in genuine.samples() if sample.get("processes") == 0]
     assert after[-1] - after[0] >= 1, "what the devices hold after the end is on record"
+
+
+# The devices, through the real pynvml on a stand-in for the driver's library.
+
+Started = Callable[..., Sampler]
+
+
+@pytest.fixture
+def started(project: FakeProject, nvml: FakeNvml) -> Iterator[Started]:
+    """Start a sampler on a library that plays this script."""
+    made: list[Sampler] = []
+
+    def start(script: str, library: FakeNvml = nvml, visible: str | None = None) -> Sampler:
+        library.play(script)
+        made.append(Sampler(project, library.environment(visible)))
+        until(made[0].samples, "a first sample")
+        return made[0]
+
+    yield start
+    for sampler in made:
+        sampler.process.kill()
+        sampler.process.wait()
+
+
+def seen(sampler: Sampler, wanted: Callable[[dict[str, Any]], bool], what: str) -> dict[str, Any]:
+    """Wait for a new sample like that, and return it."""
+    old = len(sampler.samples())
+    until(lambda: any(wanted(sample) for sample in sampler.samples()[old:]), what)
+    return next(sample for sample in sampler.samples()[old:] if wanted(sample))
+
+
+def test_a_device_is_sampled_whole(started: Started) -> None:
+    first = started(SYSTEM + RTX_4050.replace("power", "throttle=0x65 power")).samples()[0]
+    assert first["gpu_used_mib"] == [100]
+    assert first["gpu_tree_mib"] == [None]
+    state = {"util_percent": 37, "temperature_c": 61, "power_w": 35.2, "sm_clock_mhz": 1755}
+    assert first["devices"] == [{**state, "throttle": ["sw_power_cap", "sw_thermal_slowdown", "hw_thermal_slowdown"]}]
+    assert "gpu_error" not in first
+
+
+def test_memory_over_time_is_followed(started: Started) -> None:
+    sampler = started(SYSTEM + RTX_4050.replace("used=100", "used=100,2100,4100"))
+    until(lambda: len(sampler.samples()) >= 4, "four samples")
+    assert [sample["gpu_used_mib"] for sample in sampler.samples()[:4]] == [[100], [2100], [4100], [4100]]
+
+
+def test_the_trees_part_is_summed_without_strangers(started: Started, nvml: FakeNvml, session: psutil.Popen) -> None:
+    (child,) = session.children()
+    lines = f"process pid={session.pid} used=500\nprocess pid={child.pid} used=1500\nprocess pid=1 used=70\n"
+    sampler = started(SYSTEM + RTX_4050 + lines)
+    sampler.follow(session.pid)
+    assert seen(sampler, lambda sample: sample.get("processes") == 2, "the tree")["gpu_tree_mib"] == [2000]
+    nvml.play(SYSTEM + RTX_4050 + lines.replace("1500", "-"))
+    seen(sampler, lambda sample: sample["gpu_tree_mib"] == [None], "a tree whose use is not told")
+
+
+def test_what_the_driver_does_not_tell_is_absent(started: Started) -> None:
+    silent = {"nvmlDeviceGetUtilizationRates": 3, "nvmlDeviceGetPowerUsage": 4, "nvmlDeviceGetClockInfo": 999}
+    lines = "".join(f"error fn={function} code={code}\n" for function, code in silent.items())
+    sampler = started(SYSTEM + RTX_4050 + lines)
+    until(lambda: len(sampler.samples()) >= 3, "three samples")
+    for sample in sampler.samples():
+        assert sample["devices"] == [{"temperature_c": 61, "throttle": []}]
+        assert "gpu_error" not in sample
+
+
+def test_an_old_driver_is_asked_by_the_older_names(started: Started, old_nvml: FakeNvml) -> None:
+    first = started(SYSTEM + RTX_4050.replace("power", "throttle=0x8 power"), old_nvml).samples()[0]
+    assert first["gpu_used_mib"] == [400], "with what the driver keeps, which it does not tell apart"
+    assert first["devices"][0]["throttle"] == ["hw_slowdown"]
+
+
+def test_an_instance_has_its_own_memory_and_its_boards_sensors(started: Started) -> None:
+    board = RTX_4050.replace("cc=8.9", "cc=8.0 mig=1")
+    instances = "instance uuid=MIG-1 name=A total=1000 used=10\ninstance uuid=MIG-2 name=B total=1000 used=20\n"
+    first = started(SYSTEM + board + instances, visible="MIG-2").samples()[0]
+    assert (first["gpu_used_mib"], first["devices"][0]["temperature_c"]) == ([20], 61)
+
+
+def test_only_visible_devices_are_sampled(started: Started) -> None:
+    other = RTX_4050.replace("GPU-a1b2", "GPU-c3d4").replace("used=100", "used=900")
+    assert started(SYSTEM + RTX_4050 + other, visible="GPU-c").samples()[0]["gpu_used_mib"] == [900]
+
+
+@pytest.mark.parametrize(("code", "name"), [(15, "GpuIsLost"), (16, "ResetRequired"), (1, "Uninitialized"), (777, "code 777")])
+def test_a_device_that_fails_is_named_and_comes_back(started: Started, nvml: FakeNvml, session: psutil.Popen, code: int, name: str) -> None:
+    sampler = started(SYSTEM + RTX_4050)
+    sampler.follow(session.pid)
+    nvml.play(f"{SYSTEM}{RTX_4050}error fn=nvmlDeviceGetMemoryInfo_v2 code={code}\n")
+    bad = seen(sampler, lambda sample: "gpu_error" in sample and "rss_mib" in sample, "an error beside the host's memory")
+    assert (bad["gpu_error"], bad["gpu_used_mib"], bad["gpu_tree_mib"], bad["devices"]) == (name, [None], [None], [{}])
+    nvml.play(SYSTEM + RTX_4050)
+    assert seen(sampler, lambda sample: "gpu_error" not in sample, "the device's return")["gpu_used_mib"] == [100]
+    assert not sampler.ended()
+
+
+def test_a_sensor_that_finds_the_device_gone_fails_it_and_another_error_passes(started: Started, nvml: FakeNvml) -> None:
+    sampler = started(SYSTEM + RTX_4050)
+    nvml.play(f"{SYSTEM}{RTX_4050}error fn=nvmlDeviceGetPowerUsage code=10\n")
+    passing = seen(sampler, lambda sample: "power_w" not in sample["devices"][0], "a sensor's timeout")
+    assert (passing["gpu_used_mib"], "gpu_error" in passing, passing["devices"][0]["temperature_c"]) == ([100], False, 61)
+    nvml.play(SYSTEM + RTX_4050)
+    seen(sampler, lambda sample: "power_w" in sample["devices"][0], "the sensor's return")
+    nvml.play(f"{SYSTEM}{RTX_4050}error fn=nvmlDeviceGetPowerUsage code=15\n")
+    assert seen(sampler, lambda sample: "gpu_error" in sample, "the loss")["gpu_error"] == "GpuIsLost"
+
+
+def test_one_device_of_two_that_is_lost_leaves_the_other(started: Started, nvml: FakeNvml) -> None:
+    two = SYSTEM + RTX_4050 + RTX_4050.replace("GPU-a1b2", "GPU-c3d4").replace("used=100", "used=900")
+    sampler = started(two)
+    nvml.play(f"{two}error fn=nvmlDeviceGetMemoryInfo_v2 code=15 device=0\n")
+    bad = seen(sampler, lambda sample: "gpu_error" in sample, "the loss")
+    assert (bad["gpu_used_mib"], bad["devices"][0], bad["devices"][1]["util_percent"]) == ([None, 900], {}, 37)
+
+
+def test_a_device_that_is_missing_after_a_reset_keeps_its_place(started: Started, nvml: FakeNvml) -> None:
+    other = RTX_4050.replace("GPU-a1b2", "GPU-c3d4").replace("used=100", "used=900")
+    sampler = started(SYSTEM + RTX_4050 + other)
+    nvml.play(f"{SYSTEM}{RTX_4050}{other}error fn=nvmlDeviceGetMemoryInfo_v2 code=15\n")
+    seen(sampler, lambda sample: sample["gpu_used_mib"] == [None, None], "the loss of both")
+    nvml.play(SYSTEM + other)
+    back = seen(sampler, lambda sample: sample["gpu_used_mib"][1] is not None, "the return of one")
+    assert (back["gpu_used_mib"], back["gpu_error"]) == ([None, 900], "NotFound")
+
+
+@pytest.mark.parametrize(("code", "name"), [(15, "GpuIsLost"), (18, "LibRmVersionMismatch"), (4, "NoPermission")])
+def test_nvml_that_fails_at_the_start_is_named_and_tried_again(started: Started, nvml: FakeNvml, code: int, name: str) -> None:
+    sampler = started(f"{SYSTEM}{RTX_4050}error fn=nvmlInitWithFlags code={code}\n")
+    assert {key: value for key, value in sampler.samples()[0].items() if key != "t"} == {"gpu_error": name}
+    nvml.play(SYSTEM + RTX_4050)
+    assert seen(sampler, lambda sample: "gpu_error" not in sample, "the device")["gpu_used_mib"] == [100]
+
+
+def test_a_driver_that_goes_in_mid_run_is_named(started: Started, nvml: FakeNvml) -> None:
+    sampler = started(SYSTEM + RTX_4050)
+    nvml.play(f"{SYSTEM}{RTX_4050}error fn=nvmlDeviceGetMemoryInfo_v2 code=15\nerror fn=nvmlInitWithFlags code=9\n")
+    bad = seen(sampler, lambda sample: sample.get("gpu_error") == "DriverNotLoaded", "the driver's going")
+    assert bad["gpu_used_mib"] == [None]
+
+
+def test_without_a_gpu_samples_say_nothing_of_one(started: Started, project: FakeProject, tmp_path: Path) -> None:
+    sampler = started(f"{SYSTEM}{RTX_4050}error fn=nvmlInitWithFlags code=9\n")
+    until(lambda: len(sampler.samples()) >= 30, "samples past the time of a new try")
+    assert all(sample.keys() == {"t"} for sample in sampler.samples())
+
+
+def test_without_the_library_samples_say_nothing_of_one(project: FakeProject, tmp_path: Path) -> None:
+    (tmp_path / LIBRARY).write_text("no library", encoding="utf-8")
+    sampler = Sampler(project, {**os.environ, "LD_LIBRARY_PATH": str(tmp_path)})
+    try:
+        until(sampler.samples, "a first sample")
+    finally:
+        sampler.process.kill()
+        sampler.process.wait()
+    assert sampler.samples()[0].keys() == {"t"}

@@ -6,7 +6,10 @@ import pytest
 from pipeline.config import AutoProfile, GpuConfig
 from pipeline.errors import MachineError
 from pipeline.gpu import holders, nvml
-from pipeline.gpu.nvml import NO_DEVICE, TROUBLES, Driver, Gpu, Reading, Trouble, cuda_version, text, trouble_of
+from pipeline.gpu.cautions import cautions
+from pipeline.gpu.compatibility import LIMITS, Limit
+from pipeline.gpu.nvml import NO_DEVICE, TROUBLES, Driver, Gpu, Reading, Trouble, cuda_version, trouble_of
+from pipeline.gpu.visible import text
 from pipeline.stages import check_gpu
 from tests.unit.machines import gpu
 
@@ -70,8 +73,9 @@ def test_gpu_that_is_not_required_may_be_absent(monkeypatch: pytest.MonkeyPatch)
 def test_free_memory_is_no_part_of_the_machines_identity(monkeypatch: pytest.MonkeyPatch) -> None:
     before = look(monkeypatch, reading(gpu()))
     after = look(monkeypatch, reading(gpu().model_copy(update={"free_mib": 1.0})))
+    lit = gpu().model_copy(update={"display": True, "reserved_mib": 300.0, "listed": False})
     other = look(monkeypatch, reading(gpu(8000)))
-    assert before.identity() == after.identity() != other.identity()
+    assert before.identity() == after.identity() == look(monkeypatch, reading(lit)).identity() != other.identity()
 
 
 CODES = {
@@ -80,6 +84,10 @@ CODES = {
     "NVMLError_LibRmVersionMismatch": pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH,
     "NVMLError_NoPermission": pynvml.NVML_ERROR_NO_PERMISSION,
     "NVMLError_GpuIsLost": pynvml.NVML_ERROR_GPU_IS_LOST,
+    "NVMLError_ResetRequired": pynvml.NVML_ERROR_RESET_REQUIRED,
+    "NVMLError_FunctionNotFound": pynvml.NVML_ERROR_FUNCTION_NOT_FOUND,
+    "NVMLError_Timeout": pynvml.NVML_ERROR_TIMEOUT,
+    "NVMLError_Unknown": pynvml.NVML_ERROR_UNKNOWN,
 }
 
 
@@ -90,9 +98,8 @@ def test_error_of_pynvml_gets_its_trouble(name: str) -> None:
 
 
 def test_other_errors_are_told_in_nvmls_words() -> None:
-    trouble = trouble_of(pynvml.NVMLError(pynvml.NVML_ERROR_TIMEOUT))
-    assert trouble.reason.startswith("NVML: ")
-    assert str(pynvml.NVMLError(pynvml.NVML_ERROR_TIMEOUT)) in trouble.reason
+    trouble = trouble_of(pynvml.NVMLError(pynvml.NVML_ERROR_IRQ_ISSUE))
+    assert trouble.reason == "NVML: Interrupt Request Issue"
     assert "nvidia-smi" in trouble.fix
 
 
@@ -160,6 +167,47 @@ class OldDriver:
         return self.older
 
 
-@pytest.mark.parametrize(("older", "seen"), [([7, 8], [7, 8]), (None, [])])
-def test_an_old_driver_is_asked_by_the_function_that_it_has(older: list[int] | None, seen: list[int]) -> None:
+@pytest.mark.parametrize(("older", "seen"), [([7, 8], [7, 8]), ([], []), (None, None)])
+def test_an_old_driver_is_asked_by_the_function_that_it_has(older: list[int] | None, seen: list[int] | None) -> None:
     assert holders.running(OldDriver(older), None, "Compute") == seen
+
+
+KERNEL = "6.8.0-45-generic"
+
+
+@pytest.mark.parametrize(
+    ("capability", "short"),
+    [
+        ("7.0", ["bfloat16", "VLLM_BATCH_INVARIANT=1", "AWQ", "Marlin kernels for MXFP4"]),
+        ("7.5", ["bfloat16", "VLLM_BATCH_INVARIANT=1", "Marlin kernels for MXFP4"]),
+        ("8.0", []),
+        ("8.9", []),
+        ("10.0", []),
+    ],
+)
+def test_what_a_device_is_too_old_for_is_told(capability: str, short: list[str]) -> None:
+    told = cautions(reading(gpu().model_copy(update={"compute_capability": capability})), KERNEL)
+    assert [caution.fact for caution in told] == [
+        f"RTX 4050 has compute capability {capability}, and {limit.what} needs {limit.least[0]}.{limit.least[1]}"
+        for limit in LIMITS
+        if limit.what in short
+    ]
+    assert [limit.what for limit in LIMITS if limit.what in short] == short
+    assert [caution.fix for caution in told] == [limit.instead for limit in LIMITS if limit.what in short]
+
+
+def test_on_turing_the_fix_for_bfloat16_is_float16() -> None:
+    told = cautions(reading(gpu().model_copy(update={"compute_capability": "7.5"})), KERNEL)
+    assert ("set serve.dtype=float16", True) in [(caution.fix, "bfloat16 needs 8.0" in caution.fact) for caution in told]
+
+
+@pytest.mark.parametrize("limit", LIMITS, ids=lambda limit: limit.what)
+def test_each_limit_names_its_source(limit: Limit) -> None:
+    assert "0.32.0" in limit.source or "docs.vllm.ai" in limit.source
+
+
+def test_under_wsl_memory_per_process_is_not_told() -> None:
+    (told,) = cautions(reading(gpu()), "5.15.153.1-microsoft-standard-WSL2")
+    assert told.fact == "GPU 0: under WSL2 the driver does not tell which process uses how much memory"
+    assert "above its baseline" in told.fix
+    assert cautions(reading(gpu()), KERNEL) == []

@@ -11,7 +11,8 @@ from pipeline.client.answer import Answer
 from pipeline.config import Config, Gate, Gates, Layers, Limits, ServeConfig, Waived, load_layers
 from pipeline.dag import STAGES
 from pipeline.errors import ConfigError
-from pipeline.stages import bench, measure_vram, test_determinism, test_router
+from pipeline.measure.memory import SERIES, series_figures
+from pipeline.stages import bench, test_determinism, test_router
 
 ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = load_layers(ROOT / "config.yaml", {})
@@ -402,7 +403,7 @@ def made_figures() -> dict[str, set[str]]:
         "bench": set(bench.figures(alone, alone, [], [])),
         "test-router": {f"{name}_{figure}" for name in ("prompt_only", "constrained") for figure in arm},
         "test-determinism": {*test_determinism.figures([], {}), *test_determinism.arm_figures([])},
-        "measure-vram": set(measure_vram.gpu_figures([], [], "")),
+        "measure-vram": {name for series in SERIES for name in series_figures(series, [], [], None, "")},
     }
 
 

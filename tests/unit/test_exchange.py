@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.client.answer import Answer, Raw, read
-from pipeline.client.load import Exchange, Route, Target
+from pipeline.client.load import Connection, Route, Target
 
 EVENTS = [
     {"choices": [{"delta": {"role": "assistant", "content": ""}}]},
@@ -31,6 +31,13 @@ UNARY_BODY = json.dumps(
 UNARY = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(UNARY_BODY) + UNARY_BODY
 
 
+class Deaf(asyncio.Transport):
+    """A transport that hears nothing."""
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        pass
+
+
 @pytest.fixture(scope="module")
 def loop() -> Iterator[asyncio.AbstractEventLoop]:
     made = asyncio.new_event_loop()
@@ -40,12 +47,15 @@ def loop() -> Iterator[asyncio.AbstractEventLoop]:
 
 def fed(loop: asyncio.AbstractEventLoop, blocks: list[bytes], lost: Exception | None = None) -> Answer:
     """Return the answer to these blocks, after which the connection ends."""
-    exchange = Exchange(b"", loop.create_future())
+    connection = Connection()
+    connection.connection_made(Deaf())
+    ended = loop.create_future()
+    connection.ask(b"", ended)
     for block in blocks:
-        exchange.data_received(block)
-    exchange.connection_lost(lost)
-    assert exchange.ended.done()
-    return read(Raw(0, exchange.status, exchange.blocks, exchange.error, 0, exchange.streamed))
+        connection.data_received(block)
+    connection.connection_lost(lost)
+    assert ended.done()
+    return read(Raw(0, connection.status, connection.blocks, connection.error, 0, connection.streamed))
 
 
 def cut(data: bytes, places: list[int]) -> list[bytes]:

@@ -5,8 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.config import ServeConfig
+from pipeline.gpu.plan import SHORTEST_CONTEXT
 from pipeline.server.diagnosis import CAUSES
-from pipeline.server.ladder import CPU_CACHE, FEWEST_SEQUENCES, MEMORY_CAUSES, SHORTEST_CONTEXT, smaller
+from pipeline.server.ladder import CPU_CACHE, FEWEST_SEQUENCES, HOPELESS, MEMORY_CAUSES, PLANNED, smaller
 
 FREE = "ValueError: Free memory on device cuda:0 ({free}/5.77 GiB) on startup is less than desired GPU memory utilization (0.75, 4.33 GiB)."
 LENGTH = "To serve at least one request with the model's max seq len (4096), ... the estimated maximum model length is 2050."
@@ -38,6 +39,11 @@ def test_a_share_that_is_useless_or_no_smaller_is_not_tried(log: str) -> None:
 def test_the_context_that_vllm_names_is_taken() -> None:
     assert changes(FULL, "kv-below-context", LENGTH)[0] == "max_model_len 4096 → 2048"
     assert changes(FULL, "kv-below-context", LENGTH.replace("2050", "3333"))[0] == "max_model_len 4096 → 3328"
+
+
+def test_what_the_plan_refuses_is_made_smaller_unless_that_is_no_use() -> None:
+    assert changes(FULL, PLANNED)[0] == "max_model_len 4096 → 2048"
+    assert changes(FULL, HOPELESS) == []
 
 
 def test_then_shorter_contexts_and_fewer_sequences() -> None:

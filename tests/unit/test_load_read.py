@@ -154,3 +154,26 @@ def test_payload_is_greedy_without_the_models_own_penalty_and_asks_for_usage() -
     assert payload["repetition_penalty"] == 1.0
     assert payload["stream_options"] == {"include_usage": True}
     assert (payload["model"], payload["max_tokens"], payload["stream"], payload["ignore_eos"]) == ("m", 7, True, True)
+
+
+EVENTS = (ROLE, content("gü"), content("z"), content("el"), FINISH, USAGE)
+BODY = b"".join(event(data) for data in EVENTS) + DONE
+
+
+@given(st.lists(st.integers(0, len(BODY)), max_size=12), st.sampled_from([b"", b": keep-alive\n\n"]))
+def test_stamps_are_those_of_the_block_that_ends_an_event_by_the_short_cut_and_by_the_parser(places: list[int], before: bytes) -> None:
+    ends = sorted({*places, len(BODY)} - {0})
+    blocks = [(end, BODY[begin:end]) for begin, end in zip([0, *ends], ends, strict=False)]
+    made = read(Raw(0, 200, [(0, before), *blocks] if before else blocks, ""))
+    first = len(event(ROLE))
+    whole = [first + len(event(content("gü"))), first + len(event(content("gü")) + event(content("z"))), first]
+    whole[2] = whole[1] + len(event(content("el")))
+    assert made.chunk_ns == [min(end for end in ends if end >= at) for at in whole]
+    assert (made.text, made.tokens) == ("güzel", 3)
+
+
+@pytest.mark.parametrize(
+    "garbage", [b"data: {},{}\n\n", b"data: {}\ndata: {}\n\n", b"data: \n\n"], ids=["two in a line", "two lines", "none"]
+)
+def test_an_event_is_one_chunk(garbage: bytes) -> None:
+    assert answer(content("a"), garbage, USAGE, DONE).error.startswith("unreadable event")

@@ -1,76 +1,42 @@
-"""The memory plan: weights and KV cache from the model, the rest estimated, and when it cannot fit."""
+"""The memory plan: weights and KV cache from the model, the rest estimated, when it cannot fit, and what would."""
 
 import json
-import struct
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
-from pipeline.config import load_layers
-from pipeline.errors import ModelError
-from pipeline.gpu.plan import MIB, WORKSPACE_MIB, Plan, captured_sizes, plan
-from pipeline.model.shape import Shape, kv_bytes_per_token, read_shape, tensor_bytes, weight_bytes, weight_elements
+from pipeline.config import ServeConfig, load_layers
+from pipeline.gpu.plan import (
+    ERROR_MIB,
+    LAPTOP_MIB,
+    MIB,
+    PEAK_ERROR_MIB,
+    SHORTEST_CONTEXT,
+    WORKSPACE_MIB,
+    Demand,
+    Plan,
+    captured_sizes,
+    demand,
+    judge,
+    pairs,
+    plan,
+    plan_error_figure,
+    refusal,
+    unplanned,
+)
+from pipeline.measure.figures import Figure, not_measured
+from pipeline.model.published import CONFIGS, QWEN_3B, published_shape
+from pipeline.model.shape import Shape, estimated_bytes, read_shape, weight_elements
 
-QWEN_3B = {
-    "num_hidden_layers": 36,
-    "hidden_size": 2048,
-    "intermediate_size": 11008,
-    "num_attention_heads": 16,
-    "num_key_value_heads": 2,
-    "vocab_size": 151936,
-    "tie_word_embeddings": True,
-    "torch_dtype": "bfloat16",
-}
-QWEN_7B = {**QWEN_3B, "num_hidden_layers": 28, "hidden_size": 3584, "intermediate_size": 18944, "num_attention_heads": 28}
-LLAMA_3B = {**QWEN_3B, "num_hidden_layers": 28, "hidden_size": 3072, "intermediate_size": 8192, "num_attention_heads": 24}
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def shape(tmp_path: Path, config: dict[str, object]) -> Shape:
     (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
     return read_shape(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("config", "gib", "kv_kib"),
-    [
-        (QWEN_3B, 5.75, 36),
-        ({**QWEN_7B, "num_key_value_heads": 4, "vocab_size": 152064, "tie_word_embeddings": False}, 14.19, 56),
-        ({**LLAMA_3B, "num_key_value_heads": 8, "vocab_size": 128256, "head_dim": 128}, 5.98, 112),
-    ],
-)
-def test_published_models_have_their_published_size(tmp_path: Path, config: dict[str, object], gib: float, kv_kib: int) -> None:
-    found = shape(tmp_path, config)
-    assert 2 * weight_elements(found) / 2**30 == pytest.approx(gib, rel=0.003)
-    assert kv_bytes_per_token(found, 2) == kv_kib * 1024
-
-
-def write_safetensors(path: Path, spans: dict[str, tuple[int, int]]) -> None:
-    header: dict[str, object] = {name: {"dtype": "BF16", "shape": [1], "data_offsets": span} for name, span in spans.items()}
-    text = json.dumps({**header, "__metadata__": {"format": "pt"}}).encode()
-    path.write_bytes(struct.pack("<Q", len(text)) + text)
-
-
-def test_weights_are_what_the_headers_name(tmp_path: Path) -> None:
-    found = shape(tmp_path, QWEN_3B)
-    assert weight_bytes(tmp_path, found) == (2 * weight_elements(found), "shape in config.json")
-    write_safetensors(tmp_path / "a.safetensors", {"x": (0, 100), "y": (100, 164)})
-    write_safetensors(tmp_path / "b.safetensors", {"z": (0, 36)})
-    assert weight_bytes(tmp_path, found) == (200, "safetensors headers")
-
-
-@pytest.mark.parametrize("content", [b"", b"abc", struct.pack("<Q", 5) + b"{oops", struct.pack("<Q", 8) + b'{"a": 1}'])
-def test_a_broken_header_is_told(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "m.safetensors").write_bytes(content)
-    with pytest.raises(ModelError, match=r"m\.safetensors has no readable safetensors header"):
-        tensor_bytes(tmp_path / "m.safetensors")
-
-
-def test_a_config_that_is_no_decoders_is_told(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"tells no memory plan: num_hidden_layers: Field required"):
-        shape(tmp_path, {})
-    (tmp_path / "config.json").unlink()
-    with pytest.raises(ModelError, match="No such file"):
-        read_shape(tmp_path)
 
 
 def planned(tmp_path: Path, total_mib: float, utilization: float | None, max_num_seqs: int = 16) -> Plan:
@@ -116,7 +82,7 @@ SIX_GB_PROFILES = {
         2.88 * 1024,
     ),
 }
-SHIPPED = load_layers(Path(__file__).resolve().parents[2] / "config.yaml", {})
+SHIPPED = load_layers(ROOT / "config.yaml", {})
 
 
 @pytest.mark.parametrize("profile", SIX_GB_PROFILES)
@@ -140,3 +106,211 @@ def test_profiles_for_six_gigabytes_fit_and_meet_the_guides_target(tmp_path: Pat
 
 def test_auto_takes_only_profiles_that_are_checked_here() -> None:
     assert {choice.profile for choice in SHIPPED.config(None).gpu.auto} <= set(SIX_GB_PROFILES)
+
+
+# The judgement: shapes and flags as they come.
+
+SHAPES = st.builds(
+    Shape,
+    layers=st.integers(1, 80),
+    hidden=st.sampled_from([576, 2048, 4096]),
+    intermediate=st.sampled_from([1536, 11008, 28672]),
+    heads=st.just(16),
+    kv_heads=st.sampled_from([1, 2, 8]),
+    head_dim=st.sampled_from([64, 128]),
+    vocabulary=st.sampled_from([32000, 151936]),
+    tied=st.booleans(),
+    dtype=st.sampled_from(["bfloat16", "float32"]),
+    context=st.sampled_from([None, 8192, 131072]),
+)
+DEMANDS = st.builds(
+    Demand,
+    shape=SHAPES,
+    weights_bytes=st.integers(100 * MIB, 20_000 * MIB),
+    weights_from=st.just("a test"),
+    total_mib=st.sampled_from([4096.0, LAPTOP_MIB, 24564.0, 81559.0]),
+    max_model_len=st.sampled_from([1024, 4096, 32768]),
+    max_num_seqs=st.sampled_from([1, 16, 256]),
+    max_num_batched_tokens=st.sampled_from([None, 512]),
+    captured=st.sampled_from([None, 0, 5]),
+    kv_dtype_bytes=st.sampled_from([1, 2, 4]),
+)
+TARGETS = st.sampled_from([None, 2000.0, 4768.0, 20_000.0])
+
+
+@given(DEMANDS)
+def test_a_larger_share_never_leaves_less_cache(asked: Demand) -> None:
+    for (_, less), (_, more) in pairwise(asked.steps()):
+        assert less.kv_cache_mib <= more.kv_cache_mib
+        assert less.kv_tokens <= more.kv_tokens
+        assert less.peak_mib < more.peak_mib
+
+
+@given(DEMANDS)
+def test_what_fits_has_room_and_what_cannot_does_not_fit(asked: Demand) -> None:
+    for _, made in asked.steps():
+        assert not made.fits or made.kv_cache_mib > 0
+        assert not (made.fits and made.cannot_fit)
+
+
+@given(DEMANDS, TARGETS)
+def test_the_advised_share_meets_the_target_and_the_next_step_does_not(asked: Demand, target: float | None) -> None:
+    judged = judge(asked, asked.total_mib, target)
+    assume(judged.verdict == "fits" and judged.advised is not None)
+    assert judged.advised is not None
+
+    def good(share: float) -> bool:
+        made = asked.at(share)
+        return made.peak_mib <= asked.total_mib and (target is None or made.peak_mib + PEAK_ERROR_MIB < target)
+
+    assert good(judged.advised)
+    assert not good(round(judged.advised + 0.01, 2))
+    assert judged.plan == asked.at(judged.advised)
+
+
+@given(DEMANDS, TARGETS)
+def test_the_verdict_agrees_with_the_shares_and_contexts(asked: Demand, target: float | None) -> None:
+    judged = judge(asked, asked.total_mib, target)
+    between = judged.least is not None and judged.most is not None and judged.least <= judged.most
+    assert between == (judged.verdict in ("fits", "fits, over the target"))
+    if judged.least is not None:
+        assert asked.at(judged.least).fits
+        assert judged.least == 0.01 or not asked.at(round(judged.least - 0.01, 2)).fits
+    if judged.verdict == "fits only below context":
+        assert SHORTEST_CONTEXT <= judged.alone < asked.max_model_len
+    if judged.verdict == "does not fit":
+        assert judged.advised is None
+        assert not judged.plan.fits
+    assert judged.each <= judged.alone
+
+
+@given(DEMANDS, TARGETS)
+def test_each_pair_is_held_at_full_length_all_at_once(asked: Demand, target: float | None) -> None:
+    for sequences, length, share in pairs(asked, asked.total_mib, target):
+        made = asked.model_copy(update={"max_num_seqs": sequences}).at(share)
+        assert sequences * length <= made.kv_tokens
+        assert made.peak_mib <= asked.total_mib
+
+
+@given(DEMANDS, st.integers(1, 100))
+def test_only_what_cannot_start_is_refused_and_what_is_said_to_fit_does(asked: Demand, step: int) -> None:
+    refused = refusal(asked, step / 100)
+    assert (refused is not None) == asked.at(step / 100).cannot_fit
+    if refused is None:
+        return
+    why, fitting = refused
+    judged = judge(asked, asked.total_mib, None)
+    assert "\n" not in why + fitting
+    assert f"for one request of {asked.max_model_len} tokens" in why
+    assert ("serve.gpu_memory_utilization from" in fitting) == (judged.verdict == "fits")
+    assert ("serve.max_model_len up to" in fitting) == (judged.verdict == "fits only below context")
+    assert ("take a smaller model" in fitting) == (judged.verdict == "does not fit")
+
+
+def of(repo: str, settings: ServeConfig, total_mib: float = LAPTOP_MIB) -> Demand:
+    found = published_shape(repo)
+    assert found is not None
+    return demand(settings, found, estimated_bytes(found, settings.dtype), "published", total_mib)
+
+
+@pytest.mark.parametrize(
+    ("repo", "verdict"),
+    [
+        ("Qwen/Qwen2.5-1.5B-Instruct", "fits (by less than the estimate’s error)"),
+        ("Qwen/Qwen2.5-3B-Instruct", "does not fit: takes 6978 MiB at least"),
+        ("Qwen/Qwen2.5-3B-Instruct-AWQ", "fits"),
+        ("Qwen/Qwen2.5-7B-Instruct", "does not fit: takes 15815 MiB at least"),
+        ("meta-llama/Llama-3.2-3B-Instruct", "does not fit: takes 7504 MiB at least"),
+    ],
+)
+def test_the_guides_models_on_the_guides_card(repo: str, verdict: str) -> None:
+    assert judge(of(repo, ServeConfig()), LAPTOP_MIB, 4768).words == verdict
+
+
+def test_what_others_hold_of_the_device_is_not_planned_with() -> None:
+    asked = of("Qwen/Qwen2.5-3B-Instruct-AWQ", ServeConfig())
+    free, shared = judge(asked, LAPTOP_MIB, None), judge(asked, LAPTOP_MIB - 1000, None)
+    assert (free.most, shared.most) == (0.91, 0.74)
+
+
+def test_a_target_that_cannot_be_met_is_told_and_so_is_a_context_that_is_too_long() -> None:
+    asked = of("Qwen/Qwen2.5-3B-Instruct", ServeConfig(), 24564)
+    assert judge(asked, 24564, 4768).words == "fits, over the target: takes 6978 MiB at least"
+    long = of("Qwen/Qwen2.5-1.5B-Instruct", ServeConfig(max_model_len=131072))
+    assert judge(long, LAPTOP_MIB, None).words == "fits only below context 32768"
+
+
+# Flags.
+
+
+def test_flags_that_change_the_cache_and_the_graphs_are_counted() -> None:
+    plain = of("Qwen/Qwen2.5-1.5B-Instruct", ServeConfig())
+    packed = of("Qwen/Qwen2.5-1.5B-Instruct", ServeConfig(extra_args=("--kv-cache-dtype", "fp8")))
+    assert plain.at(0.66).kv_bytes_per_token == 2 * packed.at(0.66).kv_bytes_per_token
+    few = of("Qwen/Qwen2.5-1.5B-Instruct", ServeConfig(extra_args=('--compilation-config={"cudagraph_capture_sizes":[1,2]}',)))
+    assert (plain.at(0.66).graphs_mib, few.at(0.66).graphs_mib) == (50.4, 14.4)
+    assert of("Qwen/Qwen2.5-1.5B-Instruct", ServeConfig(enforce_eager=True)).at(0.66).graphs_mib == 0
+    wide = of("Qwen/Qwen2.5-1.5B-Instruct", ServeConfig(dtype="float32"))
+    assert wide.at(0.66).weights_mib == pytest.approx(2 * plain.at(0.66).weights_mib, abs=0.2)
+    assert wide.at(0.66).kv_bytes_per_token == 2 * plain.at(0.66).kv_bytes_per_token
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        ((), None),
+        (("--compilation-config={}", "--seed=1"), None),
+        (("--kv-cache-dtype=fp8_e4m3",), None),
+        (("--kv_cache_dtype", "nvfp4"), "--kv-cache-dtype nvfp4"),
+        (("--tensor-parallel-size", "2"), "--tensor-parallel-size"),
+        (("-tp", "2"), "-tp"),
+        (("--cpu_offload_gb=4",), "--cpu-offload-gb"),
+    ],
+)
+def test_flags_that_are_not_planned_are_named(words: tuple[str, ...], named: str | None) -> None:
+    assert unplanned(ServeConfig(extra_args=words)) == named
+
+
+# Plan against measured.
+
+RUNS = sorted((ROOT / "examples").glob("*/artifacts"))
+
+
+@pytest.mark.parametrize("run", RUNS, ids=lambda path: path.parent.name)
+def test_the_error_bands_hold_for_every_run_in_examples(run: Path) -> None:
+    served, measured = (json.loads((run / name).read_text(encoding="utf-8"))["data"] for name in ("serve.json", "measure-vram.json"))
+    then, words = served["plan"], served["command"]
+    config = QWEN_3B if then["kv_bytes_per_token"] == 36864 else CONFIGS["HuggingFaceTB/SmolLM2-135M-Instruct"]
+    found = Shape.model_validate_json(shape_json(config))
+    sequences = int(words[words.index("--max-num-seqs") + 1])
+    share = float(words[words.index("--gpu-memory-utilization") + 1])
+    made = plan(found, int(then["weights_mib"] * MIB), "headers", then["total_mib"], share, 4096, sequences)
+    assert abs(made.kv_cache_mib - measured["breakdown"]["kv_cache_mib"]) < ERROR_MIB / 2
+    assert abs(made.peak_mib - measured["figures"]["vram_peak_mib"]["value"]) < PEAK_ERROR_MIB
+
+
+def shape_json(config: dict[str, object]) -> str:
+    from pipeline.model.shape import shape_of
+
+    return shape_of(json.dumps(config)).model_dump_json()
+
+
+def test_there_are_runs_to_compare_with() -> None:
+    assert len(RUNS) >= 4
+
+
+def test_the_plans_error_is_a_figure() -> None:
+    made = of("Qwen/Qwen2.5-3B-Instruct-AWQ", ServeConfig()).at(0.65)
+    high = plan_error_figure(made, Figure(value=made.peak_mib / 1.1, unit="MiB", n=7))
+    assert (high.unit, high.n) == ("%", 1)
+    assert high.value == pytest.approx(10)
+    low = plan_error_figure(made, Figure(value=made.peak_mib / 0.9, unit="MiB", n=7))
+    assert low.value == pytest.approx(-10)
+
+
+def test_a_plan_or_a_peak_that_is_not_known_leaves_no_error() -> None:
+    made = of("Qwen/Qwen2.5-3B-Instruct-AWQ", ServeConfig()).at(0.65)
+    assert plan_error_figure(None, Figure(value=1, unit="MiB", n=1)).reason.startswith("nothing was planned")
+    unknown = plan_error_figure(made, not_measured("MiB", "the GPU was lost"))
+    assert (unknown.value, unknown.reason) == (None, "the GPU was lost")
+    assert plan_error_figure(made, Figure(value=0, unit="MiB", n=1)).reason == "the measured peak is 0"

@@ -1,8 +1,10 @@
 """The report: what it shows of good, failed and missing records."""
 
+import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from pipeline.errors import MeaninglessError, NothingAnsweredError
 from pipeline.gpu.compatibility import SETS
 from pipeline.gpu.plan import Plan
 from pipeline.measure.figures import Figure, not_measured
+from pipeline.measure.memory import Gaps
 from pipeline.model.facts import Facts, ManifestEntry
 from pipeline.record import Artifact, Envelope, Failure, Outcome
 from pipeline.report.gates import Judged, judge_all
@@ -29,7 +32,7 @@ from pipeline.server.stop import Closing
 from pipeline.stages.bench import BenchResult, Count, Level, MeanCheck, OpenLevel, Trial
 from pipeline.stages.download_model import Model
 from pipeline.stages.install import Installation
-from pipeline.stages.measure_vram import MemoryUse
+from pipeline.stages.measure_vram import Anchor, Load, MemoryUse
 from pipeline.stages.report import Report, report, report_present
 from pipeline.stages.serve import Server
 from pipeline.stages.test_determinism import REMEDY_NOTE, Arm, Determinism, PromptAgreement, Remedied, Side
@@ -146,11 +149,15 @@ def memory_use() -> MemoryUse:
         figures=figures,
         method="",
         samples=90,
-        load_s=15,
-        load_requests=40,
+        samples_file="samples.jsonl",
+        anchor=Anchor(monotonic_s=1000, wall=WHEN + timedelta(seconds=100)),
+        load=Load(spans=[(985, 1000)], requests=40, preempted=0),
+        gaps=Gaps(count=0, longest_s=0, total_s=0),
         baseline_gpu_mib=None,
         breakdown=Breakdown(weights_mib=258.0),
         preemptions=0,
+        throttled={},
+        gpu_errors={},
     )
 
 
@@ -252,11 +259,20 @@ class House:
     results: dict[str, Artifact | Failure | None] = field(default_factory=dict)
     measured_on: Artifact | Failure | None = None
     instead: tuple[str, ...] = ()
+    output: str = "REPORT.md"
     waived: Waived = field(default_factory=Waived)
 
     def report(self) -> Report:
         outcomes = [outcome(stage, self.results.get(stage), self.measured_on) for stage in (*STAGES, REMEDY_NOTE)]
-        settings = (ReportConfig(), Gates(GATES), self.waived, Alternatives(ALTERNATIVES), Profile("cpu"), Given(()), Instead(self.instead))
+        settings = (
+            ReportConfig(output=self.output),
+            Gates(GATES),
+            self.waived,
+            Alternatives(ALTERNATIVES),
+            Profile("cpu"),
+            Given(()),
+            Instead(self.instead),
+        )
         stage: Callable[..., Report] = report
         return stage(*settings, *outcomes, Workspace(self.root, quiet=True))
 
@@ -665,6 +681,105 @@ def test_plan_stands_beside_what_was_measured(house: House) -> None:
     assert "KV cache: 50000 tokens by the log, 45000 planned (-10.0 %)." in text
 
 
+THROTTLED = {"gpu_throttled": figure(43, "%", 200), "gpu_temperature_c": figure(91, "°C", 200)}
+
+
+def test_a_throttled_gpu_is_told_above_every_figure(house: House) -> None:
+    use = memory_use()
+    house.results["measure-vram"] = use.model_copy(
+        update={"figures": {**use.figures, **THROTTLED}, "throttled": {"sw_thermal_slowdown": 86}}
+    )
+    text = house.text()
+    head = text[: text.index("## Performance targets")]
+    assert (
+        "**The GPU was throttled in 43 % of 200 samples under load (sw_thermal_slowdown in 86): better cooled or fed it is faster.**"
+        in head
+    )
+    assert line(text, "| GPU temperature, median under load |").split("|")[2].strip() == "**91 °C** (n = 200)"
+
+
+@pytest.mark.parametrize("share", [None, figure(4.9, "%", 200), not_measured("%", "the driver does not tell")])
+def test_a_moment_of_throttling_is_no_caution(house: House, share: Figure | None) -> None:
+    use = memory_use()
+    house.results["measure-vram"] = use.model_copy(update={"figures": {**use.figures, **({"gpu_throttled": share} if share else {})}})
+    assert "**The GPU was throttled" not in house.text()
+
+
+def test_gaps_errors_failed_requests_and_what_speaks_against_stability_are_told(house: House) -> None:
+    use = memory_use()
+    unstable = Figure(value=0, unit="%", n=300, reason="rises by at least 36 MiB/h")
+    house.results["measure-vram"] = use.model_copy(
+        update={
+            "figures": {**use.figures, "vram_stable": unstable},
+            "gaps": Gaps(count=2, longest_s=3.25, total_s=5),
+            "gpu_errors": {"GpuIsLost": 12},
+            "load": use.load.model_copy(update={"failed": 3, "error": "HTTP 500", "preempted": 4}),
+        }
+    )
+    text = house.text()
+    assert "- Samples are missing: 2 gaps, 3.25 s the longest, 5 s in all." in text
+    assert "- NVML failed in 12 samples: GpuIsLost." in text
+    assert "15 s of load, 40 requests, of which 3 failed (HTTP 500)." in text
+    assert "- NOT STABLE, VRAM: rises by at least 36 MiB/h." in text
+    assert "- Preemptions since the start: 0; under this load: 4." in text
+
+
+def test_whole_samples_of_a_stable_server_are_no_news(house: House) -> None:
+    text = house.text()
+    assert all(words not in text for words in ("Samples are missing", "NVML failed", "NOT STABLE", "of which"))
+
+
+def write_samples(root: Path, **gpu: Any) -> None:
+    """Write a sample each second from 10 s before the records' start, by a clock that showed 900 then."""
+    samples = [
+        {"t": 890.0 + at, **({"processes": 2, "rss_mib": 100.0 + at, "pss_mib": 90.0 + at} if at else {}), **gpu} for at in range(60)
+    ]
+    (root / "samples.jsonl").write_text("".join(f"{json.dumps(sample)}\n" for sample in samples), encoding="utf-8")
+
+
+def test_pictures_are_written_and_shown_with_the_stages_where_they_ran(house: House) -> None:
+    write_samples(house.root)
+    made = house.report()
+    assert made.plots == ["artifacts/plots/memory.svg", "artifacts/plots/breakdown.svg"]
+    text = (house.root / made.path).read_text(encoding="utf-8")
+    for plot in made.plots:
+        assert f"![Test 3: VRAM usage]({plot})" in text
+    svg = (house.root / made.plots[0]).read_text(encoding="utf-8")
+    assert "<title>bench, 12.3 s</title>" in svg
+    x = [float(each) for each in re.findall(r'<rect class="band" x="([\d.]+)"', svg)]
+    begin, end = 891, 949  # of the samples with processes; WHEN is 900
+    assert x[0] == pytest.approx(70 + (900 - begin) / (end - begin) * 770, abs=0.1)
+    assert report_present(made, Workspace(house.root))
+    (house.root / made.plots[0]).unlink()
+    assert not report_present(made, Workspace(house.root))
+
+
+def test_pictures_are_linked_from_where_the_report_is(house: House) -> None:
+    write_samples(house.root)
+    house.output = "docs/out/REPORT.md"
+    assert "](../../artifacts/plots/memory.svg)" in house.text()
+
+
+def test_without_samples_there_is_no_picture_and_an_old_one_goes(house: House) -> None:
+    write_samples(house.root)
+    house.results["measure-vram"] = memory_use().model_copy(update={"breakdown": Breakdown()})
+    assert house.report().plots == ["artifacts/plots/memory.svg"]
+    (house.root / "samples.jsonl").unlink()
+    assert house.report().plots == []
+    assert not (house.root / "artifacts" / "plots" / "memory.svg").exists()
+    assert "![" not in house.text()
+
+
+def test_the_target_in_the_picture_is_that_of_what_is_shown(house: House) -> None:
+    write_samples(house.root, gpu_used_mib=[4000.0], gpu_tree_mib=[3900.0])
+    house.report()
+    svg = (house.root / "artifacts" / "plots" / "memory.svg").read_text(encoding="utf-8")
+    assert "target, VRAM: 4768 MiB" in svg
+    write_samples(house.root)
+    house.report()
+    assert "target" not in (house.root / "artifacts" / "plots" / "memory.svg").read_text(encoding="utf-8").partition("</style>")[2]
+
+
 def test_random_weights_are_told_first_and_are_no_failure(house: House) -> None:
     assert RANDOM_WEIGHTS not in house.text()
     house.results["serve"] = house.measured_on = server().model_copy(update={"random_weights": True})
@@ -801,6 +916,16 @@ def test_a_proof_of_our_servers_is_not_shown_for_somebody_elses(house: House) ->
 def test_a_proof_without_a_server_on_record_is_not_shown(house: House) -> None:
     house.results |= {REMEDY_NOTE: proof(), "serve": None}
     assert TITLE not in house.text()
+
+
+def test_requests_that_failed_and_a_start_that_was_repeated_are_told(house: House) -> None:
+    attempt = Attempt(cause="the GPU ran out of memory", changed="max_num_seqs 16 → 8", took_s=30, log="l")
+    house.results[REMEDY_NOTE] = proof(
+        without=proof().without.model_copy(update={"errors": ["HTTP 500", "HTTP 500"], "attempts": [attempt]})
+    )
+    text = house.text()
+    assert line(text, "| failed requests for speed |") == "| failed requests for speed | 2: HTTP 500 | no |"
+    assert line(text, "| a failed start was repeated with |").endswith(" | max_num_seqs 16 → 8 | no |")
 
 
 def test_a_simulated_side_and_one_that_failed_say_so(house: House) -> None:

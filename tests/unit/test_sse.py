@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.client.sse import SseParser
+from pipeline.client.sse import SseParser, plain_events
 
 STREAM = (
     b": keep-alive\n\n"
@@ -90,3 +90,27 @@ def test_garbage_never_raises_and_does_not_depend_on_its_cuts(blocks: list[bytes
 @given(st.binary(max_size=200))
 def test_a_good_event_after_garbage_is_found(garbage: bytes) -> None:
     assert events(garbage, b"\n\ndata: good\n\n")[-1] == "good"
+
+
+lines = st.sampled_from([b"data: a", b"data: ", b"data:", b"data", b"data: b\r", b": x", b"", b"", b"event: y", b"data: {}"])
+
+
+@given(st.one_of(st.binary(max_size=60), st.lists(lines, max_size=12).map(b"\n".join)))
+def test_the_short_cut_gives_what_the_parser_gives_or_nothing(body: bytes) -> None:
+    made = plain_events(body)
+    assert made is None or made == SseParser().feed(body)
+
+
+@pytest.mark.parametrize(
+    ("body", "taken"),
+    [
+        (b"", False),
+        (b"data: a\n\ndata: b\n\n", True),
+        (b"data: \n\n", True),
+        (STREAM, False),
+        (b"data: a\r\n\r\n", False),
+        (b"data: a\n", False),
+    ],
+)
+def test_the_short_cut_is_for_plain_streams(body: bytes, taken: bool) -> None:
+    assert (plain_events(body) is not None) == taken

@@ -1,0 +1,146 @@
+"""The devices of a server, read again and again through NVML. An NVML error becomes part of a sample and never more."""
+
+import math
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from pipeline.gpu.holders import error_name, memory, running, silences
+from pipeline.gpu.visible import VARIABLE, Device, boards, visible
+
+MIB = 1024 * 1024
+NO_GPU = ("LibraryNotFound", "DriverNotLoaded")
+GONE = ("GpuIsLost", "ResetRequired", "Uninitialized", "DriverNotLoaded", "LibRmVersionMismatch")
+# nvmlClocksEventReasons in nvml.h; 0x1 is "idle", which slows nothing down.
+THROTTLES = {
+    0x2: "applications_clocks",
+    0x4: "sw_power_cap",
+    0x8: "hw_slowdown",
+    0x10: "sync_boost",
+    0x20: "sw_thermal_slowdown",
+    0x40: "hw_thermal_slowdown",
+    0x80: "hw_power_brake",
+    0x100: "display_clocks",
+    0x200: "board_limit",
+    0x400: "reliability",
+}
+Way = Callable[[Any, Any], Any]
+# Each value by the ways of asking for it, newest driver first.
+WAYS: dict[str, tuple[Way, ...]] = {
+    "util_percent": (lambda nvml, board: nvml.nvmlDeviceGetUtilizationRates(board).gpu,),
+    "temperature_c": (
+        lambda nvml, board: nvml.nvmlDeviceGetTemperature(board, nvml.NVML_TEMPERATURE_GPU),
+        lambda nvml, board: nvml.nvmlDeviceGetTemperatureV(board, nvml.NVML_TEMPERATURE_GPU),  # instead of it, from CUDA 14 on
+    ),
+    "power_w": (lambda nvml, board: round(nvml.nvmlDeviceGetPowerUsage(board) / 1000, 1),),
+    "sm_clock_mhz": (lambda nvml, board: nvml.nvmlDeviceGetClockInfo(board, nvml.NVML_CLOCK_SM),),
+    "throttle": (
+        lambda nvml, board: throttles(nvml.nvmlDeviceGetCurrentClocksEventReasons(board)),
+        lambda nvml, board: throttles(nvml.nvmlDeviceGetCurrentClocksThrottleReasons(board)),  # before driver 535
+    ),
+}
+
+
+def throttles(reasons: int) -> list[str]:
+    """Return the names of what holds the clocks down."""
+    return [name for bit, name in THROTTLES.items() if reasons & bit]
+
+
+class Sensors:
+    """One device, and the ways of asking that its driver answers."""
+
+    def __init__(self, pynvml: Any, device: Device) -> None:
+        self.nvml = pynvml
+        self.device = device
+        self.silences = silences(pynvml)
+        self.ways = {key: list(ways) for key, ways in WAYS.items()}
+
+    def used_mib(self) -> float:
+        """Return what is used of the device; raises pynvml.NVMLError."""
+        return round(memory(self.nvml, self.device.handle).used / MIB, 1)
+
+    def tree_mib(self, tree: set[int]) -> float | None:
+        """Return what these processes use; None where the driver does not tell, or lists none of them."""
+        mine = [process.usedGpuMemory for process in running(self.nvml, self.device.handle, "Compute") or () if process.pid in tree]
+        return None if not mine or any(value is None for value in mine) else round(sum(mine) / MIB, 1)
+
+    def state(self) -> dict[str, Any]:
+        """Return what the sensors tell; raises pynvml.NVMLError when the device is gone.
+
+        What the driver says that it does not tell is not asked again; any other trouble may pass.
+        """
+        told = {}
+        for key, ways in self.ways.items():
+            while ways:
+                try:
+                    told[key] = ways[0](self.nvml, self.device.board)
+                    break
+                except self.silences:
+                    ways.pop(0)
+                except self.nvml.NVMLError as error:
+                    if error_name(error) in GONE:
+                        raise
+                    break
+        return told
+
+
+class Devices:
+    """The devices that the server may use; one that fails is left alone until NVML is started anew."""
+
+    def __init__(self, at: float, retry_s: float) -> None:
+        self.retry_s = retry_s
+        self.uuids: list[str] = []
+        self.sensors: dict[str, Sensors] = {}
+        self.error = ""
+        self.open_at = math.inf
+        self.open(at)
+
+    def open(self, at: float) -> None:
+        """Start NVML, anew where it has failed, and find the devices; those of the first time keep their order."""
+        import pynvml
+
+        self.error, self.open_at, self.sensors = "", math.inf, {}
+        with suppress(pynvml.NVMLError):
+            pynvml.nvmlShutdown()
+        try:
+            pynvml.nvmlInit()
+            found, failed = boards(pynvml)
+        except pynvml.NVMLError as error:
+            if self.uuids or error_name(error) not in NO_GPU:
+                self.fail(error, at)
+            return
+        devices, _ = visible(found, os.environ.get(VARIABLE))
+        self.uuids = self.uuids or [device.uuid for device in devices]
+        self.sensors = {device.uuid: Sensors(pynvml, device) for device in devices}
+        for failure in failed:
+            self.fail(failure.error, at)
+        if not failed and not self.sensors.keys() >= set(self.uuids):
+            self.fail(pynvml.NVMLError(pynvml.NVML_ERROR_NOT_FOUND), at)
+
+    def fail(self, error: Any, at: float) -> None:
+        """Note the error, and when to start NVML anew."""
+        self.error, self.open_at = error_name(error), at + self.retry_s
+
+    def sample(self, at: float, tree: set[int]) -> dict[str, Any]:
+        """Return each device's used memory, the part of the server's processes and its state; nothing without a GPU."""
+        if at >= self.open_at:
+            self.open(at)
+        told = [self.read(uuid, at, tree) for uuid in self.uuids]
+        values: dict[str, Any] = {}
+        if told:
+            used, of_tree, states = zip(*told, strict=True)
+            values = {"gpu_used_mib": used, "gpu_tree_mib": of_tree, "devices": states}
+        return {**values, "gpu_error": self.error} if self.error else values
+
+    def read(self, uuid: str, at: float, tree: set[int]) -> tuple[float | None, float | None, dict[str, Any]]:
+        """Return one device's share of the sample; nothing of a device that fails."""
+        sensors = self.sensors.get(uuid)
+        if sensors is None:
+            return None, None, {}
+        try:
+            return sensors.used_mib(), sensors.tree_mib(tree), sensors.state()
+        except sensors.nvml.NVMLError as error:
+            del self.sensors[uuid]
+            self.fail(error, at)
+            return None, None, {}

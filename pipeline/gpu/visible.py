@@ -1,0 +1,106 @@
+"""The devices that CUDA programs see: all, or those that CUDA_VISIBLE_DEVICES names, with a MIG instance in its board's place.
+
+The rules are the CUDA programming guide's (CUDA environment variables): indices as nvidia-smi counts, UUIDs or enough of
+their beginning; the first entry that names nothing ends the list.
+"""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+VARIABLE = "CUDA_VISIBLE_DEVICES"
+
+
+@dataclass(frozen=True)
+class Device:
+    """What CUDA computes on: `handle` has its memory and processes, `board` its sensors; both are the same without MIG."""
+
+    index: int
+    uuid: str
+    handle: Any
+    board: Any
+    mig: bool | None
+
+
+@dataclass(frozen=True)
+class Board:
+    """A GPU, and its instances where it is in MIG mode; `mig` is None where it has no such mode."""
+
+    device: Device
+    instances: tuple[Device, ...]
+
+    def first(self) -> list[Device]:
+        """Return what CUDA takes when the board is named: in MIG mode one instance, if there is any."""
+        return list(self.instances[:1]) if self.device.mig else [self.device]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A board that NVML cannot show, and its error."""
+
+    index: int
+    mig: bool
+    error: Any
+
+
+def boards(pynvml: Any) -> tuple[list[Board], list[Failure]]:
+    """Return the boards that answer and those that do not; raises pynvml.NVMLError when not even their number is told."""
+    found, failed = [], []
+    for index in range(pynvml.nvmlDeviceGetCount()):
+        mig: bool | None = None
+        try:
+            handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+            mig = in_mig_mode(pynvml, handle)
+            device = Device(index, text(pynvml.nvmlDeviceGetUUID(handle)), handle, handle, mig)
+            found.append(Board(device, tuple(instances(pynvml, device)) if mig else ()))
+        except pynvml.NVMLError as error:
+            failed.append(Failure(index, bool(mig), error))
+    return found, failed
+
+
+def in_mig_mode(pynvml: Any, handle: Any) -> bool | None:
+    """Return whether MIG is on; None where the device has no MIG, or the driver is from before it."""
+    with suppress(pynvml.NVMLError_NotSupported, pynvml.NVMLError_FunctionNotFound):
+        return bool(pynvml.nvmlDeviceGetMigMode(handle)[0])
+    return None
+
+
+def instances(pynvml: Any, board: Device) -> list[Device]:
+    """Return the board's MIG instances; raises pynvml.NVMLError, as for want of permission."""
+    found = []
+    for number in range(pynvml.nvmlDeviceGetMaxMigDeviceCount(board.handle)):
+        with suppress(pynvml.NVMLError_NotFound, pynvml.NVMLError_InvalidArgument):
+            handle = pynvml.nvmlDeviceGetMigDeviceHandleByIndex(board.handle, number)
+            found.append(Device(board.index, text(pynvml.nvmlDeviceGetUUID(handle)), handle, board.board, True))
+    return found
+
+
+def visible(found: Sequence[Board], value: str | None) -> tuple[list[Device], str]:
+    """Return the devices in the variable's order, and its first entry that names none ("" where all do)."""
+    if value is None:
+        return [device for board in found for device in board.first()], ""
+    chosen: list[Device] = []
+    for name in (entry.strip() for entry in value.split(",")):
+        named = matching(found, name)
+        if len(named) != 1:
+            return chosen, name or "nothing"
+        if named[0] not in chosen:
+            chosen += named
+    return chosen, ""
+
+
+def matching(found: Sequence[Board], name: str) -> list[Device]:
+    """Return the devices that an entry can mean."""
+    if name.isdecimal():
+        return [device for board in found if board.device.index == int(name) for device in board.first()]
+    if name.startswith("MIG-"):
+        return [device for board in found for device in board.instances if device.uuid.startswith(name)]
+    if name.startswith("GPU-"):
+        return [device for board in found if board.device.uuid.startswith(name) for device in board.first()]
+    return []
+
+
+def text(value: str | bytes) -> str:
+    """Return NVML's text, which old bindings give as bytes."""
+    return value.decode() if isinstance(value, bytes) else value

@@ -1,0 +1,59 @@
+"""How a series moves: its slope with a confidence interval, its range, and whether its end lies above its beginning. Pure; plain Python."""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from statistics import NormalDist, median
+from typing import TypeVar
+
+from pipeline.measure.statistics import CONFIDENCE
+
+MOST_POINTS = 600  # 180,000 pairs: a tenth of a second
+Point = tuple[float, float]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Slope:
+    """Rise per unit of x with its 95 % interval; None where n is too small for one."""
+
+    value: float
+    low: float | None
+    high: float | None
+
+
+def thinned(items: Sequence[T], most: int = MOST_POINTS) -> list[T]:
+    """Return at most so many of the items, evenly spread, the first and the last among them."""
+    if len(items) <= most:
+        return list(items)
+    return [items[index * (len(items) - 1) // (most - 1)] for index in range(most)]
+
+
+def theil_sen(points: Sequence[Point]) -> Slope | None:
+    """Return the median of the slopes of all pairs of the thinned points; None without two points apart in x.
+
+    The interval is made of order statistics of these slopes, by Kendall's normal approximation with its correction for
+    ties (Sen 1968). It takes the points as independent, which samples of a slow process are not: thinning helps, and a
+    series that wanders still gets too narrow an interval.
+    """
+    kept = thinned(points)
+    slopes = sorted((after[1] - before[1]) / (after[0] - before[0]) for before, after in combinations(kept, 2) if after[0] != before[0])
+    if not slopes:
+        return None
+    n, pairs = len(kept), len(slopes)
+    tied = sum(count * (count - 1) * (2 * count + 5) for count in Counter(y for _, y in kept).values())
+    deviation = math.sqrt((n * (n - 1) * (2 * n + 5) - tied) / 18)
+    spread = NormalDist().inv_cdf(1 - (1 - CONFIDENCE) / 2) * deviation
+    low, high = math.floor((pairs - spread) / 2) - 1, math.ceil((pairs + spread) / 2)
+    enough = low >= 0 and high < pairs
+    middle = median(slopes)
+    # With all values tied the two order statistics stand beside the middle one.
+    return Slope(middle, min(slopes[low], middle), max(slopes[high], middle)) if enough else Slope(middle, None, None)
+
+
+def decile_change(values: Sequence[float]) -> float:
+    """Return the median of the last tenth of the values − that of the first; ValueError without values."""
+    tenth = max(1, len(values) // 10)
+    return median(values[-tenth:]) - median(values[:tenth])

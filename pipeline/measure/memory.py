@@ -1,0 +1,189 @@
+"""Memory samples of one launch: peak, steady, drift, stable, gaps, and the state of the GPU meanwhile. Pure: samples in, figures out.
+
+A sample is a line of the sampler's file as a dict: `t` in seconds, `rss_mib` and sometimes `pss_mib` of the server's
+processes, `gpu_used_mib` and `gpu_tree_mib` by device, `devices` with what NVML says of each, `gpu_error` where it failed.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from statistics import median
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from pipeline.measure.drift import Point, decile_change, theil_sen
+from pipeline.measure.figures import Figure, not_measured
+from pipeline.measure.verdicts import digits
+
+WARM_UP_S, WARM_UP_SHARE = 60.0, 0.2  # dropped from the begin of a load: the shorter of the two
+STABLE_RANGE_MIB = 64.0
+GAP_PERIODS = 3
+GAPS_AT_MOST = 0.05  # of the load; more, and nothing is said about stability
+S_PER_H = 3600
+SERIES = {"vram": "VRAM", "host_pss": "host memory (PSS)", "host_rss": "host memory (RSS)"}
+STATES = {
+    "gpu_utilization": ("util_percent", "%"),
+    "gpu_temperature_c": ("temperature_c", "°C"),
+    "gpu_power_w": ("power_w", "W"),
+    "gpu_clock_mhz": ("sm_clock_mhz", "MHz"),
+}
+# NVML's throttle reasons of these words slow a GPU against its will; idle and applications' clocks do not.
+THROTTLES = ("thermal", "power", "slowdown")
+Sample = dict[str, Any]
+Span = tuple[float, float]
+
+
+class Gaps(BaseModel):
+    """Times without samples: distances of more than three sampling periods."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+
+    count: int
+    longest_s: float
+    total_s: float
+
+
+def gaps(times: Sequence[float], spans: Iterable[Span]) -> Gaps:
+    """Return the gaps within the spans, their ends counted as samples; the period is the median distance of `times`."""
+    steps = [after - before for before, after in pairwise(times)]
+    longest_step = GAP_PERIODS * median(steps) if steps else 0.0
+    inside = [[begin, *(at for at in times if begin < at < end), end] for begin, end in spans]
+    found = [after - before for span in inside for before, after in pairwise(span) if after - before > longest_step]
+    return Gaps(count=len(found), longest_s=round(max(found, default=0.0), 3), total_s=round(sum(found), 3))
+
+
+def settled(spans: Iterable[Span]) -> list[Span]:
+    """Return the spans of load without the warm-up of each."""
+    return [(begin + min(WARM_UP_S, WARM_UP_SHARE * (end - begin)), end) for begin, end in spans]
+
+
+def within(points: Iterable[Point], spans: Sequence[Span]) -> list[Point]:
+    """Return the points whose time lies in one of the spans."""
+    return [point for point in points if any(begin <= point[0] <= end for begin, end in spans)]
+
+
+def device_use(sample: Sample, key: str) -> float | None:
+    """Return the sample's sum over devices, or None where no device told a value."""
+    values = [value for value in sample.get(key, []) if value is not None]
+    return sum(values) if values else None
+
+
+def baseline_mib(samples: Iterable[Sample]) -> float | None:
+    """Return what the devices held before the server was started."""
+    return next((device_use(sample, "gpu_used_mib") for sample in samples if "processes" not in sample), None)
+
+
+def gpu_points(samples: Sequence[Sample], baseline: float | None) -> tuple[str, list[Point]]:
+    """Return (method, MiB over time): the process tree's own use where the driver tells, else used − baseline."""
+    own = points((sample["t"], device_use(sample, "gpu_tree_mib")) for sample in samples)
+    if own:
+        return "NVML, sum over the server's processes", own
+    if baseline is None:
+        return "", []
+    used = points((sample["t"], device_use(sample, "gpu_used_mib")) for sample in samples)
+    return "NVML, device used − baseline before the start", [(at, value - baseline) for at, value in used]
+
+
+def host_points(samples: Iterable[Sample], key: str) -> list[Point]:
+    """Return the MiB over time of the server's processes, from when there are some."""
+    return points((sample["t"], sample.get(key)) for sample in samples if sample.get("processes"))
+
+
+def points(pairs: Iterable[tuple[float, float | None]]) -> list[Point]:
+    """Return the pairs that have a value."""
+    return [(at, value) for at, value in pairs if value is not None]
+
+
+def series_figures(name: str, series: Sequence[Point], spans: Sequence[Span], preempted: int | None, reason: str) -> dict[str, Figure]:
+    """Return the figures of one series, `name` before each; NOT_MEASURED with `reason` where it has nothing under load.
+
+    The peak is of all times, the rest of the load after its warm-up. `stable` is 100 or 0 %, its n the seconds of load.
+    """
+    calm = settled(spans)
+    loaded = within(series, calm)
+    highest = max((value for _, value in series), default=None)
+    peak = not_measured("MiB", reason) if highest is None else Figure(value=highest, unit="MiB", n=len(series))
+    if not loaded:
+        units = {"steady_mib": "MiB", "range_mib": "MiB", "drift_mib_h": "MiB/h", "change_mib": "MiB", "stable": "%"}
+        return {f"{name}_peak_mib": peak, **{f"{name}_{part}": not_measured(unit, reason) for part, unit in units.items()}}
+    values, n = [value for _, value in loaded], len(loaded)
+    slope = theil_sen([(at / S_PER_H, value) for at, value in loaded])
+    drift = not_measured("MiB/h", "one sample has no slope")
+    if slope is not None:
+        drift = Figure(value=slope.value, unit="MiB/h", n=n, low=slope.low, high=slope.high)
+    spread = Figure(value=max(values) - min(values), unit="MiB", n=n)
+    found = {
+        "peak_mib": peak,
+        "steady_mib": Figure(value=median(values), unit="MiB", n=n),
+        "range_mib": spread,
+        "drift_mib_h": drift,
+        "change_mib": Figure(value=decile_change(values), unit="MiB", n=n),
+        "stable": stable(spread, drift, preempted, gaps([at for at, _ in loaded], calm), spans),
+    }
+    return {f"{name}_{part}": figure for part, figure in found.items()}
+
+
+def stable(spread: Figure, drift: Figure, preempted: int | None, missing: Gaps, spans: Sequence[Span]) -> Figure:
+    """Return 100 % where the slope may be 0 or less, the range is at most 64 MiB and nothing was preempted; else 0 %, and why.
+
+    n is the whole seconds of load: it is for the gate to say how many it takes.
+    """
+    load_s = sum(end - begin for begin, end in spans)
+    if preempted is None:
+        return not_measured("%", "the server does not count preemptions")
+    if drift.low is None:
+        return not_measured("%", f"n = {spread.n} samples are too few for a bound of the slope")
+    if missing.total_s > GAPS_AT_MOST * load_s:
+        return not_measured("%", f"samples are missing for {digits(missing.total_s)} s of {digits(load_s)} s of load")
+    against = []
+    if drift.low > 0:
+        against.append(f"rises by at least {digits(drift.low)} MiB/h")
+    if (spread.value or 0) > STABLE_RANGE_MIB:
+        against.append(f"range {spread.value:.0f} MiB")
+    if preempted:
+        against.append(f"{preempted} preemptions")
+    return Figure(value=0.0 if against else 100.0, unit="%", n=int(load_s), reason=", ".join(against))
+
+
+def state_figures(samples: Sequence[Sample], reason: str) -> dict[str, Figure]:
+    """Return the medians of what NVML said of the GPU under load, and the share of samples under thermal or power throttling.
+
+    Of several devices the highest value counts, of those that hold memory of the server's where the driver tells which.
+    """
+    seen = [used_devices(sample) for sample in samples]
+    found = {}
+    for name, (key, unit) in STATES.items():
+        told = [[device[key] for device in devices if device.get(key) is not None] for devices in seen]
+        highest = [max(values) for values in told if values]
+        found[name] = Figure(value=median(highest), unit=unit, n=len(highest)) if highest else not_measured(unit, reason)
+    telling = [devices for devices in seen if any(device.get("throttle") is not None for device in devices)]
+    slowed = sum(bool(throttles(devices)) for devices in telling)
+    share = Figure(value=100 * slowed / len(telling), unit="%", n=len(telling)) if telling else not_measured("%", reason)
+    return {**found, "gpu_throttled": share}
+
+
+def used_devices(sample: Sample) -> list[dict[str, Any]]:
+    """Return the sample's devices, without those that are known to hold nothing of the server's."""
+    devices: list[dict[str, Any]] = sample.get("devices") or []
+    tree = sample.get("gpu_tree_mib") or []
+    if len(tree) != len(devices) or all(value is None for value in tree):
+        return devices
+    return [device for device, value in zip(devices, tree, strict=True) if value is not None]
+
+
+def throttles(devices: Iterable[dict[str, Any]]) -> set[str]:
+    """Return the reasons for which the devices are slower than they could be."""
+    reasons = {str(reason) for device in devices for reason in device.get("throttle") or []}
+    return {reason for reason in reasons if any(word in reason.lower() for word in THROTTLES)}
+
+
+def throttle_counts(samples: Iterable[Sample]) -> dict[str, int]:
+    """Return how many samples were throttled for which reason."""
+    counts = Counter(reason for sample in samples for reason in throttles(used_devices(sample)))
+    return dict(sorted(counts.items()))
+
+
+def error_counts(samples: Iterable[Sample]) -> dict[str, int]:
+    """Return how many samples have which NVML error in place of GPU values."""
+    return dict(sorted(Counter(str(sample["gpu_error"]) for sample in samples if sample.get("gpu_error")).items()))

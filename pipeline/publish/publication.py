@@ -1,0 +1,181 @@
+"""publish: the report committed to a branch and shown in one comment on an issue, in that order, and safe to repeat."""
+
+import getpass
+import os
+import socket
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from pipeline.config import SECRET_NAME, PublishConfig
+from pipeline.errors import PublishError
+from pipeline.publish import document
+from pipeline.publish.github import Target, Thread, ThroughGh, ThroughRest
+from pipeline.publish.repository import Commit, MovedError, Repository, carried, signed, through_gh
+from pipeline.publish.scrub import Private, scrubbed, scrubbed_json
+
+REPORT_JSON = "report.json"  # beside the report
+UNKNOWN = "COMMIT"  # in what a dry run shows
+AGAIN = "./inv report --only"
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Publication:
+    """What is published, scrubbed: the files by their path in the target, the report's path and text, and the commit's message."""
+
+    files: Mapping[PurePosixPath, bytes]
+    report: str
+    markdown: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Order:
+    """Where it goes; without a way to the API it can only be shown."""
+
+    target: Target
+    remote: str
+    settings: PublishConfig
+    issue: int
+    project: Path
+    transport: ThroughGh | ThroughRest | None
+    token: str | None
+
+    @property
+    def git_settings(self) -> list[tuple[str, str]]:
+        """Return the git settings to reach the remote with, the login to GitHub's among them where the remote is there."""
+        own = carried(self.project)
+        if not self.remote.startswith(f"{self.target.server}/"):
+            return own
+        if isinstance(self.transport, ThroughGh):
+            return own + through_gh(self.target)
+        return own + (signed(self.target, self.token) if self.token else [])
+
+
+def private_here(project: Path, hosts: Iterable[str], key_file: Path, environment: Mapping[str, str] = os.environ) -> Private:
+    """Return what this machine and its environment know of themselves; `hosts` are those that the settings name."""
+    name = socket.gethostname()
+    users = [environment.get(variable, "") for variable in ("USER", "LOGNAME", "SUDO_USER")]
+    with suppress(KeyError, OSError):  # a user without a name, as in containers
+        users.append(getpass.getuser())
+    secrets = [value for variable, value in environment.items() if SECRET_NAME.search(variable)]
+    with suppress(OSError):
+        secrets.append(key_file.read_text(encoding="utf-8").strip())
+    return Private(
+        users=tuple(users),
+        hosts=(name, name.partition(".")[0], *hosts),
+        homes=tuple({environment.get("HOME", ""), os.path.expanduser("~")}),  # noqa: PTH111  Path.home() raises where there is none
+        secrets=tuple(secrets),
+        project=str(project),
+    )
+
+
+def gathered(project: Path, path: str, headline: str, order: Order, private: Private) -> Publication:
+    """Return what is to be published of the report at `path`; PublishError when a part of it is missing."""
+    report = project / path
+    # The target holds things as the project does; a report that was put elsewhere brings its own folder.
+    base = (project if report.resolve().is_relative_to(project.resolve()) else report.parent).resolve()
+    name = report.resolve().relative_to(base).as_posix()
+    try:
+        markdown = report.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise PublishError(f"{path} is gone", f"render it again: `{AGAIN}`") from None
+    found = {name: report}
+    for image in document.images(markdown):
+        file = (report.parent / image).resolve()
+        if not file.is_relative_to(base) or not file.is_file():
+            where = "is not there" if file.is_relative_to(base) else "lies outside the project"
+            raise PublishError(f"the report shows {image}, which {where}; nothing was published", f"render it again: `{AGAIN}`")
+        found[file.relative_to(base).as_posix()] = file
+    document_file = report.with_name(REPORT_JSON)
+    if document_file.is_file():
+        found[document.resolved(name, REPORT_JSON)] = document_file
+    folder = PurePosixPath(order.settings.path)
+    markdown = scrubbed(document.with_links_to(markdown, name, found), private)
+    contents = {folder / key: content_of(file, private) for key, file in found.items()}
+    contents[folder / name] = markdown.encode()
+    message = document.message(markdown, scrubbed(headline, private), order.issue)
+    return Publication(contents, (folder / name).as_posix(), markdown, message)
+
+
+def content_of(file: Path, private: Private) -> bytes:
+    """Return the file's content, scrubbed where it is text."""
+    content = file.read_bytes()
+    try:
+        text = content.decode()
+    except UnicodeDecodeError:
+        return content
+    if file.suffix == ".json":
+        try:
+            return scrubbed_json(text, private).encode()
+        except ValueError:
+            raise PublishError(f"{file.name} is not readable JSON; nothing was published", f"render it again: `{AGAIN}`") from None
+    return scrubbed(text, private).encode()
+
+
+def comment_of(publication: Publication, target: Target, commit: str) -> str:
+    """Return the comment's text, with links into that commit."""
+    base = f"{target.web}/blob/{commit}"
+    text = document.with_absolute_links(publication.markdown, publication.report, base)
+    return document.comment(text, f"{base}/{publication.report}")
+
+
+def published(publication: Publication, order: Order, transport: ThroughGh | ThroughRest, say: Say) -> None:
+    """Push the report, then make or update the comment; PublishError says what was done when not all was."""
+    thread = Thread(transport, order.target, order.issue)
+    issue, earlier = thread.issue(), thread.comment()
+    with tempfile.TemporaryDirectory(prefix="vllm-poc-publish-") as folder:
+        repository = Repository(Path(folder), order.remote, order.settings.branch, order.git_settings)
+        commit = pushed(repository, publication)
+    link = f"{order.target.web}/blob/{commit.id}/{publication.report}"
+    if commit.is_new:
+        subject = publication.message.partition("\n")[0]
+        say(f"pushed to {order.settings.branch} of {order.target.repo}: {subject}\n{commit.stat}\n{link}")
+    else:
+        say(f"{order.settings.branch} of {order.target.repo} holds this report already, no new commit\n{link}")
+    try:
+        comment = thread.say(comment_of(publication, order.target, commit.id), earlier)
+    except PublishError as error:
+        repeat = "repeating is safe: it makes no second commit and no second comment"
+        raise PublishError(f"the report is pushed, but not the comment: {error.message}", f"{error.hint}; {repeat}") from error
+    closed = ", which is closed" if issue.state == "closed" else ""
+    say(f"{'updated' if earlier else 'made'} the comment on {thread.where}{closed}\n{comment.html_url}")
+
+
+def pushed(repository: Repository, publication: Publication) -> Commit:
+    """Push what is new, once more where the branch moved meanwhile."""
+    for _ in range(2):
+        commit = repository.commit(publication.files, publication.message)
+        try:
+            if commit.is_new:
+                repository.push(commit)
+            return commit
+        except MovedError:
+            continue
+    raise PublishError(f"the branch {repository.branch} moves faster than we push; nothing was published", "repeat when it is quiet")
+
+
+def shown(publication: Publication, order: Order, say: Say) -> None:
+    """Print what publishing would do, and do nothing of it; what can be asked without a change is asked."""
+    with tempfile.TemporaryDirectory(prefix="vllm-poc-publish-") as folder:
+        repository = Repository(Path(folder), order.remote, order.settings.branch, order.git_settings)
+        commit = repository.commit(publication.files, publication.message)
+    where = f"{order.settings.branch} of {order.target.repo}"
+    say(f"would push to {where}:\n{commit.stat}" if commit.is_new else f"{where} holds this report already, no new commit")
+    if commit.is_new:
+        say("with the message:\n" + "\n".join(f"  {line}".rstrip() for line in publication.message.splitlines()))
+    say(f"would {comment_plan(order)}:\n{comment_of(publication, order.target, UNKNOWN if commit.is_new else commit.id)}")
+
+
+def comment_plan(order: Order) -> str:
+    """Return what would become of the comment, as far as it can be known."""
+    where = f"{order.target.repo}#{order.issue}"
+    if order.transport is None:
+        return f"comment on {where} (or update the comment that is there)"
+    thread = Thread(order.transport, order.target, order.issue)
+    issue, earlier = thread.issue(), thread.comment()
+    closed = ", which is closed" if issue.state == "closed" else ""
+    return f"update {earlier.html_url}{closed}" if earlier else f"comment on {where}{closed}"

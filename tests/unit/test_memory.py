@@ -1,0 +1,164 @@
+"""Memory samples: gaps, what is stable and what is not, and the GPU's state."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.measure.figures import Figure
+from pipeline.measure.memory import (
+    Sample,
+    error_counts,
+    gaps,
+    gpu_points,
+    host_points,
+    series_figures,
+    settled,
+    state_figures,
+    throttle_counts,
+)
+from pipeline.measure.verdicts import judge
+
+SPAN = [(0.0, 300.0)]
+
+
+def series(rise_s: float = 0.0, jump: float = 0.0, until: float = 300.0) -> list[tuple[float, float]]:
+    """Return five samples a second of 4000 MiB that rises, and that stands higher by `jump` for a moment after 200 s."""
+    return [(at / 5, 4000 + rise_s * at / 5 + (jump if at == 1000 else 0)) for at in range(-100, int(5 * until))]
+
+
+def figures(points: list[tuple[float, float]], span: float = 300.0, preempted: int | None = 0) -> dict[str, Figure]:
+    return series_figures("vram", points, [(0.0, span)], preempted, "no GPU")
+
+
+def verdict(figure: Figure) -> str:
+    """Return how the shipped gate would judge it."""
+    return judge(figure, "==", 100, 300, by_bound=False, simulated=False).verdict
+
+
+@pytest.mark.parametrize(
+    ("found", "said", "against"),
+    [
+        (figures(series()), "PASS", ""),
+        (figures(series(rise_s=-0.1)), "PASS", ""),
+        (figures(series(rise_s=0.01)), "FAIL", "rises by at least 36 MiB/h"),
+        (figures(series(jump=63)), "PASS", ""),
+        (figures(series(jump=65)), "FAIL", "range 65 MiB"),
+        (figures(series(), preempted=2), "FAIL", "2 preemptions"),
+        (figures(series(rise_s=0.3, jump=100), preempted=1), "FAIL", "rises by at least 1080 MiB/h, range 142 MiB, 1 preemptions"),
+        (figures(series(until=299), span=299), "INCONCLUSIVE", ""),
+        (figures(series(rise_s=0.01, until=60), span=60), "FAIL", "rises by at least 36 MiB/h"),
+    ],
+)
+def test_stable_is_judged_by_drift_range_preemptions_and_time(found: dict[str, Figure], said: str, against: str) -> None:
+    assert (verdict(found["vram_stable"]), found["vram_stable"].reason) == (said, against)
+
+
+@pytest.mark.parametrize(
+    ("found", "why"),
+    [
+        (figures(series(), preempted=None), "the server does not count preemptions"),
+        (figures(series(until=250)), "samples are missing for 50.2 s of 300 s of load"),
+        (figures([(100.0, 4000.0), (200.0, 4000.0)]), "n = 2 samples are too few for a bound of the slope"),
+        (figures([]), "no GPU"),
+        (figures([(-1.0, 4000.0)]), "no GPU"),
+    ],
+)
+def test_what_is_not_known_is_not_stable(found: dict[str, Figure], why: str) -> None:
+    assert found["vram_stable"].value is None
+    assert found["vram_stable"].reason == why
+    assert verdict(found["vram_stable"]) == "NOT_MEASURED"
+
+
+@given(st.integers(1, 2000), st.integers(0, 3), st.one_of(st.none(), st.integers(0, 2)))
+def test_no_load_under_five_minutes_passes_whatever_the_samples(span: int, rise: int, preempted: int | None) -> None:
+    points = [(float(at), 4000.0 + rise * at) for at in range(span)]
+    assert (verdict(figures(points, float(span), preempted)["vram_stable"]) == "PASS") == (span >= 300 and rise == 0 and preempted == 0)
+
+
+def test_figures_of_a_load_leave_its_warm_up_out_and_the_peak_in() -> None:
+    warm = [(float(at), 9000.0 if at < 60 else 4000.0 + at % 2) for at in range(301)]
+    found = figures(warm)
+    assert (found["vram_peak_mib"].value, found["vram_peak_mib"].n) == (9000, 301)
+    assert (found["vram_range_mib"].value, found["vram_range_mib"].n) == (1, 241)
+    assert found["vram_steady_mib"].value in (4000, 4000.5, 4001)
+    assert found["vram_change_mib"].value in (-0.5, 0, 0.5)
+
+
+def test_drift_is_told_per_hour_with_its_interval() -> None:
+    drift = figures(series(rise_s=0.01))["vram_drift_mib_h"]
+    assert drift.value == pytest.approx(36)
+    assert drift.low == pytest.approx(36)
+    assert drift.high == pytest.approx(36)
+    assert (drift.unit, drift.n) == ("MiB/h", 1200)
+
+
+@pytest.mark.parametrize(("span", "calm"), [((0, 300), (60, 300)), ((0, 7200), (60, 7200)), ((100, 110), (102, 110))])
+def test_warm_up_is_a_minute_or_a_fifth_of_a_short_load(span: tuple[float, float], calm: tuple[float, float]) -> None:
+    assert settled([span]) == [calm]
+
+
+def test_a_gap_is_more_than_three_periods_and_ends_count() -> None:
+    times = [at / 5 for at in range(100) if not 20 <= at < 30 and not 50 <= at < 52]
+    found = gaps(times, [(0.0, 25.0)])
+    assert found.count == 2, "0.6 s is no gap at 5 Hz, 2.2 s within and 5.2 s at the end are"
+    assert found.longest_s == pytest.approx(5.2)
+    assert found.total_s == pytest.approx(7.4)
+
+
+@given(st.integers(2, 200), st.floats(0.05, 5))
+def test_even_samples_have_no_gap(n: int, period: float) -> None:
+    times = [number * period for number in range(n)]
+    assert gaps(times, [(times[0], times[-1])]).count == 0
+
+
+def test_pauses_between_loads_are_no_gaps() -> None:
+    times = [float(at) for at in [*range(60), *range(1000, 1060)]]
+    assert gaps(times, [(0.0, 59.0), (1000.0, 1059.0)]).count == 0
+    assert gaps(times, [(0.0, 1059.0)]).count == 1
+
+
+def state(**fields: Any) -> Sample:
+    return {"t": 0.0, "devices": [fields]}
+
+
+COOL = state(util_percent=90, temperature_c=60, power_w=100.5, sm_clock_mhz=2000, throttle=["gpu_idle"])
+HOT = state(util_percent=99, temperature_c=87, power_w=115.0, sm_clock_mhz=900, throttle=["sw_thermal_slowdown", "sw_power_cap"])
+
+
+def test_states_are_medians_and_the_share_of_throttled_samples() -> None:
+    found = state_figures([HOT, HOT, COOL], "none")
+    assert {name: figure.value for name, figure in found.items()} == {
+        "gpu_utilization": 99,
+        "gpu_temperature_c": 87,
+        "gpu_power_w": 115,
+        "gpu_clock_mhz": 900,
+        "gpu_throttled": pytest.approx(200 / 3),
+    }
+    assert throttle_counts([HOT, HOT, COOL]) == {"sw_power_cap": 2, "sw_thermal_slowdown": 2}
+
+
+def test_states_that_the_driver_does_not_tell_are_not_measured() -> None:
+    found = state_figures([state(util_percent=50), {"t": 1.0}], "the driver does not tell")
+    assert found["gpu_utilization"].n == 1
+    assert {figure.reason for name, figure in found.items() if name != "gpu_utilization"} == {"the driver does not tell"}
+
+
+def test_of_two_devices_the_one_with_the_servers_memory_counts() -> None:
+    both = {"t": 0.0, "devices": [*HOT["devices"], *COOL["devices"]]}
+    assert state_figures([both], "")["gpu_temperature_c"].value == 87
+    assert state_figures([{**both, "gpu_tree_mib": [None, 3000.0]}], "")["gpu_temperature_c"].value == 60
+    assert throttle_counts([{**both, "gpu_tree_mib": [None, 3000.0]}]) == {}
+
+
+def test_errors_are_counted_by_name_and_leave_the_values_from_before() -> None:
+    lost = [{"t": float(at), "processes": 2, "gpu_error": "GpuIsLost"} for at in range(3)]
+    samples = [{"t": -1.0, "processes": 2, "gpu_used_mib": [500.0]}, *lost]
+    assert error_counts(samples) == {"GpuIsLost": 3}
+    assert gpu_points(samples, 100.0)[1] == [(-1.0, 400.0)]
+
+
+def test_host_memory_counts_from_the_first_process_on() -> None:
+    samples: list[Sample] = [{"t": 0.0}, {"t": 1.0, "processes": 0, "rss_mib": 0.0}, {"t": 2.0, "processes": 1, "rss_mib": 5.0}]
+    assert host_points(samples, "rss_mib") == [(2.0, 5.0)]
