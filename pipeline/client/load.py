@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
 from pipeline.client.answer import Answer, Blocks, Raw, read
@@ -64,8 +64,7 @@ class Connection(asyncio.Protocol):
         return self.asked > 1 and not self.at and bool(self.error)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
         self.at = time.perf_counter_ns()
@@ -232,7 +231,8 @@ def open_loop(
 
     async def work(index: int, request: bytes, due_ns: int, line: Line) -> None:
         try:
-            await asyncio.sleep((due_ns - time.perf_counter_ns()) / 1e9)
+            while (left_ns := due_ns - time.perf_counter_ns()) > 0:  # the loop's timers go by whole milliseconds, and may be early
+                await asyncio.sleep(left_ns / 1e9)
         except asyncio.CancelledError:
             if not line.ending.is_set():
                 raise
@@ -269,8 +269,11 @@ def run(target: Target, route: Route, timeout_s: float, works: Callable[[Line], 
             line.close()
         return wall_s
 
-    with uncollected():
-        return asyncio.run(supervise())
+    import uvloop  # 15 ms that an unchanged run does without
+
+    # Its loop takes half the time for each chunk, so that of many that come at once the last is stamped sooner.
+    with uncollected(), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(supervise())
 
 
 @contextmanager

@@ -11,12 +11,14 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import httptools
+import uvloop
 
 MODEL = "stub"
 TOKEN = "x "
+PARSED_LATER_S = 0.002
 BURST_PAUSE_CHUNKS = 64  # sent at a time when there is no schedule, so that connections take turns
 
 
@@ -34,8 +36,7 @@ class Connection(asyncio.Protocol):
         self.answering: set[asyncio.Task[None]] = set()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = cast(asyncio.Transport, transport)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 -- asyncio's signature
         for task in self.answering:
@@ -49,7 +50,8 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.received_ns = time.perf_counter_ns()
-        self.parser.feed_data(data)
+        # Parsed later, so that what comes at the same time is stamped before.
+        asyncio.get_running_loop().call_later(PARSED_LATER_S, self.parser.feed_data, data)
 
     def on_message_begin(self) -> None:
         self.url, self.body = b"", b""
@@ -107,7 +109,8 @@ class Connection(asyncio.Protocol):
         sent: list[int] = []
         for number, together in due(tokens, self.schedule.per_chunk, self.schedule.burst):
             at_ns = received_ns + int(1e6 * (self.schedule.first_ms + number * self.schedule.each_ms))
-            await asyncio.sleep(max(0.0, (at_ns - time.perf_counter_ns()) / 1e9))
+            while (left_ns := at_ns - time.perf_counter_ns()) > 0:  # the loop's timers go by whole milliseconds, and may be early
+                await asyncio.sleep(left_ns / 1e9)
             for _ in range(together):
                 now_ns = time.perf_counter_ns()
                 self.transport.write(lead + event({"content": f"{now_ns} "}))
@@ -167,7 +170,7 @@ def main() -> None:
     parser.add_argument("--per-chunk", type=int, default=1, help="tokens in a chunk")
     parser.add_argument("--burst", type=int, default=1, help="chunks sent together")
     parser.add_argument("--role-with-first", action="store_true", help="the role chunk comes with the first token, as vLLM sends it")
-    asyncio.run(serve(parser.parse_args()))
+    uvloop.run(serve(parser.parse_args()))
 
 
 if __name__ == "__main__":

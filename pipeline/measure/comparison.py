@@ -147,7 +147,8 @@ def by_pairs(pairs: Sequence[tuple[bool, bool]]) -> Estimate:
     only_a, only_b = sum(a and not b for a, b in pairs), sum(b and not a for a, b in pairs)
     right_a, right_b = sum(a for a, _ in pairs), sum(b for _, b in pairs)
     p = mcnemar_p(only_a, only_b)
-    return Estimate(right_b / right_a if right_a else None, None, None, p < ALPHA, f"McNemar p = {p:.2g}, {len(pairs)} cases")
+    ratio = right_b / right_a if right_a else None if right_b else 1.0
+    return Estimate(ratio, None, None, p < ALPHA, f"McNemar p = {p:.2g}, {len(pairs)} cases")
 
 
 def by_bounds(a: Figure, b: Figure) -> Estimate | None:

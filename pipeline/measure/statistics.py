@@ -72,11 +72,16 @@ def wilson(successes: int, n: int) -> tuple[float, float]:
 
 
 def bootstrap_figure(items: Sequence[T], statistic: Callable[[Sequence[T]], float], unit: str, seed: int = 0) -> Figure:
-    """Return statistic(items) with the two-sided 95 % percentile bootstrap interval of 1000 seeded resamples (Efron 1979)."""
+    """Return statistic(items) with the two-sided 95 % percentile bootstrap interval of 1000 seeded resamples (Efron 1979).
+
+    Items that are all alike give no bounds: resampling them shows no spread, however few they are.
+    """
     if not items:
         return not_measured(unit, "no request was sent")
     source = random.Random(seed)
     values = sorted(statistic(source.choices(items, k=len(items))) for _ in range(RESAMPLES))
     tail = (1 - CONFIDENCE) / 2
+    if values[0] == values[-1]:
+        return Figure(value=values[0], unit=unit, n=len(items))
     low, high = values[int(tail * RESAMPLES)], values[math.ceil((1 - tail) * RESAMPLES) - 1]
     return Figure(value=statistic(items), unit=unit, n=len(items), low=low, high=high)

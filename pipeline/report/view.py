@@ -494,8 +494,8 @@ def bench_scenario(outcome: Outcome[Any]) -> Scenario:
     bounds = {"TTFT": data.limits.ttft_ms, "TPOT": data.limits.tpot_ms, "E2E": data.limits.e2e_ms}
     limits = ", ".join(f"{name} < {number(limit)} ms" for name, limit in bounds.items() if limit is not None) or "none"
     facts = [
-        f"Prompt {data.prompt_tokens} tokens, {data.output_tokens} output tokens (ignore_eos), {number(data.tokens_per_chunk)} tokens a "
-        "chunk. Cold: a cache salt per request; warm: the same requests again.",
+        f"Prompt {data.prompt_tokens} tokens, {data.output_tokens} output tokens (ignore_eos), tokens per chunk "
+        f"{number(data.tokens_per_chunk)}. Cold: a cache salt per request; warm: the same requests again.",
         f"Tokens from the prefix cache by the server's own counter: cold {told(data.cold_hit_tokens)}, warm {told(data.warm_hit_tokens)}.",
         f"First request of the run: {first} to the first token. Not counted: it, {data.warmups} warm-ups, and those of each concurrency.",
         f"Goodput: requests that meet {limits} (the gates' limits), of all that were sent.",

@@ -6,13 +6,12 @@ from pathlib import Path
 
 import pytest
 from jsonschema import Draft202012Validator
-from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from pipeline.record import write_atomic
 from pipeline.report.document import SCHEMA_FILE, text_of
 from tests.fakes.fake_vllm import FakeVllm, Script
 from tests.integration.test_cli import SMALL, Project
-from tests.unit.documents import document, figure
+from tests.unit.documents import document, families, figure
 
 QUICK = Script(texts=('{"route": "chat"}',), inter_token_s=0.002)
 SLOW = Script(texts=('{"route": "chat"}',), inter_token_s=0.008)
@@ -69,8 +68,8 @@ def test_each_all_that_measured_is_kept_listed_and_compared(project: Project) ->
     assert summary.read_text(encoding="utf-8").count("\n| ") == 1 + len(json.loads(text)["gates"]) + 1
     cases = list(ET.parse(project.root / "artifacts" / "junit.xml").iter("testcase"))
     assert [case.attrib["name"] for case in cases] == [gate["id"] for gate in json.loads(text)["gates"]]
-    families = {one.name for one in text_string_to_metric_families((project.root / "artifacts" / "metrics.prom").read_text("utf-8"))}
-    assert {"vllm_poc_figure", "vllm_poc_gate", "vllm_poc_run"} <= families
+    told_names = {one.name for one in families((project.root / "artifacts" / "metrics.prom").read_text("utf-8"))}
+    assert {"vllm_poc_figure", "vllm_poc_gate", "vllm_poc_run"} <= told_names
 
 
 def test_a_run_that_failed_is_kept_too(project: Project) -> None:

@@ -3,12 +3,15 @@
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from prometheus_client.openmetrics import parser
+
 from pipeline.config import Gate
 from pipeline.measure.figures import Figure
 from pipeline.measure.verdicts import Judgement
-from pipeline.report.document import Document, Environment, StageOutcome, reported_figure, reported_gate
+from pipeline.report.document import WORDS, Document, Environment, StageOutcome, reported_figure, reported_gate
 from pipeline.report.gates import JudgedGate
 
+families: Any = parser.text_string_to_metric_families  # it has no types
 WHEN = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 
@@ -66,7 +69,7 @@ def document(
     return Document(
         schema_version=1,
         run_id=f"{began:%Y%m%dT%H%M%SZ}-{number:06x}",
-        verdict={0: "PASS", 1: "NOT PASSED", 2: "NOT MEASURED"}[exit_code],
+        verdict=WORDS[exit_code],
         headline="PASS: all 1 required gates pass.",
         exit_code=exit_code,
         started=began,

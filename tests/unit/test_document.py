@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
-from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from pydantic import ValidationError
 
 from pipeline.config import ReportConfig
@@ -17,7 +16,7 @@ from pipeline.errors import RecordError
 from pipeline.record import Failure
 from pipeline.report.document import SCHEMA_FILE, read_document, schema_text, text_of
 from pipeline.report.exports import Outcome, job_summary, junit, openmetrics
-from tests.unit.documents import document, figure, gate
+from tests.unit.documents import document, families, figure, gate
 from tests.unit.test_report_view import House, all_good, server
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -170,7 +169,7 @@ def test_no_text_breaks_the_xml(label: str, reason: str) -> None:
 
 
 def parsed(text: str) -> dict[str, list[tuple[dict[str, str], float]]]:
-    return {family.name: [(one.labels, one.value) for one in family.samples] for family in text_string_to_metric_families(text)}
+    return {family.name: [(one.labels, one.value) for one in family.samples] for family in families(text)}
 
 
 def test_figures_and_gates_as_metrics() -> None:
