@@ -89,7 +89,8 @@ def spreads(taken: Sequence[Sequence[Measurement]]) -> dict[str, FigureNoise]:
         for name, figure in record.figures.items():
             again = [records[position].figures.get(name) for records in taken]
             values = [one.value for one in again if one is not None and one.value is not None]
-            found = comparison.spread(values) if len(values) == len(taken) and figure.unit != "%" else None
+            timed = figure.unit != "%" and comparison.better_when(name, figure.unit) is not None
+            found = comparison.spread(values) if timed and len(values) == len(taken) else None
             if found is not None:
                 result[f"{stages[type(record)]}.{name}"] = FigureNoise(
                     unit=figure.unit, n=found.n, values=values, relative_range=found.relative_range, variation=found.variation
@@ -104,8 +105,13 @@ def lines(noise: RunNoise) -> list[str]:
         f"run-to-run noise of {noise.starts} starts: {noise.model} on {noise.device}, vLLM {noise.vllm}",
         *(
             f"{name:<{width}}  {digits(min(entry.values))} to {digits(max(entry.values))} {entry.unit}, "
-            f"range {100 * entry.relative_range:.2g} %, coefficient of variation {100 * entry.variation:.2g} %"
+            f"range {percent(entry.relative_range)}, coefficient of variation {percent(entry.variation)}"
             for name, entry in noise.figures.items()
         ),
         f"artifacts/{NOTE}.json; `./inv compare` takes it where device, model and vLLM are these",
     ]
+
+
+def percent(share: float) -> str:
+    """Return the share in percent, to a tenth."""
+    return f"{100 * share:.1f} %"

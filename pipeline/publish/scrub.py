@@ -17,7 +17,7 @@ NOBODY = {
     *("localhost", "localdomain", "local", "host", "server", "main", "vm", "cpu", "gpu", "address", "email", "redacted"),
 }
 SHORTEST_SECRET = 8
-SECRETS = re.compile(r"\bgh[pousr]_\w{16,}|\bgithub_pat_\w{16,}|\bAKIA[0-9A-Z]{16}\b|(?<=://)[^/\s@\[\]]+(?=@)")
+SECRETS = re.compile(r"gh[pousr]_\w{16,}|github_pat_\w{16,}|\bAKIA[0-9A-Z]{16}\b|(?<=://)[^/\s@\[\]]+(?=@)")
 HOMES = re.compile(r"/(?:home|Users)/[^/\s\"'`,;:()\[\]{}|<>\\~]+|(?<![\w#.~-])/root(?![\w-])")
 EMAILS = re.compile(r"(?<![\w.+-])[\w.+-]+@(?:[A-Za-z0-9-]+\.)+[A-Za-z]{2,}(?![\w-])")
 PRIVATE_HOSTS = re.compile(r"(?<![\w.-])(?:[\w-]+\.)+(?:lan|internal|intranet|corp|localdomain|home\.arpa)(?![\w-])")

@@ -247,7 +247,7 @@ def load_arm(
     prompts, most = [], 0
     looker = Control(target.base_url, target.api_key)
     with under_load(asker, target, others):
-        await_running(looker)
+        await_running(looker, others)
         for prompt in counted(references, "D3", workspace):
             reference, answers = references[prompt], []
             for _ in range(settings.load_runs):
@@ -266,10 +266,10 @@ def load_arm(
     return Arm(arm="D3", what=what, evidence=evidence, prompts=prompts)
 
 
-def await_running(looker: Control) -> None:
-    """Wait until the load has reached the engine; one that never does is seen beside each request."""
+def await_running(looker: Control, others: int) -> None:
+    """Wait until the whole load has reached the engine; one that never does is seen beside each request."""
     deadline = time.monotonic() + LOAD_STARTS_S
-    while looker.metrics().get(REQUESTS_RUNNING, 0) < 1 and time.monotonic() < deadline:
+    while looker.metrics().get(REQUESTS_RUNNING, 0) < others and time.monotonic() < deadline:
         time.sleep(LOOK_S)
 
 

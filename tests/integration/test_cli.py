@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[2]
 ENGLISH = ("check-gpu", "install", "download-model", "serve", "test-router", "test-determinism", "bench", "measure-vram", "report")
 COMMANDS = (
     *("all", "determinism-remedy", "soak", "doctor", "restart", "stop", "status", "plan", "gates", "systemd-unit", "why", "logs", "graph"),
-    *("clean", "test", "lint", "history", "compare", "calibrate-noise"),
+    *("clean", "test", "lint", "history", "compare", "calibrate-noise", "publish", "env"),
 )
 HEAVY = ("pydantic", "numpy", "requests", "jsonschema", "jinja2", "huggingface_hub", "pynvml", "psutil")
 
