@@ -686,7 +686,9 @@ def publish(root: Path, options: Options, issue: str | None, repo: str | None, b
     target = target_of(origin, settings.repo, os.environ)
     transport = transport_to(target, os.environ)
     order = publishing.Order(target, remote_of(origin, target), settings, int(number), root, transport, token_of(os.environ))
-    named = [urlsplit(session.config.attach.url or "").hostname or "", session.config.serve.host]
+    server = session.pipeline.outcome(Server).data
+    urls = [session.config.attach.url or "", server.handle.base_url if server is not None else ""]
+    named = [session.config.serve.host, *(urlsplit(url).hostname or "" for url in urls)]
     private = publishing.private_here(root, named, key_file(session.workspace))
     with locked(session.workspace):  # a command at work would change the report's parts while they are read
         made = session.pipeline.outcome(Report).data
@@ -702,6 +704,14 @@ def publish(root: Path, options: Options, issue: str | None, repo: str | None, b
     return 0
 
 
+def first_model(server: Handle, workspace: Workspace) -> str:
+    """Return the model that the server names first; ServerError when it names none."""
+    cards = control_of(server, workspace).models()
+    if not cards:
+        raise ServerError(f"the server at {server.base_url} names no model", "wait until it has loaded one, or attach to another")
+    return cards[0].id
+
+
 def env(root: Path, options: Options, show_key: bool, as_json: bool) -> int:
     """Print what clients of the server need: of the one that runs, the attached one, or the last one on record."""
     from pipeline import exports
@@ -714,7 +724,7 @@ def env(root: Path, options: Options, show_key: bool, as_json: bool) -> int:
     if url:
         server = Handle(launch_id="", base_url=url, pid=None, created=None, log="", samples="", ready_s=0, phases_s={})
         known = recorded is not None and recorded.handle.base_url == url
-        model = recorded.model if recorded is not None and known else control_of(server, workspace).models()[0].id
+        model = recorded.model if recorded is not None and known else first_model(server, workspace)
     elif server is None and recorded is not None:
         server, model = recorded.handle, recorded.model
         if not recorded.attached:

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -10,7 +11,7 @@ from pipeline.client.load import Target
 from pipeline.client.meter import metered
 from pipeline.config import VramConfig
 from pipeline.engine import differences
-from pipeline.errors import ConfigError, NothingAnsweredError
+from pipeline.errors import ConfigError, MeasureError, NothingAnsweredError
 from pipeline.measure.memory import SERIES
 from pipeline.measure.verdicts import Judgement, exit_code, judge
 from pipeline.record import Outcome, Store, now
@@ -109,7 +110,8 @@ def soak(
                 written("running", load)
         except KeyboardInterrupt:
             *earlier, (begin, _) = load.spans
-            written("interrupted", load.model_copy(update={"spans": [*earlier, (begin, time.monotonic())]}))
+            with suppress(MeasureError):  # within the first moment there is no sample yet
+                written("interrupted", load.model_copy(update={"spans": [*earlier, (begin, time.monotonic())]}))
             raise
         except NothingAnsweredError:
             if load.seconds > before_s:

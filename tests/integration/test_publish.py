@@ -8,13 +8,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from pipeline import commands
+from pipeline.client.control import Control
 from pipeline.commands import Options
-from pipeline.errors import PublishError, ServerError
+from pipeline.engine import Pipeline
+from pipeline.errors import MeasureError, PublishError, ServerError
 from pipeline.publish.document import COMMENT_LIMIT, MARKER
 from pipeline.publish.github import ThroughRest
+from pipeline.record import Outcome
 from pipeline.redact import KEY_PREFIX
 from pipeline.server import state
 from pipeline.server.keys import made_key
@@ -28,6 +32,7 @@ from tests.fakes.fake_vllm import FakeVllm, Script
 
 BRANCH = "vllm-poc-report"
 ORIGIN = "https://github.com/acme/poc.git"
+SETTINGS = "profile: cpu\nprofiles: {cpu: {}}\nattach: {url: 'http://gpu-box:8000'}\n"
 SECRET = "ghp_" + "a1B2" * 9
 MARKDOWN = f"""# vLLM PoC: tiny
 
@@ -45,7 +50,7 @@ class Place:
         self.git(folder, "init", "--quiet", "--bare", "--initial-branch=main", str(self.remote))
         self.git(folder, "init", "--quiet", "--initial-branch=main", str(self.root))
         self.git(self.root, "remote", "add", "origin", ORIGIN)
-        (self.root / "config.yaml").write_text("attach: {url: 'http://gpu-box:8000'}\n", encoding="utf-8")
+        (self.root / "config.yaml").write_text(SETTINGS, encoding="utf-8")
         (self.root / ".gitignore").write_text("artifacts/\n", encoding="utf-8")
         self.git(self.root, "add", ".")
         self.git(self.root, "commit", "--quiet", "--message", "begun")
@@ -105,13 +110,13 @@ def place(tmp_path: Path, github: FakeGithub, monkeypatch: pytest.MonkeyPatch) -
     made = Place(tmp_path, github)
     made.report()
     record = Report.model_construct(path="REPORT.md", headline="PASS: all 7 required gates pass.", exit_code=0)
-    genuine = commands.Pipeline.outcome
+    genuine = Pipeline.outcome
 
-    def outcome(self: commands.Pipeline, kind: Any) -> Any:
+    def outcome(self: Pipeline, kind: Any) -> Any:
         found = genuine(self, kind)
-        return commands.Outcome("report", record, None) if kind is Report else found
+        return Outcome("report", record, None) if kind is Report else found
 
-    monkeypatch.setattr(commands.Pipeline, "outcome", outcome)
+    monkeypatch.setattr(Pipeline, "outcome", outcome)
     return made
 
 
@@ -145,9 +150,22 @@ def test_what_is_published_is_scrubbed(place: Place) -> None:
     assert "token [redacted], ~/models, user [user], http://[host]:8000, [address], http://127.0.0.1:8000" in everything
 
 
+def test_the_host_of_a_server_on_record_is_scrubbed_too(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after `--attach`, which is not remembered."""
+    with FakeVllm() as fake:
+        server = simulated_server(fake, FakeProject(tmp_path / "other").workspace)
+    handle = server.handle.model_copy(update={"base_url": "http://lab-7:8000"})
+    genuine, record = Pipeline.outcome, Outcome("serve", server.model_copy(update={"handle": handle}), None)
+    monkeypatch.setattr(Pipeline, "outcome", lambda self, kind: record if kind is Server else genuine(self, kind))
+    place.report("# Measured at http://lab-7:8000/v1\n")
+    place.publish()
+    assert place.file("REPORT.md") == "# Measured at http://[host]:8000/v1\n"
+
+
 def test_a_commit_without_a_name_in_the_settings_tells_nothing_of_the_machine(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = Path(os.environ["GIT_CONFIG_GLOBAL"])
-    settings.write_text(settings.read_text(encoding="utf-8").partition("[url")[2].join(["[url", ""]), encoding="utf-8")
+    _, _, rest = settings.read_text(encoding="utf-8").partition("[url")
+    settings.write_text(f"[url{rest}", encoding="utf-8")
     place.publish()
     assert (
         place.git(place.remote, "log", "-1", "--format=%an %ae %cn %ce", BRANCH)
@@ -156,7 +174,7 @@ def test_a_commit_without_a_name_in_the_settings_tells_nothing_of_the_machine(pl
 
 
 def test_the_users_work_is_left_alone(place: Place) -> None:
-    (place.root / "config.yaml").write_text("attach: {url: 'http://gpu-box:8000'}\n# changed\n", encoding="utf-8")
+    (place.root / "config.yaml").write_text(SETTINGS + "# changed\n", encoding="utf-8")
     (place.root / "staged").write_text("x", encoding="utf-8")
     place.git(place.root, "add", "staged")
     looked_at = [("status", "--porcelain"), ("for-each-ref",), ("rev-parse", "HEAD"), ("stash", "list"), ("worktree", "list")]
@@ -195,7 +213,7 @@ def gh(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
     program.write_text(f'#!/bin/sh\nexec {sys.executable} {fake_gh.__file__} "$@"\n', encoding="utf-8")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
-    monkeypatch.setattr("pipeline.publish.github.shutil.which", lambda name: str(program))
+    monkeypatch.setattr("pipeline.publish.github.shutil.which", lambda _: str(program))
     monkeypatch.setenv("FAKE_GH_API", place.github.api)
     monkeypatch.setenv("FAKE_GH_TOKEN", place.github.token)
     return place
@@ -391,7 +409,7 @@ def test_a_report_that_is_gone_or_broken_is_one_line(place: Place) -> None:
 
 
 def test_no_report_yet_is_one_line(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(commands.Pipeline, "outcome", lambda *_: commands.Outcome("report", None, None))
+    monkeypatch.setattr(Pipeline, "outcome", lambda *_: Outcome("report", None, None))
     assert place.refuses()[0] == "there is no report yet"
 
 
@@ -412,7 +430,7 @@ def test_the_token_goes_where_netrc_says_otherwise(place: Place, tmp_path: Path,
 
 def evaluated(text: str, **variables: str) -> dict[str, str]:
     """Return what a shell has after `eval` of the text."""
-    script = f'eval "{"$TEXT"}"; env'
+    script = 'eval "$TEXT"; env'
     environment = {"PATH": os.environ["PATH"], "TEXT": text, **variables}
     done = subprocess.run(["sh", "-euc", script], env=environment, capture_output=True, text=True, check=True)
     pairs = (line.partition("=") for line in done.stdout.splitlines())
@@ -421,7 +439,7 @@ def evaluated(text: str, **variables: str) -> dict[str, str]:
 
 def a_launch(**changes: Any) -> state.Launch:
     """Return a launch that lives as long as this process."""
-    own = state.psutil.Process()
+    own = psutil.Process()
     settings = {"host": changes.get("host", "127.0.0.1")}
     return state.Launch.model_validate(
         {
@@ -434,7 +452,7 @@ def a_launch(**changes: Any) -> state.Launch:
 @pytest.fixture
 def bare(tmp_path: Path) -> FakeProject:
     made = FakeProject(tmp_path)
-    (made.workspace.root / "config.yaml").write_text("{}\n", encoding="utf-8")
+    (made.workspace.root / "config.yaml").write_text("profiles: {cpu: {}}\n", encoding="utf-8")
     return made
 
 
@@ -485,14 +503,23 @@ def test_env_of_a_server_on_record_says_that_it_does_not_run(
     with FakeVllm(Script()) as fake:
         server = simulated_server(fake, bare.workspace)
     assert isinstance(server.handle, Handle)
-    genuine = commands.Pipeline.outcome
-    monkeypatch.setattr(
-        commands.Pipeline, "outcome", lambda self, kind: commands.Outcome("serve", server, None) if kind is Server else genuine(self, kind)
-    )
+    genuine = Pipeline.outcome
+    monkeypatch.setattr(Pipeline, "outcome", lambda self, kind: Outcome("serve", server, None) if kind is Server else genuine(self, kind))
     assert commands.env(bare.workspace.root, Options(), False, False) == 0
     said = capsys.readouterr()
     assert evaluated(said.out)["VLLM_BASE_URL"] == server.handle.base_url
     assert said.err == "the server is not running: start it with `./inv serve`\n"
+
+
+def test_env_of_an_attached_server_without_a_model_is_one_line(bare: FakeProject, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Control, "models", lambda _: [])
+    with pytest.raises(ServerError, match="the server at http://gpu-box:8000 names no model"):
+        commands.env(bare.workspace.root, Options(sets=("attach.url=http://gpu-box:8000",)), False, False)
+
+
+def test_env_of_an_attached_server_that_is_not_there_is_one_line(bare: FakeProject) -> None:
+    with pytest.raises(MeasureError, match=r"http://127\.0\.0\.1:1/v1/models: ConnectionError"):
+        commands.env(bare.workspace.root, Options(sets=("attach.url=http://127.0.0.1:1",)), False, False)
 
 
 def test_env_without_a_server_is_one_line(bare: FakeProject) -> None:
