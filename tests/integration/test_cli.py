@@ -189,13 +189,13 @@ def test_misspelt_section_in_the_file(project: Project) -> None:
 
 
 def test_wrong_value_in_the_file(project: Project) -> None:
-    line = project.replace("load_s: 60", "load_s: -1")
+    line = project.replace("load_s: 300", "load_s: -1")
     (first,) = project.refuses("status")
     assert first == f"error: config.yaml:{line}: vram.load_s: input should be greater than 0, got -1"
 
 
 def test_file_that_is_not_yaml(project: Project) -> None:
-    line = project.replace("load_s: 60", "load_s: [60")
+    line = project.replace("load_s: 300", "load_s: [300")
     first, hint = project.refuses("status")
     assert first.startswith("error: config.yaml:")
     assert int(first.split(":")[2]) >= line
@@ -527,11 +527,11 @@ def blocks(said: str) -> dict[str, dict[str, str]]:
     return told
 
 
-def test_gates_of_nothing_are_not_measured_and_leave_nothing_behind(untouched: Project) -> None:
-    done = untouched.invoke("gates", "--profile", "cpu", "--set", "gates.throughput.target=40")
+def test_gates_of_nothing_are_not_measured_and_leave_nothing_behind(project: Project) -> None:
+    done = project.invoke("gates", "--profile", "cpu", "--set", "gates.throughput.target=40")
     assert done.returncode == 2
     told = blocks(done.stdout)
-    path = untouched.root / "config.yaml"
+    path = project.root / "config.yaml"
     lines = path.read_text(encoding="utf-8").splitlines()
     names = list(yaml.safe_load("\n".join(lines))["gates"])
     assert list(told)[: len(names)] == names
@@ -547,7 +547,7 @@ def test_gates_of_nothing_are_not_measured_and_leave_nothing_behind(untouched: P
     assert told["vram_usage"]["target"].endswith("; not required")
     assert done.stdout.splitlines()[-2].startswith("NOT MEASURED: 0 of 9 required gates pass. Open: ")
     assert done.stdout.splitlines()[-1] == "profile cpu (--profile)"
-    assert not (untouched.root / "artifacts").exists()
+    assert not (project.root / "artifacts").exists()
 
 
 def test_gates_say_what_the_report_says_of_a_crash_that_is_waived(project: Project) -> None:
