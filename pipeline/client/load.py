@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # 20 ms that an unchanged run does without
     import ssl
 
 LOOK_S = 0.25
+APART_S = 0.001  # workers begin so far apart: requests in step come all at once, which no users do and no client sees in time
 AFTER_FAILURE_S = 0.1  # a server that is about to end refuses thousands a second
 PATH = "/v1/chat/completions"
 GONE = "cut off: the server is gone"
@@ -199,7 +200,8 @@ def closed_loop(
     waiting = iter(enumerate(payloads))
     raws: dict[int, Raw] = {}
 
-    async def work(line: Line) -> None:
+    async def work(line: Line, number: int) -> None:
+        await asyncio.sleep(number * APART_S)
         while keep_going() and not line.ending.is_set():
             index, payload = next(waiting, (-1, None))
             if payload is None:
@@ -209,7 +211,7 @@ def closed_loop(
             if (raws[index].error or raws[index].status >= 500) and not line.ending.is_set():
                 await asyncio.sleep(AFTER_FAILURE_S)
 
-    wall_s = run(target, route, timeout_s, lambda line: [work(line) for _ in range(concurrency)])
+    wall_s = run(target, route, timeout_s, lambda line: [work(line, number) for number in range(concurrency)])
     return [read(raws[index]) for index in sorted(raws)], wall_s
 
 
