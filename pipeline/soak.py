@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -12,7 +13,7 @@ from pipeline.client.meter import metered
 from pipeline.config import VramConfig
 from pipeline.engine import differences
 from pipeline.errors import ConfigError, MeasureError, NothingAnsweredError
-from pipeline.measure.memory import SERIES
+from pipeline.measure.memory import SERIES, TELLS_DRIFT_S
 from pipeline.measure.verdicts import Judgement, exit_code, judge
 from pipeline.record import Outcome, Store, now
 from pipeline.report.view import MEMORY_PARTS, measured_words
@@ -25,7 +26,6 @@ from pipeline.workspace import Workspace
 NOTE = "soak"
 State = Literal["running", "interrupted", "complete", "failed"]
 S_PER_H = 3600
-MIN_LOAD_S = 300  # below that nothing is stable
 
 
 class Soak(MemoryUse):
@@ -130,8 +130,9 @@ def answered(load: Load, target: Target, model: str, concurrency: int, seconds: 
 
 def verdict(made: Soak) -> Judgement:
     """Return whether the memory that counts here is stable: the GPU's, or the host's where there is none."""
-    name = "vram_stable" if made.figures["vram_peak_mib"].value is not None else "host_rss_stable"
-    return judge(made.figures[name], "==", 100, MIN_LOAD_S, by_bound=False, simulated=made.simulated)
+    figure = made.figures["vram_stable" if made.figures["vram_peak_mib"].value is not None else "host_rss_stable"]
+    judged = judge(figure, "==", 100, int(TELLS_DRIFT_S), by_bound=False, simulated=made.simulated)
+    return replace(judged, reason=figure.reason) if judged.verdict == "FAIL" else judged
 
 
 def lines(made: Soak) -> list[str]:

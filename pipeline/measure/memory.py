@@ -18,6 +18,7 @@ from pipeline.measure.verdicts import digits
 
 WARM_UP_S, WARM_UP_SHARE = 60.0, 0.2  # dropped from the begin of a load: the shorter of the two
 STABLE_RANGE_MIB = 64.0
+TELLS_DRIFT_S = 300.0
 GAP_PERIODS = 3
 GAPS_AT_MOST = 0.05  # of the load; more, and nothing is said about stability
 S_PER_H = 3600
@@ -127,7 +128,8 @@ def series_figures(name: str, series: Sequence[Point], spans: Sequence[Span], pr
 def stable(spread: Figure, drift: Figure, preempted: int | None, missing: Gaps, spans: Sequence[Span]) -> Figure:
     """Return 100 % where the slope may be 0 or less, the range is at most 64 MiB and nothing was preempted; else 0 %, and why.
 
-    n is the whole seconds of load: it is for the gate to say how many it takes.
+    n is the whole seconds of load: it is for the gate to say how many it takes. Memory that rises in less than 5 minutes may
+    be a warm-up as well as a leak, so nothing is said.
     """
     load_s = sum(end - begin for begin, end in spans)
     if preempted is None:
@@ -136,13 +138,14 @@ def stable(spread: Figure, drift: Figure, preempted: int | None, missing: Gaps, 
         return not_measured("%", f"n = {spread.n} samples are too few for a bound of the slope")
     if missing.total_s > GAPS_AT_MOST * load_s:
         return not_measured("%", f"samples are missing for {digits(missing.total_s)} s of {digits(load_s)} s of load")
-    against = []
-    if drift.low > 0:
-        against.append(f"rises by at least {digits(drift.low)} MiB/h")
+    rises = [f"rises by at least {digits(drift.low)} MiB/h"] if drift.low > 0 else []
+    against = rises if load_s >= TELLS_DRIFT_S else []
     if (spread.value or 0) > STABLE_RANGE_MIB:
-        against.append(f"range {spread.value:.0f} MiB")
+        against.append(f"range {digits(spread.value or 0)} MiB")
     if preempted:
         against.append(f"{preempted} preemptions")
+    if rises and not against:
+        return not_measured("%", f"{rises[0]}, which {digits(load_s)} s of load are too short to call a drift ({TELLS_DRIFT_S:g} s)")
     return Figure(value=0.0 if against else 100.0, unit="%", n=int(load_s), reason=", ".join(against))
 
 

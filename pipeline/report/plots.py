@@ -149,13 +149,19 @@ def over_time(title: str, lines: Sequence[Line], bands: Sequence[Band], targets:
         body.append(rule("target", LEFT, y(target.mib), WIDTH - RIGHT, y(target.mib)))
         body.append(text(WIDTH - RIGHT, y(target.mib) - 5, f"{target.label}: {target.mib:g} MiB", "end"))
     rows = TOP + PLOT_HEIGHT + 26
+    narrow = []
     for band in shown:
         row = rows + (ROW if band.phase else 0)
         kind = "phase" if band.phase else "band"
         body.append(box(kind, x(band.begin), row, x(band.end) - x(band.begin), ROW - 2, f"{band.label}, {band.end - band.begin:.1f} s"))
         if x(band.end) - x(band.begin) > LETTER * len(band.label) + 6:
             body.append(text((x(band.begin) + x(band.end)) / 2, row + 12, band.label, "middle"))
+        elif not band.phase:
+            narrow.append(f"{band.label} {band.begin - begin:.0f}–{band.end - begin:.0f} s")
     height = rows + ROW * (2 if any(band.phase for band in shown) else 1 if shown else 0) + 8
+    if narrow:
+        body.append(text(LEFT, height + 8, f"not named above: {', '.join(narrow)}", "start"))
+        height += ROW
     return picture(title, height, [*body, *legend([line.label for line in lines])])
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -271,12 +272,12 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakePro
 
 
 def test_the_command_measures_and_stops_what_it_started(project: FakeProject, capsys: pytest.CaptureFixture[str]) -> None:
-    assert soak_command(project.root, Options(), f"{1 / S_PER_H}") == 2
+    assert soak_command(project.root, Options(), f"{1 / S_PER_H}") in (1, 2), "a second is too short for more"
     said = capsys.readouterr().out.splitlines()
     assert said[0].startswith("soak complete: ")
     assert " of 0.000277778 h of load, " in said[0]
     assert any(line.startswith("  host memory (RSS), peak: ") for line in said)
-    assert "stable: SIMULATED (not measured on a server proven to be a real vLLM)" in said
+    assert any(re.match(r"stable: (INCONCLUSIVE \(n = 1, at least 300 needed|NOT_MEASURED \(.* too short)", line) for line in said)
     assert state.read(project.workspace) is None
     assert on_record(project.workspace).figures["host_rss_peak_mib"].n > 1
 

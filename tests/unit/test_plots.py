@@ -103,6 +103,15 @@ def test_stages_are_cut_to_the_picture_and_those_outside_left_out() -> None:
     assert boxes["engine, 10.0 s"]["y"] != boxes["serve, 50.0 s"]["y"]
 
 
+def test_a_stage_too_narrow_for_its_name_is_named_beneath() -> None:
+    bands = [Band("bench", 0, 90), Band("measure-vram", 90, 99.6), Band("engine", 0, 1, phase=True)]
+    svg = over_time("m", [Line("a", [(0.0, 1.0), (100.0, 1.0)])], bands, [])
+    texts = [element.text for element in tree(svg).iter(f"{SVG}text")]
+    assert "bench" in texts
+    assert "not named above: measure-vram 90–100 s" in texts
+    assert "not named above" not in over_time("m", [Line("a", [(0.0, 1.0), (100.0, 1.0)])], bands[:1], [])
+
+
 @given(st.integers(2 * BUCKETS + 1, 3000), st.integers())
 def test_a_long_line_keeps_its_highest_and_lowest(n: int, seed: int) -> None:
     source = random.Random(seed)
