@@ -100,7 +100,7 @@ def test_without_it_answers_part_under_load_and_with_it_they_agree(project: Proj
     whole = {"D1": (4, 4), "D2": (4, 4), "D4": (2, 2)}
     assert arms(proof.remedied) == {**whole, "D3": (2, 2)}
     assert arms(proof.without) == {**whole, "D3": (0, 2)}
-    assert [figure.n for side in (proof.without, proof.remedied) for figure in (side.decode_tok_s, side.system_tok_s)] == [2, 2, 2, 2]
+    assert [side.system_tok_s.n for side in (proof.without, proof.remedied)] == [2, 2]
     assert (proof.model, proof.vllm, proof.in_settings, proof.concurrency) == ("fake-model", VERSION, False, 2)
     said = capsys.readouterr().out
     assert f"remedy {VARIABLE}=0" in said
