@@ -12,6 +12,7 @@ from datetime import datetime
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel
@@ -37,6 +38,9 @@ from pipeline.stages.report import Report
 from pipeline.stages.serve import Server, falls_back
 from pipeline.stages.test_determinism import REMEDY_NOTE
 from pipeline.workspace import Workspace
+
+if TYPE_CHECKING:
+    from pipeline.remedy import Bed
 
 MARKS = {"made": "✓", "unchanged": "·", "left out": "▫", "failed": "✗", "blocked": "✗"}
 CONFIG_FILE = "config.yaml"
@@ -477,6 +481,18 @@ def say_stopped(launch: Launch, closing: Closing) -> None:
     say(f"{what}{killed}; port {launch.port} is {port}{memory}")
 
 
+def bed_of(session: Session) -> "Bed | None":
+    """Return what servers are started with, installed and downloaded where it was not; None where that failed."""
+    from pipeline.remedy import Bed
+
+    pipeline = session.pipeline
+    pipeline.ensure(["install", "download-model"], present=True)
+    machine, installation, model = (pipeline.outcome(kind).data for kind in (Machine, Installation, Model))
+    if machine is None or installation is None or model is None:
+        return None
+    return Bed(session.config, machine, installation, model, session.workspace)
+
+
 def determinism_remedy(root: Path, options: Options) -> int:
     """Measure a server without and one with the remedy for unequal answers; return 0 when all agree with it, 1 not, 2 not measured."""
     from pipeline import remedy as remedies
@@ -485,13 +501,11 @@ def determinism_remedy(root: Path, options: Options) -> int:
     session = Session(root, options)
     workspace, pipeline = session.workspace, session.pipeline
     with locked(workspace):
-        pipeline.ensure(["install", "download-model"], present=True)
-        machine, installation, model = (pipeline.outcome(kind).data for kind in (Machine, Installation, Model))
-        if machine is None or installation is None or model is None:
+        bed = bed_of(session)
+        if bed is None:
             return 2
-        bed = remedies.Bed(session.config, machine, installation, model, workspace)
         remedy = remedies.remedy_of(bed, os.environ)
-        with remedies.set_aside(installation.vllm, workspace):
+        with remedies.set_aside(bed.installation.vllm, workspace):
             started, clock = now(), time.perf_counter()
             proof = remedies.proven(remedy, bed)
             pipeline.store.write(REMEDY_NOTE, bed.because(), started, time.perf_counter() - clock, proof)
@@ -568,12 +582,10 @@ def calibrate_noise(root: Path, options: Options, starts: str) -> int:
     session = Session(root, options)
     workspace, pipeline = session.workspace, session.pipeline
     with locked(workspace):
-        pipeline.ensure(["install", "download-model"], present=True)
-        machine, installation, model = (pipeline.outcome(kind).data for kind in (Machine, Installation, Model))
-        if machine is None or installation is None or model is None:
+        bed = bed_of(session)
+        if bed is None:
             return 2
-        bed = remedies.Bed(session.config, machine, installation, model, workspace)
-        with remedies.set_aside(installation.vllm, workspace):
+        with remedies.set_aside(bed.installation.vllm, workspace):
             started, clock = now(), time.perf_counter()
             made = noise.calibrated(bed, number)
             pipeline.store.write(noise.NOTE, bed.because(), started, time.perf_counter() - clock, made)

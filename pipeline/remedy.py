@@ -138,7 +138,7 @@ def speed(settings: BenchConfig, server: Server, client: Client, workspace: Work
     calibrations, ceiling = client
     alone, full = calibrations[0], calibrations[-1]
     with watched(server.handle, workspace) as target:
-        run = Run(server, target, settings, workspace)
+        run = Run(server, target, settings, workspace, {entry.concurrency: entry.processes for entry in calibrations})
         run.closed("warm-up", run.new(1), settings.output_tokens, 1)
         decode = run.closed("decode", run.new(settings.decode_requests), settings.output_tokens, 1)
         run.closed("warm-up", run.new(full.concurrency), settings.output_tokens, full.concurrency)
