@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from pipeline import soak as soaking
+from pipeline.client.load import Target
 from pipeline.commands import Options
 from pipeline.commands import soak as soak_command
 from pipeline.config import VramConfig
@@ -23,6 +24,7 @@ from pipeline.measure.figures import Figure, not_measured
 from pipeline.record import Outcome, Store, now
 from pipeline.server import state
 from pipeline.soak import NOTE, S_PER_H, Soak, parsed
+from pipeline.stages.measure_vram import Load
 from pipeline.stages.serve import Server
 from pipeline.workspace import Workspace
 from tests.fakes.environment import FakeProject, machine, simulated_server
@@ -168,6 +170,12 @@ def test_a_soak_whose_server_answers_no_more_fails_with_what_it_has(server: Serv
     with pytest.raises(NothingAnsweredError, match=r"soak: no request of the last 0\.\d+ s succeeded: HTTP 503"):
         soak(server, workspace, seen=seen)
     assert on_record(workspace).state == "failed"
+
+
+def test_a_last_slice_too_short_for_a_request_is_no_failure(server: Server) -> None:
+    load = Load(spans=[(0.0, 1.0)], requests=21, preempted=0)
+    target = Target(server.handle.base_url)
+    assert soaking.answered(load, target, server.model, 2, 0.0, lambda _: None).requests == load.requests
 
 
 def test_a_soak_whose_server_died_says_why(server: Server, workspace: Workspace) -> None:
