@@ -78,11 +78,41 @@ def stage_task(name: str, summary: str) -> "Task[Any]":
     return pipeline_task(name, summary, lambda commands, options: commands.run_stage(ROOT, name, options))
 
 
-all_stages = pipeline_task(
-    "all",
-    "Run the whole chain and end with REPORT.md (--force measures again).",
-    lambda commands, options: commands.run_all(ROOT, options),
-)
+@task(name="all", iterable=["set"], help={**HELP, "bundle": "take packages and model from this folder of `bundle`, without a network"})
+def all_stages(
+    context: Context,
+    profile: str | None = None,
+    set: list[str] = [],
+    attach: str | None = None,
+    force: bool = False,
+    why: bool = False,
+    bundle: str | None = None,
+) -> None:
+    """Run the whole chain and end with REPORT.md (--force measures again)."""
+    finish(lambda commands: commands.run_all(ROOT, commands.options(profile, set, attach, force, why, bundle)))
+
+
+BUNDLE_HELP = {
+    **{key: HELP[key] for key in ("profile", "set")},
+    "python": "version of the Python that runs the pipeline there, as in 3.12 (else the one that vLLM needs anyhow)",
+    "platform": "of the other machine, as in manylinux_2_35_x86_64 (glibc 2.35)",
+    "output": "folder, as seen from the project's",
+    "part-mib": "in parts of at most so many MiB",
+}
+
+
+@task(iterable=["set"], help=BUNDLE_HELP)
+def bundle(
+    context: Context,
+    profile: str | None = None,
+    set: list[str] = [],
+    python: str | None = None,
+    platform: str | None = None,
+    output: str = "bundle",
+    part_mib: str | None = None,
+) -> None:
+    """Make a folder with every package, the model and the pipeline, for `all --bundle` on a machine without a network."""
+    finish(lambda commands: commands.bundle(ROOT, commands.Options(profile, tuple(set)), python, platform, output, part_mib))
 
 
 SERVE_HELP = {
@@ -105,6 +135,12 @@ def serve(
 ) -> None:
     """Start the server, prove that it is ours, and leave it running."""
     finish(lambda commands: commands.serve(ROOT, commands.options(profile, set, attach, force, why), foreground, watch))
+
+
+@task(iterable=["set"], help={key: HELP[key] for key in ("profile", "set")})
+def join(context: Context, profile: str | None = None, set: list[str] = []) -> None:
+    """Start this host's share of a model over several hosts (serve.nnodes), which `serve` on node 0 answers for."""
+    finish(lambda commands: commands.join(ROOT, commands.Options(profile, tuple(set))))
 
 
 @task(name="systemd-unit", iterable=["set"], help={key: HELP[key] for key in ("profile", "set")})
@@ -272,6 +308,29 @@ def calibrate_noise(context: Context, profile: str | None = None, set: list[str]
     finish(lambda commands: commands.calibrate_noise(ROOT, commands.Options(profile, tuple(set)), starts))
 
 
+SWEEP_HELP = {
+    **{key: HELP[key] for key in ("profile", "set")},
+    "grid": "axes in place of sweep.grid, as in 'profile=cpu,quick;serve.max_num_seqs=16,32'",
+    "dry-run": "only show the cells, whether they fit, and how long they may take",
+    "ray-address": "host:port of a Ray cluster's head, or auto; without it Ray runs on this machine alone",
+    "force": "run every cell again",
+}
+
+
+@task(iterable=["set"], help=SWEEP_HELP)
+def sweep(
+    context: Context,
+    profile: str | None = None,
+    set: list[str] = [],
+    grid: str | None = None,
+    dry_run: bool = False,
+    ray_address: str | None = None,
+    force: bool = False,
+) -> None:
+    """Run the whole chain for each cell of a matrix of models and settings (artifacts/sweep/SWEEP.md)."""
+    finish(lambda commands: commands.sweep(ROOT, commands.Options(profile, tuple(set), force), grid, dry_run, ray_address))
+
+
 @task(help={"everything": "also the kept runs, the server's environment, models and caches"})
 def clean(context: Context, everything: bool = False) -> None:
     """Remove records, logs and samples; the kept runs stay."""
@@ -315,11 +374,14 @@ def stage_summaries() -> dict[str, str]:
 namespace = Collection(all_stages, doctor, restart, stop, status, gates, systemd_unit, why, logs, graph, clean, test, lint)
 namespace.add_task(determinism_remedy)
 namespace.add_task(soak)
+namespace.add_task(bundle)
+namespace.add_task(join)
 namespace.add_task(plan)
 namespace.add_task(publish)
 namespace.add_task(env)
 namespace.add_task(history)
 namespace.add_task(compare)
 namespace.add_task(calibrate_noise)
+namespace.add_task(sweep)
 for name, summary in stage_summaries().items():
     namespace.add_task({"serve": serve, "report": report}.get(name) or stage_task(name, summary))

@@ -12,16 +12,16 @@ from datetime import datetime
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel
 
-from pipeline.config import AttachConfig, Config, Given, GpuConfig, Instead, Layers, Waived, load_layers
+from pipeline.config import CUDA_DEVICES, AttachConfig, Config, Edges, Given, GpuConfig, Instead, Layers, Visible, Waived, load_layers
 from pipeline.dag import ATTACHED, MEASURING, NOTES, STAGES
 from pipeline.engine import Pipeline, Result, Stage
-from pipeline.errors import BusyError, ConfigError, OutOfMemoryError, PipelineError, PublishError, ServerError
-from pipeline.record import Outcome, Store, now
+from pipeline.errors import BundleError, BusyError, ConfigError, OutOfMemoryError, PipelineError, PublishError, ServerError
+from pipeline.record import Outcome, Store, now, write_atomic
 from pipeline.redact import redacted
 from pipeline.server import state
 from pipeline.server.keys import OTHERS, control_of, key_file, key_of
@@ -35,7 +35,7 @@ from pipeline.stages.check_gpu import CPU_PROFILE, Machine, check_gpu
 from pipeline.stages.download_model import Model
 from pipeline.stages.install import Installation
 from pipeline.stages.report import Report
-from pipeline.stages.serve import Server, falls_back
+from pipeline.stages.serve import Server, falls_back, joined
 from pipeline.stages.test_determinism import REMEDY_NOTE
 from pipeline.workspace import Workspace
 
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
 MARKS = {"made": "✓", "unchanged": "·", "left out": "▫", "failed": "✗", "blocked": "✗"}
 CONFIG_FILE = "config.yaml"
+COMPARE_PLOT = "compare.svg"
 REASON_CHARACTERS = 160
 WATCH_S = 0.5
 
@@ -56,28 +57,36 @@ class Options:
     sets: tuple[str, ...] = ()
     force: bool = False
     why: bool = False
+    bundle: str | None = None
     left: tuple[tuple[str, str], ...] = ()  # profiles that were asked for and did not fit, each with the reason
 
 
-def options(profile: str | None, sets: Sequence[str], attach: str | None, force: bool, why: bool) -> Options:
+def options(profile: str | None, sets: Sequence[str], attach: str | None, force: bool, why: bool, bundle: str | None = None) -> Options:
     """Return the options of a stage task; `--attach URL` is short for a setting."""
-    return Options(profile, (*sets, *([f"attach.url={attach}"] if attach else [])), force, why)
+    return Options(profile, (*sets, *([f"attach.url={attach}"] if attach else [])), force, why, bundle)
 
 
 class Session:
     """One command: the configuration's layers and a pipeline whose settings follow the profile in force."""
 
     def __init__(self, root: Path, options: Options, quiet: bool = False) -> None:
-        self.workspace = Workspace(root, quiet)
+        self.workspace = Workspace(root, quiet, opened_bundle(root, options.bundle))
         self.options = options
         self.layers: Layers = load_layers(root / CONFIG_FILE, os.environ, options.sets, options.profile)
+        if self.workspace.bundle is not None:
+            self._take(self.workspace.bundle)
         stages = ATTACHED if self._config_of(None).attach.url else STAGES
         self.pipeline = Pipeline(stages, self.workspace, self._settings, NOTES, self._starting, self._report)
         # A wrong setting is told before anything starts, also one of a profile that check-gpu may choose.
         asked, _ = self.layers.profile
         base = self._config_of(None)
         for profile in [CPU_PROFILE, *(choice.profile for choice in base.gpu.auto)] if asked == "auto" else [asked]:
-            self._config_of(profile)
+            chosen = self._config_of(profile).visible
+            if asked == "auto" and profile != CPU_PROFILE and chosen != base.visible:
+                raise ConfigError(
+                    f"profile {profile}: serve.env.{CUDA_DEVICES} cannot stand in a profile that is chosen by the devices it names",
+                    f"name the profile (--profile {profile}), or set serve.env.{CUDA_DEVICES} above the profiles",
+                )
 
     @property
     def config(self) -> Config:
@@ -103,6 +112,8 @@ class Session:
 
     def with_smaller_profile(self) -> Options | None:
         """Return the options for the profile's smaller one where the server did not start for lack of memory; else None."""
+        if self.workspace.bundle is not None:
+            return None  # it holds one model
         failure, settings = self.pipeline.outcome(Server).failure, self.config.serve
         name, _ = self.profile()
         if failure is None or failure.kind != OutOfMemoryError.kind or not falls_back(settings) or name is None:
@@ -113,6 +124,16 @@ class Session:
         reason = f"Asked for profile {name} ({self.config.model.name}), took profile {settings.smaller_profile}: {failure.message}."
         self.workspace.say(reason)
         return replace(self.options, profile=settings.smaller_profile, left=(*self.options.left, (name, reason)))
+
+    def _take(self, bundle: Path) -> None:
+        """Take the bundle's profile where none was named; BundleError where another's model is asked for."""
+        from pipeline.bundle.content import read, refuse_other_model
+
+        held = read(bundle)
+        if self.layers.profile[0] == "auto":
+            self.layers = load_layers(self.workspace.root / CONFIG_FILE, os.environ, self.options.sets, held.profile)
+        name = self.layers.profile[0]
+        refuse_other_model(held, self._config_of(name).model, name)
 
     def waived(self) -> Waived:
         """Return how the waivers stand today."""
@@ -130,9 +151,19 @@ class Session:
             return Instead(tuple(reason for _, reason in self.options.left))
         if kind is Waived:
             return self.waived()
+        if kind is Edges:
+            stages = self.pipeline.stages
+            return Edges(tuple((maker.name, stage.name) for stage in stages for maker in self.pipeline.upstream(stage)))
         # check-gpu chooses the profile, and attach.url the stages, so these settings cannot come from one.
+        if kind is Visible:
+            return self.visible()
         early = kind in (GpuConfig, AttachConfig)
         return (self._config_of(None) if early else self.config).section(kind)
+
+    def visible(self) -> Visible:
+        """Return the devices that check-gpu is to look at; a profile that it chooses by them cannot say."""
+        asked, _ = self.layers.profile
+        return self._config_of(None if asked == "auto" else asked).visible
 
     @lru_cache(maxsize=8)
     def _config_of(self, profile: str | None) -> Config:
@@ -149,6 +180,51 @@ class Session:
         took = f"  {result.duration_s:.1f} s" if result.duration_s >= 0.05 else ""
         reason = f": {result.reason}" if result.state in ("left out", "failed", "blocked") else ""
         print(redacted(f"{MARKS[result.state]} {result.stage} {result.state}{took}{reason}"), file=sys.stderr, flush=True)
+
+
+def opened_bundle(root: Path, folder: str | None) -> Path | None:
+    """Return the bundle's folder, checked and whole, with this process set to take everything from it; None without one."""
+    if folder is None:
+        return None
+    from pipeline.bundle import unpack
+
+    checked = os.environ.get(unpack.VARIABLE)  # by `./inv`, which needed it before us
+    found = Path(checked) if checked else unpack.opened(Path(folder).absolute(), root)
+    os.environ.update(unpack.environment(found))
+    return found
+
+
+def bundle(root: Path, options: Options, python: str | None, platform: str | None, output: str, part_mib: str | None) -> int:
+    """Make a folder with all that a machine without a network needs to run a profile."""
+    from pipeline.bundle import make, wheels
+    from pipeline.gpu.compatibility import CPU_SET, ON_GPU, SETS, set_named
+    from pipeline.planning import on_processor
+
+    session = Session(root, options)
+    name = session.layers.profile[0]
+    if name == "auto":
+        raise BundleError("which profile the other machine takes is not known here", "name it, as in `./inv bundle --profile cpu`")
+    config = session.layers.config(name)
+    if config.install.cpu_wheel or config.install.python:
+        raise BundleError("install.cpu_wheel and install.python name what a bundle cannot hold", "leave both empty for a bundle")
+    chosen = CPU_SET if on_processor(config) else ON_GPU[0]
+    if config.install.set != "auto":
+        named = set_named(config.install.set)
+        if named is None:
+            raise BundleError(f"install.set: no set {config.install.set!r}", f"sets: {', '.join(entry.name for entry in SETS)}")
+        chosen = named
+    if part_mib is not None and not (part_mib.isdecimal() and int(part_mib) > 0):
+        raise BundleError(f"--part-mib: {part_mib!r} is no number of MiB", "as in --part-mib 4000")
+    target = wheels.Target(wheels.target_python(python, chosen), wheels.target_platform(platform, chosen))
+    order = make.Order(name, config.model, chosen, target, int(part_mib) if part_mib else None)
+    folder = root / output
+    with locked(session.workspace):
+        made = make.make(order, folder, session.workspace)
+    held = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    parts = f" in {made.parts} parts" if made.parts else ""
+    say(f"{folder}: {held / 2**20:.0f} MiB{parts}: profile {made.profile}, {made.vllm}, {made.wheels} wheels, model {made.model.origin}")
+    say(make.aim(made))
+    return 0
 
 
 def say(text: str) -> None:
@@ -332,6 +408,21 @@ def serve(root: Path, options: Options, foreground: bool, watch: bool) -> int:
     code = run_stage(root, "serve", options)
     if code or options.why or not foreground:
         return code
+    return attend(root)
+
+
+def join(root: Path, options: Options) -> int:
+    """Start this node's share of a model over several hosts, and stay until the server ends or Ctrl-C."""
+    session = Session(root, options)
+    refuse_attached(root, options, "join")
+    workspace, pipeline = session.workspace, session.pipeline
+    with locked(workspace):
+        if any(result.state in ("failed", "blocked") for result in pipeline.ensure(["install", "download-model"])):
+            return 2
+        made: list[Any] = [pipeline.outcome(kind).data for kind in (Machine, Installation, Model)]
+        machine, installation, model = made
+        launch = joined(session.config.serve, machine, installation, model, workspace)
+        state.write(workspace, launch.model_copy(update={"stays": True}))
     return attend(root)
 
 
@@ -568,8 +659,31 @@ def compare(root: Path, first: str, second: str, anyway: bool, as_json: bool) ->
     found = Store(workspace.artifacts).outcome(noise.NOTE, noise.RunNoise).data
     measured = found if found is not None and comparing.fits(found, pair) else None
     made = comparing.compare(*pair, measured, anyway)
-    say(json.dumps(comparing.data(made), indent=1) if as_json else "\n".join(comparing.lines(made, measured)))
+    picture = workspace.artifacts / COMPARE_PLOT
+    drawn = redacted(comparing.plot(made))
+    trouble = shown(drawn, picture)
+    where = workspace.relative(picture) if drawn and not trouble else None
+    if as_json:
+        say(json.dumps(comparing.data(made, where), indent=1))
+    else:
+        say("\n".join(comparing.lines(made, measured)))
+        if trouble:
+            say(f"no plot: {workspace.relative(picture)} cannot be written ({trouble})")
+        elif where:
+            say(f"plot: {where}")
     return made.exit_code
+
+
+def shown(svg: str, path: Path) -> str:
+    """Write the picture, or remove an older one where there is none; return why that cannot be, which changes no verdict."""
+    try:
+        if svg:
+            write_atomic(path, svg)
+        else:
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        return str(error.strerror)
+    return ""
 
 
 def calibrate_noise(root: Path, options: Options, starts: str) -> int:
@@ -594,6 +708,25 @@ def calibrate_noise(root: Path, options: Options, starts: str) -> int:
     return 0
 
 
+def sweep(root: Path, options: Options, axes: str | None, dry_run: bool, ray_address: str | None) -> int:
+    """Run the pipeline for each cell of a matrix; return 0 when a cell passes every gate, 1 when none does, 2 when none was measured."""
+    from pipeline.sweep import run as sweeping
+
+    layers = load_layers(root / CONFIG_FILE, os.environ, options.sets, options.profile)
+    workspace = Workspace(root, quiet=True)
+    base = layers.config(None)
+    machine = check_gpu(base.gpu.model_copy(update={"required": False}), base.visible)
+    asked = sweeping.Asked(axes, ray_address, dry_run, options.force, options.sets)
+    made = sweeping.Sweeping(layers, machine, asked, workspace, say)
+    if dry_run:
+        return made.dry_run()
+    with locked(workspace):
+        launch = state.read(workspace)
+        if launch is not None and state.is_running(launch):
+            raise BusyError(f"our server runs (pid {launch.pid}) and would disturb the cells", "stop it first: `./inv stop`")
+        return made.run()
+
+
 def doctor(root: Path, options: Options) -> int:
     """Print what can be checked without starting anything; return 1 when something must be mended first."""
     from pipeline import doctor as checks
@@ -602,15 +735,16 @@ def doctor(root: Path, options: Options) -> int:
     first = []
     try:
         layers = load_layers(root / CONFIG_FILE, os.environ, options.sets, options.profile)
-        machine = check_gpu(layers.config(None).gpu.model_copy(update={"required": False}))
         asked, origin = layers.profile
+        visible = layers.config(None if asked == "auto" else asked).visible
+        machine = check_gpu(layers.config(None).gpu.model_copy(update={"required": False}), visible)
         config = layers.config(machine.profile if asked == "auto" else asked)
         seen = f"profile {config.profile.root} ({machine.profile_reason if asked == 'auto' else origin})"
         first.append(checks.Finding("OK", "configuration", seen))
     except ConfigError as error:
         first.append(checks.Finding("FAIL", "configuration", error.message, error.hint))
         config = Config()
-        machine = check_gpu(config.gpu)
+        machine = check_gpu(config.gpu, config.visible)
     try:
         with locked(workspace):
             pass
@@ -626,7 +760,7 @@ def plan(root: Path, options: Options, total_mib: str | None) -> int:
 
     size = planning.total(total_mib)
     session = Session(root, options, quiet=True)
-    machine = check_gpu(session.layers.config(None).gpu.model_copy(update={"required": False}))
+    machine = check_gpu(session.layers.config(None).gpu.model_copy(update={"required": False}), session.visible())
     launch = state.read(session.workspace)
     ours = launch is not None and state.is_running(launch)
     found = planning.survey(session.layers, machine, session.workspace, size, ours)
@@ -792,7 +926,7 @@ def clean(root: Path, everything: bool) -> int:
         raise PipelineError(f"our server is running (pid {launch.pid})", "stop it first: `./inv stop`")
     with locked(workspace):
         # Runs and their noise are measurements that nothing can make again.
-        kept = {".gitignore", ".lock", ".lock-holder", *(() if everything else ("runs", "noise.json"))}
+        kept = {".gitignore", ".lock", ".lock-holder", *(() if everything else ("runs", "noise.json", "sweep"))}
         doomed = [path for path in workspace.artifacts.iterdir() if path.name not in kept]
         if everything:
             doomed += [workspace.server_environment, workspace.models, workspace.cache]

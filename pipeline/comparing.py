@@ -19,6 +19,7 @@ from pipeline.measure.statistics import quantile
 from pipeline.measure.verdicts import digits
 from pipeline.noise import RunNoise
 from pipeline.report.document import ReportedFigure
+from pipeline.report.ratios import Ratio, ratios
 from pipeline.runs import Run
 from pipeline.stages.bench import between_ms, first_ms, per_token_ms, raw_answer, whole_ms
 
@@ -297,7 +298,17 @@ def cells_of(row: Row) -> list[str]:
     return [row.metric, *values, ratio + bounds, f"{100 * row.noise.relative:.2g} %{of}", row.compared.verdict, by]
 
 
-def data(made: Comparison) -> dict[str, Any]:
-    """Return the comparison for programs."""
-    runs = {"a": made.a.name, "b": made.b.name}
+def plot(made: Comparison) -> str:
+    """Return the comparison as a picture; empty where no figure has a ratio."""
+    drawn = [
+        Ratio(row.metric, found.ratio, found.low, found.high, row.noise.relative, row.compared.verdict)
+        for row in made.rows
+        if (found := row.compared.estimate) is not None and found.ratio is not None
+    ]
+    return ratios(f"{made.b.name} (B) against {made.a.name} (A)", drawn, len(made.rows) - len(drawn))
+
+
+def data(made: Comparison, plot: str | None = None) -> dict[str, Any]:
+    """Return the comparison for programs; `plot` is where its picture is."""
+    runs = {"a": made.a.name, "b": made.b.name, "plot": plot}
     return {**runs, "exit_code": made.exit_code, "unlike": made.unlike, "figures": [asdict(row) for row in made.rows]}

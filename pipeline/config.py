@@ -18,6 +18,7 @@ from pipeline.errors import ConfigError
 from pipeline.redact import redacted
 
 ENVIRONMENT_PREFIX = "VLLM_POC__"
+CUDA_DEVICES = "CUDA_VISIBLE_DEVICES"
 # libyaml parses config.yaml in 5 ms, plain Python in 90; pyyaml ships both nearly everywhere.
 LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 Comparator = Literal["<", "<=", ">", ">=", "=="]
@@ -100,7 +101,14 @@ class ServeConfig(Section):
     max_num_seqs: Positive = 16
     max_num_batched_tokens: Positive | None = None
     enforce_eager: Literal["auto"] | bool = "auto"
-    executor: Literal["auto", "mp", "uni"] = "auto"
+    tensor_parallel_size: Positive = 1
+    pipeline_parallel_size: Positive = 1
+    data_parallel_size: Positive = 1
+    distributed_executor_backend: Literal["auto", "mp", "uni", "ray"] = "auto"
+    nnodes: Positive = 1
+    node_rank: Annotated[int, Field(ge=0)] = 0
+    master_addr: str | None = None
+    master_port: Annotated[int, Field(ge=1, le=65535)] = 29501
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] | None = None
     block_size: Positive | None = None
     seed: int = 0
@@ -122,6 +130,37 @@ class ServeConfig(Section):
         """Tell whether others than this machine's users can reach the server."""
         return not is_loopback(self.host)
 
+    @property
+    def world_size(self) -> int:
+        """Return how many devices hold a share of the model: tensor × pipeline; each data-parallel replica has as many."""
+        return self.tensor_parallel_size * self.pipeline_parallel_size
+
+    @model_validator(mode="after")
+    def parts_fit_together(self) -> "ServeConfig":
+        backend = self.distributed_executor_backend
+        if self.world_size > 1 and backend == "uni":
+            raise ValueError(f"distributed_executor_backend: uni is one process for one device, not {self.world_size}; take mp or ray")
+        if self.nnodes == 1:
+            if self.node_rank:
+                raise ValueError(f"node_rank {self.node_rank} needs nnodes of {self.node_rank + 1} or more")
+            return self
+        if backend not in ("auto", "mp"):
+            raise ValueError(f"nnodes needs distributed_executor_backend mp, not {backend}; Ray spreads over its own cluster with nnodes 1")
+        if not self.master_addr:
+            raise ValueError("nnodes above 1 needs master_addr, the address of node 0 that the others reach")
+        if self.node_rank >= self.nnodes:
+            raise ValueError(f"node_rank {self.node_rank} is not below nnodes {self.nnodes}: nodes count from 0")
+        devices = self.world_size * self.data_parallel_size
+        if devices % self.nnodes:
+            raise ValueError(f"{devices} devices (tensor × pipeline × data parallel) do not divide into {self.nnodes} nodes")
+        return self
+
+    @field_validator("env", mode="before")
+    @classmethod
+    def numbers_are_text(cls, given: Any) -> Any:
+        """YAML reads `CUDA_VISIBLE_DEVICES: 0` as a number."""
+        return {name: str(value) if type(value) is int else value for name, value in given.items()} if isinstance(given, dict) else given
+
     @model_validator(mode="after")
     def secrets_stay_secret(self) -> "ServeConfig":
         for word in self.extra_args:
@@ -137,9 +176,24 @@ class ServeConfig(Section):
 
 
 class AttachConfig(Section):
-    """A server that someone else runs, to be measured in place of ours."""
+    """A server that someone else runs, to be measured in place of ours, and replicas of it that share `bench`'s load."""
 
     url: str | None = None
+    replicas: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def replicas_have_a_first(self) -> "AttachConfig":
+        urls = (self.url, *self.replicas)
+        if self.replicas and self.url is None:
+            raise ValueError("replicas: attach.url names the first of them (--attach URL)")
+        if len(set(urls)) < len(urls):
+            raise ValueError("replicas: the same server twice would count twice")
+        return self
+
+    @field_validator("replicas")
+    @classmethod
+    def are_base_urls(cls, urls: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(cls.is_base_url(url) or "" for url in urls)
 
     @field_validator("url")
     @classmethod
@@ -221,10 +275,14 @@ class VramConfig(Section):
     concurrency: Positive = 4
 
 
+IMAGES = "report"  # the folder of the report's pictures, beside it
+
+
 class ReportConfig(Section):
     """What the report is called and where it goes."""
 
     title: str = "vLLM PoC"
+    language: Literal["en", "tr"] = "en"
     output: str = "REPORT.md"
     junit_inconclusive: Literal["failure", "skipped"] = "failure"
     junit_not_measured: Literal["failure", "skipped"] = "failure"
@@ -233,6 +291,11 @@ class ReportConfig(Section):
     def document(self) -> str:
         """Return where the report for programs goes: beside the one for people."""
         return str(Path(self.output).with_name("report.json"))
+
+    @property
+    def page(self) -> str:
+        """Return where the report for a browser goes: beside it too."""
+        return str(Path(self.output).with_name("report.html"))
 
     @field_validator("output")
     @classmethod
@@ -259,6 +322,16 @@ class PublishConfig(Section):
         if path.startswith("/") or ".." in parts or ".git" in parts:
             raise ValueError("expected a folder in the repository, as in docs/report")
         return path
+
+
+class SweepConfig(Section):
+    """The matrix that `sweep` runs the pipeline over, and how much of Ray it takes."""
+
+    grid: dict[str, tuple[Any, ...]] = {}
+    max_cells: Positive = 64
+    retries: Annotated[int, Field(ge=0)] = 2
+    object_store_mib: Annotated[int, Field(ge=80)] = 128
+    node_folder: str = "~/.cache/vllm-poc-sweep"
 
 
 class RunsConfig(Section):
@@ -337,6 +410,12 @@ class Limits(Section):
     e2e_ms: float | None = None
 
 
+class Visible(Section):
+    """The devices that serve.env leaves the server, as CUDA_VISIBLE_DEVICES; derived from it, None where our environment decides."""
+
+    devices: str | None = None
+
+
 class Alternative(Section):
     """One row of the guide's table of models."""
 
@@ -371,6 +450,12 @@ class Instead(RootModel[tuple[str, ...]]):
     model_config = ConfigDict(frozen=True, defer_build=True)
 
 
+class Edges(RootModel[tuple[tuple[str, str], ...]]):
+    """Which stage needs which, as (needed, needing)."""
+
+    model_config = ConfigDict(frozen=True, defer_build=True)
+
+
 class Config(Section):
     """All settings."""
 
@@ -391,6 +476,7 @@ class Config(Section):
     report: ReportConfig = ReportConfig()
     publish: PublishConfig = PublishConfig()
     runs: RunsConfig = RunsConfig()
+    sweep: SweepConfig = SweepConfig()
 
     @property
     def limits(self) -> Limits:
@@ -402,8 +488,15 @@ class Config(Section):
         found += [("tpot_ms", 1000 / gate.target) for gate in at_least if gate.metric.startswith("bench.decode_tok_s_")]
         return Limits(**dict(sorted(found, reverse=True)))  # of the same name the last stays, which is the smallest
 
+    @property
+    def visible(self) -> Visible:
+        """Return which devices the server's own environment chooses."""
+        return Visible(devices=self.serve.env.get(CUDA_DEVICES))
+
     def section(self, kind: type[BaseModel]) -> BaseModel:
         """Return the section of that type."""
+        if kind is Visible:
+            return self.visible
         if kind is Limits:
             return self.limits
         for name in type(self).model_fields:

@@ -1,13 +1,13 @@
 """The stages, in the order of the user's card; edges come from their signatures."""
 
 from pipeline.engine import Stage
-from pipeline.record import Artifact
+from pipeline.record import SOAK_NOTE, Artifact
 from pipeline.server.stop import NOTE, Closing
 from pipeline.stages.bench import bench
 from pipeline.stages.check_gpu import check_gpu
 from pipeline.stages.download_model import download_model, model_present
 from pipeline.stages.install import environment_present, install
-from pipeline.stages.measure_vram import measure_vram
+from pipeline.stages.measure_vram import Soak, measure_vram
 from pipeline.stages.report import report, report_present
 from pipeline.stages.serve import attached, serve, server_present
 from pipeline.stages.test_determinism import REMEDY_NOTE, Remedied, test_determinism
@@ -26,4 +26,4 @@ STAGES = (
 )
 ATTACHED = tuple(Stage(attached, present=server_present, called="serve") if stage.name == "serve" else stage for stage in STAGES)
 MEASURING = ("test-router", "test-determinism", "bench", "measure-vram")
-NOTES: dict[type[Artifact], str] = {Closing: NOTE, Remedied: REMEDY_NOTE}
+NOTES: dict[type[Artifact], str] = {Closing: NOTE, Remedied: REMEDY_NOTE, Soak: SOAK_NOTE}

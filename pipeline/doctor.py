@@ -12,10 +12,11 @@ import psutil
 
 from pipeline.config import Config, ServeConfig
 from pipeline.errors import HubSilentError, InstallError, ModelError, ServerError
-from pipeline.gpu.compatibility import CPU_SET, VllmSet
+from pipeline.gpu.compatibility import BFLOAT16, CPU_SET, VllmSet, unmet
 from pipeline.gpu.plan import Plan
 from pipeline.model import hub
 from pipeline.model.shape import read_shape, weight_bytes
+from pipeline.planning import target
 from pipeline.server import ports, state
 from pipeline.server.ladder import CPU_CACHE
 from pipeline.stages.check_gpu import CPU_PROFILE, Machine
@@ -25,7 +26,6 @@ from pipeline.stages.serve import planned, settled
 from pipeline.workspace import Workspace
 
 GIB, MIB = 2**30, 2**20
-BF16_CAPABILITY = 8.0
 SHM_MIB = 1024  # containers often have 64 MiB, which vLLM's processes fill
 ENGINE_MIB = 2048  # about what vLLM's processes take beside weights and cache
 ASK_HUB_S = 10.0
@@ -98,9 +98,9 @@ def vllm(chosen: VllmSet, reason: str, machine: Machine) -> Finding:
         if major.isdecimal() and int(major) < chosen.min_driver:
             fix = f"update the driver to {chosen.min_driver} or newer, or leave install.set at auto"
             return Finding("FAIL", "vLLM", f"{seen}; the driver is {machine.driver.version}, CUDA {machine.driver.cuda}", fix)
-        old = [device for device in machine.gpus if float(device.compute_capability or BF16_CAPABILITY) < BF16_CAPABILITY]
+        old = [device for device in machine.gpus if BFLOAT16 in unmet(device.compute_capability)]
         if old:
-            return Finding("WARN", "vLLM", f"{seen}; {old[0].name} cannot compute in bfloat16", "set serve.dtype=float16")
+            return Finding("WARN", "vLLM", f"{seen}; {old[0].name} cannot compute in bfloat16", BFLOAT16.instead)
     return Finding("OK", "vLLM", seen)
 
 
@@ -158,11 +158,10 @@ def memory(config: Config, chosen: VllmSet, machine: Machine, folder: Path) -> I
         yield host_memory(available_mib, weights_mib(folder), cache_gib)
         return
     fit = planned(config.serve, machine, chosen.distribution, folder)
-    target = config.gates.root.get("vram_usage")
     if fit is None:
         yield Finding("OK", "memory", "the plan is known after download-model")
     else:
-        yield device_memory(fit, target.target if target else None)
+        yield device_memory(fit, target(config))
 
 
 def weights_mib(folder: Path) -> float | None:

@@ -105,6 +105,12 @@ class PublishError(PipelineError):
     kind = "publish"
 
 
+class BundleError(PipelineError):
+    """A bundle could not be made, or is not what this machine needs."""
+
+    kind = "bundle"
+
+
 class RecordError(PipelineError):
     """A record on disk cannot be read."""
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from urllib.parse import unquote
 
 # pip's option -> uv's; uv reads none of pip's configuration.
 OPTIONS = {"index-url": "--default-index", "extra-index-url": "--index", "find-links": "--find-links"}
@@ -61,7 +62,7 @@ def location_arguments(environment: Mapping[str, str]) -> list[str]:
         arguments.append("--no-index")
     for option, places in pip_locations(environment, pip_files(environment)).items():
         for place in places:
-            local = place.removeprefix("file://")
+            local = unquote(place.removeprefix("file://")) if place.startswith("file://") else place
             if "://" not in local and not Path(local).exists():
                 continue  # uv stops at a missing folder, pip goes on
             arguments += [OPTIONS[option], place]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from pipeline.config import Config, GpuConfig, Layers, ModelConfig
+from pipeline.config import Config, GpuConfig, Layers, ModelConfig, ServeConfig
 from pipeline.errors import ConfigError, HubSilentError, ModelError
 from pipeline.gpu.plan import (
     ERROR_MIB,
@@ -16,6 +16,7 @@ from pipeline.gpu.plan import (
     Demand,
     Judgement,
     demand,
+    devices,
     judge,
     pairs,
     unplanned,
@@ -129,8 +130,8 @@ def published(repo: str, dtype: str) -> tuple[Shape, int, str]:
     return shape, estimated_bytes(shape, dtype), SOURCE
 
 
-def card(machine: Machine, total_mib: float | None, ours: bool) -> Card:
-    """Return the device to plan for: one of the size that was asked for, the largest here, or the guide's laptop's.
+def card(machine: Machine, total_mib: float | None, ours: bool, settings: ServeConfig) -> Card:
+    """Return the device to plan for: one of the size that was asked for, the one that decides here, or the guide's laptop's.
 
     What our own server (`ours`) holds is given back before another starts, so it counts as free.
     """
@@ -138,15 +139,15 @@ def card(machine: Machine, total_mib: float | None, ours: bool) -> Card:
         return Card(name="a GPU", total_mib=total_mib, available_mib=total_mib, reason="--total-mib")
     if not machine.gpus:
         return Card(name=LAPTOP, total_mib=LAPTOP_MIB, available_mib=LAPTOP_MIB, reason=f"the guide's card, because {machine.reason}")
-    largest = max(machine.gpus, key=lambda gpu: gpu.total_mib)
-    free = largest.total_mib if ours else largest.free_mib
-    return Card(name=largest.name, total_mib=largest.total_mib, available_mib=free, reason="check-gpu")
+    used = devices(machine.gpus, settings)
+    smallest = min(used, key=lambda gpu: gpu.total_mib)
+    free = smallest.total_mib if ours else min(gpu.free_mib for gpu in used)
+    reason = "check-gpu" if len(used) == 1 else f"check-gpu, the smallest of {len(used)} that share the model"
+    return Card(name=smallest.name, total_mib=smallest.total_mib, available_mib=free, reason=reason)
 
 
-def profile_for(asked: str, settings: GpuConfig, total_mib: float) -> str | None:
-    """Return the profile that would be in force on a device of that size; None where no GPU profile is."""
-    if asked != "auto":
-        return asked
+def profile_for(settings: GpuConfig, total_mib: float) -> str | None:
+    """Return the profile that check-gpu would choose on a device of that size; None where no GPU profile is."""
     fitting = [choice for choice in settings.auto if choice.min_total_mib <= total_mib]
     return max(fitting, key=lambda choice: choice.min_total_mib).profile if fitting else None
 
@@ -205,10 +206,13 @@ def target(config: Config) -> float | None:
 
 def survey(layers: Layers, machine: Machine, workspace: Workspace, total_mib: float | None, ours: bool) -> Survey:
     """Return how each model fits the card; reads headers at most, and keeps nothing."""
-    at = card(machine, total_mib, ours)
     asked, origin = layers.profile
-    first = profile_for(asked, layers.config(None).gpu, at.total_mib)
+    first: str | None = asked
+    if asked == "auto":
+        alone = card(machine, total_mib, ours, ServeConfig())
+        first = profile_for(layers.config(None).gpu, alone.total_mib)
     config = layers.config(first)
+    at = card(machine, total_mib, ours, config.serve)
     library = Library(machine, workspace)
     limit = target(config)
     profiles = [*([first] if first else []), *(name for name in layers.profiles if name != first)]

@@ -16,6 +16,7 @@ from pipeline.measure.figures import Figure
 from pipeline.redact import redacted
 
 SCHEMA_VERSION = 1
+SOAK_NOTE = "soak"  # the record of a soak, which no stage makes
 BLOCKED = "blocked"  # the failure kind of a stage that could not run because another failed
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.config import RunsConfig
+from pipeline.config import IMAGES, RunsConfig
 from pipeline.errors import PipelineError, RecordError
 from pipeline.record import write_atomic
 from pipeline.redact import redacted
@@ -49,12 +49,12 @@ def keep(document_path: Path, report_path: Path, settings: RunsConfig, workspace
         shutil.rmtree(rest)
     unfinished = parent / f"{UNFINISHED}-{target.name}"
     try:
-        for path in (document_path, report_path, report_path.with_suffix(".html")):
+        for path in (document_path, report_path, report_path.with_name("report.html")):
             copied(path, unfinished / (FILE_NAME if path == document_path else path.name))
         for name in (*(stage.stage for stage in document.stages), "stop"):
             copied(workspace.artifacts / f"{name}.json", unfinished / "records" / f"{name}.json")
-        for path in sorted((workspace.artifacts / "plots").glob("*")):
-            copied(path, unfinished / "artifacts" / "plots" / path.name)  # where REPORT.md looks for them
+        for path in sorted(report_path.with_name(IMAGES).glob("*.svg")):
+            copied(path, unfinished / IMAGES / path.name)
         for path in sorted((workspace.artifacts / "raw").glob("*")):
             copied(path, unfinished / "raw" / path.name)
         for launch in sorted({stage.launch_id for stage in document.stages if stage.launch_id} & set(launches(workspace))):

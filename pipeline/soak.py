@@ -6,33 +6,25 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any
 
 from pipeline.client.load import Target
 from pipeline.client.meter import metered
 from pipeline.config import VramConfig
 from pipeline.engine import differences
 from pipeline.errors import ConfigError, MeasureError, NothingAnsweredError
-from pipeline.measure.memory import SERIES, TELLS_DRIFT_S
+from pipeline.measure.memory import TELLS_DRIFT_S
 from pipeline.measure.verdicts import Judgement, exit_code, judge
+from pipeline.record import SOAK_NOTE as NOTE
 from pipeline.record import Outcome, Store, now
-from pipeline.report.view import MEMORY_PARTS, measured_words
+from pipeline.report.view import measured_words, memory_labels
 from pipeline.server.watch import watched
 from pipeline.stages.check_gpu import Machine
-from pipeline.stages.measure_vram import SLICE_S, Load, MemoryUse, memory_use, pressed, with_readings
+from pipeline.stages.measure_vram import SLICE_S, Load, Soak, SoakState, Watch, memory_use, pressed, with_readings
 from pipeline.stages.serve import Server
 from pipeline.workspace import Workspace
 
-NOTE = "soak"
-State = Literal["running", "interrupted", "complete", "failed"]
 S_PER_H = 3600
-
-
-class Soak(MemoryUse):
-    """Memory under a load of hours, and how far that is: `running` is also what a killed one leaves."""
-
-    asked_h: float
-    state: State
 
 
 def parsed(hours: str) -> float:
@@ -90,11 +82,12 @@ def soak(
     load, started = begun(settings, server, anew, workspace)
     total_s, before_s = hours * S_PER_H, load.seconds
     told = workspace.progress("soak, seconds of load", round(total_s - before_s))
+    watch = Watch(server, workspace)
     with watched(server.handle, workspace) as target, metered(target) as meter:
 
-        def written(state: State, load: Load) -> Soak:
+        def written(state: SoakState, load: Load) -> Soak:
             meter.read()
-            use = memory_use(with_readings(load, meter), meter.preemptions, machine, server, workspace)
+            use = memory_use(with_readings(load, meter), meter.preemptions, machine, server, watch)
             made = Soak.model_validate({**dict(use), "asked_h": hours, "state": state})
             Store(workspace.artifacts).write(NOTE, because(settings, server), started, load.seconds, made)
             seen(made)
@@ -140,10 +133,9 @@ def verdict(made: Soak) -> Judgement:
 
 def lines(made: Soak) -> list[str]:
     """Return what a person wants to know at the end."""
-    labels = {f"{series}_{part}": f"{name}, {words}" for series, name in SERIES.items() for part, words in MEMORY_PARTS.items()}
     found = [
         f"  {label}: {measured_words(made.figures[name], bold='')}"
-        for name, label in labels.items()
+        for name, label in memory_labels().items()
         if made.figures[name].value is not None
     ]
     judged = verdict(made)

@@ -18,6 +18,7 @@ class Workspace:
 
     root: Path
     quiet: bool = False
+    bundle: Path | None = None  # where packages and model come from, on a machine without a network
 
     @property
     def artifacts(self) -> Path:

@@ -24,11 +24,12 @@ GONE = "cut off: the server is gone"
 
 @dataclass(frozen=True)
 class Target:
-    """The server that requests go to, and whether it lives."""
+    """The server that requests go to, and whether it lives; with `replicas` each takes its turn."""
 
     base_url: str
     alive: Callable[[], bool] = lambda: True
     api_key: str | None = field(default=None, repr=False)
+    replicas: tuple[str, ...] = ()
 
 
 class Connection(asyncio.Protocol):
@@ -107,9 +108,9 @@ class Route:
     context: "ssl.SSLContext | None"
 
     @staticmethod
-    def to(target: Target) -> "Route":
-        """Return the route to `target`."""
-        address = urlsplit(target.base_url)
+    def to(target: Target, base_url: str | None = None) -> "Route":
+        """Return the route to `target`, or to the replica of it at `base_url`."""
+        address = urlsplit(base_url or target.base_url)
         context = None
         if address.scheme == "https":
             import ssl
@@ -130,11 +131,11 @@ class Route:
 class Line:
     """The way to one server: its route, and the connections that stand idle. `ending` cuts off what is under way."""
 
-    def __init__(self, route: Route, timeout_s: float) -> None:
+    def __init__(self, route: Route, timeout_s: float, ending: asyncio.Event | None = None) -> None:
         self.route = route
         self.timeout_s = timeout_s
         self.idle: list[Connection] = []
-        self.ending = asyncio.Event()
+        self.ending = ending or asyncio.Event()
 
     async def exchange(self, request: bytes, scheduled_ns: int | None = None) -> Raw:
         """Send one request and stamp what comes back; never raises for the network's sake, nor for `ending`, which cuts it off."""
@@ -196,23 +197,23 @@ def closed_loop(
     happens after the last byte. When the target dies, what is in flight is cut off and counts as failed, and nothing more
     is sent.
     """
-    route = Route.to(target)
     waiting = iter(enumerate(payloads))
     raws: dict[int, Raw] = {}
 
-    async def work(line: Line, number: int) -> None:
+    async def work(lines: Sequence[Line], number: int) -> None:
         await asyncio.sleep(number * APART_S)
-        while keep_going() and not line.ending.is_set():
+        while keep_going() and not lines[0].ending.is_set():
             index, payload = next(waiting, (-1, None))
             if payload is None:
                 return
-            raws[index] = await line.exchange(route.request(payload))
+            line = lines[index % len(lines)]
+            raws[index] = await line.exchange(line.route.request(payload))
             told(len(raws))
             if (raws[index].error or raws[index].status >= 500) and not line.ending.is_set():
                 await asyncio.sleep(AFTER_FAILURE_S)
 
-    wall_s = run(target, route, timeout_s, lambda line: [work(line, number) for number in range(concurrency)])
-    return [read(raws[index]) for index in sorted(raws)], wall_s
+    began, ended = run(target, timeout_s, lambda lines: [work(lines, number) for number in range(concurrency)])
+    return [read(raws[index]) for index in sorted(raws)], ended - began
 
 
 def open_loop(
@@ -227,7 +228,6 @@ def open_loop(
     `due_s` are seconds from the start. An answer's `scheduled_ns` is when it was due, its `sent_ns` when it was sent. When
     the target dies, what is in flight is cut off and counts as failed, and so does what was still to be sent.
     """
-    route = Route.to(target)
     raws: dict[int, Raw] = {}
     start = time.perf_counter_ns() + int(LOOK_S * 1e9)
 
@@ -243,33 +243,43 @@ def open_loop(
         raws[index] = await line.exchange(request, due_ns)
         told(len(raws))
 
-    requests = [(route.request(payload), start + int(due * 1e9)) for payload, due in zip(payloads, due_s, strict=True)]
-    wall_s = run(target, route, timeout_s, lambda line: [work(index, *request, line) for index, request in enumerate(requests)])
-    return [read(raws[index]) for index in sorted(raws)], wall_s - LOOK_S
+    routes = routes_to(target)
+    requests = [routes[index % len(routes)].request(payload) for index, payload in enumerate(payloads)]
+    due_ns = [start + int(due * 1e9) for due in due_s]
+    works = list(zip(requests, due_ns, strict=True))
+    _, ended = run(target, timeout_s, lambda lines: [work(index, *each, lines[index % len(lines)]) for index, each in enumerate(works)])
+    return [read(raws[index]) for index in sorted(raws)], ended - start / 1e9
 
 
-def run(target: Target, route: Route, timeout_s: float, works: Callable[[Line], list[Coroutine[Any, Any, None]]]) -> float:
-    """Run the works side by side until all are done, or cut them off when `target` dies; return the wall seconds."""
+def routes_to(target: Target) -> list[Route]:
+    """Return the routes to the server and its replicas, in the order of their turns."""
+    return [Route.to(target, base_url) for base_url in (target.base_url, *target.replicas)]
 
-    async def supervise() -> float:
-        line = Line(route, timeout_s)
+
+def run(target: Target, timeout_s: float, works: Callable[[Sequence[Line]], list[Coroutine[Any, Any, None]]]) -> tuple[float, float]:
+    """Run the works side by side until all are done, or cut them off when `target` dies; return begin and end by `time.perf_counter`."""
+
+    async def supervise() -> tuple[float, float]:
+        ending = asyncio.Event()
+        lines = [Line(route, timeout_s, ending) for route in routes_to(target)]
         began = time.perf_counter()
-        tasks = [asyncio.create_task(work) for work in works(line)]
+        tasks = [asyncio.create_task(work) for work in works(lines)]
         try:
             while tasks and (await asyncio.wait(tasks, timeout=LOOK_S))[1]:
-                if not line.ending.is_set() and not await asyncio.to_thread(target.alive):
-                    line.ending.set()
+                if not ending.is_set() and not await asyncio.to_thread(target.alive):
+                    ending.set()
                     for task in tasks:
                         task.cancel()
-            wall_s = time.perf_counter() - began
+            ended = time.perf_counter()
             for task in tasks:
-                if not (line.ending.is_set() and task.cancelled()):
+                if not (ending.is_set() and task.cancelled()):
                     task.result()
         finally:
             for task in tasks:  # Ctrl-C: nobody waits for these any more
                 task.cancel()
-            line.close()
-        return wall_s
+            for line in lines:
+                line.close()
+        return began, ended
 
     import uvloop  # 15 ms that an unchanged run does without
 

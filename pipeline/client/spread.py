@@ -26,7 +26,7 @@ READY = b"ready\n"
 class Job:
     """One process's part of the load."""
 
-    base_url: str
+    base_urls: tuple[str, ...]
     payloads: list[dict[str, Any]]
     concurrency: int
     timeout_s: float
@@ -65,7 +65,7 @@ def spread_loop(
     shares = [range(start, len(payloads), processes) for start in range(processes)]
     counts = [concurrency // processes + (number < concurrency % processes) for number in range(processes)]
     jobs = [
-        Job(target.base_url, [payloads[index] for index in share], count, timeout_s, target.api_key)
+        Job(turned(target, share.start), [payloads[index] for index in share], count, timeout_s, target.api_key)
         for share, count in zip(shares, counts, strict=True)
     ]
     command = [sys.executable, "-m", "pipeline.client.spread"]
@@ -106,6 +106,12 @@ def spread_loop(
     return whole, spans_s or time.perf_counter() - began, cpu_s
 
 
+def turned(target: Target, first: int) -> tuple[str, ...]:
+    """Return the base URLs, those of replicas too, with the one first whose turn the payload of that index is."""
+    urls = (target.base_url, *target.replicas)
+    return urls[first % len(urls) :] + urls[: first % len(urls)]
+
+
 def say(worker: "subprocess.Popen[bytes]", data: bytes) -> None:
     """Send the worker a job, its length first."""
     assert worker.stdin is not None
@@ -120,8 +126,9 @@ def work(source: IO[bytes], sink: IO[bytes]) -> None:
     sink.write(READY)
     sink.flush()
     source.read()
+    first, *replicas = job.base_urls
     began = time.process_time()
-    answers, _ = closed_loop(Target(job.base_url, api_key=job.api_key), job.payloads, job.concurrency, job.timeout_s)
+    answers, _ = closed_loop(Target(first, api_key=job.api_key, replicas=tuple(replicas)), job.payloads, job.concurrency, job.timeout_s)
     sink.write(pickle.dumps((answers, time.process_time() - began)))
     sink.flush()
 

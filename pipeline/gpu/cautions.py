@@ -55,11 +55,11 @@ def of_driver(driver: Driver) -> Iterator[Caution]:
 
 
 def several(gpus: Sequence[Gpu]) -> Iterator[Caution]:
-    """Yield which of unlike devices counts: vLLM takes CUDA's first, which need not be the first or the largest here."""
+    """Yield which of unlike devices counts: vLLM takes the first, which need not be the largest."""
     largest = max(gpus, key=lambda gpu: gpu.total_mib, default=None)
-    if largest and len({(gpu.name, gpu.total_mib) for gpu in gpus}) > 1:
-        fact = f"{len(gpus)} unlike devices are visible: vLLM takes CUDA's first, profile and plan count on the largest, {largest.name}"
-        yield Caution(fact=fact, fix=f"set {VARIABLE}={largest.uuid}")
+    if largest and largest is not gpus[0] and len({(gpu.name, gpu.total_mib) for gpu in gpus}) > 1:
+        fact = f"{len(gpus)} unlike devices are visible: vLLM takes the first, {gpus[0].name}, and profile and plan count on that"
+        yield Caution(fact=fact, fix=f"set {VARIABLE}={largest.uuid} (environment or serve.env) for the largest, {largest.name}")
 
 
 def of_memory(gpu: Gpu, wsl: bool) -> Iterator[Caution]:

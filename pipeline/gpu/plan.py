@@ -10,12 +10,13 @@ and context are estimates, each with its reasoning beside it.
 import itertools
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from pipeline.config import ServeConfig
+from pipeline.gpu.nvml import Gpu
 from pipeline.measure.figures import Figure, not_measured
 from pipeline.model.shape import DTYPE_BYTES, Shape, kv_bytes_per_token
 
@@ -167,6 +168,28 @@ class Judgement(BaseModel):
         return f"{self.verdict}{more}{' (by less than the estimate’s error)' if close else ''}"
 
 
+def devices(gpus: Sequence[Gpu], settings: ServeConfig) -> list[Gpu]:
+    """Return the devices that a server with these settings takes on this host: the first of the visible ones, as many as it needs."""
+    return list(gpus[: max(1, settings.world_size * settings.data_parallel_size // settings.nnodes)])
+
+
+def deciding(gpus: Sequence[Gpu], settings: ServeConfig) -> Gpu | None:
+    """Return the device that decides what fits: the smallest of those that share the model; None without any."""
+    return min(devices(gpus, settings), key=lambda gpu: gpu.total_mib, default=None)
+
+
+def shared(shape: Shape, settings: ServeConfig) -> Shape:
+    """Return the shape of one device's share: heads and MLP are split by tensor, layers by pipeline parallelism."""
+    tensor, pipeline = settings.tensor_parallel_size, settings.pipeline_parallel_size
+    return shape.model_copy(
+        update={
+            "layers": math.ceil(shape.layers / pipeline),
+            "kv_heads": math.ceil(shape.kv_heads / tensor),
+            "intermediate": math.ceil(shape.intermediate / tensor),
+        }
+    )
+
+
 def batched_tokens(total_mib: float, asked: int | None) -> int:
     """Return the tokens of the largest batch, as vLLM chooses them where nothing is asked."""
     return asked or (LARGE_BATCHED_TOKENS if total_mib >= LARGE_GPU_MIB else DEFAULT_BATCHED_TOKENS)
@@ -223,11 +246,11 @@ def plan(
 
 
 def demand(settings: ServeConfig, shape: Shape, weights_bytes: int, weights_from: str, total_mib: float) -> Demand:
-    """Return what a start with these settings asks of a device of `total_mib`."""
+    """Return what a start with these settings asks of each device, which has `total_mib`; a spread model's weights in equal shares."""
     dtype = shape.served_dtype(settings.dtype)
     return Demand(
-        shape=shape.model_copy(update={"dtype": dtype}),
-        weights_bytes=weights_bytes,
+        shape=shared(shape, settings).model_copy(update={"dtype": dtype}),
+        weights_bytes=math.ceil(weights_bytes / settings.world_size),
         weights_from=weights_from,
         total_mib=total_mib,
         max_model_len=settings.max_model_len,

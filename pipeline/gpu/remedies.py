@@ -39,12 +39,12 @@ BATCH_INVARIANT = Remedy("VLLM_BATCH_INVARIANT", "1", "vLLM then takes kernels w
 
 
 def remedy_for(distribution: str, gpus: Sequence[Gpu], attached: str | None = None) -> Remedy | NoRemedy:
-    """Return the remedy for a server of this distribution on this machine, whose largest device it uses."""
+    """Return the remedy for a server of this distribution on this machine, whose first device it uses."""
     if attached:
         return NoRemedy(f"the server at {attached} is not ours to start with another environment")
     if distribution == CPU_SET.distribution or not gpus:
         return SPLIT_KV_OFF
-    gpu = max(gpus, key=lambda device: device.total_mib)
+    gpu = gpus[0]
     if capability(gpu) >= LEAST_CAPABILITY:
         return BATCH_INVARIANT
     least = ".".join(map(str, LEAST_CAPABILITY))

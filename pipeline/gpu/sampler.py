@@ -15,7 +15,7 @@ from typing import Any
 
 import psutil
 
-from pipeline.gpu.sensors import Devices
+from pipeline.gpu.sensors import Devices, Watcher
 
 MIB = 1024 * 1024
 WAIT_FOR_SESSION_S = 60.0
@@ -23,12 +23,14 @@ AFTER_END_S = 3.0
 LIST_EVERY_S = 1.0  # walking /proc costs milliseconds
 SHARE_EVERY_S = 3.0  # at most so often, and less where it would take more of a core than:
 SHARE_AT_MOST = 0.005  # the kernel walks every page to tell proportional shares, 10 ms for a gigabyte
+OPEN_S = 8.0  # a driver without persistence mode takes seconds to start a device
+HANGS_S = 1.0  # an NVML call takes less than this, or the driver is being reset
 RETRY_S = 5.0  # a driver takes seconds to come back, and starting NVML anew costs more than many samples
 
 
 def main(folder: Path, samples_per_s: float) -> None:
     """Sample until the server is gone."""
-    devices = Devices(time.monotonic(), RETRY_S)
+    watcher = Watcher(lambda: Devices(time.monotonic(), RETRY_S), OPEN_S, HANGS_S)
     processes: list[psutil.Process] = []
     session: int | None = None
     began = last_seen = time.monotonic()
@@ -46,7 +48,7 @@ def main(folder: Path, samples_per_s: float) -> None:
                 sample.update(host_memory(processes, proportional))
                 if proportional:
                     share_due = at + max(SHARE_EVERY_S, (time.thread_time() - spent) / SHARE_AT_MOST)
-            sample.update(devices.sample(at, {process.pid for process in processes}))
+            sample.update(watcher.sample(at, {process.pid for process in processes}))
             out.write(json.dumps(sample) + "\n")
             if session is None:
                 if at - began > WAIT_FOR_SESSION_S:

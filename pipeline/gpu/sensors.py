@@ -2,6 +2,8 @@
 
 import math
 import os
+import queue
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -11,6 +13,7 @@ from pipeline.gpu.visible import VARIABLE, Device, boards, visible
 
 MIB = 1024 * 1024
 NO_GPU = ("LibraryNotFound", "DriverNotLoaded")
+HANGS = "Hangs"
 GONE = ("GpuIsLost", "ResetRequired", "Uninitialized", "DriverNotLoaded", "LibRmVersionMismatch")
 # nvmlClocksEventReasons in nvml.h; 0x1 is "idle", which slows nothing down.
 THROTTLES = {
@@ -82,6 +85,40 @@ class Sensors:
                     if error_name(error) in GONE:
                         raise
                     break
+        return told
+
+
+class Watcher:
+    """The devices, asked in a thread of their own: a call that hangs, as in a driver reset, holds nothing else up.
+
+    While one hangs, samples have GPU values no more, but `gpu_error: Hangs`; the next one after its end has them again.
+    """
+
+    def __init__(self, opened: Callable[[], "Devices"], open_s: float, hangs_s: float) -> None:
+        self.patience_s, self.hangs_s = open_s, hangs_s
+        self.asked: queue.SimpleQueue[tuple[float, set[int]]] = queue.SimpleQueue()
+        self.told: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+        self.hanging = False
+        threading.Thread(target=self.answer, args=(opened,), daemon=True).start()
+
+    def answer(self, opened: Callable[[], "Devices"]) -> None:
+        """Answer what is asked, one after the other."""
+        devices = opened()
+        while True:
+            self.told.put(devices.sample(*self.asked.get()))
+
+    def sample(self, at: float, tree: set[int]) -> dict[str, Any]:
+        """Return the devices' share of the sample; what a call that hung tells in the end is of another time, and left out."""
+        try:
+            if self.hanging:
+                self.told.get_nowait()
+                self.hanging = False
+            self.asked.put((at, tree))
+            told = self.told.get(timeout=self.patience_s)
+        except queue.Empty:
+            self.hanging = True
+            told = {"gpu_error": HANGS}
+        self.patience_s = self.hangs_s
         return told
 
 

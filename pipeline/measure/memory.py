@@ -4,9 +4,11 @@ A sample is a line of the sampler's file as a dict: `t` in seconds, `rss_mib` an
 processes, `gpu_used_mib` and `gpu_tree_mib` by device, `devices` with what NVML says of each, `gpu_error` where it failed.
 """
 
-from collections import Counter
+from bisect import bisect_left, bisect_right
+from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
+from math import inf
 from statistics import median
 from typing import Any
 
@@ -46,10 +48,10 @@ class Gaps(BaseModel):
 
 
 def gaps(times: Sequence[float], spans: Iterable[Span]) -> Gaps:
-    """Return the gaps within the spans, their ends counted as samples; the period is the median distance of `times`."""
+    """Return the gaps within the spans, their ends counted as samples; the period is the median distance of `times`, which rise."""
     steps = [after - before for before, after in pairwise(times)]
     longest_step = GAP_PERIODS * median(steps) if steps else 0.0
-    inside = [[begin, *(at for at in times if begin < at < end), end] for begin, end in spans]
+    inside = [[begin, *times[bisect_right(times, begin) : bisect_left(times, end)], end] for begin, end in spans]
     found = [after - before for span in inside for before, after in pairwise(span) if after - before > longest_step]
     return Gaps(count=len(found), longest_s=round(max(found, default=0.0), 3), total_s=round(sum(found), 3))
 
@@ -59,9 +61,9 @@ def settled(spans: Iterable[Span]) -> list[Span]:
     return [(begin + min(WARM_UP_S, WARM_UP_SHARE * (end - begin)), end) for begin, end in spans]
 
 
-def within(points: Iterable[Point], spans: Sequence[Span]) -> list[Point]:
-    """Return the points whose time lies in one of the spans."""
-    return [point for point in points if any(begin <= point[0] <= end for begin, end in spans)]
+def within(points: Sequence[Point], spans: Iterable[Span]) -> list[Point]:
+    """Return the points, whose times rise, that lie in one of the spans."""
+    return [point for begin, end in spans for point in points[bisect_left(points, (begin, -inf)) : bisect_right(points, (end, inf))]]
 
 
 def device_use(sample: Sample, key: str) -> float | None:
@@ -72,17 +74,22 @@ def device_use(sample: Sample, key: str) -> float | None:
 
 def baseline_mib(samples: Iterable[Sample]) -> float | None:
     """Return what the devices held before the server was started."""
-    return next((device_use(sample, "gpu_used_mib") for sample in samples if "processes" not in sample), None)
+    told = (device_use(sample, "gpu_used_mib") for sample in samples if "processes" not in sample)
+    return next((used for used in told if used is not None), None)
 
 
 def gpu_points(samples: Sequence[Sample], baseline: float | None) -> tuple[str, list[Point]]:
     """Return (method, MiB over time): the process tree's own use where the driver tells, else used − baseline."""
-    own = points((sample["t"], device_use(sample, "gpu_tree_mib")) for sample in samples)
+    own, used = (points((sample["t"], device_use(sample, key)) for sample in samples) for key in ("gpu_tree_mib", "gpu_used_mib"))
+    return told_apart(own, used, baseline)
+
+
+def told_apart(own: list[Point], used: Sequence[Point], baseline: float | None) -> tuple[str, list[Point]]:
+    """Return (method, MiB over time) from the tree's own use and the devices'."""
     if own:
         return "NVML, sum over the server's processes", own
     if baseline is None:
         return "", []
-    used = points((sample["t"], device_use(sample, "gpu_used_mib")) for sample in samples)
     return "NVML, device used − baseline before the start", [(at, value - baseline) for at, value in used]
 
 
@@ -149,21 +156,82 @@ def stable(spread: Figure, drift: Figure, preempted: int | None, missing: Gaps, 
     return Figure(value=0.0 if against else 100.0, unit="%", n=int(load_s), reason=", ".join(against))
 
 
-def state_figures(samples: Sequence[Sample], reason: str) -> dict[str, Figure]:
-    """Return the medians of what NVML said of the GPU under load, and the share of samples under thermal or power throttling.
+class States:
+    """What NVML said of the GPU, counted by value, so that hours of it take no more memory than minutes.
 
     Of several devices the highest value counts, of those that hold memory of the server's where the driver tells which.
     """
-    seen = [used_devices(sample) for sample in samples]
-    found = {}
-    for name, (key, unit) in STATES.items():
-        told = [[device[key] for device in devices if device.get(key) is not None] for devices in seen]
-        highest = [max(values) for values in told if values]
-        found[name] = Figure(value=median(highest), unit=unit, n=len(highest)) if highest else not_measured(unit, reason)
-    telling = [devices for devices in seen if any(device.get("throttle") is not None for device in devices)]
-    slowed = sum(bool(throttles(devices)) for devices in telling)
-    share = Figure(value=100 * slowed / len(telling), unit="%", n=len(telling)) if telling else not_measured("%", reason)
-    return {**found, "gpu_throttled": share}
+
+    def __init__(self) -> None:
+        self.values: dict[str, Counter[float]] = {name: Counter() for name in STATES}
+        self.reasons: Counter[str] = Counter()
+        self.telling = self.slowed = 0
+
+    def add(self, sample: Sample) -> None:
+        """Count a sample."""
+        devices = used_devices(sample)
+        for name, (key, _) in STATES.items():
+            told = [device[key] for device in devices if device.get(key) is not None]
+            if told:
+                self.values[name][max(told)] += 1
+        reasons = throttles(devices)
+        self.reasons.update(reasons)
+        self.telling += any(device.get("throttle") is not None for device in devices)
+        self.slowed += bool(reasons)
+
+    def figures(self, reason: str) -> dict[str, Figure]:
+        """Return the medians, and the share of samples under thermal or power throttling."""
+        found = {}
+        for name, (_, unit) in STATES.items():
+            counts = self.values[name]
+            found[name] = Figure(value=middle(counts), unit=unit, n=counts.total()) if counts else not_measured(unit, reason)
+        share = Figure(value=100 * self.slowed / self.telling, unit="%", n=self.telling) if self.telling else not_measured("%", reason)
+        return {**found, "gpu_throttled": share}
+
+
+def middle(counts: Counter[float]) -> float:
+    """Return the median of the counted values."""
+    n = counts.total()
+    found, passed = [], 0
+    for value in sorted(counts):
+        found += [value for index in ((n - 1) // 2, n // 2) if passed <= index < passed + counts[value]]
+        passed += counts[value]
+    return sum(found) / 2
+
+
+class Digest:
+    """What a launch's samples say. Each is taken in once, however often a record is made of them, as a soak does each minute."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+        self.baseline: float | None = None
+        self.own: list[Point] = []
+        self.used: list[Point] = []
+        self.host: dict[str, list[Point]] = {"pss_mib": [], "rss_mib": []}
+        self.errors: Counter[str] = Counter()
+        self.states = States()
+        self.loaded = 0
+        self.later: deque[Sample] = deque()  # than the load so far
+
+    def take(self, samples: Iterable[Sample], spans: Sequence[Span]) -> None:
+        """Take in what was sampled since the last time; `spans` are those of the load so far."""
+        for sample in samples:
+            at = sample["t"]
+            self.times.append(at)
+            if self.baseline is None:
+                self.baseline = baseline_mib([sample])
+            self.own += points([(at, device_use(sample, "gpu_tree_mib"))])
+            self.used += points([(at, device_use(sample, "gpu_used_mib"))])
+            for key, series in self.host.items():
+                series += host_points([sample], key)
+            if sample.get("gpu_error"):
+                self.errors[str(sample["gpu_error"])] += 1
+            self.later.append(sample)
+        while self.later and self.later[0]["t"] <= spans[-1][1]:
+            sample = self.later.popleft()
+            if any(begin <= sample["t"] <= end for begin, end in spans):
+                self.loaded += 1
+                self.states.add(sample)
 
 
 def used_devices(sample: Sample) -> list[dict[str, Any]]:
@@ -179,14 +247,3 @@ def throttles(devices: Iterable[dict[str, Any]]) -> set[str]:
     """Return the reasons for which the devices are slower than they could be."""
     reasons = {str(reason) for device in devices for reason in device.get("throttle") or []}
     return {reason for reason in reasons if any(word in reason.lower() for word in THROTTLES)}
-
-
-def throttle_counts(samples: Iterable[Sample]) -> dict[str, int]:
-    """Return how many samples were throttled for which reason."""
-    counts = Counter(reason for sample in samples for reason in throttles(used_devices(sample)))
-    return dict(sorted(counts.items()))
-
-
-def error_counts(samples: Iterable[Sample]) -> dict[str, int]:
-    """Return how many samples have which NVML error in place of GPU values."""
-    return dict(sorted(Counter(str(sample["gpu_error"]) for sample in samples if sample.get("gpu_error")).items()))

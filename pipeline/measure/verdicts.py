@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+from pipeline.measure.digits import ends_of, shown
 from pipeline.measure.figures import Figure
 
 Verdict = Literal["PASS", "FAIL", "INCONCLUSIVE", "NOT_MEASURED", "SIMULATED"]
@@ -41,8 +42,9 @@ def judge(figure: Figure | None, comparator: str, target: float, min_n: int, by_
     if simulated:
         return Judgement("SIMULATED", "not measured on a server proven to be a real vLLM")
     meets = COMPARE[comparator]
+    said = shown(figure.value, figure.low, figure.high, (target, *ends_of(figure.unit)))
     if not meets(figure.value, target):
-        return Judgement("FAIL", f"{digits(figure.value)} is not {SIGNS[comparator]} {target:g}")
+        return Judgement("FAIL", f"{said.value} is not {SIGNS[comparator]} {target:g}")
     if figure.n < min_n:
         return Judgement("INCONCLUSIVE", f"n = {figure.n}, at least {min_n} needed")
     if by_bound:
@@ -50,7 +52,10 @@ def judge(figure: Figure | None, comparator: str, target: float, min_n: int, by_
         if bound is None or not math.isfinite(bound):
             return Judgement("INCONCLUSIVE", f"n = {figure.n} is too small for a confidence bound")
         if not meets(bound, target):
-            return Judgement("INCONCLUSIVE", f"the 95 % bound {digits(bound)} is not {SIGNS[comparator]} {target:g}")
+            return Judgement(
+                "INCONCLUSIVE",
+                f"the 95 % bound {said.high if comparator in ('<', '<=') else said.low} is not {SIGNS[comparator]} {target:g}",
+            )
     return Judgement("PASS", "")
 
 

@@ -1,8 +1,10 @@
 """report.json: all that a run says, for programs. Its JSON Schema is report.schema.json, beside this file."""
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +23,9 @@ FILE_NAME = "report.json"
 MEASURING = ("test-router", "test-determinism", "bench", "measure-vram")
 NOTES = ("stop", "determinism-remedy")  # records that no stage makes
 WORDS: dict[int, Literal["PASS", "NOT PASSED", "NOT MEASURED"]] = {0: "PASS", 1: "NOT PASSED", 2: "NOT MEASURED"}
+
+
+STAGE_LINE, NAME_LINE = re.compile(r' {3}"stage": "([\w-]+)",'), re.compile(r' {3}"name": "([\w.-]+)",')
 
 
 class Part(BaseModel):
@@ -215,6 +220,18 @@ def stage_outcome(outcome: Outcome[Any], stages: Iterable[str]) -> StageOutcome:
 def text_of(document: Document) -> str:
     """Return the document as the file holds it; a value that is no number is null, as JSON has none."""
     return document.model_dump_json(indent=1) + "\n"
+
+
+def places(text: str) -> dict[str, str]:
+    """Return the link to each figure in the document's text, by <stage>.<name>: to its first line, counted from 1."""
+    found: dict[str, str] = {}
+    lines = text.splitlines()
+    figures = lines.index(' "figures": [') if ' "figures": [' in lines else len(lines)
+    for number, (stage, name) in enumerate(pairwise(lines[figures:]), start=figures):
+        of, what = STAGE_LINE.fullmatch(stage), NAME_LINE.fullmatch(name)
+        if of and what:
+            found[f"{of[1]}.{what[1]}"] = f"{FILE_NAME}#L{number}"
+    return found
 
 
 def schema_text() -> str:

@@ -5,9 +5,11 @@ import xml.etree.ElementTree as ET
 from collections.abc import Iterable
 from typing import Literal
 
-from pipeline.measure.verdicts import SIGNS, digits
+from pipeline.measure.digits import ends_of, shown
+from pipeline.measure.verdicts import SIGNS
 from pipeline.report.document import Document, ReportedGate
 from pipeline.report.markdown import cell
+from pipeline.report.view import bounds_words
 
 Outcome = Literal["failure", "skipped"]
 SUMMARY_BYTES = 2**20  # what GitHub takes of one step
@@ -23,8 +25,9 @@ def measured_words(gate: ReportedGate) -> str:
     """Return what the gate found."""
     if gate.value is None:
         return "not measured"
-    bounds = [f"{sign} {digits(bound)}" for sign, bound in (("≥", gate.low), ("≤", gate.high)) if bound is not None]
-    return f"{digits(gate.value)} {gate.unit} (n = {gate.n}{'; 95 %: ' + ', '.join(bounds) if bounds else ''})"
+    said = shown(gate.value, gate.low, gate.high, (gate.target, *ends_of(gate.unit)))
+    bounds = bounds_words(said.low, said.high)
+    return f"{said.value} {gate.unit} (n = {gate.n}{f'; 95 %: {bounds}' if bounds else ''})"
 
 
 def verdict_words(gate: ReportedGate) -> str:
@@ -140,9 +143,9 @@ def job_summary(document: Document, room: int = SUMMARY_BYTES) -> str:
         "| " + " | ".join(cell(text) for text in (gate.label, target_words(gate), measured_words(gate), verdict_words(gate))) + " |"
         for gate in document.gates
     ]
-    for shown in range(len(rows), -1, -1):
-        left = [] if shown == len(rows) else ["", f"{len(rows) - shown} more in report.json."]
-        text = "\n".join([*lines, *rows[:shown], *left]) + "\n\n"
+    for count in range(len(rows), -1, -1):
+        left = [] if count == len(rows) else ["", f"{len(rows) - count} more in report.json."]
+        text = "\n".join([*lines, *rows[:count], *left]) + "\n\n"
         if len(text.encode()) <= room:
             return text
     return ""

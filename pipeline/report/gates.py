@@ -8,7 +8,7 @@ from pipeline.config import Gate, Gates, Waived
 from pipeline.errors import MeaninglessError, NothingAnsweredError
 from pipeline.measure.figures import Figure, not_measured
 from pipeline.measure.verdicts import Judgement, exit_code, judge
-from pipeline.record import BLOCKED, Failure, Measurement, Outcome
+from pipeline.record import BLOCKED, SOAK_NOTE, Failure, Measurement, Outcome
 
 WAIVABLE = ("FAIL", "INCONCLUSIVE", "NOT_MEASURED")
 OF_OUR_SERVER = ("install", "download-model", "stop", "determinism-remedy")
@@ -42,7 +42,7 @@ class Judged:
 
 def judge_records(gates: Gates, waived: Waived, records: Iterable[Outcome[Any]]) -> Judged:
     """Return the gates judged on all that the report reads; a stage that failed makes the exit code 2, whatever is waived."""
-    found = {outcome.stage: outcome for outcome in records}
+    found = {outcome.stage: outcome for outcome in records if outcome.stage != SOAK_NOTE}  # no gate asks for a soak
     server = found["serve"]
     if server.data is not None and server.data.attached:  # what was installed or stopped here is another server's
         found |= {name: Outcome(name, None, None) for name in OF_OUR_SERVER}
@@ -56,9 +56,16 @@ def of_this_server(outcome: Outcome[Any], server: Outcome[Any]) -> Outcome[Any]:
     """Return the outcome, or that there is none when its figures come from another server than the one on record."""
     if not isinstance(outcome.data, Measurement) or outcome.envelope is None:
         return outcome
-    if server.data is not None and outcome.envelope.because.get("serve") == server.data.identity():
+    if server.data is not None and same_identity(outcome.envelope.because.get("serve"), server.data.identity()):
         return outcome
     return Outcome(outcome.stage, None, None, Failure(kind=BLOCKED, message="was measured on another server than the one on record"))
+
+
+def same_identity(recorded: Any, identity: Mapping[str, Any]) -> bool:
+    """Tell whether both are of one server; a fact that an older record does not know must say nothing today."""
+    if not isinstance(recorded, Mapping):
+        return False
+    return {key: value for key, value in identity.items() if key in recorded or value} == recorded
 
 
 def judge_all(gates: Mapping[str, Gate], outcomes: Mapping[str, Outcome[Any]]) -> list[JudgedGate]:

@@ -11,9 +11,10 @@ from pipeline.measure.drift import Point
 from pipeline.measure.memory import GAP_PERIODS, Sample, gpu_points, host_points
 from pipeline.record import Outcome
 from pipeline.report.gates import JudgedGate
+from pipeline.report.language import ENGLISH, Words
 
-MARKED = ("serve", "test-router", "test-determinism", "bench", "measure-vram")
 PARTS = {"weights": "weights_mib", "activations": "activations_mib", "CUDA graphs": "graphs_mib", "KV cache": "kv_cache_mib"}
+MARKED = ("serve", "test-router", "test-determinism", "bench", "measure-vram")
 WIDTH, LEFT, RIGHT, TOP = 860, 70, 20, 56
 PLOT_HEIGHT, ROW, BAR = 240, 18, 34
 BUCKETS = 400  # of a line: each keeps its lowest and highest sample
@@ -82,7 +83,9 @@ class Scale:
         return self.at_low + (value - self.low) / (self.high - self.low) * (self.at_high - self.at_low)
 
 
-def memory_pictures(outcomes: Mapping[str, Outcome[Any]], gates: Iterable[JudgedGate], samples: Sequence[Sample]) -> dict[str, str]:
+def memory_pictures(
+    outcomes: Mapping[str, Outcome[Any]], gates: Iterable[JudgedGate], samples: Sequence[Sample], t: Words = ENGLISH
+) -> dict[str, str]:
     """Return the pictures of what measure-vram has on record by file name, without those that would show nothing."""
     use, server = outcomes["measure-vram"].data, outcomes["serve"].data
     if use is None:
@@ -90,27 +93,34 @@ def memory_pictures(outcomes: Mapping[str, Outcome[Any]], gates: Iterable[Judged
     _, vram = gpu_points(samples, use.baseline_gpu_mib)
     lines = [
         Line("VRAM", vram),
-        Line("host memory, PSS", host_points(samples, "pss_mib")),
-        Line("host memory, RSS", host_points(samples, "rss_mib")),
+        Line(t("host memory (PSS)"), host_points(samples, "pss_mib")),
+        Line(t("host memory (RSS)"), host_points(samples, "rss_mib")),
     ]
-    metric, name = ("vram_peak_mib", "VRAM") if vram else ("host_pss_peak_mib", "host memory")
+    metric, name = ("vram_peak_mib", "VRAM") if vram else ("host_pss_peak_mib", t("host memory"))
     limits = [row.gate.target for row in gates if row.gate.metric == f"measure-vram.{metric}" and row.gate.comparator in ("<", "<=")]
-    target = Target(f"target, {name}", min(limits)) if limits else None
+    target = Target(t("target, {name}", name=name), min(limits)) if limits else None
     peak = use.figures[metric].value if metric in use.figures else None
-    told = [(part, getattr(use.breakdown, key)) for part, key in PARTS.items() if getattr(use.breakdown, key) is not None]
+    named = {
+        "weights": t("weights"),
+        "activations": t("activations"),
+        "CUDA graphs": t("CUDA graphs"),
+        "KV cache": t("KV cache"),
+    }
+    keys = {named[part]: key for part, key in PARTS.items()}
+    told = [(part, getattr(use.breakdown, key)) for part, key in keys.items() if getattr(use.breakdown, key) is not None]
     rest = (peak or 0) - sum(mib for _, mib in told)
-    bars = [Bar("vLLM's log", [*told, ("rest, up to the peak", rest)])] if told else []
+    bars = [Bar(t("vLLM's log"), [*told, (t("rest, up to the peak"), rest)])] if told else []
     if server is not None and server.plan is not None:
-        parts = [(part, getattr(server.plan, key)) for part, key in PARTS.items()]
-        bars.insert(0, Bar("planned", [*parts, ("context", server.plan.context_mib)]))
+        parts = [(part, getattr(server.plan, key)) for part, key in keys.items()]
+        bars.insert(0, Bar(t("planned"), [*parts, (t("context"), server.plan.context_mib)]))
     made = {
-        "memory.svg": over_time("Memory over time", lines, marks(outcomes, samples), [target] if target else []),
-        "breakdown.svg": stacked(f"Where the {name} goes", bars, target),
+        "memory.svg": over_time(t("Memory over time"), lines, marks(outcomes, samples, t), [target] if target else [], t),
+        "breakdown.svg": stacked(t("Where the {name} goes", name=name), bars, target),
     }
     return {file: svg for file, svg in made.items() if svg}
 
 
-def marks(outcomes: Mapping[str, Outcome[Any]], samples: Sequence[Sample]) -> list[Band]:
+def marks(outcomes: Mapping[str, Outcome[Any]], samples: Sequence[Sample], t: Words = ENGLISH) -> list[Band]:
     """Return when each stage ran by the samples' clock, and the phases of the start; needs measure-vram's record."""
     use: Any = outcomes["measure-vram"].data
     server = outcomes["serve"].data
@@ -121,10 +131,10 @@ def marks(outcomes: Mapping[str, Outcome[Any]], samples: Sequence[Sample]) -> li
     if server is None or first is None or server.handle.launch_id != use.launch_id:
         return found
     ends = list(accumulate(server.handle.phases_s.values(), initial=first))
-    return found + [Band(name, *span, phase=True) for name, span in zip(server.handle.phases_s, pairwise(ends), strict=True)]
+    return found + [Band(t.said(name), *span, phase=True) for name, span in zip(server.handle.phases_s, pairwise(ends), strict=True)]
 
 
-def over_time(title: str, lines: Sequence[Line], bands: Sequence[Band], targets: Sequence[Target]) -> str:
+def over_time(title: str, lines: Sequence[Line], bands: Sequence[Band], targets: Sequence[Target], t: Words = ENGLISH) -> str:
     """Return the picture of the lines from 0 MiB up, the bands beneath; empty where no line has two moments."""
     lines = [line for line in lines if len({at for at, _ in line.points}) > 1]
     if not lines:
@@ -160,7 +170,7 @@ def over_time(title: str, lines: Sequence[Line], bands: Sequence[Band], targets:
             narrow.append(f"{band.label} {band.begin - begin:.0f}–{band.end - begin:.0f} s")
     height = rows + ROW * (2 if any(band.phase for band in shown) else 1 if shown else 0) + 8
     if narrow:
-        body.append(text(LEFT, height + 8, f"not named above: {', '.join(narrow)}", "start"))
+        body.append(text(LEFT, height + 8, t("not named above: {names}", names=", ".join(narrow)), "start"))
         height += ROW
     return picture(title, height, [*body, *legend([line.label for line in lines])])
 

@@ -1,20 +1,21 @@
 """From records to what the templates show: words and formatted figures, no layout."""
 
 import shlex
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
-from decimal import Decimal
-from typing import Any
+from typing import Any, TypeVar
 
 from pipeline.config import Alternative, Gate, ReportConfig, is_loopback
 from pipeline.errors import MeaninglessError
 from pipeline.gpu.remedies import NoRemedy, Remedy, remedy_for
+from pipeline.measure.digits import ends_of, number, shown
 from pipeline.measure.figures import Figure
-from pipeline.measure.memory import SERIES
 from pipeline.measure.verdicts import SIGNS
 from pipeline.record import BLOCKED, Failure, Outcome
+from pipeline.report.definitions import Definition, definitions, noted
 from pipeline.report.gates import Judged, JudgedGate
+from pipeline.report.language import ENGLISH, Words
 
 MARKS = {
     "PASS": "✅ PASS",
@@ -23,20 +24,11 @@ MARKS = {
     "NOT_MEASURED": "▫️ NOT_MEASURED",
     "SIMULATED": "🚫 SIMULATED",
 }
-
-
-MEMORY_PARTS = {
-    "peak_mib": "peak",
-    "steady_mib": "steady (median under load)",
-    "range_mib": "range under load",
-    "drift_mib_h": "drift under load (Theil–Sen)",
-    "change_mib": "last tenth of the load − first",
-    "stable": "stable (n: seconds of load)",
-}
 NOTES = ("stop", "determinism-remedy")  # records that no stage makes
 
 THROTTLED_PERCENT = 5  # of the samples under load; a touch of the power limit is no news
-RANDOM_WEIGHTS = "This model has the shape of the real one and random weights: speed and memory are real, its answers are noise."
+S_PER_H = 3600
+Marks = Mapping[str, Collection[float]]  # by <stage>.<figure>: what its gates ask
 
 
 @dataclass(frozen=True)
@@ -48,6 +40,8 @@ class GateRow:
     measured: str
     verdict: str
     source: str
+    metric: str = ""  # <stage>.<figure>
+    notes: tuple[str, ...] = ()  # of its definitions
 
 
 @dataclass(frozen=True)
@@ -57,16 +51,22 @@ class FigureRow:
     label: str
     measured: str
     source: str
+    metric: str = ""  # <stage>.<figure>
+    notes: tuple[str, ...] = ()  # of its definitions
+
+
+Row = TypeVar("Row", GateRow, FigureRow)
 
 
 @dataclass(frozen=True)
 class StageRow:
-    """One stage: how it ended, how long it took, when."""
+    """One stage: how it ended in words and in kind (ok, failed, skipped, never), how long it took, when."""
 
     name: str
     state: str
     took: str
     when: str
+    kind: str = "never"
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,8 @@ class Table:
     title: str
     header: list[str]
     rows: list[list[str]]
+    notes: tuple[str, ...] = ()
+    shaded: bool = False  # counts that are the darker the larger
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,11 @@ class View:
     command: str
     proofs: list[tuple[str, str, str]]
     not_measured: list[tuple[str, str]]
+    definitions: list[Definition] = field(default_factory=list)
+    edges: list[tuple[str, str]] = field(default_factory=list)  # (needed, needing) of the stages
+    badge: str = ""  # the path of its picture
+    badge_text: str = ""
+    left_out: list[str] = field(default_factory=list)  # so that the report fits
 
 
 def build_view(
@@ -132,6 +139,10 @@ def build_view(
     alternatives: Sequence[Alternative],
     judged: Judged,
     pictures: Sequence[str] = (),
+    t: Words = ENGLISH,
+    soak: Outcome[Any] | None = None,
+    edges: Sequence[tuple[str, str]] = (),
+    badge: str = "",
 ) -> View:
     """Return what the report shows of these outcomes."""
     outcomes = judged.outcomes
@@ -139,74 +150,137 @@ def build_view(
     model = outcomes["download-model"].data
     measured = [outcomes[name].envelope for name in ("test-router", "test-determinism", "bench", "measure-vram")]
     times = [envelope.started for envelope in measured if envelope and envelope.data]
+    marks = marks_of(judged.gates)
     scenarios = [
-        router_scenario(outcomes["test-router"]),
-        determinism_scenario(outcomes["test-determinism"], outcomes["serve"], outcomes["check-gpu"], outcomes["determinism-remedy"]),
-        bench_scenario(outcomes["bench"]),
-        memory_scenario(outcomes["measure-vram"], outcomes["stop"], outcomes["serve"], pictures),
+        router_scenario(outcomes["test-router"], t, marks),
+        determinism_scenario(
+            outcomes["test-determinism"], outcomes["serve"], outcomes["check-gpu"], outcomes["determinism-remedy"], t, marks
+        ),
+        bench_scenario(outcomes["bench"], t, marks),
+        with_soak(memory_scenario(outcomes["measure-vram"], outcomes["stop"], outcomes["serve"], pictures, t, marks), soak, outcomes, t),
     ]
-    return View(
+    stages = [stage_row(outcome, t) for name, outcome in outcomes.items() if name not in NOTES]
+    targets, criteria = (
+        footnoted([gate_row(row, t) for row in judged.gates if row.gate.table == table]) for table in ("targets", "criteria")
+    )
+    view = View(
         title=settings.title,
-        headline=headline(judged),
+        headline=headline(judged, t),
         alert={0: "TIP", 1: "CAUTION"}.get(judged.code, "WARNING"),
         profile=profile,
         again=shlex.join(["./inv", "all", "--profile", profile, *(word for setting in given for word in ("--set", setting))]),
-        model=server.model if server else model.name if model else "no model",
-        device=server.device if server else "no server",
-        measured_on=f"measured {min(times):%Y-%m-%d %H:%M} UTC" if times else "nothing was measured",
+        model=server.model if server else model.name if model else t("no model"),
+        device=server.device if server else t("no server"),
+        measured_on=t("measured {when} UTC", when=f"{min(times):%Y-%m-%d %H:%M}") if times else t("nothing was measured"),
         cautions=[
-            *instead,
-            *(cautions(server) if server else []),
-            *uncounted(outcomes["bench"].data),
-            *throttled(outcomes["measure-vram"].data),
+            *(t.said(reason) for reason in instead),
+            *(cautions(server, t) if server else []),
+            *of_the_machine(outcomes["check-gpu"].data, server, t),
+            *uncounted(outcomes["bench"].data, t),
+            *throttled(outcomes["measure-vram"].data, t),
         ],
-        targets=[gate_row(row) for row in judged.gates if row.gate.table == "targets"],
-        criteria=[gate_row(row) for row in judged.gates if row.gate.table == "criteria"],
+        targets=targets,
+        criteria=criteria,
         scenarios=scenarios,
-        alternatives=[alternative_row(entry, profile, outcomes) for entry in alternatives],
-        stages=[stage_row(outcome) for name, outcome in outcomes.items() if name not in NOTES],
+        alternatives=[alternative_row(entry, profile, outcomes, t, marks) for entry in alternatives],
+        stages=stages,
         failures=failure_notes(outcomes),
-        environment=environment(outcomes),
+        environment=environment(outcomes, t),
         command=shell_command(server.environment, server.command) if server else "",
-        proofs=[(proof.claim, "yes" if proof.holds else "no", proof.seen) for proof in server.proofs] if server else [],
-        not_measured=missing(judged.gates, scenarios),
+        proofs=[(t.said(proof.claim), t("yes") if proof.holds else t("no"), t.said(proof.seen)) for proof in server.proofs]
+        if server
+        else [],
+        not_measured=missing(judged.gates, scenarios, t),
+        edges=[edge for edge in edges if {row.name for row in stages}.issuperset(edge)],
+        badge=badge,
+        badge_text=badge_words(judged),
     )
+    return replace(view, definitions=definitions(used(view), t))
 
 
-def cautions(server: Any) -> list[str]:
+def marks_of(gates: Sequence[JudgedGate]) -> dict[str, list[float]]:
+    """Return what the gates ask of each metric, which no rounding may hide."""
+    found: dict[str, list[float]] = {}
+    for row in gates:
+        found.setdefault(row.gate.metric, []).append(row.gate.target)
+    return found
+
+
+def footnoted(listed: Sequence[Row]) -> list[Row]:
+    """Return the rows with each definition noted at the first row that needs it."""
+    seen: set[str] = set()
+    result = []
+    for row in listed:
+        fresh = tuple(note for note in noted(row.metric) if note not in seen)
+        seen.update(fresh)
+        result.append(replace(row, notes=fresh))
+    return result
+
+
+def used(view: View) -> set[str]:
+    """Return the notes that stand anywhere."""
+    listed: list[GateRow | FigureRow] = [*view.targets, *view.criteria, *(row for scenario in view.scenarios for row in scenario.figures)]
+    tables = [table for scenario in view.scenarios for table in scenario.tables]
+    return {note for row in listed for note in row.notes} | {note for table in tables for note in table.notes}
+
+
+def cautions(server: Any, t: Words = ENGLISH) -> list[str]:
     """Return what a reader must know before any figure."""
     found = []
     if server.attached:
         found.append(
-            f"Measured on the server at {server.attached}, which someone else runs: its identity is what its endpoint shows, "
-            "and its life cycle and memory were not ours to measure."
+            t(
+                "Measured on the server at {address}, which someone else runs: its identity is what its endpoint shows, "
+                "and its life cycle and memory were not ours to measure.",
+                address=server.attached,
+            )
         )
-    found += [f"A start failed and was repeated with {entry.changed}: {entry.cause}." for entry in server.attempts]
+    found += [
+        t("A start failed and was repeated with {changed}: {cause}.", changed=entry.changed, cause=t.said(entry.cause))
+        for entry in server.attempts
+    ]
     if server.random_weights:
-        found.append(RANDOM_WEIGHTS)
+        found.append(t("This model has the shape of the real one and random weights: speed and memory are real, its answers are noise."))
     if "--trust-remote-code" in server.command:
-        found.append("The server ran code that came with the model (`serve.trust_remote_code`).")
+        found.append(t("The server ran code that came with the model (`serve.trust_remote_code`)."))
     host = server.command[server.command.index("--host") + 1] if "--host" in server.command else ""
     if host and not is_loopback(host):
-        found.append(f"The server listened on {host}, open to everyone who reached that machine, with an API key.")
+        found.append(t("The server listened on {host}, open to everyone who reached that machine, with an API key.", host=host))
     return found
 
 
-def uncounted(bench: Any) -> list[str]:
+def of_the_machine(machine: Any, server: Any, t: Words = ENGLISH) -> list[str]:
+    """Return what check-gpu found worth knowing about the devices, where they are the server's."""
+    if machine is None or (server is not None and server.attached):
+        return []
+    return [f"{t.said(caution.fact)} → {t.said(caution.fix)}" for caution in machine.cautions]
+
+
+def uncounted(bench: Any, t: Words = ENGLISH) -> list[str]:
     """Return that client and server did not count the same, where both counted."""
     differ = [count for count in bench.ledger if count.server is not None and not count.agrees] if bench else []
-    listed = ", ".join(f"{count.name} {count.client} and {count.server}" for count in differ)
-    return [f"Client and server did not count the same ({listed}): others were served meanwhile, or requests failed."] if differ else []
+    if not differ:
+        return []
+    parts = [t("{name} {client} and {server}", name=t.said(count.name), client=count.client, server=count.server) for count in differ]
+    return [
+        t("Client and server did not count the same ({counts}): others were served meanwhile, or requests failed.", counts=", ".join(parts))
+    ]
 
 
-def throttled(memory: Any) -> list[str]:
+def throttled(memory: Any, t: Words = ENGLISH) -> list[str]:
     """Return that the GPU was slower than it could be for more than a moment of the load, where it was."""
     share = memory.figures.get("gpu_throttled") if memory else None
     if share is None or share.value is None or share.value < THROTTLED_PERCENT:
         return []
-    reasons = ", ".join(f"{name} in {count}" for name, count in memory.throttled.items())
-    said = f"The GPU was throttled in {number(share.value)} % of {share.n} samples under load ({reasons})"
-    return [f"{said}: better cooled or fed it is faster."]
+    reasons = ", ".join(t("{name} in {count}", name=name, count=count) for name, count in memory.throttled.items())
+    return [
+        t(
+            "The GPU was throttled in {share} % of {n} samples under load ({reasons}): better cooled or fed it is faster.",
+            share=number(share.value, ends_of("%")),
+            n=share.n,
+            reasons=reasons,
+        )
+    ]
 
 
 def failure_notes(outcomes: Mapping[str, Outcome[Any]]) -> list[FailureNote]:
@@ -215,38 +289,57 @@ def failure_notes(outcomes: Mapping[str, Outcome[Any]]) -> list[FailureNote]:
     return [FailureNote(name, failure) for name, failure in failures if failure and failure.kind not in (BLOCKED, MeaninglessError.kind)]
 
 
-def headline(judged: Judged) -> str:
+def headline(judged: Judged, t: Words = ENGLISH) -> str:
     """Return the verdict in one line."""
     required, failures = [row for row in judged.gates if row.gate.required], failure_notes(judged.outcomes)
     if judged.code == 2 and not required and not failures:
-        return "NOT MEASURED: no gate is required."
+        return t("NOT MEASURED: no gate is required.")
     word = {0: "PASS", 1: "NOT PASSED", 2: "NOT MEASURED"}[judged.code]
     waived = [row for row in required if row.waived]
-    passed = sum(row.judgement.verdict == "PASS" for row in required)
-    counts = f"all {passed}" if passed == len(required) and judged.code == 0 else f"{passed} of {len(required)}"
-    note = f", {len(waived)} {'is' if len(waived) == 1 else 'are'} waived" if waived else ""
-    said = f"{word}: {counts} required gates pass{note}."
+    passed = passing(required)
+    if passed == len(required) and judged.code == 0:
+        counts = t("all {passed} required gates pass", passed=passed)
+    else:
+        counts = t("{passed} of {required} required gates pass", passed=passed, required=len(required))
+    if len(waived) == 1:
+        counts += t(", 1 is waived")
+    elif waived:
+        counts += t(", {count} are waived", count=len(waived))
+    said = f"{word}: {counts}."
     if failures:
-        return f"{said} {failures[0].stage} failed: {failures[0].failure.message}."
+        first = failures[0]
+        return f"{said} {t('{stage} failed: {message}.', stage=first.stage, message=t.said(first.failure.message))}"
     # Where a waiver covers all that is open and the run is no pass all the same, these are what it lacks.
     bad = [row for row in required if row.counts and row.judgement.verdict != "PASS"] or waived
-    listed = ", ".join(f"{row.gate.label} ({row.judgement.verdict})" for row in bad)
-    return f"{said} Open: {listed}." if judged.code else said
+    listed = ", ".join(f"{t.given(row.gate.label)} ({row.judgement.verdict})" for row in bad)
+    return f"{said} {t('Open: {gates}.', gates=listed)}" if judged.code else said
 
 
-def gate_row(row: JudgedGate) -> GateRow:
+def passing(gates: Sequence[JudgedGate]) -> int:
+    """Return how many of the gates pass."""
+    return sum(row.judgement.verdict == "PASS" for row in gates)
+
+
+def badge_words(judged: Judged) -> str:
+    """Return the verdict in a few signs: its word, and how many of the required gates pass."""
+    required = [row for row in judged.gates if row.gate.required]
+    return f"{ {0: 'PASS', 1: 'NOT PASSED', 2: 'NOT MEASURED'}[judged.code] } {passing(required)}/{len(required)}"
+
+
+def gate_row(row: JudgedGate, t: Words = ENGLISH) -> GateRow:
     """Return the row of a judged gate."""
     gate = row.gate
-    verdict = with_notes(MARKS[row.judgement.verdict], row.waiver, row.judgement.reason)
+    verdict = with_notes(MARKS[row.judgement.verdict], t.said(row.waiver), t.said(row.judgement.reason))
     if not gate.required:
-        verdict += " (not required by this profile)"
+        verdict += t(" (not required by this profile)")
     stage, _, metric = gate.metric.partition(".")
     return GateRow(
-        gate.label,
-        target_words(gate),
-        measured_words(row.figure),
+        t.given(gate.label),
+        target_words(gate, t),
+        measured_words(row.figure, t=t, marks=(gate.target,)),
         verdict,
         source(stage, metric),
+        gate.metric,
     )
 
 
@@ -255,28 +348,26 @@ def with_notes(verdict: str, waiver: str, reason: str) -> str:
     return verdict + (f" ({waiver})" if waiver else "") + (f": {reason}" if reason else "")
 
 
-def target_words(gate: Gate) -> str:
+def target_words(gate: Gate, t: Words = ENGLISH) -> str:
     """Return what the figure must meet."""
-    return f"{SIGNS[gate.comparator]} {gate.target:g} {gate.unit}{f' ({gate.statistic})' if gate.statistic else ''}"
+    return f"{SIGNS[gate.comparator]} {gate.target:g} {t.said(gate.unit)}{f' ({t.given(gate.statistic)})' if gate.statistic else ''}"
 
 
-def measured_words(figure: Figure | None, bold: str = "**") -> str:
-    """Return value, bounds and n as words."""
+def measured_words(figure: Figure | None, bold: str = "**", t: Words = ENGLISH, marks: Collection[float] = ()) -> str:
+    """Return value, bounds and n as words, with the digits that the bounds carry and no rounding across one of the marks."""
     if figure is None or figure.value is None:
         return "NOT_MEASURED"
-    bounds = []
-    if figure.low is not None:
-        bounds.append(f"≥ {number(figure.low)}")
-    if figure.high is not None:
-        bounds.append(f"≤ {number(figure.high)}")
-    return f"{bold}{number(figure.value)} {figure.unit}{bold} (n = {figure.n}{'; 95 %: ' + ', '.join(bounds) if bounds else ''})"
+    said = shown(figure.value, figure.low, figure.high, (*marks, *ends_of(figure.unit)))
+    value = f"{bold}{said.value} {t.said(figure.unit)}{bold}"
+    bounds = bounds_words(said.low, said.high, t)
+    return f"{value} (n = {figure.n}; {t('95 %')}: {bounds})" if bounds else f"{value} (n = {figure.n})"
 
 
-def number(value: float) -> str:
-    """Return `value` with three significant digits, whole from 100 on, never in powers of ten."""
-    if abs(value) >= 100:
-        return f"{value:.0f}"
-    return f"{Decimal(f'{value:.3g}'):f}" if value else "0"
+def bounds_words(low: str, high: str, t: Words = ENGLISH) -> str:
+    """Return the bounds in a few words; empty where there is none."""
+    if low and high:
+        return t("{low} to {high}", low=low, high=high)
+    return f"≥ {low}" if low else f"≤ {high}" if high else ""
 
 
 def source(stage: str, metric: str) -> str:
@@ -284,414 +375,620 @@ def source(stage: str, metric: str) -> str:
     return f"`artifacts/{stage}.json` → `{metric}`"
 
 
-def rows(stage: str, figures: Mapping[str, Figure], labels: Mapping[str, str]) -> list[FigureRow]:
-    """Return the labelled ones of the stage's figures."""
-    return [FigureRow(label, measured_words(figures[name]), source(stage, name)) for name, label in labels.items() if name in figures]
+def rows(stage: str, figures: Mapping[str, Figure], labels: Mapping[str, str], t: Words, marks: Marks) -> list[FigureRow]:
+    """Return the labelled ones of the stage's figures; why there is none is told at the first that lacks it."""
+    found, told_already = [], {""}
+    for name, label in labels.items():
+        if name in figures:
+            metric, figure = f"{stage}.{name}", figures[name]
+            said = measured_words(figure, t=t, marks=marks.get(metric, ()))
+            if figure.value is None and figure.reason not in told_already:
+                told_already.add(figure.reason)
+                said += f": {t.said(figure.reason)}"
+            found.append(FigureRow(label, said, source(stage, name), metric))
+    return footnoted(found)
 
 
-def reason_of(outcome: Outcome[Any]) -> str:
+def reason_of(outcome: Outcome[Any], t: Words = ENGLISH) -> str:
     """Return why the outcome has no data; empty when it has."""
     if outcome.data is not None:
         return ""
-    return outcome.failure.message if outcome.failure else "this stage never ran"
+    return t.said(outcome.failure.message) if outcome.failure else t("this stage never ran")
 
 
-def router_scenario(outcome: Outcome[Any]) -> Scenario:
+def router_scenario(outcome: Outcome[Any], t: Words, marks: Marks) -> Scenario:
     """Return the guide's test 1."""
-    title = "Test 1: Router JSON output"
+    title = t("Test 1: Router JSON output")
     data = outcome.data
     if data is None:
-        return Scenario(title, reason_of(outcome), [], [])
+        return Scenario(title, reason_of(outcome, t), [], [])
     names = {
-        "answered": "requests answered",
-        "json_strict": "strictly JSON",
-        "json_lenient": "JSON after extraction",
-        "repair_rate": "JSON only after extraction",
-        "schema_valid": "valid against the schema",
-        "truncated": "cut off at max_tokens",
-        "route_accuracy": "route right",
-        "route_macro_f1": "macro-F1 of the routes",
-        "joint_accuracy": "route, intent and slots right",
-        "ttft_ms_p50": "TTFT, median",
-        "latency_ms_p50": "E2E latency, median",
-        "latency_ms_p95": "E2E latency, p95",
+        "answered": t("requests answered"),
+        "json_strict": t("strictly JSON"),
+        "json_lenient": t("JSON after extraction"),
+        "repair_rate": t("JSON only after extraction"),
+        "schema_valid": t("valid against the schema"),
+        "truncated": t("cut off at max_tokens"),
+        "route_accuracy": t("route right"),
+        "route_macro_f1": t("macro-F1 of the routes"),
+        "joint_accuracy": t("route, intent and slots right"),
+        "ttft_ms_p50": t("TTFT, median"),
+        "latency_ms_p50": t("E2E latency, median"),
+        "latency_ms_p95": t("E2E latency, p95"),
     }
     unary = ("answered", "json_strict", "schema_valid", "route_accuracy", "latency_ms_p50")
-    words = {"prompt_only": "prompt-only", "constrained": "constrained"}
-    labels = {f"{arm}_{name}": f"{word}: {label}" for arm, word in words.items() for name, label in names.items()}
-    labels["majority_baseline"] = f"baseline: always `{data.majority_route}`"
+    arms = {"prompt_only": t("prompt-only"), "constrained": t("constrained")}
+    told = {**arms, **{f"{arm}_unary": t("{arm}, in one piece", arm=name) for arm, name in arms.items()}}
+    labels = {f"{arm}_{name}": f"{told[arm]}: {label}" for arm in arms for name, label in names.items()}
+    labels["majority_baseline"] = t("baseline: always `{route}`", route=data.majority_route)
     labels |= {
-        "constraint_ttft_ms_p50": "cost of the schema, per case: TTFT, median",
-        "constraint_ms_per_token_p50": "cost of the schema, per case: E2E latency / output tokens, median",
-        "constraint_latency_ms_p50": "cost of the schema, per case: E2E latency, median",
-        "constraint_route_accuracy_points": "gain by the schema: route right, percentage points",
+        "constraint_ttft_ms_p50": t("cost of the schema, per case: TTFT, median"),
+        "constraint_ms_per_token_p50": t("cost of the schema, per case: E2E latency / output tokens, median"),
+        "constraint_latency_ms_p50": t("cost of the schema, per case: E2E latency, median"),
+        "constraint_route_accuracy_points": t("gain by the schema: route right, percentage points"),
     }
-    for arm, word in words.items():
-        labels |= {f"{arm}_unary_{name}": f"{word}, in one piece: {names[name]}" for name in unary}
-        labels[f"{arm}_unary_same_text"] = f"{word}, in one piece: same text as streamed"
+    for arm in arms:
+        labels |= {f"{arm}_unary_{name}": f"{told[f'{arm}_unary']}: {names[name]}" for name in unary}
+        labels[f"{arm}_unary_same_text"] = f"{told[f'{arm}_unary']}: {t('same text as streamed')}"
     facts = [
-        f"Suite `{data.suite}` ({data.language}), {data.cases} cases streamed and {data.unary_cases} in one piece, each arm, "
-        "one at a time, temperature 0."
+        t(
+            "Suite `{suite}` ({language}), {cases} cases streamed and {unary} in one piece, each arm, one at a time, temperature 0.",
+            suite=data.suite,
+            language=data.language,
+            cases=data.cases,
+            unary=data.unary_cases,
+        )
     ]
     for arm, classes in data.failures.items():
-        listed = ", ".join(f"{name} {count}" for name, count in classes.items()) or "none"
-        facts.append(f"Failure classes, {arm.replace('_', '-')}: {listed}.")
+        listed = ", ".join(f"{t.said(name)} {count}" for name, count in classes.items()) or t("none")
+        facts.append(t("Failure classes, {arm}: {classes}.", arm=told.get(arm, arm), classes=listed))
     pairs = data.routes_paired
     facts.append(
-        f"Routes, case by case: both arms right {pairs.both}, only prompt-only {pairs.only_prompt_only}, only constrained "
-        f"{pairs.only_constrained}, neither {pairs.neither}; McNemar's exact p of the difference {pairs.p:.2g}."
+        t(
+            "Routes, case by case: both arms right {both}, only prompt-only {prompt_only}, only constrained {constrained}, "
+            "neither {neither}; McNemar's exact p of the difference {p}.",
+            both=pairs.both,
+            prompt_only=pairs.only_prompt_only,
+            constrained=pairs.only_constrained,
+            neither=pairs.neither,
+            p=f"{pairs.p:.2g}",
+        )
     )
-    tables = [confusion_table(words[arm], counts) for arm, counts in data.confusion.items()]
-    examples = [(example.case, example.arm.replace("_", "-"), example.failure, example.text) for example in data.examples]
-    return Scenario(title, "", facts, rows(outcome.stage, data.figures, labels), examples, tables)
+    tables = [confusion_table(told.get(arm, arm), counts, t) for arm, counts in data.confusion.items()]
+    examples = [(example.case, told.get(example.arm, example.arm), t.said(example.failure), example.text) for example in data.examples]
+    return Scenario(title, "", facts, rows(outcome.stage, data.figures, labels, t, marks), examples, tables)
 
 
-def confusion_table(arm: str, counts: Mapping[str, Mapping[str, int]]) -> Table:
+def confusion_table(arm: str, counts: Mapping[str, Mapping[str, int]], t: Words = ENGLISH) -> Table:
     """Return how often each golden route was answered with which."""
     told = sorted({guess for row in counts.values() for guess in row})
     return Table(
-        f"Routes, {arm}: golden down, answered across",
-        ["Golden", *told],
+        t("Routes, {arm}: golden down, answered across", arm=arm),
+        [t("Golden"), *(t.said(guess) for guess in told)],
         [[golden, *(str(row.get(guess, 0)) for guess in told)] for golden, row in counts.items()],
+        shaded=True,
     )
 
 
-def determinism_scenario(outcome: Outcome[Any], server: Outcome[Any], machine: Outcome[Any], remedied: Outcome[Any]) -> Scenario:
+def determinism_scenario(
+    outcome: Outcome[Any], server: Outcome[Any], machine: Outcome[Any], remedied: Outcome[Any], t: Words, marks: Marks
+) -> Scenario:
     """Return the guide's test 2, the arms beside it, and what a remedy did on a server like this one."""
-    title = "Test 2: Determinism"
+    title = t("Test 2: Determinism")
     data, proof = outcome.data, remedied.data
     alike = proof and server.data and (proof.model, proof.vllm) == (server.data.model, server.data.vllm)
-    tables = [remedy_table(proof)] if alike else []
+    tables = [remedy_table(proof, t)] if alike else []
     if data is None:
-        return Scenario(title, reason_of(outcome), [], [], tables=tables)
-    facts = [f"D1, the guide's test: temperature 0, seed {data.seed}, one after the other, compared as token ids."]
+        return Scenario(title, reason_of(outcome, t), [], [], tables=tables)
+    facts = [t("D1, the guide's test: temperature 0, seed {seed}, one after the other, compared as token ids.", seed=data.seed)]
     same = [prompt for prompt in data.prompts if prompt.agreeing == prompt.runs]
     if same:
-        lengths = sorted({min(prompt.tokens for prompt in same), max(prompt.tokens for prompt in same)})
-        span = " to ".join(str(length) for length in lengths)
-        facts.append(f"D1, {len(same)} of {len(data.prompts)} prompts: all {same[0].runs} answers identical, {span} tokens.")
+        shortest, longest = min(prompt.tokens for prompt in same), max(prompt.tokens for prompt in same)
+        span = str(shortest) if shortest == longest else t("{low} to {high}", low=shortest, high=longest)
+        facts.append(
+            t(
+                "D1, {same} of {prompts} prompts: all {runs} answers identical, {span} tokens.",
+                same=len(same),
+                prompts=len(data.prompts),
+                runs=same[0].runs,
+                span=span,
+            )
+        )
     for prompt in data.prompts:
         if prompt not in same:
-            facts.append(f"D1, {prompt.prompt!r}: {prompt.agreeing} of {prompt.runs} identical{divergence([prompt])}.")
+            agree = t("{agreeing} of {runs} identical", agreeing=prompt.agreeing, runs=prompt.runs)
+            facts.append(f"D1, {prompt.prompt!r}: {agree}{divergence([prompt], t)}.")
     for arm in data.arms:
+        named = f"{arm.arm}, {t.said(arm.what)}"
         if arm.reason:
-            facts.append(f"{arm.arm}, {arm.what}: NOT_MEASURED, {arm.reason}.")
+            facts.append(f"{named}: NOT_MEASURED, {t.said(arm.reason)}.")
             continue
-        evidence = f" ({arm.evidence})" if arm.evidence else ""
-        against = "the first answer" if arm.arm == "D5" else "the sequential answer"
-        facts.append(f"{arm.arm}, {arm.what}: {arm.agreeing} of {arm.runs} equal {against}{divergence(arm.prompts)}{evidence}.")
+        evidence = f" ({t.said(arm.evidence)})" if arm.evidence else ""
+        if arm.arm == "D5":
+            agree = t("{agreeing} of {runs} equal the first answer", agreeing=arm.agreeing, runs=arm.runs)
+        else:
+            agree = t("{agreeing} of {runs} equal the sequential answer", agreeing=arm.agreeing, runs=arm.runs)
+        facts.append(f"{named}: {agree}{divergence(arm.prompts, t)}{evidence}.")
     if server.data is not None:
-        facts.append(batch_invariance(server.data))
+        facts.append(batch_invariance(server.data, t))
         parted = len(same) < len(data.prompts) or any(arm.agreeing < arm.runs for arm in data.arms if arm.arm != "D5")
         if parted and machine.data is not None:
-            facts.append(remedy_words(remedy_for(server.data.distribution, machine.data.gpus, server.data.attached), server.data))
+            facts.append(remedy_words(remedy_for(server.data.distribution, machine.data.gpus, server.data.attached), server.data, t))
     labels = {
-        "identical": "D1: identical answers",
-        "tarr": "D1: prompts whose answers all agree (TARr@N)",
-        "tara": "D1: the same as canonical JSON (TARa@N)",
-        "d2_identical": "D2: identical with a cold and a warm prefix cache",
-        "d3_identical": "D3: identical under load",
-        "d4_identical": "D4: identical after a restart",
-        "d5_same_seed_identical": "D5: control, the same seed (must be 100 %)",
-        "d5_other_seed_identical": "D5: control, another seed (must be under 100 %)",
+        "identical": t("D1: identical answers"),
+        "tarr": t("D1: prompts whose answers all agree (TARr@N)"),
+        "tara": t("D1: the same as canonical JSON (TARa@N)"),
+        "d2_identical": t("D2: identical with a cold and a warm prefix cache"),
+        "d3_identical": t("D3: identical under load"),
+        "d4_identical": t("D4: identical after a restart"),
+        "d5_same_seed_identical": t("D5: control, the same seed (must be 100 %)"),
+        "d5_other_seed_identical": t("D5: control, another seed (must be under 100 %)"),
     }
-    return Scenario(title, "", facts, rows(outcome.stage, data.figures, labels), tables=tables)
+    return Scenario(title, "", facts, rows(outcome.stage, data.figures, labels, t, marks), tables=tables)
 
 
-def remedy_words(found: Remedy | NoRemedy, server: Any) -> str:
+def remedy_words(found: Remedy | NoRemedy, server: Any, t: Words = ENGLISH) -> str:
     """Return what helps against answers that differ, or why nothing is known to."""
     if isinstance(found, NoRemedy):
-        return f"No remedy is known here: {found.reason}."
-    proof = "`./inv determinism-remedy` measures without and with it"
+        return t("No remedy is known here: {reason}.", reason=t.said(found.reason))
+    proof = t("`./inv determinism-remedy` measures without and with it")
     if found.in_force(server.environment):
-        return f"The remedy for this device, `{found}`, is in force already and so does not help; {proof}."
-    return f"Remedy for this device: `{found}` in `serve.env` ({found.why}); {proof}."
+        return t("The remedy for this device, `{remedy}`, is in force already and so does not help; {proof}.", remedy=found, proof=proof)
+    return t("Remedy for this device: `{remedy}` in `serve.env` ({why}); {proof}.", remedy=found, why=t.said(found.why), proof=proof)
 
 
-def remedy_table(proof: Any) -> Table:
+def remedy_table(proof: Any, t: Words = ENGLISH) -> Table:
     """Return what was measured without and with the remedy, side by side."""
     sides = (proof.without, proof.remedied)
     arms = dict.fromkeys((arm.arm, arm.what) for side in sides for arm in side.arms if arm.arm != "D5")
     optional = {
-        "failed requests for speed": [f"{len(side.errors)}: {side.errors[0]}" if side.errors else "" for side in sides],
-        "a failed start was repeated with": ["; ".join(attempt.changed for attempt in side.attempts) for side in sides],
-        "failed": [side.failure.message if side.failure else "" for side in sides],
-        "SIMULATED, not a real vLLM": ["yes" if side.simulated else "" for side in sides],
+        t("failed requests for speed"): [f"{len(side.errors)}: {side.errors[0]}" if side.errors else "" for side in sides],
+        t("a failed start was repeated with"): ["; ".join(attempt.changed for attempt in side.attempts) for side in sides],
+        t("failed"): [t.said(side.failure.message) if side.failure else "" for side in sides],
+        t("SIMULATED, not a real vLLM"): [t("yes") if side.simulated else "" for side in sides],
     }
+    remedy = f"{proof.variable}={proof.value}"
     return Table(
-        f"Answers equal to the sequential ones, and speed, without and with `{proof.variable}={proof.value}` "
-        f"({proof.distribution} {proof.vllm} on {proof.device}; `artifacts/determinism-remedy.json`)",
-        ["", f"without `{proof.variable}`", f"with `{proof.variable}={proof.value}`"],
+        t(
+            "Answers equal to the sequential ones, and speed, without and with `{remedy}` "
+            "({distribution} {vllm} on {device}; `artifacts/determinism-remedy.json`)",
+            remedy=remedy,
+            distribution=proof.distribution,
+            vllm=proof.vllm,
+            device=proof.device,
+        ),
+        ["", t("without `{variable}`", variable=proof.variable), t("with `{remedy}`", remedy=remedy)],
         [
-            *([f"{arm}, {what}", *(arm_words(side.arms, arm, what) for side in sides)] for arm, what in arms),
-            ["decode at concurrency 1, median", *(speed_words(side.decode_tok_s) for side in sides)],
-            [f"system throughput at concurrency {proof.concurrency}", *(speed_words(side.system_tok_s) for side in sides)],
-            ["launches", *(", ".join(side.launch_ids) or "none" for side in sides)],
-            *([name, *(cell or "no" for cell in cells)] for name, cells in optional.items() if any(cells)),
+            *([f"{arm}, {t.said(what)}", *(arm_words(side.arms, arm, what, t) for side in sides)] for arm, what in arms),
+            [t("decode at concurrency 1, median"), *(speed_words(side.decode_tok_s, t) for side in sides)],
+            [
+                t("system throughput at concurrency {concurrency}", concurrency=proof.concurrency),
+                *(speed_words(side.system_tok_s, t) for side in sides),
+            ],
+            [t("launches"), *(", ".join(side.launch_ids) or t("none") for side in sides)],
+            *([name, *(cell or t("no") for cell in cells)] for name, cells in optional.items() if any(cells)),
         ],
     )
 
 
-def arm_words(arms: Sequence[Any], name: str, what: str) -> str:
+def arm_words(arms: Sequence[Any], name: str, what: str, t: Words = ENGLISH) -> str:
     """Return how many answers of that arm agreed, or why none was asked for."""
     arm = next((arm for arm in arms if (arm.arm, arm.what) == (name, what)), None)
     if arm is None:
-        return "not measured"
-    return f"not measured: {arm.reason}" if arm.reason else f"{arm.agreeing} of {arm.runs}{divergence(arm.prompts)}"
+        return t("not measured")
+    if arm.reason:
+        return t("not measured: {reason}", reason=t.said(arm.reason))
+    return t("{agreeing} of {runs}", agreeing=arm.agreeing, runs=arm.runs) + divergence(arm.prompts, t)
 
 
-def speed_words(figure: Figure) -> str:
+def speed_words(figure: Figure, t: Words = ENGLISH) -> str:
     """Return the figure, or why there is none."""
-    return f"not measured: {figure.reason}" if figure.value is None else measured_words(figure, bold="")
+    return t("not measured: {reason}", reason=t.said(figure.reason)) if figure.value is None else measured_words(figure, bold="", t=t)
 
 
-def divergence(prompts: Sequence[Any]) -> str:
+def divergence(prompts: Sequence[Any], t: Words = ENGLISH) -> str:
     """Return where the answers first part, and how close the model's two best tokens were there."""
     parted = [prompt for prompt in prompts if prompt.first_divergence is not None]
     if not parted:
         return ""
     first = min(parted, key=lambda prompt: prompt.first_divergence)
-    gap = "" if first.gap is None else f" (logprob gap of the two best there {first.gap:.3g})"
-    return f", first difference at token {first.first_divergence}{gap}"
+    at = t(", first difference at token {token}", token=first.first_divergence)
+    return at if first.gap is None else at + t(" (logprob gap of the two best there {gap})", gap=f"{first.gap:.3g}")
 
 
-def batch_invariance(server: Any) -> str:
+def batch_invariance(server: Any, t: Words = ENGLISH) -> str:
     """Return whether answers are promised to be independent of the load."""
     if server.environment.get("VLLM_BATCH_INVARIANT") == "1":
-        return "`VLLM_BATCH_INVARIANT=1`: vLLM promises answers that do not depend on what else it computes."
-    return "Without `VLLM_BATCH_INVARIANT=1` vLLM does not promise the same answer under another load."
+        return t("`VLLM_BATCH_INVARIANT=1`: vLLM promises answers that do not depend on what else it computes.")
+    return t("Without `VLLM_BATCH_INVARIANT=1` vLLM does not promise the same answer under another load.")
 
 
-def bench_scenario(outcome: Outcome[Any]) -> Scenario:
+def bench_scenario(outcome: Outcome[Any], t: Words, marks: Marks) -> Scenario:
     """Return latency and throughput."""
-    title = "Latency and throughput"
+    title = t("Latency and throughput")
     data = outcome.data
     if data is None:
-        return Scenario(title, reason_of(outcome), [], [])
-    labels = {
-        "ttft_ms_p50": "TTFT, cold prefix cache, median",
-        "ttft_ms_p95": "TTFT, cold prefix cache, p95",
-        "ttft_warm_ms_p50": "TTFT, warm prefix cache, median",
-        "ttft_warm_ms_p95": "TTFT, warm prefix cache, p95",
-        "first_byte_ms_p50": "time to first byte, median",
-        "tpot_ms_p50": "TPOT, median",
-        "itl_ms_p50": "ITL, median",
-        "itl_ms_p95": "ITL, p95",
-        "decode_tok_s_p50": "decode throughput at concurrency 1, median",
-        "e2e_ms_p50": f"E2E latency of {data.output_tokens} tokens, median",
-    }
-    for entry in data.levels:
-        labels[f"system_tok_s_c{entry.concurrency}"] = f"system throughput, closed loop, concurrency {entry.concurrency}"
-        labels[f"goodput_c{entry.concurrency}"] = f"goodput, closed loop, concurrency {entry.concurrency}"
-    for entry in data.open_levels:
-        name = f"open loop, {entry.arrival} arrivals at {number(entry.rate_per_s)} requests/s"
-        labels[f"{entry.arrival}_ttft_ms_p95"] = f"TTFT from the scheduled send, p95, {name}"
-        labels[f"{entry.arrival}_e2e_ms_p50"] = f"E2E latency from the scheduled send, median, {name}"
-        labels[f"{entry.arrival}_e2e_ms_p95"] = f"E2E latency from the scheduled send, p95, {name}"
-        labels[f"{entry.arrival}_goodput"] = f"goodput, {name}"
-    labels["capacity_req_s"] = "capacity: highest rate that meets the limits"
-    first = "failed" if data.first_request_ttft_ms is None else f"{number(data.first_request_ttft_ms)} ms"
+        return Scenario(title, reason_of(outcome, t), [], [])
+    first = t("failed") if data.first_request_ttft_ms is None else f"{number(data.first_request_ttft_ms)} ms"
     bounds = {"TTFT": data.limits.ttft_ms, "TPOT": data.limits.tpot_ms, "E2E": data.limits.e2e_ms}
-    limits = ", ".join(f"{name} < {number(limit)} ms" for name, limit in bounds.items() if limit is not None) or "none"
+    limits = ", ".join(f"{name} < {number(limit)} ms" for name, limit in bounds.items() if limit is not None) or t("none")
     facts = [
-        f"Prompt {data.prompt_tokens} tokens, {data.output_tokens} output tokens (ignore_eos), tokens per chunk "
-        f"{number(data.tokens_per_chunk)}. Cold: a cache salt per request; warm: the same requests again.",
-        f"Tokens from the prefix cache by the server's own counter: cold {told(data.cold_hit_tokens)}, warm {told(data.warm_hit_tokens)}.",
-        f"First request of the run: {first} to the first token. Not counted: it, {data.warmups} warm-ups, and those of each concurrency.",
-        f"Goodput: requests that meet {limits} (the gates' limits), of all that were sent.",
-        *ledger_facts(data),
-        f"The client against a stub: it takes {data.ceiling_chunks_s:.0f} chunks/s at most; delays and CPU time per chunk are below.",
+        t(
+            "Prompt {prompt} tokens, {output} output tokens (ignore_eos), tokens per chunk {per_chunk}. Cold: a cache salt per "
+            "request; warm: the same requests again.",
+            prompt=data.prompt_tokens,
+            output=data.output_tokens,
+            per_chunk=number(data.tokens_per_chunk),
+        ),
+        t(
+            "Tokens from the prefix cache by the server's own counter: cold {cold}, warm {warm}.",
+            cold=told(data.cold_hit_tokens, t),
+            warm=told(data.warm_hit_tokens, t),
+        ),
+        t(
+            "First request of the run: {first} to the first token. Not counted: it, {warmups} warm-ups, and those of each concurrency.",
+            first=first,
+            warmups=data.warmups,
+        ),
+        t("Goodput: requests that meet {limits} (the gates' limits), of all that were sent.", limits=limits),
+        *ledger_facts(data, t),
+        t(
+            "The client against a stub: it takes {ceiling} chunks/s at most; delays and CPU time per chunk are below.",
+            ceiling=number(data.ceiling_chunks_s),
+        ),
     ]
-    facts += [f"INVALID at concurrency {entry.concurrency}: {entry.invalid}." for entry in data.levels if entry.invalid]
-    behind = [entry for entry in data.open_levels if entry.overloaded]
-    facts += [f"OVER-SATURATED at {number(entry.rate_per_s)} requests/s ({entry.arrival}): latency kept rising." for entry in behind]
+    facts += [
+        t("INVALID at concurrency {concurrency}: {why}.", concurrency=entry.concurrency, why=t.said(entry.invalid))
+        for entry in data.levels
+        if entry.invalid
+    ]
+    facts += [
+        t("OVER-SATURATED at {rate} requests/s ({arrival}): latency kept rising.", rate=number(entry.rate_per_s), arrival=entry.arrival)
+        for entry in data.open_levels
+        if entry.overloaded
+    ]
     failed = sum(entry.failed for entry in (*data.levels, *data.open_levels))
     if failed:
-        facts.append(f"{failed} requests under load failed.")
-    tables = [
-        Table(
-            "Closed loops, and the client there",
-            [
-                "Concurrency",
-                "Requests (warm-ups)",
-                "Failed",
-                "tok/s",
-                "while full",
-                "Client: chunk delay p50, p95",
-                "per chunk",
-                "CPU share",
-            ],
-            [
-                [
-                    str(entry.concurrency),
-                    f"{entry.requests} ({entry.warmups})",
-                    str(entry.failed),
-                    number(entry.throughput_tok_s),
-                    "never full" if entry.steady_tok_s is None else number(entry.steady_tok_s),
-                    f"{number(own.delay_ms_p50)}, {number(own.delay_ms_p95)} ms",
-                    f"{number(own.cpu_us_per_chunk)} µs",
-                    f"{100 * entry.client_cpu_share:.2g} % of a core" + (f", {own.processes} processes" if own.processes > 1 else ""),
-                ]
-                for entry, own in zip(data.levels, data.calibrations, strict=True)
-            ],
-        ),
-        Table(
-            "Open loops",
-            ["Arrivals", "Offered requests/s", "Requests", "Failed", "Most in flight", "Schedule's own delay p50, max", "Kept up"],
-            [
-                [
-                    entry.arrival,
-                    number(entry.rate_per_s),
-                    str(entry.requests),
-                    str(entry.failed),
-                    str(entry.in_flight_max),
-                    f"{number(entry.delay_ms_p50)}, {number(entry.delay_ms_max)} ms",
-                    yes(not entry.overloaded),
-                ]
-                for entry in data.open_levels
-            ],
-        ),
-        Table(
-            "Search for capacity",
-            ["Requests/s", "Goodput", "Kept up", "Meets"],
-            [
-                [
-                    number(trial.rate_per_s),
-                    f"{number(trial.goodput_percent)} %",
-                    "NO" if trial.overloaded else "yes",
-                    "yes" if trial.meets else "NO",
-                ]
-                for trial in data.trials
-            ],
-        ),
-    ]
-    return Scenario(title, "", facts, rows(outcome.stage, data.figures, labels), tables=[table for table in tables if table.rows])
+        facts.append(t("{failed} requests under load failed.", failed=failed))
+    tables = [table for table in (closed_table(data, t), open_table(data, t), capacity_table(data, t)) if table.rows]
+    return Scenario(title, "", facts, rows(outcome.stage, data.figures, bench_labels(data, t), t, marks), tables=tables)
 
 
-def yes(holds: bool) -> str:
+def bench_labels(data: Any, t: Words) -> dict[str, str]:
+    """Return what bench's figures are called."""
+    labels = {
+        "ttft_ms_p50": t("TTFT, cold prefix cache, median"),
+        "ttft_ms_p95": t("TTFT, cold prefix cache, p95"),
+        "ttft_warm_ms_p50": t("TTFT, warm prefix cache, median"),
+        "ttft_warm_ms_p95": t("TTFT, warm prefix cache, p95"),
+        "first_byte_ms_p50": t("time to first byte, median"),
+        "tpot_ms_p50": t("TPOT, median"),
+        "itl_ms_p50": t("ITL, median"),
+        "itl_ms_p95": t("ITL, p95"),
+        "decode_tok_s_p50": t("decode throughput at concurrency 1, median"),
+        "e2e_ms_p50": t("E2E latency of {tokens} tokens, median", tokens=data.output_tokens),
+    }
+    for entry in data.levels:
+        loop = t("closed loop, concurrency {concurrency}", concurrency=entry.concurrency)
+        labels[f"system_tok_s_c{entry.concurrency}"] = t("system throughput, {loop}", loop=loop)
+        labels[f"goodput_c{entry.concurrency}"] = t("goodput, {loop}", loop=loop)
+    for entry in data.open_levels:
+        loop = t("open loop, {arrival} arrivals at {rate} requests/s", arrival=entry.arrival, rate=number(entry.rate_per_s))
+        labels[f"{entry.arrival}_ttft_ms_p95"] = t("TTFT from the scheduled send, p95, {loop}", loop=loop)
+        labels[f"{entry.arrival}_e2e_ms_p50"] = t("E2E latency from the scheduled send, median, {loop}", loop=loop)
+        labels[f"{entry.arrival}_e2e_ms_p95"] = t("E2E latency from the scheduled send, p95, {loop}", loop=loop)
+        labels[f"{entry.arrival}_goodput"] = t("goodput, {loop}", loop=loop)
+    labels["capacity_req_s"] = t("capacity: highest rate that meets the limits")
+    return labels
+
+
+def closed_table(data: Any, t: Words) -> Table:
+    """Return the closed loops, and what the client had to do there."""
+    return Table(
+        t("Closed loops, and the client there"),
+        [
+            t("Concurrency"),
+            t("Requests (warm-ups)"),
+            t("Failed"),
+            "tok/s",
+            t("while full"),
+            t("Client: chunk delay p50, p95"),
+            t("per chunk"),
+            t("CPU share"),
+        ],
+        [
+            [
+                str(entry.concurrency),
+                f"{entry.requests} ({entry.warmups})",
+                str(entry.failed),
+                number(entry.throughput_tok_s),
+                t("never full") if entry.steady_tok_s is None else number(entry.steady_tok_s),
+                f"{number(own.delay_ms_p50)}, {number(own.delay_ms_p95)} ms",
+                f"{number(own.cpu_us_per_chunk)} µs",
+                t("{share} % of a core", share=f"{100 * entry.client_cpu_share:.2g}")
+                + (t(", {processes} processes", processes=own.processes) if own.processes > 1 else ""),
+            ]
+            for entry, own in zip(data.levels, data.calibrations, strict=True)
+        ],
+        notes=("closed", "client"),
+    )
+
+
+def open_table(data: Any, t: Words) -> Table:
+    """Return the open loops."""
+    return Table(
+        t("Open loops"),
+        [
+            t("Arrivals"),
+            t("Offered requests/s"),
+            t("Requests"),
+            t("Failed"),
+            t("Most in flight"),
+            t("Schedule's own delay p50, max"),
+            t("Kept up"),
+        ],
+        [
+            [
+                entry.arrival,
+                number(entry.rate_per_s),
+                str(entry.requests),
+                str(entry.failed),
+                str(entry.in_flight_max),
+                f"{number(entry.delay_ms_p50)}, {number(entry.delay_ms_max)} ms",
+                yes(not entry.overloaded, t),
+            ]
+            for entry in data.open_levels
+        ],
+        notes=("open",),
+    )
+
+
+def capacity_table(data: Any, t: Words) -> Table:
+    """Return the rates that the search for capacity tried."""
+    return Table(
+        t("Search for capacity"),
+        [t("Requests/s"), t("Goodput"), t("Kept up"), t("Meets")],
+        [
+            [
+                number(trial.rate_per_s),
+                f"{number(trial.goodput_percent, ends_of('%'))} %",
+                yes(not trial.overloaded, t),
+                yes(trial.meets, t),
+            ]
+            for trial in data.trials
+        ],
+    )
+
+
+def yes(holds: bool, t: Words = ENGLISH) -> str:
     """Return whether it holds, so that what does not stands out."""
-    return "yes" if holds else "NO"
+    return t("yes") if holds else t("NO")
 
 
-def told(count: int | None) -> str:
+def told(count: int | None, t: Words = ENGLISH) -> str:
     """Return a server's counter in words."""
-    return "not available" if count is None else str(count)
+    return t("not available") if count is None else str(count)
 
 
-def ledger_facts(data: Any) -> list[str]:
+def ledger_facts(data: Any, t: Words = ENGLISH) -> list[str]:
     """Return the client's counts and means beside the server's own."""
     facts = []
     for count in data.ledger:
-        agrees = "" if count.server is None else ", equal" if count.agrees else ", NOT EQUAL: other clients were served, or requests failed"
-        facts.append(f"Ledger, {count.name}: {count.client} by the client, {told(count.server)} by the server's counter{agrees}.")
+        said = t(
+            "Ledger, {name}: {client} by the client, {server} by the server's counter",
+            name=t.said(count.name),
+            client=count.client,
+            server=told(count.server, t),
+        )
+        if count.server is not None:
+            said += t(", equal") if count.agrees else t(", NOT EQUAL: other clients were served, or requests failed")
+        facts.append(f"{said}.")
     for check in data.means:
-        seen = "not available" if check.server_ms is None else f"{check.server_ms:.4g} ms"
-        within = "" if check.server_ms is None else f" ({'within' if check.agrees else 'OUTSIDE'} {check.tolerance_ms:.3g} ms)"
-        facts.append(f"Mean {check.name}: {check.client_ms:.4g} ms by the client, {seen} by the server's metrics{within}.")
+        said = t(
+            "Mean {name}: {client} ms by the client, {server} by the server's metrics",
+            name=check.name,
+            client=f"{check.client_ms:.4g}",
+            server=told(None, t) if check.server_ms is None else f"{check.server_ms:.4g} ms",
+        )
+        if check.server_ms is not None and check.agrees:
+            said += t(" (within {tolerance} ms)", tolerance=f"{check.tolerance_ms:.3g}")
+        elif check.server_ms is not None:
+            said += t(" (OUTSIDE {tolerance} ms)", tolerance=f"{check.tolerance_ms:.3g}")
+        facts.append(f"{said}.")
     return facts
 
 
-def memory_scenario(outcome: Outcome[Any], closing: Outcome[Any], server: Outcome[Any], pictures: Sequence[str] = ()) -> Scenario:
+def series_names(t: Words = ENGLISH) -> dict[str, str]:
+    """Return what the series of memory are called."""
+    return {"vram": "VRAM", "host_pss": t("host memory (PSS)"), "host_rss": t("host memory (RSS)")}
+
+
+def memory_labels(t: Words = ENGLISH) -> dict[str, str]:
+    """Return what the figures of memory are called."""
+    parts = {
+        "peak_mib": t("peak"),
+        "steady_mib": t("steady (median under load)"),
+        "range_mib": t("range under load"),
+        "drift_mib_h": t("drift under load (Theil–Sen)"),
+        "change_mib": t("last tenth of the load − first"),
+        "stable": t("stable (n: seconds of load)"),
+    }
+    return {f"{series}_{part}": f"{name}, {words}" for series, name in series_names(t).items() for part, words in parts.items()}
+
+
+def memory_scenario(
+    outcome: Outcome[Any], closing: Outcome[Any], server: Outcome[Any], pictures: Sequence[str], t: Words, marks: Marks
+) -> Scenario:
     """Return the guide's test 3, with what was left after the stop."""
-    title = "Test 3: VRAM usage"
+    title = t("Test 3: VRAM usage")
     data = outcome.data
     if data is None:
-        return Scenario(title, reason_of(outcome), [], [])
-    labels = {f"{series}_{part}": f"{name}, {words}" for series, name in SERIES.items() for part, words in MEMORY_PARTS.items()}
-    labels |= {
-        "plan_error": "error of the plan: planned peak above the measured one",
-        "kv_cache_peak": "KV cache in use, highest reading under load",
-        "gpu_utilization": "GPU utilisation, median under load",
-        "gpu_temperature_c": "GPU temperature, median under load",
-        "gpu_power_w": "GPU power, median under load",
-        "gpu_clock_mhz": "GPU clock (SM), median under load",
-        "gpu_throttled": "GPU throttled, by heat or power, share of samples under load",
+        return Scenario(title, reason_of(outcome, t), [], [])
+    labels = memory_labels(t) | {
+        "plan_error": t("error of the plan: planned peak above the measured one"),
+        "kv_cache_peak": t("KV cache in use, highest reading under load"),
+        "gpu_utilization": t("GPU utilisation, median under load"),
+        "gpu_temperature_c": t("GPU temperature, median under load"),
+        "gpu_power_w": t("GPU power, median under load"),
+        "gpu_clock_mhz": t("GPU clock (SM), median under load"),
+        "gpu_throttled": t("GPU throttled, by heat or power, share of samples under load"),
     }
     load = data.load
-    failed = f", of which {load.failed} failed ({load.error})" if load.failed else ""
-    facts = [f"{data.samples} samples from before the start; {load.seconds:.4g} s of load, {load.requests} requests{failed}."]
+    said = t(
+        "{samples} samples from before the start; {seconds} s of load, {requests} requests",
+        samples=data.samples,
+        seconds=f"{load.seconds:.4g}",
+        requests=load.requests,
+    )
+    if load.failed:
+        said += t(", of which {failed} failed ({error})", failed=load.failed, error=load.error)
+    facts = [f"{said}."]
     if data.method:
-        facts.append(f"Told apart by: {data.method}.")
-    for series, name in SERIES.items():
+        facts.append(t("Told apart by: {method}.", method=t.said(data.method)))
+    for series, name in series_names(t).items():
         against = data.figures.get(f"{series}_stable")
         if against is not None and against.value == 0:
-            facts.append(f"NOT STABLE, {name}: {against.reason}.")
-    facts += sampling_facts(data)
-    facts += plan_facts(server.data.plan if server.data else None, data)
+            reasons = ", ".join(t.said(reason) for reason in against.reason.split(", "))
+            facts.append(t("NOT STABLE, {name}: {reasons}.", name=name, reasons=reasons))
+    facts += sampling_facts(data, t)
+    facts += plan_facts(server.data.plan if server.data else None, data, t)
     end = closing.data
     if end is None or end.launch_id != data.launch_id:
-        facts.append("After stop: NOT_MEASURED, the server was not stopped by this run.")
+        facts.append(t("After stop: NOT_MEASURED, the server was not stopped by this run."))
     else:
-        how = "ended when asked" if not end.killed else f"{len(end.killed)} processes had to be killed"
-        port = "port free" if end.port_free else "PORT STILL TAKEN"
-        facts.append(f"After stop ({number(end.took_s)} s): {how}, {port}.")
+        how = t("{count} processes had to be killed", count=len(end.killed)) if end.killed else t("ended when asked")
+        port = t("port free") if end.port_free else t("PORT STILL TAKEN")
+        facts.append(t("After stop ({seconds} s): {how}, {port}.", seconds=number(end.took_s), how=how, port=port))
         residual = end.residual_mib()
         if residual is not None:
-            facts.append(f"VRAM residual: {number(residual)} MiB above the baseline.")
+            facts.append(t("VRAM residual: {mib} MiB above the baseline.", mib=number(residual)))
     measured = {name: figure for name, figure in data.figures.items() if figure.value is not None or not name.startswith("gpu_")}
-    return Scenario(title, "", facts, rows(outcome.stage, measured, labels), pictures=list(pictures))
+    return Scenario(title, "", facts, rows(outcome.stage, measured, labels, t, marks), pictures=list(pictures))
 
 
-def sampling_facts(data: Any) -> list[str]:
+def with_soak(scenario: Scenario, soak: Outcome[Any] | None, outcomes: Mapping[str, Outcome[Any]], t: Words = ENGLISH) -> Scenario:
+    """Return the scenario with the soak on record: its figures where it is of the same launch, else of which launch it was."""
+    made = soak.data if soak else None
+    if made is None:
+        return scenario
+    memory, server = outcomes["measure-vram"].data, outcomes["serve"].data
+    launch = memory.launch_id if memory else server.handle.launch_id if server and server.handle else None
+    hours = {"hours": number(made.load.seconds / S_PER_H), "asked": f"{made.asked_h:g}", "launch": made.launch_id}
+    if launch != made.launch_id:
+        line = t("A soak of {hours} of {asked} h is on record (`artifacts/soak.json`), of another launch: {launch}.", **hours)
+        return replace(scenario, facts=[*scenario.facts, line])
+    states = {"complete": t("complete"), "running": t("running or killed"), "interrupted": t("interrupted"), "failed": t("failed")}
+    told = [
+        [label, measured_words(made.figures[name], bold="", t=t)]
+        for name, label in memory_labels(t).items()
+        if name in made.figures and made.figures[name].value is not None
+    ]
+    title = t(
+        "Soak, {state}: {hours} of {asked} h of load, {requests} requests, {failed} failed (`artifacts/soak.json`)",
+        state=states[made.state],
+        hours=hours["hours"],
+        asked=hours["asked"],
+        requests=made.load.requests,
+        failed=made.load.failed,
+    )
+    return replace(scenario, tables=[*scenario.tables, Table(title, [t("Figure"), t("Measured")], told, notes=("load", "stable"))])
+
+
+def sampling_facts(data: Any, t: Words = ENGLISH) -> list[str]:
     """Return what the samples lack."""
     facts = []
     if data.gaps.count:
         gaps = data.gaps
-        many = "a gap" if gaps.count == 1 else f"{gaps.count} gaps"
-        facts.append(f"Samples are missing: {many}, {number(gaps.longest_s)} s the longest, {number(gaps.total_s)} s in all.")
-    facts += [f"NVML failed in {count} samples: {name}." for name, count in data.gpu_errors.items()]
+        many = t("a gap") if gaps.count == 1 else t("{count} gaps", count=gaps.count)
+        facts.append(
+            t(
+                "Samples are missing: {many}, {longest} s the longest, {total} s in all.",
+                many=many,
+                longest=number(gaps.longest_s),
+                total=number(gaps.total_s),
+            )
+        )
+    facts += [t("NVML failed in {count} samples: {name}.", count=count, name=name) for name, count in data.gpu_errors.items()]
     return facts
 
 
-def plan_facts(plan: Any, data: Any) -> list[str]:
+def plan_facts(plan: Any, data: Any, t: Words = ENGLISH) -> list[str]:
     """Return what was planned beside what the server's log says."""
     log = data.breakdown
     facts = []
     if data.preemptions is not None:
-        facts.append(f"Preemptions since the start: {data.preemptions}; under this load: {told(data.load.preempted)}.")
+        facts.append(
+            t(
+                "Preemptions since the start: {count}; under this load: {under_load}.",
+                count=data.preemptions,
+                under_load=told(data.load.preempted, t),
+            )
+        )
     if plan is None:
         return facts
     peak = data.figures["vram_peak_mib"].value
     if peak is not None:
-        off = 100 * (plan.peak_mib / peak - 1)
-        facts.append(f"Peak: {number(plan.peak_mib)} MiB planned, {number(peak)} measured ({off:+.1f} %).")
+        facts.append(
+            t(
+                "Peak: {planned} MiB planned, {measured} measured ({off} %).",
+                planned=number(plan.peak_mib),
+                measured=number(peak),
+                off=f"{100 * (plan.peak_mib / peak - 1):+.1f}",
+            )
+        )
     parts = [
-        ("weights", plan.weights_mib, log.weights_mib),
-        ("activations", plan.activations_mib, log.activations_mib),
-        ("CUDA graphs", plan.graphs_mib, log.graphs_mib),
-        ("KV cache", plan.kv_cache_mib, log.kv_cache_mib),
+        (t("weights"), plan.weights_mib, log.weights_mib),
+        (t("activations"), plan.activations_mib, log.activations_mib),
+        (t("CUDA graphs"), plan.graphs_mib, log.graphs_mib),
+        (t("KV cache"), plan.kv_cache_mib, log.kv_cache_mib),
     ]
-    words = [
-        f"{name} {number(planned)} MiB ({'log: ' + number(seen) if seen is not None else 'not in the log'})"
+    listed = ", ".join(
+        f"{name} {number(planned)} MiB ({t('not in the log') if seen is None else t('log: {mib}', mib=number(seen))})"
         for name, planned, seen in parts
-    ]
+    )
     facts.append(
-        f"Plan for {number(plan.budget_mib)} MiB, beside vLLM's log: {', '.join(words)}; context {number(plan.context_mib)} MiB planned."
+        t(
+            "Plan for {budget} MiB, beside vLLM's log: {parts}; context {context} MiB planned.",
+            budget=number(plan.budget_mib),
+            parts=listed,
+            context=number(plan.context_mib),
+        )
     )
     if log.kv_tokens is not None:
-        off = 100 * (plan.kv_tokens / log.kv_tokens - 1)
-        facts.append(f"KV cache: {log.kv_tokens} tokens by the log, {plan.kv_tokens} planned ({off:+.1f} %).")
+        off = f"{100 * (plan.kv_tokens / log.kv_tokens - 1):+.1f}"
+        facts.append(
+            t("KV cache: {seen} tokens by the log, {planned} planned ({off} %).", seen=log.kv_tokens, planned=plan.kv_tokens, off=off)
+        )
     return facts
 
 
-def alternative_row(entry: Alternative, profile: str, outcomes: Mapping[str, Outcome[Any]]) -> tuple[str, str, str, str, str]:
+def alternative_row(
+    entry: Alternative, profile: str, outcomes: Mapping[str, Outcome[Any]], t: Words = ENGLISH, marks: Marks | None = None
+) -> tuple[str, str, str, str, str]:
     """Return the guide's row with what this run measured of that model."""
+    known = entry.model, entry.size, entry.vram, t.given(entry.use_case)
     if entry.profile != profile:
-        note = f"not measured in this run; `./inv all --profile {entry.profile}`" if entry.profile else "not measured in this run"
-        return entry.model, entry.size, entry.vram, entry.use_case, note
-    memory, bench = outcomes["measure-vram"].data, outcomes["bench"].data
-    parts = [measured_words(memory.figures["vram_peak_mib"])] if memory else []
-    parts += [measured_words(bench.figures["decode_tok_s_p50"])] if bench else []
-    return entry.model, entry.size, entry.vram, entry.use_case, ", ".join(parts) or "NOT_MEASURED"
+        note = t("not measured in this run")
+        return *known, f"{note}; `./inv all --profile {entry.profile}`" if entry.profile else note
+    found = [(outcomes["measure-vram"], "vram_peak_mib"), (outcomes["bench"], "decode_tok_s_p50")]
+    parts = [
+        measured_words(outcome.data.figures.get(name), t=t, marks=(marks or {}).get(f"{outcome.stage}.{name}", ()))
+        for outcome, name in found
+        if outcome.data
+    ]
+    return *known, ", ".join(parts) or "NOT_MEASURED"
 
 
-def stage_row(outcome: Outcome[Any]) -> StageRow:
+def stage_row(outcome: Outcome[Any], t: Words = ENGLISH) -> StageRow:
     """Return how a stage ended."""
-    envelope = outcome.envelope
+    envelope, failure = outcome.envelope, outcome.failure
+    kind = "ok" if failure is None else "skipped" if failure.kind in (BLOCKED, MeaninglessError.kind) else "failed"
     if envelope is None:
-        return StageRow(outcome.stage, outcome.failure.message if outcome.failure else "never ran", "", "")
-    state = "ok" if envelope.data else f"failed: {envelope.failure.message if envelope.failure else ''}"
-    return StageRow(outcome.stage, state, f"{number(envelope.duration_s)} s", moment(envelope.started))
+        if failure is None:
+            return StageRow(outcome.stage, t("never ran"), "", "")
+        return StageRow(outcome.stage, t.said(failure.message), "", "", kind)
+    state = "ok" if envelope.data else t("failed: {message}", message=t.said(failure.message) if failure else "")
+    return StageRow(outcome.stage, state, f"{number(envelope.duration_s)} s", moment(envelope.started), kind)
 
 
 def moment(when: datetime) -> str:
@@ -699,34 +996,52 @@ def moment(when: datetime) -> str:
     return f"{when:%Y-%m-%d %H:%M:%S} UTC"
 
 
-def environment(outcomes: Mapping[str, Outcome[Any]]) -> list[tuple[str, str]]:
+def environment(outcomes: Mapping[str, Outcome[Any]], t: Words = ENGLISH) -> list[tuple[str, str]]:
     """Return what the figures depend on."""
     result: list[tuple[str, str]] = []
     machine, installation, model, server = (outcomes[name].data for name in ("check-gpu", "install", "download-model", "serve"))
     if machine:
         host = machine.host
-        result.append(("Processor", f"{host.cpu}, {host.cores} cores, {' '.join(host.vector) or 'no wide vectors'}, {host.memory_mib} MiB"))
-        result += [("GPU", f"{gpu.name}, {gpu.total_mib:.0f} MiB, compute capability {gpu.compute_capability}") for gpu in machine.gpus]
-        driver = f"{machine.driver.version} (CUDA {machine.driver.cuda})" if machine.driver else f"none: {machine.reason}"
-        result.append(("NVIDIA driver", driver))
+        said = t(
+            "{cpu}, {cores} cores, {vector}, {memory} MiB",
+            cpu=host.cpu,
+            cores=host.cores,
+            vector=" ".join(host.vector) or t("no wide vectors"),
+            memory=host.memory_mib,
+        )
+        result.append((t("Processor"), said))
+        for gpu in machine.gpus:
+            said = t(
+                "{name}, {mib} MiB, compute capability {capability}",
+                name=gpu.name,
+                mib=f"{gpu.total_mib:.0f}",
+                capability=gpu.compute_capability,
+            )
+            result.append(("GPU", said))
+        driver = machine.driver
+        none = t("none: {reason}", reason=t.said(machine.reason))
+        result.append((t("NVIDIA driver"), f"{driver.version} (CUDA {driver.cuda})" if driver else none))
     if installation:
         result.append(
             ("vLLM", f"{installation.distribution} {installation.vllm}, torch {installation.torch}, Python {installation.python}")
         )
         pinned = f", sha256 {installation.requirements_sha256[:12]}" if installation.requirements_sha256 else ""
-        result.append(("Requirements", f"set {installation.set} ({installation.reason}){pinned}"))
+        why = t("set {name} ({reason})", name=installation.set, reason=t.said(installation.reason))
+        result.append((t("Requirements"), why + pinned))
     if model:
         facts = model.facts
         size = sum(entry.bytes for entry in model.files) / 2**20
-        result.append(("Model", f"{model.name} from {model.origin}, {model.revision}"))
-        shown = [facts.architecture, facts.dtype, facts.quantization or "unquantised", f"{facts.context_length} tokens", f"{size:.0f} MiB"]
-        result.append(("Model facts", f"{', '.join(str(part) for part in shown)}; licence {facts.license or 'not stated'}"))
+        result.append((t("Model"), t("{name} from {origin}, {revision}", name=model.name, origin=model.origin, revision=model.revision)))
+        shape = t("{tokens} tokens", tokens=facts.context_length)
+        listed = [facts.architecture, facts.dtype, facts.quantization or t("unquantised"), shape, f"{size:.0f} MiB"]
+        licence = t("licence {licence}", licence=facts.license or t("not stated"))
+        result.append((t("Model facts"), f"{', '.join(str(part) for part in listed)}; {licence}"))
     if server and not server.attached:
-        phases = ", ".join(f"{name} {seconds:.1f}" for name, seconds in server.handle.phases_s.items())
-        result.append(("Server ready after", f"{server.handle.ready_s:.1f} s ({phases})"))
+        phases = ", ".join(f"{t.said(name)} {seconds:.1f}" for name, seconds in server.handle.phases_s.items())
+        result.append((t("Server ready after"), f"{server.handle.ready_s:.1f} s ({phases})"))
     envelope = outcomes["check-gpu"].envelope
     if envelope:
-        result.append(("Pipeline", envelope.host))
+        result.append((t("Pipeline"), envelope.host))
     return result
 
 
@@ -742,8 +1057,10 @@ def shell_command(variables: Mapping[str, str], words: Sequence[str]) -> str:
     return " \\\n  ".join([*lines, current])
 
 
-def missing(judged: Sequence[JudgedGate], scenarios: Sequence[Scenario]) -> list[tuple[str, str]]:
+def missing(judged: Sequence[JudgedGate], scenarios: Sequence[Scenario], t: Words = ENGLISH) -> list[tuple[str, str]]:
     """Return what was not measured, and why."""
-    result = [(row.gate.label, row.judgement.reason) for row in judged if row.judgement.verdict in ("NOT_MEASURED", "SIMULATED")]
+    result = [
+        (t.given(row.gate.label), t.said(row.judgement.reason)) for row in judged if row.judgement.verdict in ("NOT_MEASURED", "SIMULATED")
+    ]
     result += [(scenario.title, scenario.reason) for scenario in scenarios if scenario.reason]
     return list(dict.fromkeys(result))

@@ -14,7 +14,7 @@ class Cause:
     fix: str
 
 
-# Texts as they stand in vLLM 0.32's source.
+# Texts as they stand in vLLM 0.32's source; those of 0.33 and 0.19 without a device as they were printed.
 CAUSES = (
     Cause(
         "driver-too-old",
@@ -26,7 +26,7 @@ CAUSES = (
         "no-device",
         r"Failed to infer device type",
         "vLLM finds no device that it can run on",
-        "run `invoke check-gpu`; without a GPU use --profile cpu, which installs the CPU build",
+        "run `./inv check-gpu`; without a GPU use --profile cpu with install.set at auto, which installs the CPU build",
     ),
     Cause(
         "free-vram",

@@ -23,6 +23,7 @@ def base_environment(inherited: Mapping[str, str], cache: Path) -> dict[str, str
     kept = {k: v for k, v in inherited.items() if k not in DROPPED and not k.startswith(ENVIRONMENT_PREFIX)}
     return {
         **kept,
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # as nvidia-smi counts; CUDA's own order begins with what it guesses to be the fastest
         "PYTHONUNBUFFERED": "1",
         "PYTHONFAULTHANDLER": "1",  # a start that hangs is aborted and then tells where it stood
         "VLLM_NO_USAGE_STATS": "1",

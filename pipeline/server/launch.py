@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 
-from pipeline.config import ServeConfig
+from pipeline.config import CUDA_DEVICES, ServeConfig
 from pipeline.record import now
 from pipeline.server import keys, state
 from pipeline.server.environment import base_environment
@@ -33,8 +33,7 @@ def command(settings: ServeConfig, python: Path, model_folder: Path, model_name:
         words += ["--max-num-batched-tokens", str(settings.max_num_batched_tokens)]
     if settings.enforce_eager is True:
         words.append("--enforce-eager")
-    if settings.executor != "auto":
-        words += ["--distributed-executor-backend", settings.executor]
+    words += parallel_words(settings)
     if settings.gpu_memory_utilization is not None:
         words += ["--gpu-memory-utilization", str(settings.gpu_memory_utilization)]
     if settings.block_size is not None:
@@ -45,6 +44,29 @@ def command(settings: ServeConfig, python: Path, model_folder: Path, model_name:
         words.append("--trust-remote-code")
     # Cached tokens per request are shown beside latencies, so that a prefix-cache hit is never taken for speed.
     return [*words, "--enable-prompt-tokens-details", *settings.extra_args]
+
+
+def headless(words: list[str]) -> list[str]:
+    """Return the command of a node that answers no requests, which the API server's module does not know."""
+    python, _, _, *rest = words
+    return [python, "-m", "pipeline.server.headless", "--headless", *rest]
+
+
+def parallel_words(settings: ServeConfig) -> list[str]:
+    """Return the flags that spread the model over devices and nodes; none for one device."""
+    words: list[str] = []
+    for flag, size in (
+        ("--tensor-parallel-size", settings.tensor_parallel_size),
+        ("--pipeline-parallel-size", settings.pipeline_parallel_size),
+        ("--data-parallel-size", settings.data_parallel_size),
+    ):
+        words += [flag, str(size)] if size > 1 else []
+    if settings.distributed_executor_backend != "auto":
+        words += ["--distributed-executor-backend", settings.distributed_executor_backend]
+    if settings.nnodes > 1:
+        words += ["--nnodes", str(settings.nnodes), "--node-rank", str(settings.node_rank)]
+        words += ["--master-addr", str(settings.master_addr), "--master-port", str(settings.master_port)]
+    return words
 
 
 def environment(settings: ServeConfig, inherited: Mapping[str, str], cache: Path, api_key: str | None = None) -> dict[str, str]:
@@ -58,7 +80,7 @@ def start(settings: ServeConfig, words: list[str], model_name: str, workspace: W
     api_key = keys.made_key(workspace) if settings.is_open else None
     folder = new_folder(workspace.launches, f"{started:%Y%m%d-%H%M%S}-{os.getpid()}")
     prune(folder, KEPT_LAUNCHES)
-    sampler = start_sampler(folder, settings.memory_samples_per_s, workspace)
+    sampler = start_sampler(folder, settings, workspace)
     log = folder / "server.log"
     server: subprocess.Popen[bytes] | None = None
     try:
@@ -115,14 +137,16 @@ def new_folder(parent: Path, name: str) -> Path:
     raise FileExistsError(parent / name)
 
 
-def start_sampler(folder: Path, samples_per_s: float, workspace: Workspace) -> subprocess.Popen[bytes]:
+def start_sampler(folder: Path, settings: ServeConfig, workspace: Workspace) -> subprocess.Popen[bytes]:
     """Start the sampler and wait until its first sample, the baseline before the server, is written."""
+    seen = {name: value for name, value in settings.env.items() if name == CUDA_DEVICES}  # it watches the server's devices
     with (folder / "sampler.log").open("w", encoding="utf-8") as file:
         sampler = subprocess.Popen(
-            [sys.executable, "-m", "pipeline.gpu.sampler", str(folder), str(samples_per_s)],
+            [sys.executable, "-m", "pipeline.gpu.sampler", str(folder), str(settings.memory_samples_per_s)],
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=subprocess.STDOUT,
+            env={**os.environ, **seen},
             cwd=workspace.root,
             start_new_session=True,
         )

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import psutil
 
+from pipeline.config import CUDA_DEVICES
 from pipeline.gpu import nvml
 from pipeline.record import Artifact, Store, now
 from pipeline.server import ports, state
@@ -57,7 +58,8 @@ def stop_server(launch: Launch, workspace: Workspace) -> Closing:
             process.kill()
     if killed:
         wait_gone(launch, KILL_WAIT_S)
-    if remains and nvml.device_used_mib() is not None:
+    chosen = launch.settings.env.get(CUDA_DEVICES)
+    if remains and nvml.device_used_mib(chosen) is not None:
         time.sleep(SETTLE_S)
     deadline = time.monotonic() + PORT_WAIT_S
     while not (port_free := ports.is_free(launch.host, launch.port)) and time.monotonic() < deadline:
@@ -70,7 +72,7 @@ def stop_server(launch: Launch, workspace: Workspace) -> Closing:
         took_s=round(time.perf_counter() - clock, 2),
         port_free=port_free,
         gpu_used_before_mib=baseline_mib(workspace.launches / launch.id / state.SAMPLES),
-        gpu_used_after_mib=nvml.device_used_mib(),
+        gpu_used_after_mib=nvml.device_used_mib(chosen),
     )
     end_sampler(launch)
     Store(workspace.artifacts).write(NOTE, {"launch": launch.id}, started, closing.took_s, closing)

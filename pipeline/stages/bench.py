@@ -161,31 +161,31 @@ class Batch:
 def bench(settings: BenchConfig, limits: Limits, server: Server, workspace: Workspace) -> BenchResult:
     """Measure TTFT, TPOT and throughput, in a closed and an open loop, after the client itself."""
     with watched(server.handle, workspace) as target:
-        return measure(settings, limits, server, target, workspace)
+        return measure(settings, limits, server, replace(target, replicas=server.replicas), workspace)
 
 
 def measure(
     settings: BenchConfig, limits: Limits, server: Server, target: Target, workspace: Workspace, raw: Path | None = None
 ) -> BenchResult:
     """Return the record of a run, whose stamps go to `raw`; the server is watched by the caller."""
-    control = Control(target.base_url, target.api_key)
+    counters = Counters([Control(url, target.api_key) for url in (target.base_url, *target.replicas)])
     concurrencies = sorted({1, *settings.concurrency})
     workspace.say(f"bench: the client itself, against a stub at concurrency {', '.join(map(str, concurrencies))}")
     calibrations, ceiling = calibrate(concurrencies, settings.client_delay_ms)
     run = Run(server, target, settings, workspace, {entry.concurrency: entry.processes for entry in calibrations})
-    at_start = control.metrics()
+    at_start = counters.read()
     first = run.closed("the first request", run.new(1), 1, 1)
     cold_numbers = run.new(settings.ttft_requests)
     run.closed("warm-up", run.new(settings.warmup_requests), 1, 1)
-    before_cold = control.metrics()
+    before_cold = counters.read()
     cold = run.closed("TTFT, cold prefix cache", cold_numbers, 1, 1)
-    before_warm = control.metrics()
+    before_warm = counters.read()
     warm = run.closed("TTFT, warm prefix cache", cold_numbers, 1, 1)
-    after_warm = control.metrics()
+    after_warm = counters.read()
     run.closed("warm-up", run.new(1), settings.output_tokens, 1)
-    before_decode = control.metrics()
+    before_decode = counters.read()
     decode = replace(run.closed("decode", run.new(settings.decode_requests), settings.output_tokens, 1), warmups=1)
-    after_decode = control.metrics()
+    after_decode = counters.read()
     for batch in (cold, decode):
         if not batch.good:
             raise NothingAnsweredError(
@@ -199,7 +199,7 @@ def measure(
     best_per_s = max(len(batch.good) / batch.wall_s for batch in loops.values())
     opened = {arrival: run.opened(arrival, settings.open_share * best_per_s, settings.open_requests) for arrival in settings.open_loop}
     trials = capacity(run, settings, limits, best_per_s) if settings.find_capacity else []
-    at_end = control.metrics()
+    at_end = counters.read()
     raw = raw or workspace.artifacts / "raw" / "bench.jsonl.gz"
     write_atomic(raw, gzip.compress("".join(json.dumps(line) + "\n" for line in run.lines).encode(), mtime=0))
     levels = [level(entry, loops[entry.concurrency], settings.client_delay_ms, ceiling) for entry in calibrations]
@@ -241,6 +241,18 @@ def measure(
         ],
         raw=workspace.relative(raw),
     )
+
+
+@dataclass(frozen=True)
+class Counters:
+    """The metrics of the server, or of all the replicas together."""
+
+    controls: list[Control]
+
+    def read(self) -> Metrics:
+        """Return each metric summed over the servers, and only those that each of them has."""
+        told = [control.metrics() for control in self.controls]
+        return {name: sum(each[name] for each in told) for name in set.intersection(*(set(each) for each in told))}
 
 
 class Run:

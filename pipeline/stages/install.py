@@ -12,8 +12,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from pipeline import packages
+from pipeline.bundle.content import refuse_other_set
 from pipeline.config import InstallConfig
 from pipeline.errors import InstallError
 from pipeline.gpu.compatibility import CPU_SET, SETS, UPDATE_DRIVER, VllmSet, no_set_for, set_for_driver, set_named
@@ -72,7 +74,7 @@ COLLECT_LESS = "import gc; gc.set_threshold(100_000, 50, 100)\n"
 UV_TROUBLES = (
     (r"No space left on device|os error 28", "the disk is full", "free some space, then run it again"),
     (
-        r"No interpreter found|No download found|Python interpreter .* not found",
+        r"No interpreter found|No download found|Python interpreter .* not found|Failed to download .*/cpython-",
         "the Python that this set is pinned for is missing and could not be fetched",
         "install that Python version, or connect to the network so that uv can fetch it",
     ),
@@ -125,6 +127,8 @@ def install(settings: InstallConfig, machine: Machine, workspace: Workspace) -> 
     if settings.python:
         return existing(Path(settings.python).expanduser(), workspace)
     chosen, reason = choose_set(settings.set, machine)
+    if workspace.bundle is not None:
+        refuse_other_set(workspace.bundle, chosen.name, reason)
     wheel = settings.cpu_wheel if chosen == CPU_SET else None
     requirements = (workspace.requirements / f"{chosen.name}.txt").read_text(encoding="utf-8")
     sha256 = hashlib.sha256(requirements.encode()).hexdigest()
@@ -234,7 +238,8 @@ def build(chosen: VllmSet, requirements: str, wheel: str | None, workspace: Work
 def fastest(version: str, workspace: Workspace) -> str:
     """Return the path of the fastest Python of this version that is installed; the version itself, for uv to fetch, without one."""
     listed = subprocess.run([packages.uv(), "python", "list", "--only-installed", "--output-format", "json", version], capture_output=True)
-    paths = [entry["path"] for entry in json.loads(listed.stdout)] if listed.returncode == 0 else []
+    # One Python stands there more than once, by links and by folders that are twice on the PATH.
+    paths = dict.fromkeys(os.path.realpath(entry["path"]) for entry in json.loads(listed.stdout)) if listed.returncode == 0 else {}
     done = (subprocess.run([path, "-I", "-c", SPEED], capture_output=True) for path in paths)
     found = [Interpreter(**json.loads(told.stdout)) for told in done if told.returncode == 0]
     if not found:
@@ -312,7 +317,7 @@ def without_package(requirements: str, name: str) -> str:
 
 def has_wheel(folders: list[str], name: str, version: str) -> bool:
     """Tell whether one of the local folders holds a wheel of that version."""
-    paths = [Path(folder.removeprefix("file://")) for folder in folders]
+    paths = [Path(unquote(folder.removeprefix("file://"))) for folder in folders]
     return any(path.is_dir() and any(path.glob(f"{name}-{version}-*.whl")) for path in paths)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -85,6 +86,16 @@ class MemoryUse(Measurement):
     gpu_errors: dict[str, int]
 
 
+SoakState = Literal["running", "interrupted", "complete", "failed"]
+
+
+class Soak(MemoryUse):
+    """Memory under a load of hours, and how far that is: `running` is also what a killed one leaves."""
+
+    asked_h: float
+    state: SoakState
+
+
 def measure_vram(settings: VramConfig, machine: Machine, server: Server, workspace: Workspace) -> MemoryUse:
     """Put load on the server and read its memory samples, GPU and host."""
     if server.attached:
@@ -97,15 +108,15 @@ def load_and_read(settings: VramConfig, machine: Machine, server: Server, target
     """Return the record of a run; the server is watched by the caller."""
     workspace.say(f"memory: {settings.load_s:g} s of load at concurrency {settings.concurrency}")
     told = workspace.progress("memory, seconds of load", round(settings.load_s))
-    began = time.monotonic()
-    load = Load(spans=[(began, began)], preempted=0)
     with metered(target) as meter:
+        began = time.monotonic()
+        load = Load(spans=[(began, began)], preempted=0)
         while (left_s := began + settings.load_s - time.monotonic()) > 0 and target.alive():
             load = pressed(load, target, server.model, settings.concurrency, min(left_s, SLICE_S), told)
     load = with_readings(load, meter)
     if load.failed == load.requests:
         raise NothingAnsweredError(f"memory: no request of the load succeeded: {load.error or 'none was sent'}", "see the server's log")
-    return memory_use(load, meter.preemptions, machine, server, workspace)
+    return memory_use(load, meter.preemptions, machine, server, Watch(server, workspace))
 
 
 def pressed(
@@ -115,13 +126,15 @@ def pressed(
 
     `told` hears the seconds of load so far.
     """
-    began = time.monotonic()
+    began: float | None = None  # when the client is ready to send
     payloads = (
         streamed(model, [{"role": "user", "content": f"Tell story number {number}."}], OUTPUT_TOKENS, ignore_eos=True)
         for number in itertools.count(load.requests)
     )
 
     def keep_going() -> bool:
+        nonlocal began
+        began = began or time.monotonic()
         passed_s = time.monotonic() - began
         told(int(load.seconds + min(passed_s, seconds)))
         return passed_s < seconds
@@ -152,19 +165,26 @@ def with_readings(load: Load, meter: Meter) -> Load:
     )
 
 
-def memory_use(load: Load, preemptions: int | None, machine: Machine, server: Server, workspace: Workspace) -> MemoryUse:
+class Watch:
+    """What samples and log of a launch say: read on from where the last reading ended; the log, of the start only, once."""
+
+    def __init__(self, server: Server, workspace: Workspace) -> None:
+        self.samples = Samples(workspace.root / server.handle.samples)
+        self.digest = memory.Digest()
+        self.breakdown = breakdown((workspace.root / server.handle.log).read_text(encoding="utf-8", errors="replace"))
+
+
+def memory_use(load: Load, preemptions: int | None, machine: Machine, server: Server, watch: Watch) -> MemoryUse:
     """Return what the launch's samples and its log say of this load."""
-    path = workspace.root / server.handle.samples
-    samples = list(read_samples(path))
-    loaded = [sample for sample in samples if any(begin <= sample["t"] <= end for begin, end in load.spans)]
-    if not loaded:
+    digest = watch.digest
+    digest.take(watch.samples.new(), load.spans)
+    if not digest.loaded:
         raise MeasureError("memory: the sampler wrote nothing during the load", f"see sampler.log beside {server.handle.samples}")
-    baseline = memory.baseline_mib(samples)
-    method, gpu = memory.gpu_points(samples, baseline)
-    errors = memory.error_counts(samples)
+    method, gpu = memory.told_apart(digest.own, digest.used, digest.baseline)
+    errors = dict(sorted(digest.errors.items()))
     listed = ", ".join(f"{name} in {count} samples" for name, count in errors.items())
     no_gpu = machine.reason or (f"the driver failed: {listed}" if listed else "the driver tells no memory figures")
-    series = {"vram": gpu, "host_pss": memory.host_points(samples, "pss_mib"), "host_rss": memory.host_points(samples, "rss_mib")}
+    series = {"vram": gpu, "host_pss": digest.host["pss_mib"], "host_rss": digest.host["rss_mib"]}
     figures: dict[str, Figure] = {}
     for name, points in series.items():
         reason = no_gpu if name == "vram" else "no sample under load"
@@ -176,30 +196,47 @@ def memory_use(load: Load, preemptions: int | None, machine: Machine, server: Se
     return MemoryUse(
         launch_id=server.handle.launch_id,
         simulated=not server.real,
-        figures={**figures, **memory.state_figures(loaded, no_gpu), "kv_cache_peak": kv},
+        figures={**figures, **digest.states.figures(no_gpu), "kv_cache_peak": kv},
         method=method,
-        samples=len(samples),
+        samples=len(digest.times),
         samples_file=server.handle.samples,
         anchor=Anchor(monotonic_s=time.monotonic(), wall=now()),
         load=load,
-        gaps=memory.gaps([sample["t"] for sample in samples], [(samples[0]["t"], load.spans[-1][1])]),
-        baseline_gpu_mib=baseline,
-        breakdown=breakdown((workspace.root / server.handle.log).read_text(encoding="utf-8", errors="replace")),
+        gaps=memory.gaps(digest.times, [(digest.times[0], load.spans[-1][1])]),
+        baseline_gpu_mib=digest.baseline,
+        breakdown=watch.breakdown,
         preemptions=preemptions,
-        throttled=memory.throttle_counts(loaded),
+        throttled=dict(sorted(digest.states.reasons.items())),
         gpu_errors=errors,
     )
 
 
+class Samples:
+    """A file of samples that is still written; each reading goes on where the last one ended. `lines` counts those read."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.at = self.lines = 0
+
+    def new(self) -> Iterator[Sample]:
+        """Yield the samples since the last reading; a line that is being written waits, one that a power cut spoilt is left out."""
+        try:
+            file = self.path.open("rb")
+        except OSError as error:
+            raise MeasureError(f"memory: no samples: {error}", "restart the server with `invoke serve --force`") from error
+        with file:
+            file.seek(self.at)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    return
+                self.at += len(line)
+                self.lines += 1
+                with suppress(ValueError):
+                    sample = json.loads(line)
+                    if isinstance(sample, dict) and isinstance(sample.get("t"), int | float):
+                        yield sample
+
+
 def read_samples(path: Path) -> Iterator[Sample]:
-    """Yield the samples in the file; a line that is being written, or that a power cut spoilt, is left out."""
-    try:
-        file = path.open(encoding="utf-8", errors="replace")
-    except OSError as error:
-        raise MeasureError(f"memory: no samples: {error}", "restart the server with `invoke serve --force`") from error
-    with file:
-        for line in file:
-            with suppress(ValueError):
-                sample = json.loads(line) if line.endswith("\n") else None
-                if isinstance(sample, dict) and isinstance(sample.get("t"), int | float):
-                    yield sample
+    """Yield the samples in the file."""
+    return Samples(path).new()

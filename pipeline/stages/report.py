@@ -1,30 +1,39 @@
-"""report: every figure beside its target, with verdict and source, in REPORT.md."""
+"""report: every figure beside its target, with verdict and source, in REPORT.md and report.html."""
 
-import os
-from collections.abc import Mapping
+import gzip
+import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from pipeline.config import Alternatives, Gates, Given, Instead, Profile, ReportConfig, Waived
+from pipeline.client.answer import Answer
+from pipeline.config import IMAGES, Alternatives, Edges, Gates, Given, Instead, Profile, ReportConfig, Waived
 from pipeline.errors import MeasureError
 from pipeline.measure.memory import Sample
 from pipeline.measure.verdicts import Verdict
 from pipeline.record import Artifact, Outcome, write_atomic
 from pipeline.redact import redacted
 from pipeline.server.stop import Closing
-from pipeline.stages.bench import BenchResult
+from pipeline.stages.bench import BenchResult, between_ms, first_ms, raw_answer, whole_ms
 from pipeline.stages.check_gpu import Machine
 from pipeline.stages.download_model import Model
 from pipeline.stages.install import Installation
-from pipeline.stages.measure_vram import MemoryUse, read_samples
+from pipeline.stages.measure_vram import MemoryUse, Soak, read_samples
 from pipeline.stages.serve import Server
 from pipeline.stages.test_determinism import Determinism, Remedied
 from pipeline.stages.test_router import RouterResult
 from pipeline.workspace import Workspace
 
-PLOTS = "plots"  # in artifacts/
+BADGE = "verdict.svg"
+PLOTS = ("memory.svg", "breakdown.svg")
+LATENCIES: dict[str, tuple[str, Callable[[list[Answer]], list[float]]]] = {
+    "ttft_ms": ("TTFT, cold prefix cache c1", first_ms),
+    "ttft_warm_ms": ("TTFT, warm prefix cache c1", first_ms),
+    "itl_ms": ("decode c1", between_ms),
+    "e2e_ms": ("decode c1", whole_ms),
+}
 
 
 class GateVerdict(BaseModel):
@@ -57,6 +66,7 @@ def report(
     profile: Profile,
     given: Given,
     instead: Instead,
+    edges: Edges,
     machine: Outcome[Machine],
     installation: Outcome[Installation],
     model: Outcome[Model],
@@ -67,25 +77,43 @@ def report(
     memory: Outcome[MemoryUse],
     closing: Outcome[Closing],
     remedied: Outcome[Remedied],
+    soak: Outcome[Soak],
     workspace: Workspace,
 ) -> Report:
     """Render REPORT.md from whatever is on record."""
-    from pipeline.report.document import build_document, text_of
+    from pipeline.report.badge import badge
+    from pipeline.report.charts import bench_charts, memory_charts
+    from pipeline.report.document import build_document, places, text_of
     from pipeline.report.exports import junit, openmetrics
     from pipeline.report.gates import judge_records
+    from pipeline.report.html import render_html
+    from pipeline.report.language import words
     from pipeline.report.markdown import render
     from pipeline.report.plots import memory_pictures
-    from pipeline.report.view import build_view
+    from pipeline.report.view import badge_words, build_view, headline
 
     records: list[Outcome[Any]] = [machine, installation, model, server, router, determinism, bench, memory, closing, remedied]
     judged = judge_records(gates, waived, records)
     path = workspace.root / settings.output
-    plots = written(memory_pictures(judged.outcomes, judged.gates, samples_of(judged.outcomes["measure-vram"], workspace)), workspace)
-    pictures = [Path(os.path.relpath(workspace.root / plot, path.parent)).as_posix() for plot in plots]
-    view = build_view(settings, profile.root, given.root, instead.root, alternatives.root, judged, pictures)
-    write_atomic(path, render(workspace.root / "templates", view))
-    document = build_document(profile.root, judged, view.headline)
-    write_atomic(workspace.root / settings.document, redacted(text_of(document)))
+    use = judged.outcomes["measure-vram"]
+    samples = samples_of(use, workspace)
+    templates = workspace.root / "templates"
+    t = words(settings.language, templates)
+    drawn = memory_pictures(judged.outcomes, judged.gates, samples, t)
+    written({BADGE: badge(badge_words(judged), judged.code), **drawn}, path.with_name(IMAGES))
+    pictures, shown_badge = [f"{IMAGES}/{name}" for name in drawn], f"{IMAGES}/{BADGE}"
+    view = build_view(
+        settings, profile.root, given.root, instead.root, alternatives.root, judged, pictures, t, soak, edges.root, shown_badge
+    )
+    document = build_document(profile.root, judged, headline(judged))
+    text = redacted(text_of(document))
+    write_atomic(workspace.root / settings.document, text)
+    write_atomic(path, render(templates, view, t, places(text)))
+    told = {
+        view.scenarios[2].title: bench_charts(judged.outcomes["bench"].data, latencies_of(judged.outcomes["bench"], workspace), t),
+        view.scenarios[3].title: memory_charts(use.data, server.data.plan if server.data else None, samples, drawn, t),
+    }
+    write_atomic(workspace.root / settings.page, redacted(render_html(templates, view, told, t)))
     unclear = (settings.junit_inconclusive, settings.junit_not_measured)
     write_atomic(workspace.artifacts / "junit.xml", redacted(junit(document, *unclear)))
     write_atomic(workspace.artifacts / "metrics.prom", redacted(openmetrics(document)))
@@ -93,12 +121,14 @@ def report(
         GateVerdict(gate=row.id, verdict=row.judgement.verdict, reason=row.judgement.reason, required=row.gate.required, waiver=row.waiver)
         for row in judged.gates
     ]
-    return Report(path=settings.output, plots=plots, headline=view.headline, exit_code=judged.code, gates=verdicts)
+    plots = [str(Path(settings.output).with_name(IMAGES) / name) for name in (BADGE, *drawn)]
+    return Report(path=settings.output, plots=plots, headline=document.headline, exit_code=judged.code, gates=verdicts)
 
 
 def report_present(made: Report, workspace: Workspace) -> bool:
     """Tell whether the rendered files are still there."""
-    return all((workspace.root / path).is_file() for path in (made.path, str(Path(made.path).with_name("report.json")), *made.plots))
+    beside = [str(Path(made.path).with_name(name)) for name in ("report.json", "report.html")]
+    return all((workspace.root / path).is_file() for path in (made.path, *beside, *made.plots))
 
 
 def samples_of(memory: Outcome[Any], workspace: Workspace) -> list[Sample]:
@@ -111,11 +141,22 @@ def samples_of(memory: Outcome[Any], workspace: Workspace) -> list[Sample]:
         return []
 
 
-def written(pictures: Mapping[str, str], workspace: Workspace) -> list[str]:
-    """Write the pictures in place of all that were there; return their paths within the project."""
-    folder = workspace.artifacts / PLOTS
-    for old in folder.glob("*.svg"):
-        old.unlink()
+def latencies_of(bench: Outcome[Any], workspace: Workspace) -> dict[str, list[float]]:
+    """Return the values (ms) behind bench's percentiles by the figure's name, as far as the raw stamps are still there."""
+    phases: dict[str, list[Answer]] = {}
+    try:
+        lines = gzip.decompress((workspace.root / bench.data.raw).read_bytes()).splitlines() if bench.data else []
+        for line in map(json.loads, lines):
+            phases.setdefault(line["phase"], []).append(raw_answer(line))
+    except (OSError, EOFError, ValueError, KeyError, TypeError):
+        return {}
+    return {name: values(phases.get(phase, [])) for name, (phase, values) in LATENCIES.items()}
+
+
+def written(pictures: Mapping[str, str], folder: Path) -> None:
+    """Write the pictures, and remove an old one of those that there are none of now."""
+    for name in PLOTS:
+        if name not in pictures:
+            (folder / name).unlink(missing_ok=True)
     for name, svg in pictures.items():
         write_atomic(folder / name, svg)
-    return [workspace.relative(folder / name) for name in pictures]

@@ -10,7 +10,7 @@ from pipeline.config import AttachConfig, ModelConfig, ServeConfig
 from pipeline.errors import MeaninglessError, MeasureError, ModelError, OutOfMemoryError, ServerError
 from pipeline.gpu.compatibility import CPU_SET
 from pipeline.gpu.host import Host
-from pipeline.gpu.plan import SHORTEST_CONTEXT, Demand, Plan, demand, refusal, unplanned
+from pipeline.gpu.plan import SHORTEST_CONTEXT, Demand, Plan, deciding, demand, refusal, unplanned
 from pipeline.model.shape import read_shape, weight_bytes
 from pipeline.record import Artifact, Store
 from pipeline.server import launch as launching
@@ -18,6 +18,7 @@ from pipeline.server import ports, state
 from pipeline.server.identity import Proof, is_real, prove, show
 from pipeline.server.keys import control_of, key_file, key_of
 from pipeline.server.ladder import FEWEST_SEQUENCES, HOPELESS, MOST_ATTEMPTS, PLANNED, Attempt, smaller
+from pipeline.server.parallel import check, read_parts
 from pipeline.server.readiness import DEATH_S, died, first_completion, gone, says_something, wait_until_ready
 from pipeline.server.state import Handle, Launch
 from pipeline.server.stop import stop_server
@@ -42,6 +43,7 @@ class Server(Artifact):
     environment: dict[str, str]
     random_weights: bool
     attached: str | None = None
+    replicas: tuple[str, ...] = ()
     attempts: list[Attempt] = []
     plan: Plan | None
     real: bool
@@ -63,7 +65,10 @@ def serve(
     workspace: Workspace,
 ) -> Server:
     """Start vLLM, wait until it answers, and prove that it is ours."""
+    if settings.node_rank:
+        raise ServerError(f"node {settings.node_rank} answers no requests: node 0 does", "start its share of the model with `./inv join`")
     settings = settled(settings, machine.host, installation.distribution)
+    insist_on_parts(settings, machine, installation, workspace.root / model.folder)
     clear_old(workspace)
     if not ports.is_free(settings.host, settings.port):
         raise ServerError(
@@ -103,6 +108,25 @@ def serve(
     )
 
 
+def joined(settings: ServeConfig, machine: Machine, installation: Installation, model: Model, workspace: Workspace) -> Launch:
+    """Start this node's share of a server that node 0 answers for; the server's processes are what can be known of it."""
+    if not settings.node_rank:
+        raise ServerError("node 0 answers the requests, and does not join", "`./inv serve` here; --set serve.node_rank=1 on the next host")
+    settings = settled(settings, machine.host, installation.distribution)
+    folder = workspace.root / model.folder
+    insist_on_parts(settings, machine, installation, folder)
+    clear_old(workspace)
+    workspace.say(f"node {settings.node_rank} of {settings.nnodes} joins {settings.master_addr}:{settings.master_port} with {model.name}")
+    words = launching.headless(launching.command(settings, workspace.root / installation.interpreter, folder, model.name))
+    return launching.start(settings, words, model.name, workspace)
+
+
+def insist_on_parts(settings: ServeConfig, machine: Machine, installation: Installation, folder: Path) -> None:
+    """Raise ServerError where the model cannot be spread as the settings ask; on processors vLLM takes cores, which are not counted."""
+    if settings.world_size * settings.data_parallel_size > 1:
+        check(settings, read_parts(folder), None if installation.distribution == CPU_SET.distribution else len(machine.gpus))
+
+
 def next_attempt(
     settings: ServeConfig, error: OutOfMemoryError, took_s: float, before: list[Attempt], workspace: Workspace
 ) -> tuple[ServeConfig, Attempt]:
@@ -140,33 +164,57 @@ def falls_back(settings: ServeConfig) -> bool:
 def attached(settings: AttachConfig, model: ModelConfig, workspace: Workspace) -> Server:
     """Use the server that someone else runs at `attach.url`: nothing is started, and its endpoint is all that is known of it."""
     url = settings.url or ""
-    handle = Handle(launch_id=url, base_url=url, pid=None, created=None, log="", samples="", ready_s=0, phases_s={})
-    control = control_of(handle, workspace)
-    try:
-        card = chosen(control.models(), model.name)
-        version = control.version()
-        if not says_something(first_completion(control, card.id)):
-            raise ServerError(f"the completion of the server at {url} says nothing", "ask whoever runs it")
-        proofs = show(card, version, control)
-    except MeasureError as error:
-        key = "" if key_of(handle, workspace) else "; a server that wants an API key takes it from VLLM_API_KEY"
-        raise ServerError(error.message, f"is it a vLLM server, and up?{key}") from error
-    workspace.say(f"attached to {url}: {card.id}, vLLM {version}")
+    card, version, proofs = seen(url, model.name, workspace)
+    for replica in settings.replicas:
+        other, its_version, more = seen(replica, card.id, workspace)
+        if (other.id, its_version) != (card.id, version):
+            raise ServerError(
+                f"{replica} is no replica of {url}: it serves {other.id} with vLLM {its_version}, not {card.id} with {version}",
+                "name servers of the same model and version in attach.replicas",
+            )
+        proofs += [proof.model_copy(update={"claim": f"{proof.claim} ({replica})"}) for proof in more]
+    workspace.say(f"attached to {', '.join((url, *settings.replicas))}: {card.id}, vLLM {version}")
     return Server(
         model=card.id,
         vllm=version,
         distribution="not known",
-        device=f"the server at {url}",
+        device=f"the server at {url}{and_replicas(len(settings.replicas))}",
         max_model_len=card.max_model_len or 0,
         command=[],
         environment={},
         random_weights=False,
         attached=url,
+        replicas=settings.replicas,
         plan=None,
         real=is_real(proofs),
         proofs=proofs,
-        handle=handle,
+        handle=handle_of(url),
     )
+
+
+def seen(url: str, model: str, workspace: Workspace) -> tuple[ModelCard, str, list[Proof]]:
+    """Return (model card, vLLM's version, proofs) of what answers at `url`; ServerError where that is no vLLM that says something."""
+    handle = handle_of(url)
+    control = control_of(handle, workspace)
+    try:
+        card = chosen(control.models(), model)
+        version = control.version()
+        if not says_something(first_completion(control, card.id)):
+            raise ServerError(f"the completion of the server at {url} says nothing", "ask whoever runs it")
+        return card, version, show(card, version, control)
+    except MeasureError as error:
+        key = "" if key_of(handle, workspace) else "; a server that wants an API key takes it from VLLM_API_KEY"
+        raise ServerError(error.message, f"is it a vLLM server, and up?{key}") from error
+
+
+def and_replicas(count: int) -> str:
+    """Return the words for so many servers more."""
+    return f" and {count} replica{'s' if count > 1 else ''}" if count else ""
+
+
+def handle_of(url: str) -> Handle:
+    """Return how to reach a server that someone else runs."""
+    return Handle(launch_id=url, base_url=url, pid=None, created=None, log="", samples="", ready_s=0, phases_s={})
 
 
 def chosen(cards: list[ModelCard], name: str) -> ModelCard:
@@ -231,33 +279,35 @@ def log_of(server: Server, workspace: Workspace) -> Path | None:
 def settled(settings: ServeConfig, host: Host, distribution: str) -> ServeConfig:
     """Return the settings with what `auto` leaves to the machine decided, as benchmarks/README.md found it to pay."""
     on_cpu = distribution == CPU_SET.distribution
-    eager, executor = settings.enforce_eager, settings.executor
+    eager, executor = settings.enforce_eager, settings.distributed_executor_backend
+    alone = settings.world_size == settings.data_parallel_size == 1
     if eager == "auto":
         eager = on_cpu and "avx512_vnni" not in host.vector
-    if executor == "auto" and on_cpu and host.physical_cores <= MOST_UNBOUND_CORES:
+    if executor == "auto" and on_cpu and alone and host.physical_cores <= MOST_UNBOUND_CORES:
         executor = "uni"
     # vLLM takes another executor for the CPU than the one asked for, unless this is set; it then leaves the threads to us.
     threads = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "OMP_NUM_THREADS": str(host.physical_cores)}
     env = {**(threads if on_cpu and executor == "uni" else {}), **settings.env}
-    return settings.model_copy(update={"enforce_eager": eager, "executor": executor, "env": env})
+    return settings.model_copy(update={"enforce_eager": eager, "distributed_executor_backend": executor, "env": env})
 
 
 def planned(settings: ServeConfig, machine: Machine, distribution: str, folder: Path) -> Plan | None:
-    """Return what the start will take of the largest device; None where it is not known."""
+    """Return what the start will take of the device that decides; None where it is not known."""
     asked = demanded(settings, machine, distribution, folder)
     return asked.at(settings.gpu_memory_utilization) if asked else None
 
 
 def demanded(settings: ServeConfig, machine: Machine, distribution: str, folder: Path) -> Demand | None:
-    """Return what the start asks of the largest device; None without one, or where model or flags do not tell."""
-    if distribution == CPU_SET.distribution or not machine.gpus or unplanned(settings):
+    """Return what the start asks of the device that decides; None without one, or where model or flags do not tell."""
+    device = deciding(machine.gpus, settings)
+    if distribution == CPU_SET.distribution or device is None or unplanned(settings):
         return None
     try:
         shape = read_shape(folder)
         weights, source = weight_bytes(folder, shape, settings.dtype)
     except ModelError:
         return None
-    return demand(settings, shape, weights, source, max(gpu.total_mib for gpu in machine.gpus))
+    return demand(settings, shape, weights, source, device.total_mib)
 
 
 def insist_on_answers(server: Server) -> None:
@@ -333,4 +383,4 @@ def device_of(machine: Machine, installation: Installation) -> str:
     """Return the name of what the server computes on."""
     if installation.distribution == CPU_SET.distribution or machine.profile == CPU_PROFILE or not machine.gpus:
         return machine.host.cpu
-    return max(machine.gpus, key=lambda gpu: gpu.total_mib).name
+    return machine.gpus[0].name

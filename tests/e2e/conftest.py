@@ -94,18 +94,18 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def fresh_project() -> Project:
-    """Return the folder with this checkout's files and nothing on record; environment, models and caches are kept."""
-    root = ROOT / ".cache" / "e2e"
+def fresh_project(name: str = "e2e") -> Project:
+    """Return the folder of that name with this checkout's files and nothing on record; environment, models and caches are kept."""
+    root = ROOT / ".cache" / name
     root.mkdir(parents=True, exist_ok=True)
-    for name in COPIED:
-        target = root / name
+    for part in COPIED:
+        target = root / part
         if target.is_dir():
             shutil.rmtree(target)
-        if (ROOT / name).is_dir():
-            shutil.copytree(ROOT / name, target, ignore=shutil.ignore_patterns("__pycache__"))
+        if (ROOT / part).is_dir():
+            shutil.copytree(ROOT / part, target, ignore=shutil.ignore_patterns("__pycache__"))
         else:
-            shutil.copyfile(ROOT / name, target)
+            shutil.copyfile(ROOT / part, target)
     shutil.rmtree(root / "artifacts", ignore_errors=True)
     (root / "REPORT.md").unlink(missing_ok=True)
     return Project(root, free_port())

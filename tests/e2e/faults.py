@@ -17,7 +17,7 @@ from tests.e2e.conftest import ROOT, Project
 EAGER = ("--set", "serve.enforce_eager=true")  # starts sooner, on whatever processor
 LOADED = ("measure-vram", "--force", "--set", "vram.load_s=120", *EAGER)
 STAGES = ("check-gpu", "install", "download-model", "serve", "test-router", "test-determinism", "bench", "measure-vram", "report")
-OWN_WORKER = ("--set", "serve.executor=mp")
+OWN_WORKER = ("--set", "serve.distributed_executor_backend=mp")
 CLOCK_STEP_S = -86400
 ASKED_GIB = psutil.virtual_memory().total // 2**30 * 2
 

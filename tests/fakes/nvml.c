@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 enum { SUCCESS = 0, UNINITIALIZED = 1, INVALID = 2, NOT_SUPPORTED = 3, NOT_FOUND = 6, TOO_SMALL = 7, NO_DRIVER = 9, WRONG_VERSION = 25 };
 enum { MOST = 16, VALUES = 64 };
@@ -17,7 +18,7 @@ typedef struct {
     unsigned long long throttle;
     Holder holder[MOST];
 } Entry;
-typedef struct { char function[64]; int code, from, until, device; } Fault;
+typedef struct { char function[64]; int code, from, until, device, hangs; } Fault;
 typedef struct { char function[64]; int calls[MOST + 1]; } Count;
 typedef struct { unsigned pid; unsigned long long used; unsigned instance, compute; } Process;
 typedef struct { unsigned long long total, free, used; } Memory;
@@ -71,9 +72,9 @@ static void statement(char *line) {
         Entry *last = &entries[entry_count - 1];
         holder = &last->holder[last->holders++];
         holder->kind = 'C';
-    } else if (!strcmp(word, "error")) {
+    } else if (!strcmp(word, "error") || !strcmp(word, "hang")) {
         fault = &faults[fault_count++];
-        *fault = (Fault){.from = 1, .until = 1 << 30, .device = -1};
+        *fault = (Fault){.from = 1, .until = 1 << 30, .device = -1, .hangs = !strcmp(word, "hang")};
     } else if (!strcmp(word, "driver")) {
         snprintf(driver, sizeof driver, "%s", line);
         return;
@@ -112,6 +113,13 @@ static void load(void) {
     fclose(file);
 }
 
+/* Return when the script has changed. */
+static void hang(void) {
+    const char *path = getenv("NVML_SCRIPT");
+    struct stat about;
+    while (stat(path, &about) || (about.st_mtim.tv_sec == loaded.tv_sec && about.st_mtim.tv_nsec == loaded.tv_nsec)) usleep(5000);
+}
+
 /* Count the call and return the code that the script has for it. */
 static int call(const char *function, const Entry *entry) {
     load();
@@ -125,7 +133,13 @@ static int call(const char *function, const Entry *entry) {
     if (!started && strcmp(function, "nvmlInitWithFlags")) return UNINITIALIZED;
     for (Fault *fault = faults; fault < faults + fault_count; fault++)
         if (!strcmp(fault->function, function) && (fault->device < 0 || fault->device == device) && calls >= fault->from && calls <= fault->until)
-            return fault->code;
+            {
+                if (fault->hangs) {
+                    hang();
+                    return call(function, entry);
+                }
+                return fault->code;
+            }
     return SUCCESS;
 }
 

@@ -8,9 +8,10 @@ A script has one statement a line, numbers in MiB, milliwatts, °C and MHz (cloc
     instance uuid=MIG-a name=A_100_1g total=1000 used=10
     process pid=7 used=50 kind=G
     error fn=nvmlDeviceGetPowerUsage code=15 from=3 until=9 device=0
+    hang fn=nvmlDeviceGetMemoryInfo_v2
 
 `used` names the answer of each next call and stays at the last; `used=-` of a process is not told. An error holds for all
-calls unless from, until and device (devices and instances counted from 0) say which.
+calls unless from, until and device (devices and instances counted from 0) say which. What hangs returns when the script changes.
 """
 
 import os
@@ -31,10 +32,12 @@ SYSTEM = "driver 580.65.06\ncuda 13000\n"
 RTX_4050 = "device uuid=GPU-a1b2 name=RTX_4050 total=6141 used=100 reserved=300 cc=8.9 util=37 temp=61 power=35250 clock=1755\n"
 LOOK = """
 import sys
-from pipeline.config import AutoProfile, GpuConfig
+from pipeline.gpu import nvml
+from pipeline.config import AutoProfile, GpuConfig, Visible
 from pipeline.stages.check_gpu import check_gpu
+nvml.READ_S = float(sys.argv[2])
 auto = (AutoProfile(min_total_mib=3600, profile="small"), AutoProfile(min_total_mib=5600, profile="large"))
-print(check_gpu(GpuConfig(auto=auto)).model_dump_json())
+print(check_gpu(GpuConfig(auto=auto), Visible(devices=sys.argv[1] or None)).model_dump_json())
 """
 
 
@@ -62,15 +65,15 @@ class FakeNvml:
         chosen = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
         return {**inherited, **chosen, "LD_LIBRARY_PATH": str(self.folder), "NVML_SCRIPT": str(self.script)}
 
-    def check_gpu(self, script: str, visible: str | None = None) -> Machine:
+    def check_gpu(self, script: str, visible: str | None = None, of_server: str = "") -> Machine:
         """Return what check-gpu sees where the library plays this."""
         self.play(script)
-        return look(self.environment(visible))
+        return look(self.environment(visible), of_server)
 
 
-def look(environment: Mapping[str, str]) -> Machine:
-    """Return what check-gpu sees in this environment."""
-    command = [sys.executable, "-c", LOOK]
+def look(environment: Mapping[str, str], of_server: str = "", read_s: float = 30) -> Machine:
+    """Return what check-gpu sees in this environment, where serve.env has `of_server` as CUDA_VISIBLE_DEVICES."""
+    command = [sys.executable, "-c", LOOK, of_server, str(read_s)]
     done = subprocess.run(command, env=dict(environment), cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return Machine.model_validate_json(done.stdout)

@@ -4,12 +4,16 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
+from pydantic import ValidationError
 
+from pipeline.client.load import Target, streamed
+from pipeline.client.spread import loop
 from pipeline.config import AttachConfig, BenchConfig, DeterminismConfig, Limits, ModelConfig, VramConfig
-from pipeline.errors import MeaninglessError, ServerError
+from pipeline.errors import MeaninglessError, MeasureError, ServerError
 from pipeline.record import Store, now
 from pipeline.server.keys import key_file
 from pipeline.server.stop import stop_server
@@ -157,3 +161,80 @@ def test_a_server_that_goes_away_fails_the_measurement(project: FakeProject) -> 
         server = attach(project, fake)
     with pytest.raises(ServerError, match="no longer answers"):
         bench(BENCH, Limits(), server, project.workspace)
+
+
+# Replicas.
+
+
+def attach_all(project: FakeProject, first: FakeVllm, *others: FakeVllm) -> Server:
+    settings = AttachConfig(url=first.base_url, replicas=tuple(other.base_url for other in others))
+    return attached(settings, ModelConfig(name="fake-model"), project.workspace)
+
+
+def test_replicas_share_the_load_and_their_counters_are_summed(project: FakeProject) -> None:
+    with FakeVllm() as first, FakeVllm() as second:
+        server = attach_all(project, first, second)
+        assert server.real
+        assert server.device == f"the server at {first.base_url} and 1 replica"
+        before = [len(fake.ledger.requests) for fake in (first, second)]
+        settings = BENCH.model_copy(update={"requests_per_level": 8, "concurrency": (1, 4), "open_loop": ("constant",)})
+        result = bench(settings, Limits(), server, project.workspace)
+        shares = [len(fake.ledger.requests) - earlier for fake, earlier in zip((first, second), before, strict=True)]
+        assert result.figures["answered"].value == 100
+        assert {count.name: count.client for count in result.ledger}["requests answered"] == sum(shares)
+        assert all(count.agrees for count in result.ledger)
+        assert min(shares) > sum(shares) / 3
+
+
+def test_processes_of_the_client_take_turns_of_their_own_among_replicas() -> None:
+    with FakeVllm() as first, FakeVllm() as second:
+        target = Target(first.base_url, replicas=(second.base_url,))
+        payloads = [streamed("fake-model", [{"role": "user", "content": str(number)}], 2) for number in range(8)]
+        answers, _, _ = loop(target, payloads, 4, 60, processes=2)
+        assert [answer.ok for answer in answers] == [True] * 8
+        assert [len(fake.ledger.requests) for fake in (first, second)] == [4, 4]
+
+
+@pytest.mark.parametrize(
+    ("kind", "says"),
+    [
+        ({"model": "another"}, "it serves another with vLLM"),
+        ({"script": Script(version="0.1.0")}, "it serves fake-model with vLLM 0.1.0, not fake-model with"),
+    ],
+    ids=["model", "version"],
+)
+def test_a_server_of_another_kind_is_no_replica(project: FakeProject, kind: dict[str, Any], says: str) -> None:
+    with FakeVllm() as first, FakeVllm(**kind) as other, pytest.raises(ServerError, match=says) as caught:
+        attach_all(project, first, other)
+    assert caught.value.message.startswith(f"{other.base_url} is no replica of {first.base_url}: ")
+    assert "attach.replicas" in caught.value.hint
+
+
+def test_one_replica_that_only_looks_like_vllm_makes_all_figures_simulated(project: FakeProject) -> None:
+    with FakeVllm() as first, FakeVllm(Script(counting=0)) as second:
+        server = attach_all(project, first, second)
+        assert not server.real
+        assert next(proof.claim for proof in server.proofs if not proof.holds).endswith(f"({second.base_url})")
+        assert bench(BENCH, Limits(), server, project.workspace).simulated
+
+
+def test_a_replica_that_went_away_is_named(project: FakeProject) -> None:
+    with FakeVllm() as first:
+        with FakeVllm() as second:
+            server = attach_all(project, first, second)
+        with pytest.raises(MeasureError, match=second.base_url):
+            bench(BENCH, Limits(), server, project.workspace)
+
+
+@pytest.mark.parametrize(
+    ("settings", "wrong"),
+    [
+        ({"replicas": ["http://a:1"]}, "attach.url names the first of them"),
+        ({"url": "http://a:1", "replicas": ["http://a:1/v1"]}, "the same server twice would count twice"),
+        ({"url": "http://a:1", "replicas": ["a:1"]}, "expected http://host:port"),
+    ],
+)
+def test_replicas_that_cannot_be_meant_are_refused(settings: dict[str, Any], wrong: str) -> None:
+    with pytest.raises(ValidationError) as error:
+        AttachConfig(**settings)
+    assert wrong in str(error.value)

@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[2]
 ENGLISH = ("check-gpu", "install", "download-model", "serve", "test-router", "test-determinism", "bench", "measure-vram", "report")
 COMMANDS = (
     *("all", "determinism-remedy", "soak", "doctor", "restart", "stop", "status", "plan", "gates", "systemd-unit", "why", "logs", "graph"),
-    *("clean", "test", "lint", "history", "compare", "calibrate-noise", "publish", "env"),
+    *("clean", "test", "lint", "history", "compare", "calibrate-noise", "sweep", "publish", "env", "join", "bundle"),
 )
 HEAVY = ("pydantic", "numpy", "requests", "jsonschema", "jinja2", "huggingface_hub", "pynvml", "psutil")
 
@@ -140,8 +140,9 @@ def test_every_stage_task_has_the_same_options(untouched: Project) -> None:
         assert {"profile", "set", "force", "why"} <= options[name], name
     assert options["serve"] - options["bench"] == {"foreground", "watch"}
     assert options["report"] - options["bench"] == {"only"}
-    assert {name for name in COMMANDS if "force" in options[name]} == {"all", "soak"}
+    assert {name for name in COMMANDS if "force" in options[name]} == {"all", "soak", "sweep"}
     assert options["soak"] - options["bench"] == {"hours"}
+    assert options["all"] - options["bench"] == {"bundle"}
 
 
 def test_help_of_a_stage_says_what_each_option_does(untouched: Project) -> None:
@@ -447,7 +448,7 @@ def verdicts(text: str) -> list[tuple[str, str]]:
     """Return (metric, verdict) of each row of the two tables of gates."""
     tables = text[text.index("## Performance targets") : text.index("## Test scenarios")].split("## Failures")[0]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in tables.splitlines() if line.startswith("|")]
-    return [(row[0], row[3]) for row in rows if row[0] != "Metric" and not row[0].startswith("-")]
+    return [(row[0].split("[^")[0], row[3]) for row in rows if row[0] != "Metric" and not row[0].startswith("-")]
 
 
 def test_report_of_nothing_says_that_nothing_was_measured(project: Project) -> None:

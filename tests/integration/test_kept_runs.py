@@ -100,6 +100,30 @@ def test_compare_says_what_it_cannot_compare(project: Project) -> None:
     assert project.invoke("compare", "000001", "000003").returncode == 1
 
 
+def test_compare_draws_what_it_compared_and_no_older_picture_stays(project: Project) -> None:
+    a, b, empty = put(project, 1, 100), put(project, 2, 70), put(project, 3, 0)
+    picture = project.root / "artifacts" / "compare.svg"
+    done = project.invoke("compare", a, b)
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (1, "plot: artifacts/compare.svg")
+    first = picture.read_bytes()
+    assert f"<title>{b} (B) against {a} (A)</title>" in first.decode()
+    assert "0.700 worse" in first.decode()
+    as_json = json.loads(project.invoke("compare", a, b, "--json").stdout)
+    assert as_json["plot"] == "artifacts/compare.svg"
+    assert picture.read_bytes() == first
+    assert json.loads(project.invoke("compare", empty, b, "--json").stdout)["plot"] is None, "nothing has a ratio to 0"
+    assert not picture.exists()
+
+
+def test_a_picture_that_cannot_be_written_changes_no_verdict(project: Project) -> None:
+    a, b = put(project, 1, 100), put(project, 2, 70)
+    (project.root / "artifacts" / "compare.svg").mkdir()
+    done = project.invoke("compare", a, b)
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (1, "no plot: artifacts/compare.svg cannot be written (Is a directory)")
+    as_json = json.loads(project.invoke("compare", a, b, "--json").stdout)
+    assert (as_json["plot"], as_json["exit_code"]) == (None, 1)
+
+
 def test_a_summary_that_cannot_be_written_changes_no_verdict(project: Project) -> None:
     words = ("report", "--only", "--profile", "cpu")
     full = project.root / "full.md"

@@ -39,6 +39,7 @@ fi
 PIP = "[-m][pip][install][--quiet][--disable-pip-version-check][--require-hashes][--no-deps][-r][requirements/uv.txt]"
 PIPELINE = "[-m][pipeline.packages][requirements/pipeline.txt]"
 DEV = "[-m][pipeline.packages][requirements/dev.txt]"
+RAY = "[-m][pipeline.packages][requirements/ray.txt]"
 VENV = "made by python3 with venv .venv"
 
 
@@ -237,16 +238,16 @@ def test_other_requirements_do_not_concern_it(ready: Fresh, name: str) -> None:
     assert ready.calls() == ["[-m][invoke][status]"]
 
 
-@pytest.mark.parametrize("task", ["test", "lint"])
-def test_test_and_lint_get_the_dev_set_once(ready: Fresh, task: str) -> None:
+@pytest.mark.parametrize(("task", "sets"), [("test", [DEV, RAY]), ("lint", [DEV]), ("sweep", [RAY])])
+def test_a_task_that_needs_more_gets_it_once(ready: Fresh, task: str, sets: list[str]) -> None:
     ready.inv(task)
     ready.inv(task)
     ready.inv("status")
-    assert ready.calls() == [DEV, f"[-m][invoke][{task}]", f"[-m][invoke][{task}]", "[-m][invoke][status]"]
+    assert ready.calls() == [*sets, f"[-m][invoke][{task}]", f"[-m][invoke][{task}]", "[-m][invoke][status]"]
 
 
 @pytest.mark.parametrize("task", ["test-router", "test-determinism", "all", "--list"])
-def test_nothing_else_gets_the_dev_set(ready: Fresh, task: str) -> None:
+def test_nothing_else_gets_more(ready: Fresh, task: str) -> None:
     ready.inv(task)
     assert ready.calls() == [f"[-m][invoke][{task}]"]
 

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+import yaml
 
 from pipeline.commands import say_machine
 from pipeline.config import InstallConfig
@@ -12,6 +13,7 @@ from pipeline.gpu.compatibility import ON_GPU, UPDATE_DRIVER
 from pipeline.stages.check_gpu import Machine
 from pipeline.stages.install import choose_set
 from tests.fakes.nvml import LIBRARY, RTX_4050, SYSTEM, FakeNvml, look
+from tests.integration.test_cli import Project
 
 TWO = f"{SYSTEM}device uuid=GPU-a1b2 name=Small total=4096 cc=8.9\ndevice uuid=GPU-a1c3 name=Large total=8192 cc=8.6\n"
 MIG = (
@@ -114,6 +116,14 @@ def test_trouble_has_its_own_words_and_fix(nvml: FakeNvml, lines: str, reason: s
     assert fix in machine.fix
 
 
+def test_a_driver_that_hangs_is_told(nvml: FakeNvml) -> None:
+    nvml.play(f"{SYSTEM}{RTX_4050}hang fn=nvmlInitWithFlags\n")
+    machine = look(nvml.environment(), read_s=0.2)
+    assert (machine.gpus, machine.profile) == ([], "cpu")
+    assert machine.reason == "the NVIDIA driver does not answer in time"
+    assert "restart the machine when `nvidia-smi` hangs too" in machine.fix
+
+
 def test_no_library_is_told(tmp_path: Path) -> None:
     (tmp_path / LIBRARY).write_text("no library", encoding="utf-8")  # also on a machine that has one
     machine = look({**os.environ, "LD_LIBRARY_PATH": str(tmp_path)})
@@ -183,10 +193,56 @@ def test_an_entry_that_names_nothing_is_told_beside_the_devices_before_it(nvml: 
     )
 
 
+@pytest.mark.parametrize(
+    ("script", "outside", "of_server", "expected"),
+    [
+        (TWO, None, "1", ["GPU-a1c3"]),
+        (TWO, "0", "1", ["GPU-a1c3"]),  # serve.env is what the server gets
+        (TWO, "0", "GPU-a1c3,GPU-a1b2", ["GPU-a1c3", "GPU-a1b2"]),
+        (MIG, None, "MIG-22", ["MIG-22"]),
+        (TWO, "1", "", ["GPU-a1c3"]),
+    ],
+)
+def test_the_servers_own_variable_chooses_before_ours(
+    nvml: FakeNvml, script: str, outside: str | None, of_server: str, expected: list[str]
+) -> None:
+    assert uuids(nvml.check_gpu(script, outside, of_server)) == expected
+
+
+def two_on(tmp_path: Path, nvml: FakeNvml) -> tuple[Project, dict[str, str]]:
+    """Return a project, and the environment in which two devices are there."""
+    nvml.play(TWO)
+    wanted = ("LD_LIBRARY_PATH", "NVML_SCRIPT")
+    return Project(tmp_path / "project"), {name: nvml.environment()[name] for name in wanted}
+
+
+def test_settings_choose_the_device_of_check_gpu_and_of_plan(tmp_path: Path, nvml: FakeNvml) -> None:
+    project, here = two_on(tmp_path, nvml)
+    assert "GPU 0 " in project.invoke("check-gpu", **here).stdout
+    chosen = project.invoke("check-gpu", "--set", "serve.env.CUDA_VISIBLE_DEVICES=1", **here).stdout
+    assert ("GPU 0 " in chosen, "GPU 1 " in chosen) == (False, True)
+    planned = project.invoke("plan", "--set", "serve.env.CUDA_VISIBLE_DEVICES=GPU-a1c3", HF_HUB_OFFLINE="1", **here).stdout
+    assert planned.startswith("planned for Large with 8192 MiB")
+
+
+def test_a_profile_that_is_chosen_by_the_devices_cannot_choose_them(tmp_path: Path, nvml: FakeNvml) -> None:
+    project, here = two_on(tmp_path, nvml)
+    path = project.root / "config.yaml"
+    shipped, profile = path.read_text(encoding="utf-8"), "rtx4050-6gb"
+    values = yaml.safe_load(shipped)
+    values["profiles"][profile].setdefault("serve", {})["env"] = {"CUDA_VISIBLE_DEVICES": 1}
+    path.write_text(yaml.safe_dump(values), encoding="utf-8")
+    refused = project.invoke("check-gpu", **here)
+    assert refused.returncode == 2
+    assert f"profile {profile}: serve.env.CUDA_VISIBLE_DEVICES cannot stand in a profile that is chosen by the devices" in refused.stderr
+    assert f"--profile {profile}" in refused.stderr
+    assert "GPU 1 " in project.invoke("check-gpu", "--profile", profile, **here).stdout
+
+
 def test_unlike_devices_are_told_with_the_way_to_the_largest(nvml: FakeNvml) -> None:
     machine = nvml.check_gpu(TWO)
-    assert "2 unlike devices are visible" in facts(machine)
-    assert "count on the largest, Large -> set CUDA_VISIBLE_DEVICES=GPU-a1c3" in facts(machine)
+    assert "2 unlike devices are visible: vLLM takes the first, Small, and profile and plan count on that -> set CUDA" in facts(machine)
+    assert "CUDA_VISIBLE_DEVICES=GPU-a1c3 (environment or serve.env) for the largest, Large" in facts(machine)
     assert nvml.check_gpu(TWO, "GPU-a1c3").cautions == []
     assert nvml.check_gpu(TWO.replace("Small total=4096", "Large total=8192")).cautions == []
 

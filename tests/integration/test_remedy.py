@@ -33,6 +33,7 @@ SHAKY = Script(
     loaded_texts=(OTHER,),
     by_environment={f"{VARIABLE}=0": {"loaded_texts": None}},
     first_token_s=0.1,
+    inter_token_s=0.02,
     cached_tokens=None,
 )
 NO_START: dict[str, Any] = {"exit_code": 1, "log": ["ValueError: its disk broke"]}

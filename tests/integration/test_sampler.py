@@ -11,8 +11,11 @@ from typing import Any
 import psutil
 import pytest
 
+from pipeline.server.launch import start_sampler
 from tests.fakes.environment import QUICK, FakeProject, until
-from tests.fakes.nvml import LIBRARY, RTX_4050, SYSTEM, FakeNvml
+from tests.fakes.nvml import LIBRARY, ROOT, RTX_4050, SYSTEM, FakeNvml
+
+STOPPED = "import sys; from pipeline.gpu import nvml; print(nvml.device_used_mib(sys.argv[1]))"
 
 HOLD = "import os, time\nheld = bytearray(64 << 20)\nheld[::4096] = b'x' * len(held[::4096])\n"
 FORKING = f"{HOLD}if os.fork() == 0: time.sleep(60)\nprint('ready', flush=True)\ntime.sleep(60)"
@@ -240,6 +243,26 @@ def test_only_visible_devices_are_sampled(started: Started) -> None:
     assert started(SYSTEM + RTX_4050 + other, visible="GPU-c").samples()[0]["gpu_used_mib"] == [900]
 
 
+def test_the_devices_of_the_server_are_sampled_and_counted_after_its_stop(
+    project: FakeProject, nvml: FakeNvml, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = RTX_4050.replace("GPU-a1b2", "GPU-c3d4").replace("used=100", "used=900")
+    nvml.play(SYSTEM + RTX_4050 + other)
+    for name, value in nvml.environment("0").items():
+        monkeypatch.setenv(name, value)
+    settings = project.settings()
+    settings = settings.model_copy(update={"env": {**settings.env, "CUDA_VISIBLE_DEVICES": "1"}})
+    folder = project.root / "artifacts" / "launches" / "one"
+    folder.mkdir(parents=True)
+    sampler = start_sampler(folder, settings, project.workspace)
+    sampler.kill()
+    sampler.wait()
+    first = json.loads((folder / "samples.jsonl").read_text(encoding="utf-8").splitlines()[0])
+    assert first["gpu_used_mib"] == [900]
+    told = subprocess.run([sys.executable, "-c", STOPPED, "1"], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert told.stdout.strip() == "[900.0]"
+
+
 @pytest.mark.parametrize(("code", "name"), [(15, "GpuIsLost"), (16, "ResetRequired"), (1, "Uninitialized"), (777, "code 777")])
 def test_a_device_that_fails_is_named_and_comes_back(started: Started, nvml: FakeNvml, session: psutil.Popen, code: int, name: str) -> None:
     sampler = started(SYSTEM + RTX_4050)
@@ -279,6 +302,38 @@ def test_a_device_that_is_missing_after_a_reset_keeps_its_place(started: Started
     nvml.play(SYSTEM + other)
     back = seen(sampler, lambda sample: sample["gpu_used_mib"][1] is not None, "the return of one")
     assert (back["gpu_used_mib"], back["gpu_error"]) == ([None, 900], "NotFound")
+
+
+def test_a_call_that_hangs_holds_up_no_host_sample_and_the_device_comes_back(
+    started: Started, nvml: FakeNvml, session: psutil.Popen
+) -> None:
+    sampler = started(SYSTEM + RTX_4050)
+    sampler.follow(session.pid)
+    nvml.play(f"{SYSTEM}{RTX_4050}hang fn=nvmlDeviceGetMemoryInfo_v2\n")
+    first = seen(sampler, lambda sample: sample.get("gpu_error") == "Hangs", "a call that hangs")
+    assert "gpu_used_mib" not in first
+    old = len(sampler.samples())
+    until(lambda: len(sampler.samples()) >= old + 20, "host samples meanwhile")
+    assert all(sample["gpu_error"] == "Hangs" and sample["processes"] == 2 for sample in sampler.samples()[old:])
+    nvml.play(SYSTEM + RTX_4050)
+    assert seen(sampler, lambda sample: "gpu_error" not in sample, "the device's return")["gpu_used_mib"] == [100]
+
+
+def test_a_driver_that_hangs_at_the_start_leaves_the_host_sampled(tmp_path: Path, nvml: FakeNvml, session: psutil.Popen) -> None:
+    project = FakeProject(tmp_path / "project", waits={**QUICK, "OPEN_S": 0.2})
+    nvml.play(f"{SYSTEM}{RTX_4050}hang fn=nvmlInitWithFlags\n")
+    sampler = Sampler(project, nvml.environment())
+    try:
+        sampler.follow(session.pid)
+        until(lambda: any(sample.get("processes") == 2 for sample in sampler.samples()), "the host's memory")
+        assert all(sample["gpu_error"] == "Hangs" for sample in sampler.samples())
+        session.kill()
+        for child in session.children():
+            child.kill()
+        session.wait()
+    finally:
+        sampler.process.kill()
+        sampler.process.wait()
 
 
 @pytest.mark.parametrize(("code", "name"), [(15, "GpuIsLost"), (18, "LibRmVersionMismatch"), (4, "NoPermission")])

@@ -732,8 +732,8 @@ def test_few_cores_get_one_process_and_all_their_threads(
     setting: Any, distribution: str, cores: int, executor: str, threads: str | None
 ) -> None:
     host = machine().host.model_copy(update={"physical_cores": cores})
-    found = settled(ServeConfig(executor=setting, env={"A": "B"}), host, distribution)
-    assert found.executor == executor
+    found = settled(ServeConfig(distributed_executor_backend=setting, env={"A": "B"}), host, distribution)
+    assert found.distributed_executor_backend == executor
     assert found.env.get("OMP_NUM_THREADS") == threads
     assert ("VLLM_ENABLE_V1_MULTIPROCESSING" in found.env) is (threads is not None)
     assert found.env["A"] == "B"

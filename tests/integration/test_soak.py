@@ -21,10 +21,11 @@ from pipeline.config import VramConfig
 from pipeline.engine import Pipeline
 from pipeline.errors import ConfigError, MeasureError, NothingAnsweredError, ServerError
 from pipeline.measure.figures import Figure, not_measured
+from pipeline.record import SOAK_NOTE as NOTE
 from pipeline.record import Outcome, Store, now
 from pipeline.server import state
-from pipeline.soak import NOTE, S_PER_H, Soak, parsed
-from pipeline.stages.measure_vram import Load
+from pipeline.soak import S_PER_H, parsed
+from pipeline.stages.measure_vram import Load, MemoryUse, Soak, Watch, memory_use
 from pipeline.stages.serve import Server
 from pipeline.workspace import Workspace
 from tests.fakes.environment import FakeProject, machine, simulated_server
@@ -103,17 +104,35 @@ def test_an_ended_soak_keeps_what_it_has_and_goes_on(
             ending(made)
 
     with pytest.raises((KeyboardInterrupt, SystemExit)):
-        soak(server, workspace, seen=seen)
+        soak(server, workspace, hours=3 * HOURS, seen=seen)
     before = on_record(workspace)
     assert before.state == left
-    assert 0 < before.load.seconds < 0.6
-    after = soak(server, workspace)
+    assert before.load.seconds > 0
+    after = soak(server, workspace, hours=before.load.seconds / S_PER_H + HOURS)
     assert after.state == "complete"
     assert after.load.spans[0] == before.load.spans[0]
     assert len(after.load.spans) == 2
-    assert after.load.seconds >= 0.6
+    assert after.load.seconds >= before.load.seconds + 0.6
     assert after.load.requests > before.load.requests
     assert list(workspace.artifacts.glob("soak-*")) == []
+
+
+def test_after_a_day_a_minute_costs_a_minutes_lines(server: Server, workspace: Workspace) -> None:
+    path, day_s = workspace.root / "samples.jsonl", 24 * S_PER_H
+    line = '{{"t": {at}.0, "processes": 2, "rss_mib": 300.0, "gpu_used_mib": [900.0]}}\n'
+    path.write_text('{"t": -1.0, "gpu_used_mib": [100.0]}\n' + "".join(line.format(at=at) for at in range(day_s)), encoding="utf-8")
+    watch = Watch(server, workspace)
+
+    def made(end_s: float) -> MemoryUse:
+        return memory_use(Load(spans=[(0.0, end_s)], requests=9, preempted=0), 0, machine(gpu=True), server, watch)
+
+    assert made(day_s - 1).figures["vram_steady_mib"].value == 800
+    assert watch.samples.lines == day_s + 1
+    with path.open("a", encoding="utf-8") as file:
+        file.write("".join(line.format(at=at).replace("900", "1900") for at in range(day_s, day_s + 60)))
+    later = made(day_s + 59)
+    assert watch.samples.lines == day_s + 1 + 60
+    assert (later.figures["vram_peak_mib"].value, later.samples) == (1800, day_s + 61)
 
 
 def test_a_complete_soak_puts_no_load_on_again_unless_more_is_asked(server: Server, workspace: Workspace, fake: FakeVllm) -> None:

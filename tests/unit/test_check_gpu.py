@@ -3,13 +3,13 @@
 import pynvml
 import pytest
 
-from pipeline.config import AutoProfile, GpuConfig
+from pipeline.config import CUDA_DEVICES, AutoProfile, GpuConfig, Visible
 from pipeline.errors import MachineError
 from pipeline.gpu import holders, nvml
 from pipeline.gpu.cautions import cautions
 from pipeline.gpu.compatibility import LIMITS, Limit
 from pipeline.gpu.nvml import NO_DEVICE, TROUBLES, Driver, Gpu, Reading, Trouble, cuda_version, trouble_of
-from pipeline.gpu.visible import text
+from pipeline.gpu.visible import VARIABLE, text
 from pipeline.stages import check_gpu
 from tests.unit.machines import gpu
 
@@ -30,9 +30,14 @@ def test_profile_is_the_largest_whose_minimum_is_met(total_mib: float, profile: 
     assert check_gpu.choose_profile(CHOICES[::-1], reading(gpu(total_mib)))[0] == profile
 
 
-def test_largest_device_counts() -> None:
-    profile, reason = check_gpu.choose_profile(CHOICES, reading(gpu(2000, "small one"), gpu(6000, "large one", 1)))
-    assert (profile, reason) == ("large", "large one with 6000 MiB")
+def test_the_first_device_counts_because_vllm_takes_it() -> None:
+    small, large = gpu(4000, "small one"), gpu(6000, "large one", 1)
+    assert check_gpu.choose_profile(CHOICES, reading(small, large)) == ("small", "small one with 4000 MiB")
+    assert check_gpu.choose_profile(CHOICES, reading(large, small)) == ("large", "large one with 6000 MiB")
+
+
+def test_the_variable_has_one_name() -> None:
+    assert CUDA_DEVICES == VARIABLE
 
 
 def test_trouble_means_cpu_and_says_so() -> None:
@@ -50,8 +55,8 @@ def test_no_choices_mean_cpu() -> None:
 
 
 def look(monkeypatch: pytest.MonkeyPatch, seen: Reading, *, required: bool = False) -> check_gpu.Machine:
-    monkeypatch.setattr(nvml, "read", lambda: seen)
-    return check_gpu.check_gpu(GpuConfig(required=required, auto=CHOICES))
+    monkeypatch.setattr(nvml, "read", lambda _chosen: seen)
+    return check_gpu.check_gpu(GpuConfig(required=required, auto=CHOICES), Visible())
 
 
 def test_required_gpu_that_is_not_there_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

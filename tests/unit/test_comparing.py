@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pipeline.client.answer import Answer
-from pipeline.comparing import Row, compare, data, fits, lines
+from pipeline.comparing import Row, compare, data, fits, lines, plot
 from pipeline.errors import PipelineError
 from pipeline.measure.figures import Figure
 from pipeline.measure.statistics import percentile_figure, share_figure
@@ -235,8 +235,19 @@ def test_the_table_says_what_it_compared_and_where_the_noise_is_from(measured: R
     assert (" 10 % default " in shown) == (measured is None)
     assert said[-1] == "WORSE: bench.system_tok_s_c4, 100 → 50 tok/s"
     assert said[-2] == "0 better, 1 worse, 0 same, 0 not comparable"
-    told = json.loads(json.dumps(data(made)))
+    told = json.loads(json.dumps(data(made, "artifacts/compare.svg")))
+    assert told["plot"] == "artifacts/compare.svg"
     assert (told["exit_code"], told["figures"][0]["compared"]["verdict"]) == (1, "worse")
+
+
+def test_the_plot_has_each_figure_with_a_ratio_and_counts_the_others() -> None:
+    a = {"bench.system_tok_s_c4": figure(100.0, "tok/s"), "bench.x_ms_p95": figure(None), "bench.kept_mib": figure(0.0, "MiB")}
+    b = {"bench.system_tok_s_c4": figure(80.0, "tok/s"), "bench.x_ms_p95": figure(1.0), "bench.kept_mib": figure(5.0, "MiB")}
+    made = compare(bare(1, figures=a), bare(2, figures=b), None, anyway=False)
+    assert "0.800 worse" in plot(made)
+    assert "without a ratio, so not here: 2" in plot(made)
+    assert plot(made) == plot(compare(bare(1, figures=a), bare(2, figures=b), None, anyway=False))
+    assert plot(compare(bare(1, figures={}), bare(2, figures={}), None, anyway=False)) == ""
 
 
 def test_open_loops_are_compared_from_when_requests_were_due(tmp_path: Path) -> None:

@@ -205,6 +205,42 @@ def test_an_end_from_outside_is_told_where_no_error_tells_more(line: str, says: 
     assert last_error(f"ValueError: the cause\n{line}\n{DEAD}") == "ValueError: the cause"
 
 
+# The ends of real logs on a machine without a GPU, of the hash-pinned sets as `./inv install` makes them.
+NO_DEVICE = {
+    "vllm-cuda13, vLLM 0.33.0": """\
+W1124 17:25:20.629000 370 torch/utils/cpp_extension.py:183] No CUDA runtime is found, using CUDA_HOME='/usr/local'
+api_server.py:51: DeprecationWarning: The `python -m vllm.entrypoints.openai.api_server` command is deprecated and may be removed in a \
+future release. Please use `vllm server` instead.
+  warnings.warn(
+Traceback (most recent call last):
+  File "venv-vllm/lib/python3.12/site-packages/vllm/engine/arg_utils.py", line 350, in _compute_kwargs
+    default = default.default_factory()  # type: ignore[call-arg]
+  File "venv-vllm/lib/python3.12/site-packages/vllm/config/device.py", line 55, in __post_init__
+    raise RuntimeError(
+RuntimeError: Failed to infer device type, please set the environment variable `VLLM_LOGGING_LEVEL=DEBUG` to turn on verbose \
+logging to help debug the issue.
+""",
+    "vllm-cuda12, vLLM 0.19.1": """\
+  File "venv-vllm/lib/python3.12/site-packages/vllm/engine/arg_utils.py", line 280, in _compute_kwargs
+    default = default.default_factory()  # type: ignore[call-arg]
+  File "venv-vllm/lib/python3.12/site-packages/pydantic/_internal/_dataclasses.py", line 121, in __init__
+    s.__pydantic_validator__.validate_python(ArgsKwargs(args, kwargs), self_instance=s)
+  File "venv-vllm/lib/python3.12/site-packages/vllm/config/device.py", line 56, in __post_init__
+    raise RuntimeError(
+RuntimeError: Failed to infer device type, please set the environment variable `VLLM_LOGGING_LEVEL=DEBUG` to turn on verbose \
+logging to help debug the issue.
+""",
+}
+
+
+@pytest.mark.parametrize("log", NO_DEVICE.values(), ids=NO_DEVICE)
+def test_the_gpu_sets_real_logs_without_a_gpu_name_the_cause(log: str) -> None:
+    found = diagnose(log)
+    assert found is not None
+    assert (found.name, "--profile cpu with install.set at auto" in found.fix) == ("no-device", True)
+    assert last_error(log).startswith("RuntimeError: Failed to infer device type")
+
+
 def test_a_warning_that_mentions_an_error_is_none() -> None:
     warning = "(APIServer pid=1) WARNING 11-24 00:05:46 [system_utils.py:255] Found ulimit of 20000, which can cause `OSError: [Errno 24]`."
     assert last_error(warning) == ""

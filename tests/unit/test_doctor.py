@@ -96,6 +96,16 @@ def test_memory_of_the_device(weights_mib: int, share: float, target: float | No
     assert (found.level, says in found.seen) == (level, True), found
 
 
+def test_the_target_of_the_peak_is_any_gates_of_that_metric(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert CUDA12 is not None
+    fit = plan(QWEN_3B, 1950 * 2**20, "a test", 6141, 0.8, 4096, 16)
+    monkeypatch.setattr(doctor, "planned", lambda *_: fit)
+    gate = {"label": "x", "metric": "measure-vram.vram_peak_mib", "statistic": "peak", "comparator": "<", "target": 4000, "unit": "MiB"}
+    config = Config.model_validate({"gates": {"of_another_name": gate}})
+    (found,) = doctor.memory(config, CUDA12, machine(gpu=True), tmp_path)
+    assert (found.level, "the target is 4000" in found.seen) == ("WARN", True)
+
+
 def test_shared_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert doctor.shared_memory(tmp_path).level == "OK"
     assert doctor.shared_memory(tmp_path / "gone").level == "FAIL"

@@ -25,6 +25,11 @@ SAID = [
 OTHER = [
     ("error: failed to write: os error 28", "disk is full"),
     ("error: No download found for request: cpython-3.12-linux", "Python that this set"),
+    (
+        "error: Request failed after 3 retries in 12.3s\n  cause: Failed to download `https://example/20261110/cpython-3.12.16%2B20261110-"
+        "x86_64-unknown-linux-gnu-install_only_stripped.tar.gz`\n  cause: client error (Connect)\n  cause: dns error",
+        "Python that this set",
+    ),
     ("error: Connection refused (os error 111)", "index cannot be reached"),
     ("error: operation timed out", "index cannot be reached"),
     ("error: Because vllm was not found in the package registry, we can conclude", "not offered"),

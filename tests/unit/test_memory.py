@@ -1,5 +1,6 @@
 """Memory samples: gaps, what is stable and what is not, and the GPU's state."""
 
+from statistics import median
 from typing import Any
 
 import pytest
@@ -8,15 +9,15 @@ from hypothesis import strategies as st
 
 from pipeline.measure.figures import Figure
 from pipeline.measure.memory import (
+    Digest,
     Sample,
-    error_counts,
+    States,
     gaps,
     gpu_points,
     host_points,
     series_figures,
     settled,
-    state_figures,
-    throttle_counts,
+    told_apart,
 )
 from pipeline.measure.verdicts import judge
 
@@ -131,8 +132,15 @@ COOL = state(util_percent=90, temperature_c=60, power_w=100.5, sm_clock_mhz=2000
 HOT = state(util_percent=99, temperature_c=87, power_w=115.0, sm_clock_mhz=900, throttle=["sw_thermal_slowdown", "sw_power_cap"])
 
 
+def states(*samples: Sample) -> States:
+    made = States()
+    for sample in samples:
+        made.add(sample)
+    return made
+
+
 def test_states_are_medians_and_the_share_of_throttled_samples() -> None:
-    found = state_figures([HOT, HOT, COOL], "none")
+    found = states(HOT, HOT, COOL).figures("none")
     assert {name: figure.value for name, figure in found.items()} == {
         "gpu_utilization": 99,
         "gpu_temperature_c": 87,
@@ -140,29 +148,54 @@ def test_states_are_medians_and_the_share_of_throttled_samples() -> None:
         "gpu_clock_mhz": 900,
         "gpu_throttled": pytest.approx(200 / 3),
     }
-    assert throttle_counts([HOT, HOT, COOL]) == {"sw_power_cap": 2, "sw_thermal_slowdown": 2}
+    assert states(HOT, HOT, COOL).reasons == {"sw_power_cap": 2, "sw_thermal_slowdown": 2}
 
 
 def test_states_that_the_driver_does_not_tell_are_not_measured() -> None:
-    found = state_figures([state(util_percent=50), {"t": 1.0}], "the driver does not tell")
+    found = states(state(util_percent=50), {"t": 1.0}).figures("the driver does not tell")
     assert found["gpu_utilization"].n == 1
     assert {figure.reason for name, figure in found.items() if name != "gpu_utilization"} == {"the driver does not tell"}
 
 
 def test_of_two_devices_the_one_with_the_servers_memory_counts() -> None:
     both = {"t": 0.0, "devices": [*HOT["devices"], *COOL["devices"]]}
-    assert state_figures([both], "")["gpu_temperature_c"].value == 87
-    assert state_figures([{**both, "gpu_tree_mib": [None, 3000.0]}], "")["gpu_temperature_c"].value == 60
-    assert throttle_counts([{**both, "gpu_tree_mib": [None, 3000.0]}]) == {}
+    assert states(both).figures("")["gpu_temperature_c"].value == 87
+    assert states({**both, "gpu_tree_mib": [None, 3000.0]}).figures("")["gpu_temperature_c"].value == 60
+    assert states({**both, "gpu_tree_mib": [None, 3000.0]}).reasons == {}
 
 
 def test_errors_are_counted_by_name_and_leave_the_values_from_before() -> None:
     lost = [{"t": float(at), "processes": 2, "gpu_error": "GpuIsLost"} for at in range(3)]
     samples = [{"t": -1.0, "processes": 2, "gpu_used_mib": [500.0]}, *lost]
-    assert error_counts(samples) == {"GpuIsLost": 3}
+    digest = Digest()
+    digest.take(samples, [(0.0, 1.0)])
+    assert digest.errors == {"GpuIsLost": 3}
+    assert told_apart(digest.own, digest.used, 100.0) == gpu_points(samples, 100.0)
     assert gpu_points(samples, 100.0)[1] == [(-1.0, 400.0)]
 
 
 def test_host_memory_counts_from_the_first_process_on() -> None:
     samples: list[Sample] = [{"t": 0.0}, {"t": 1.0, "processes": 0, "rss_mib": 0.0}, {"t": 2.0, "processes": 1, "rss_mib": 5.0}]
     assert host_points(samples, "rss_mib") == [(2.0, 5.0)]
+
+
+@given(st.lists(st.sampled_from([50.0, 60.0, 60.5, 87.0]), min_size=1))
+def test_a_median_of_counted_values_is_their_median(values: list[float]) -> None:
+    assert states(*(state(temperature_c=value) for value in values)).figures("")["gpu_temperature_c"].value == median(values)
+
+
+@given(st.integers(1, 40))
+def test_a_digest_is_the_same_in_one_piece_and_in_many(piece: int) -> None:
+    samples: list[Sample] = [{"t": 0.0, "gpu_used_mib": [100.0]}]
+    samples += [
+        {**(HOT if at % 3 else COOL), "t": float(at), "processes": 2, "rss_mib": 1.0 * at, "gpu_used_mib": [9.0 * at]}
+        for at in range(1, 90)
+    ]
+    whole, parts = Digest(), Digest()
+    whole.take(samples, [(10.0, 20.0), (30.0, 80.0)])
+    for begin in range(0, len(samples), piece):
+        end = samples[min(begin + piece, len(samples)) - 1]["t"] - 0.5  # the load is always a little behind
+        parts.take(samples[begin : begin + piece], [(10.0, min(end, 20.0)), *([(30.0, min(end, 80.0))] if end > 30 else [])])
+    parts.take([], [(10.0, 20.0), (30.0, 80.0)])
+    assert parts.states.figures("") == whole.states.figures("")
+    assert (parts.loaded, parts.times, parts.used, parts.host, parts.baseline) == (62, whole.times, whole.used, whole.host, 100.0)

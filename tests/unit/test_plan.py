@@ -50,6 +50,21 @@ def test_the_guides_model_does_not_fit_its_card_and_fits_a_large_one(tmp_path: P
     assert (large.fits, large.cannot_fit) == (True, False)
 
 
+def test_a_spread_model_has_its_share_on_each_device(tmp_path: Path) -> None:
+    found = shape(tmp_path, QWEN_3B)
+
+    def asked(**settings: int) -> Demand:
+        return demand(ServeConfig.model_validate(settings), found, 6000 * MIB, "a test", 6141)
+
+    alone, tensor, pipeline = asked(), asked(tensor_parallel_size=2), asked(pipeline_parallel_size=3)
+    replicas = asked(data_parallel_size=2)
+    assert [each.weights_bytes // MIB for each in (alone, tensor, pipeline, replicas)] == [6000, 3000, 2000, 6000]
+    per_token = [each.at(None).kv_bytes_per_token for each in (alone, tensor, pipeline, replicas)]
+    assert per_token == [per_token[0], per_token[0] // 2, per_token[0] // 3, per_token[0]]
+    assert asked(tensor_parallel_size=16).shape.kv_heads == 1, "a KV head that cannot be split is copied"
+    assert tensor.at(None).activations_mib < alone.at(None).activations_mib
+
+
 def test_the_parts_make_up_the_budget(tmp_path: Path) -> None:
     made = planned(tmp_path, 24576, 0.5)
     parts = made.weights_mib + made.activations_mib + WORKSPACE_MIB + made.kv_cache_mib

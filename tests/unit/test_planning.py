@@ -1,11 +1,12 @@
 """The survey of what fits: which device, which models with which settings, what is known of them, and what is said."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pipeline import planning
-from pipeline.config import Layers, ModelConfig, load_layers
+from pipeline.config import Layers, ModelConfig, ServeConfig, load_layers
 from pipeline.errors import ConfigError, HubSilentError, ModelError
 from pipeline.gpu.plan import LAPTOP, LAPTOP_MIB
 from pipeline.model.shape import Shape
@@ -44,11 +45,27 @@ def test_without_a_gpu_the_guides_card_is_planned_for_and_that_is_said(tmp_path:
     assert first == f"planned for {LAPTOP} with 6141 MiB (the guide's card, because no driver)"
 
 
-def test_the_largest_gpu_here_is_planned_for_with_what_others_leave_of_it() -> None:
-    seen = machine("580.1").model_copy(update={"gpus": [gpu(6141), gpu(24564, "RTX 4090", 1)]})
-    assert card(seen, None, ours=False).available_mib == 24464
-    assert card(seen, None, ours=True).available_mib == 24564, "our own server gives back what it holds"
-    assert card(seen, 8192, ours=False).total_mib == 8192
+def test_the_first_gpu_here_is_planned_for_with_what_others_leave_of_it() -> None:
+    seen = machine("580.1").model_copy(update={"gpus": [gpu(24564, "RTX 4090", 1), gpu(6141)]})
+    assert card(seen, None, False, ServeConfig()).available_mib == 24464
+    assert card(seen, None, True, ServeConfig()).available_mib == 24564, "our own server gives back what it holds"
+    assert card(seen, 8192, False, ServeConfig()).total_mib == 8192
+
+
+@pytest.mark.parametrize(
+    ("settings", "name", "reason"),
+    [
+        ({}, "A", "check-gpu"),
+        ({"tensor_parallel_size": 2}, "B", "check-gpu, the smallest of 2 that share the model"),
+        ({"pipeline_parallel_size": 3}, "C", "check-gpu, the smallest of 3 that share the model"),
+        ({"data_parallel_size": 2}, "B", "check-gpu, the smallest of 2 that share the model"),
+        ({"tensor_parallel_size": 2, "nnodes": 2, "master_addr": "192.0.2.1"}, "A", "check-gpu"),
+    ],
+)
+def test_of_unlike_gpus_the_smallest_that_the_settings_use_decides(settings: dict[str, Any], name: str, reason: str) -> None:
+    seen = machine("580.1").model_copy(update={"gpus": [gpu(24564, "A"), gpu(12288, "B", 1), gpu(6141, "C", 2), gpu(4096, "D", 3)]})
+    found = card(seen, None, False, ServeConfig.model_validate(settings))
+    assert (found.name, found.reason) == (name, reason)
 
 
 def test_a_gpu_that_others_use_is_said_to_be(tmp_path: Path) -> None:

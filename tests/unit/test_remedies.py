@@ -32,9 +32,10 @@ def test_an_older_gpu_has_none_and_the_reason_names_it(capability: str) -> None:
     assert found == NoRemedy(f"VLLM_BATCH_INVARIANT=1 needs compute capability 8.0, and RTX 4050 has {capability}")
 
 
-def test_the_largest_device_decides() -> None:
+def test_the_first_device_decides() -> None:
     old = gpu(total_mib=24000, name="Old", index=1).model_copy(update={"compute_capability": "7.5"})
-    assert isinstance(remedy_for("vllm", [gpu(), old]), NoRemedy)
+    assert isinstance(remedy_for("vllm", [old, gpu()]), NoRemedy)
+    assert remedy_for("vllm", [gpu(), old]) == BATCH_INVARIANT
 
 
 def test_a_server_of_somebody_else_has_none() -> None:

@@ -49,17 +49,16 @@ def test_a_run_has_report_records_stamps_and_logs_without_secrets(workspace: Wor
         "stop.json": "{}",
         "launch.json": "{}",
         "raw/bench.jsonl.gz": "x",
-        "plots/memory.svg": "<svg/>",
         "logs/install.log": "done",
         "launches/L1/server.log": f"token {TOKEN}",
         "launches/L1/samples.jsonl": "{}",
         "launches/L2/server.log": "of another",
     }.items():
         write_atomic(workspace.artifacts / name, text)
+    write_atomic(workspace.root / "report" / "memory.svg", "<svg/>")
     folder = kept(1, workspace)
     assert sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()) == [
         "REPORT.md",
-        "artifacts/plots/memory.svg",
         "logs/L1-samples.jsonl.gz",
         "logs/L1-server.log.gz",
         "logs/install.log.gz",
@@ -67,6 +66,7 @@ def test_a_run_has_report_records_stamps_and_logs_without_secrets(workspace: Wor
         "records/bench.json",
         "records/stop.json",
         "report.json",
+        "report/memory.svg",
     ]
     assert gzip.decompress((folder / "logs" / "L1-server.log.gz").read_bytes()) == b"token [redacted]"
     assert runs.read(folder, workspace).document == document(number=1)

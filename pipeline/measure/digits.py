@@ -1,0 +1,91 @@
+"""How many digits a figure carries. Pure.
+
+A value is rounded at the decimal place of the second significant digit of its uncertainty: half the width of its bounds, or
+the distance to the only one. It never has more than three significant digits, or than a whole number from 100 on; without
+bounds it has those. Bounds are rounded at the value's place. Where rounding would move a number onto its target or across it,
+digits are added until it does not; a share is never rounded to 0 or 100 %.
+"""
+
+import math
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from decimal import ROUND_HALF_EVEN, Context, Decimal
+
+SIGNIFICANT = 3  # without bounds
+OF_UNCERTAINTY = 2
+MOST_PLACES = 12
+EXACT = Context(prec=1000)  # enough for the largest float
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A value and its bounds as text; empty where there is none."""
+
+    value: str
+    low: str = ""
+    high: str = ""
+
+
+def shown(value: float, low: float | None = None, high: float | None = None, marks: Collection[float] = ()) -> Shown:
+    """Return the value and its bounds with the digits that they carry, on the same side of each mark as they are."""
+    bounds = [bound for bound in (low, high) if bound is not None and math.isfinite(bound)]
+    if not math.isfinite(value):
+        return Shown(f"{value}", *("" if bound is None else number(bound, marks) for bound in (low, high)))
+    at = min(places(value), carried(value, bounds))
+    return Shown(rounded(value, at, marks), *("" if bound is None else rounded(bound, at, marks) for bound in (low, high)))
+
+
+def number(value: float, marks: Collection[float] = ()) -> str:
+    """Return `value` with three significant digits, whole from 100 on, never in powers of ten."""
+    return rounded(value, places(value), marks)
+
+
+def places(value: float) -> int:
+    """Return the decimal places of three significant digits, none from 100 on."""
+    if value == 0 or not math.isfinite(value):
+        return 0
+    return max(0, SIGNIFICANT - 1 - exponent(Decimal(f"{value:.{SIGNIFICANT - 1}e}")))
+
+
+def carried(value: float, bounds: Sequence[float]) -> int:
+    """Return the decimal place that bounds allow a value, negative before the point."""
+    width = max(bounds) - min(bounds) if len(bounds) > 1 else max((abs(bound - value) for bound in bounds), default=0.0)
+    half = width / 2 if len(bounds) > 1 else width
+    if half == 0 or not math.isfinite(half):
+        return places(value)
+    return OF_UNCERTAINTY - 1 - exponent(Decimal(half))
+
+
+def exponent(value: Decimal) -> int:
+    """Return the power of ten of the first significant digit."""
+    return value.adjusted()
+
+
+def rounded(value: float, at: int, marks: Collection[float] = ()) -> str:
+    """Return `value` at that decimal place, or at the next that keeps it on its side of each mark, without trailing zeros."""
+    if not math.isfinite(value):
+        return f"{value}"
+    exact = Decimal(repr(value))
+    sides = [side(exact, Decimal(repr(float(mark)))) for mark in marks if math.isfinite(mark)]
+    for place in range(at, max(at, MOST_PLACES) + 1):
+        short = exact.quantize(Decimal(1).scaleb(-place), ROUND_HALF_EVEN, EXACT)
+        if [side(short, Decimal(repr(float(mark)))) for mark in marks if math.isfinite(mark)] == sides:
+            return plain(short)
+    return plain(exact)
+
+
+def side(value: Decimal, mark: Decimal) -> int:
+    """Return -1, 0 or 1: under, on or above the mark."""
+    return (value > mark) - (value < mark)
+
+
+def plain(value: Decimal) -> str:
+    """Return the number without powers of ten, trailing zeros after the point, and a sign before 0."""
+    text = f"{value:f}"
+    text = text.rstrip("0").rstrip(".") if "." in text else text
+    return "0" if text in ("-0", "") else text
+
+
+def ends_of(unit: str) -> tuple[float, ...]:
+    """Return what a figure of this unit is never rounded to: of a share none and all."""
+    return (0.0, 100.0) if unit == "%" else ()

@@ -1,0 +1,291 @@
+"""Cells on Ray: one at a time on each node, tried again when a node is lost, ended with all that they started on Ctrl-C."""
+
+import io
+import logging
+import os
+import secrets
+import signal
+import socket
+import tarfile
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import MachineError
+from pipeline.sweep import node as on_node
+
+MIB = 2**20
+POLL_S = 0.5
+ASK_S = 5.0
+WORKER_S = 20.0  # a stop of a cell, and then so long for its worker to tell
+NICENESS = "RAY_worker_niceness"  # Ray's own spelling
+UNSTARTED = 5  # how often a cell is asked for anew that a lost node never began
+PROJECT = ("tasks.py", "config.yaml", "pipeline", "templates", "suites", "requirements")
+
+
+@dataclass(frozen=True)
+class Order:
+    """A cell to run: its folder's name, the GPUs it needs, and what its node is told."""
+
+    cell: str
+    gpus: int
+    told: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a cell's run ended: its exit code, or why there is none; where, how long it took, and what was left on its node."""
+
+    code: int | None
+    where: str
+    took_s: float | None
+    lost: int
+    said: str
+    left: tuple[str, ...] = ()
+
+
+@dataclass
+class Placed:
+    """A cell that Ray has been asked to place, or runs."""
+
+    order: Order
+    actor: Any
+    reference: Any
+    where: str = ""
+    running: bool = False
+    lost: int = 0
+    unstarted: int = 0
+
+
+class Nodes:
+    """A Ray cluster: one of our own on this machine, or the one at `address`."""
+
+    def __init__(self, address: str | None, gpus: int, object_store_mib: int) -> None:
+        os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+        # Ray lets its workers run behind everything else, and servers would inherit that.
+        os.environ[NICENESS] = str(os.getpriority(os.PRIO_PROCESS, 0))
+        try:
+            import ray
+        except ImportError as error:
+            raise MachineError("Ray is not installed", "run it as `./inv sweep`, which installs it") from error
+        self.ray: Any = ray
+        quiet = {"log_to_driver": False, "logging_level": logging.CRITICAL, "include_dashboard": False}
+        try:
+            if address is None:
+                memory = object_store_mib * MIB
+                ray.init(address="local", num_cpus=os.cpu_count() or 1, num_gpus=gpus, object_store_memory=memory, **quiet)
+            else:
+                answering(address)
+                ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL)
+        except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+            where = f"the Ray cluster at {address}" if address else "a Ray of our own"
+            hint = "run it on a node of that cluster, with the same Python and Ray" if address else "see /tmp/ray/session_latest/logs"
+            raise MachineError(f"cannot use {where}: {first_line(error)}", hint) from error
+        # Ray takes the signal that asks a command to end for itself.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        ray.cloudpickle.register_pickle_by_value(on_node)
+
+    def alive(self) -> list[Mapping[str, float]]:
+        """Return the resources of each node that is there."""
+        return [found["Resources"] for found in self.ray.nodes() if found["Alive"]]
+
+    def cards(self) -> list[tuple[str, float]]:
+        """Return (name, total MiB) of the GPUs of every node, as NVML there tells."""
+        nodes = [found for found in self.ray.nodes() if found["Alive"] and found["Resources"].get("GPU")]
+        strategy = self.ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
+        ask = self.ray.remote(num_cpus=0)(on_node.cards)
+        asked = [ask.options(scheduling_strategy=strategy(found["NodeID"], soft=False)).remote() for found in nodes]
+        ready, _ = self.ray.wait(asked, num_returns=len(asked), timeout=60) if asked else ([], [])
+        found: list[tuple[str, float]] = []
+        for reference in ready:
+            with suppress(self.ray.exceptions.RayError):
+                found += self.ray.get(reference)
+        return found
+
+    def close(self) -> None:
+        self.ray.shutdown()
+
+
+def answering(address: str) -> None:
+    """Raise MachineError unless something listens at the address of a cluster's head."""
+    hint = "start one with `.venv/bin/ray start --head --port=6379`, or name the head as host:port"
+    if address == "auto":
+        return
+    host, _, port = address.rpartition(":")
+    if "://" in address or not host or not port.isdecimal():
+        raise MachineError(f"--ray-address {address}: expected host:port of the cluster's head, or auto", hint)
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), ASK_S).close()
+    except (OSError, OverflowError) as error:
+        raise MachineError(f"--ray-address {address}: no Ray cluster answers there ({first_line(error)})", hint) from error
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an error says."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def cores_for(nodes: Iterable[Mapping[str, float]], gpus: int) -> float:
+    """Return how many cores a cell asks for: more than half of any node's, so that no two share one; 0 where no node will do.
+
+    It is the core count of the smallest node that has more than half of the largest's: on equal nodes, all cores.
+    """
+    cores = [found.get("CPU", 0.0) for found in nodes if found.get("GPU", 0.0) >= gpus]
+    return min((count for count in cores if count > max(cores) / 2), default=0.0)
+
+
+def slots(nodes: Sequence[Mapping[str, float]], orders: Iterable[Order]) -> int:
+    """Return how many cells may run at once: one on each node that some cell can use."""
+    wanted = [(order.gpus, cores_for(nodes, order.gpus)) for order in orders]
+    return sum(any(cores and found.get("GPU", 0.0) >= gpus and found.get("CPU", 0.0) >= cores for gpus, cores in wanted) for found in nodes)
+
+
+class Placing:
+    """Runs orders on nodes; `started` and `ended` are told as it happens."""
+
+    def __init__(
+        self,
+        nodes: Nodes,
+        root: Path,
+        retries: int,
+        stop_s: float,
+        say: Callable[[str], None],
+        started: Callable[[Order, str], None],
+        ended: Callable[[Order, Ended], None],
+        shared: bool = True,
+    ) -> None:
+        self._nodes = nodes
+        self._ray = nodes.ray
+        self._root = root
+        self._retries = retries
+        self._stop_s = stop_s
+        self._say = say
+        self._started = started
+        self._ended = ended
+        self._token = root / on_node.SWEEPS / f".token.{os.getpid()}"
+        self._word = secrets.token_hex(8) if shared else ""
+        self._placed: list[Placed] = []
+        self._project: Any = None
+
+    def run(self, orders: Sequence[Order]) -> None:
+        """Run every order; on any exception, end what runs on every node first."""
+        self._token.write_text(self._word or "not to be found", encoding="utf-8")
+        waiting = deque(Placed(order, None, None) for order in orders)
+        try:
+            while waiting or self._placed:
+                alive = self._nodes.alive()
+                free = slots(alive, [placed.order for placed in (*waiting, *self._placed)]) - len(self._placed)
+                for _ in range(min(max(free, 0), len(waiting))):
+                    self._place(waiting.popleft(), alive)
+                if waiting and not self._placed:
+                    self._give_up(waiting.popleft(), "no node that could run it is left")
+                    continue
+                by_reference = {placed.reference: placed for placed in self._placed}
+                ready, _ = self._ray.wait(list(by_reference), num_returns=1, timeout=POLL_S)
+                for reference in ready:
+                    again = self._step(by_reference[reference])
+                    if again is not None:
+                        waiting.appendleft(again)
+        except BaseException:
+            self._end_all()
+            raise
+        finally:
+            self._token.unlink(missing_ok=True)
+
+    def _place(self, placed: Placed, alive: Sequence[Mapping[str, float]]) -> None:
+        """Ask Ray for a worker on a node of its own for the cell."""
+        cores = cores_for(alive, placed.order.gpus)
+        if not cores:
+            self._give_up(placed, "no node that could run it is left")
+            return
+        # Of its threads one runs the cell, and another must be free to stop it.
+        worker = self._ray.remote(on_node.Runner).options(num_cpus=cores, num_gpus=placed.order.gpus, max_concurrency=3, max_restarts=0)
+        placed.actor = worker.remote()
+        placed.reference = placed.actor.where.remote(str(self._token), self._word)
+        placed.running = False
+        self._placed.append(placed)
+
+    def _step(self, placed: Placed) -> Placed | None:
+        """Take what a worker told; return the cell when it is to be placed again."""
+        try:
+            told = self._ray.get(placed.reference)
+        except self._ray.exceptions.RayTaskError as error:
+            self._remove(placed)
+            self._give_up(placed, f"the worker failed: {str(error).strip().splitlines()[-1]}")
+            return None
+        except self._ray.exceptions.RayError as error:
+            self._remove(placed)
+            return self._again(placed, first_line(error))
+        if not placed.running:
+            placed.running = True
+            placed.where = f"{told['host']} (node {told['node'][:8]})"
+            self._started(placed.order, placed.where)
+            if told["niceness"] > os.getpriority(os.PRIO_PROCESS, 0):
+                behind = f"runs with niceness {told['niceness']}, so others' work slows it down: start Ray there with {NICENESS}=0"
+                self._say(f"{placed.order.cell}: {behind}")
+            placed.reference = placed.actor.run.remote(placed.order.told, None if told["shared"] else self._packed())
+            return None
+        self._remove(placed)
+        if told["archive"] is not None:
+            unpack(told["archive"], self._root / on_node.SWEEPS / placed.order.cell)
+        self._ended(placed.order, Ended(told["code"], placed.where, told["took_s"], placed.lost, told["said"], tuple(told["left"])))
+        return None
+
+    def _again(self, placed: Placed, why: str) -> Placed | None:
+        """Count the loss; return the cell while it may be tried again."""
+        if placed.running:
+            placed.lost += 1
+        else:
+            placed.unstarted += 1
+        if placed.lost > self._retries or placed.unstarted > UNSTARTED:
+            self._give_up(placed, f"its node was lost {placed.lost + placed.unstarted} times, the last time: {why}")
+            return None
+        where = f" on {placed.where}" if placed.where else ""
+        self._say(f"{placed.order.cell}: lost{where}, to be tried again ({placed.lost} of {self._retries}): {why}")
+        return placed
+
+    def _give_up(self, placed: Placed, why: str) -> None:
+        self._ended(placed.order, Ended(None, placed.where, None, placed.lost, why))
+
+    def _remove(self, placed: Placed) -> None:
+        """Give the worker's node back."""
+        self._placed.remove(placed)
+        with suppress(Exception):
+            self._ray.kill(placed.actor)
+
+    def _end_all(self) -> None:
+        """End every cell with all that it started, and wait for that; what does not answer is killed with its worker."""
+        if not self._placed:
+            return
+        self._say(f"stopping the cells that run ({len(self._placed)}), and what they started")
+        stops = [placed.actor.stop.remote() for placed in self._placed]
+        with suppress(KeyboardInterrupt):  # asked a second time: do not wait
+            self._ray.wait(stops, num_returns=len(stops), timeout=self._stop_s + WORKER_S)
+        for placed in self._placed:
+            with suppress(Exception):
+                self._ray.kill(placed.actor)
+
+    def _packed(self) -> Any:
+        """Return the project's files in the object store, for nodes that do not see them."""
+        if self._project is None:
+            self._project = self._ray.put(packed_project(self._root))
+        return self._project
+
+
+def packed_project(root: Path) -> bytes:
+    """Return the project's own files as an archive."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz", dereference=True) as archive:
+        for name in PROJECT:
+            archive.add(root / name, name, filter=lambda entry: None if "__pycache__" in entry.name else entry)
+    return buffer.getvalue()
+
+
+def unpack(archive: bytes, folder: Path) -> None:
+    """Put what a node sent back in the cell's folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(fileobj=io.BytesIO(archive)) as opened:
+        opened.extractall(folder, filter="data")

@@ -1,0 +1,324 @@
+"""sweep: the pipeline over a matrix of settings, each cell a run of its own; what is done is not run again."""
+
+import os
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from pipeline import runs
+from pipeline.code import CodeDigests
+from pipeline.config import ENVIRONMENT_PREFIX, Config, Layers, nearest, single_value
+from pipeline.dag import STAGES
+from pipeline.engine import content_digest
+from pipeline.errors import ConfigError, RecordError
+from pipeline.planning import Card, Library
+from pipeline.record import digest, now, write_atomic
+from pipeline.redact import redacted
+from pipeline.report.document import Document
+from pipeline.stages.check_gpu import Machine
+from pipeline.sweep import grid, results
+from pipeline.sweep.fit import Fit, counted, estimates, fit, gpus_of, minutes
+from pipeline.sweep.grid import Cell
+from pipeline.sweep.node import SWEEPS
+from pipeline.sweep.placing import Ended, Nodes, Order, Placing
+from pipeline.sweep.results import CellRecord, Sweep
+from pipeline.sweep.summary import PLOT, markdown, sweep_section
+from pipeline.workspace import Workspace
+
+SUMMARY_FILE = "SWEEP.md"
+LOCAL = "~/.cache/vllm-poc-sweep"  # on nodes that do not see this folder
+MOST_BYTES = 64 * 2**20  # of what such a node sends back for a cell
+PATIENCE_S = 120.0  # for a lost run of the same cell to let go of its folder
+STOP_S = 60.0  # for an interrupted pipeline to stop its server
+# A cell measures what it is called: no smaller profile, no shorter context in its place. One run of it is enough.
+PINNED = ("serve.on_oom=fail", "runs.keep=1")
+OUTSIDE = {"sweep", "publish", "runs", "report", "alternatives", "watch"}  # sections that no measurement depends on
+
+
+@dataclass(frozen=True)
+class Job:
+    """A cell with its settings, and what is known of it before it runs."""
+
+    cell: Cell
+    config: Config
+    profile: str
+    fit: Fit
+    fingerprint: str
+    known: CellRecord | None
+
+    @property
+    def done(self) -> bool:
+        """Tell whether it was measured with this code and these settings."""
+        return self.known is not None and self.known.state == "measured" and self.known.fingerprint == self.fingerprint
+
+    def record(self) -> CellRecord:
+        """Return the record of the cell before it runs."""
+        return CellRecord(
+            name=self.cell.name,
+            folder=self.cell.folder,
+            values=dict(self.cell.values),
+            profile=self.profile,
+            fingerprint=self.fingerprint,
+            fit=self.fit.words,
+        )
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the command line says."""
+
+    grid: str | None = None
+    ray_address: str | None = None
+    dry_run: bool = False
+    force: bool = False
+    sets: tuple[str, ...] = ()
+
+
+def cell_command(job: Job, asked: Asked) -> list[dict[str, Any]]:
+    """Return the steps of a cell: what cells share, one cell at a time, then the whole chain."""
+    sets = [*asked.sets, *job.cell.sets, *PINNED, "serve.port={port}"]
+    words = ["--profile", job.profile, *(word for text in sets for word in ("--set", text))]
+    shared = [] if job.config.attach.url else ["install", "download-model"]
+    force = ["--force"] if asked.force else []
+    python = ["{python}", "-m", "invoke"]
+    steps = [{"words": [*python, name, *words], "shared": True} for name in shared]
+    return [*steps, {"words": [*python, "all", *words, *force], "shared": False}]
+
+
+class Sweeping:
+    """One sweep of a project; `command` gives a cell's steps."""
+
+    def __init__(
+        self,
+        layers: Layers,
+        machine: Machine,
+        asked: Asked,
+        workspace: Workspace,
+        say: Callable[[str], None],
+        command: Callable[[Job, Asked], list[dict[str, Any]]] = cell_command,
+        shared: bool = True,
+    ) -> None:
+        self.layers, self.machine, self.asked, self.workspace, self.say = layers, machine, asked, workspace, say
+        self.command, self.shared = command, shared
+        self.folder = workspace.root / SWEEPS
+        self.settings = layers.config(None).sweep
+        self.axes, origin = (dict(self.settings.grid), "sweep.grid") if asked.grid is None else (grid.parsed(asked.grid), "--grid")
+        self._cells = [(cell, *self._config(cell, origin)) for cell in grid.cells(self.axes, origin, self.settings.max_cells)]
+        self._records: dict[str, CellRecord] = {}
+        self._started = now()
+
+    def dry_run(self) -> int:
+        """Print each cell, whether it fits, and how long it may take; return 0 when one can run or is done, else 2."""
+        nodes = self._nodes() if self.asked.ray_address else None
+        try:
+            jobs, planned_for = self._jobs(nodes)
+        finally:
+            if nodes is not None:
+                nodes.close()
+        took = estimates(self._documents())
+        self.say(f"{counted(len(jobs), 'cell')}, planned for {planned_for}")
+        for job in jobs:
+            state = "done" if self._skips(job) else minutes(took.get(job.profile)) if job.fit.runs else "left out"
+            self.say(f"  {job.cell.name}: {state}; {job.fit.words}")
+        open_ = [took.get(job.profile) for job in jobs if job.fit.runs and not self._skips(job)]
+        known = [seconds for seconds in open_ if seconds is not None]
+        more = f", beside {counted(len(open_) - len(known), 'cell')} of which no run is kept" if known and len(known) < len(open_) else ""
+        total = f", {minutes(sum(known) if known else None)} one after the other" if open_ else ""
+        self.say(f"to run: {counted(len(open_), 'cell')}{total}{more}")
+        return 0 if any(job.fit.runs or job.done for job in jobs) else 2
+
+    def run(self) -> int:
+        """Run the cells that are not done; return 0 when a cell passes every gate, 1 when none does, 2 when none was measured."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if not self.asked.ray_address:
+            return self._run(self._jobs(None)[0], None)
+        nodes = self._nodes()
+        try:
+            return self._run(self._jobs(nodes)[0], nodes)
+        finally:
+            nodes.close()
+
+    def _run(self, jobs: Sequence[Job], nodes: Nodes | None) -> int:
+        for job in jobs:
+            record = job.record()
+            if self._skips(job):
+                assert job.known is not None
+                record = job.known.model_copy(update={"fit": job.fit.words})
+                self.say(f"· {job.cell.name}: done already, {result_words(record)}")
+            elif not job.fit.runs:
+                record = record.model_copy(update={"state": "skipped", "reason": job.fit.words})
+                self.say(f"▫ {job.cell.name}: left out: {job.fit.words}")
+            self._records[record.folder] = record
+        orders = [self._order(job) for job in jobs if job.fit.runs and not self._skips(job)]
+        self._write(finished=False)
+        try:
+            if orders:
+                own = nodes or self._nodes()
+                try:
+                    Placing(
+                        *(own, self.workspace.root, self.settings.retries, STOP_S, self.say, self._begun, self._over), shared=self.shared
+                    ).run(orders)
+                finally:
+                    if nodes is None:
+                        own.close()
+        except BaseException:
+            for folder, record in self._records.items():
+                if record.state == "waiting":
+                    reason = "the sweep was interrupted; the same command goes on with it"
+                    self._records[folder] = record.model_copy(update={"state": "interrupted", "reason": reason})
+            self._write(finished=False)
+            raise
+        made = self._write(finished=True)
+        self.say(f"recommendation: {made.recommendation}\n{SWEEPS / SUMMARY_FILE}")
+        assert made.exit_code is not None
+        return made.exit_code
+
+    def _skips(self, job: Job) -> bool:
+        return job.done and not self.asked.force
+
+    def _nodes(self) -> Nodes:
+        return Nodes(self.asked.ray_address, len(self.machine.gpus), self.settings.object_store_mib)
+
+    def _config(self, cell: Cell, origin: str) -> tuple[Config, str]:
+        """Return the cell's settings and profile; ConfigError names the axis that is wrong."""
+        own = [single_value(*text.partition("=")[::2], origin) for text in cell.sets]
+        layers = replace(self.layers, overrides=(*self.layers.overrides, *own))
+        asked, _ = layers.profile
+        profile = cell.profile or asked
+        chosen = self.machine.profile if profile == "auto" else profile
+        if chosen not in layers.profiles:
+            near = nearest(chosen, layers.profiles)
+            raise ConfigError(f"{origin}: no profile {chosen!r}{near}", f"profiles: {', '.join(sorted(layers.profiles))}, auto")
+        return layers.config(chosen), chosen
+
+    def _jobs(self, nodes: Nodes | None) -> tuple[list[Job], str]:
+        """Return the cells with their fit, and the words for what they were planned for."""
+        library, code = Library(self.machine, self.workspace), self._code()
+        if nodes is None:
+            at, most = largest([(gpu.name, gpu.total_mib) for gpu in self.machine.gpus]), len(self.machine.gpus)
+            planned_for = (
+                f"this machine, {at.name} with {at.total_mib:.0f} MiB" if at else f"this machine without a GPU: {self.machine.reason}"
+            )
+        else:
+            at, most = largest(nodes.cards()), int(max((found.get("GPU", 0.0) for found in nodes.alive()), default=0))
+            planned_for = f"{len(nodes.alive())} nodes, the largest GPU {f'{at.name} with {at.total_mib:.0f} MiB' if at else 'none'}"
+        jobs = []
+        for cell, config, profile in self._cells:
+            fingerprint = self._fingerprint(config, code)
+            known = results.read_cell(self.folder / cell.folder)
+            jobs.append(Job(cell, config, profile, fit(config, at, most, library), fingerprint, known))
+        return jobs, planned_for
+
+    def _code(self) -> list[str]:
+        """Return the digests of the stages' code; comments and layout do not count."""
+        digests = CodeDigests(self.workspace.root / "pipeline", self.workspace.artifacts / ".code.json")
+        found = [digests.digest(stage.function.__module__) for stage in STAGES]
+        digests.save()
+        return found
+
+    def _fingerprint(self, config: Config, code: Sequence[str]) -> str:
+        """Return what stands for the code and the settings that the cell's figures depend on."""
+        values = config.model_dump(mode="json", exclude=OUTSIDE)
+        values["serve"].pop("port")
+        sections = [getattr(config, name) for name in Config.model_fields if name not in OUTSIDE]
+        files = sorted({file for section in sections for file in getattr(section, "files", tuple)()})
+        return digest([code, values, [(file, content_digest(self.workspace.root / file)) for file in files]])
+
+    def _documents(self) -> Iterable[Document]:
+        """Return the reports of the kept runs, newest first, then of the cells."""
+        for found in runs.readable(self.workspace):
+            if not isinstance(found, RecordError):
+                yield found.document
+        for path in sorted(self.folder.glob("*/report.json")):
+            document = results.document_of(path.parent)
+            if document is not None:
+                yield document
+
+    def _order(self, job: Job) -> Order:
+        root = self.workspace.root
+        (self.folder / job.cell.folder / results.CELL_FILE).unlink(missing_ok=True)  # a crash leaves "not run", not a lie
+        own = {k: v for k, v in os.environ.items() if k.startswith(ENVIRONMENT_PREFIX) or k == "OMP_NUM_THREADS"}
+        return Order(
+            job.cell.folder,
+            gpus_of(job.config),
+            {
+                "cell": job.cell.folder,
+                "root": str(root),
+                "local": self.settings.node_folder,
+                "code": re.sub(r"\W", "", digest([self._code(), content_digest(root / "config.yaml"), str(root)])),
+                "environment": self._environment(job),
+                "steps": self.command(job, self.asked),
+                "variables": {**own, "UV_VENV_CLEAR": "1", "PYTHONUNBUFFERED": "1"},
+                "patience_s": PATIENCE_S,
+                "stop_s": STOP_S,
+                "most_bytes": MOST_BYTES,
+            },
+        )
+
+    def _environment(self, job: Job) -> str:
+        """Return which server environment the cell shares: the project's, or one of its own where it installs something else."""
+        install = job.config.install
+        if install == self.layers.config(None).install:
+            return "venv-vllm"
+        return f".cache/sweep/venv-{digest(install.model_dump(mode='json'))}"
+
+    def _begun(self, order: Order, where: str) -> None:
+        self.say(f"▶ {self._records[order.cell].name}: started on {where}; log {SWEEPS / order.cell / 'cell.log'}")
+
+    def _over(self, order: Order, how: Ended) -> None:
+        """Record how a cell ended, and tell."""
+        record, folder = self._records[order.cell], self.folder / order.cell
+        record = record.model_copy(update={"where": how.where or None, "took_s": how.took_s, "lost": how.lost})
+        if how.code is None:
+            record = record.model_copy(update={"state": "failed", "reason": how.said})
+        else:
+            record = results.ended(record, how.code, self.workspace.root, folder, how.said)
+        folder.mkdir(parents=True, exist_ok=True)
+        results.write_cell(folder, record)
+        self._records[order.cell] = record
+        self._write(finished=False)
+        over = sum(other.state != "waiting" for other in self._records.values())
+        took = f" in {how.took_s:.0f} s" if how.took_s is not None else ""
+        mark = "✓" if record.state == "measured" else "✗"
+        left = f"; too large to come back, left on the node: {', '.join(how.left)}" if how.left else ""
+        self.say(f"{mark} {record.name}: {result_words(record)}{took} ({over} of {len(self._records)}){left}")
+
+    def _write(self, finished: bool) -> Sweep:
+        """Write sweep.json, SWEEP.md and the picture; return the sweep."""
+        cells = list(self._records.values())
+        best = results.recommended(cells)
+        sweep = Sweep(
+            started=self._started,
+            finished=now() if finished else None,
+            axes={key: list(values) for key, values in self.axes.items()},
+            cells=cells,
+            recommended=best.name if best else None,
+            recommendation=results.recommendation(cells),
+            exit_code=results.exit_code(cells) if finished else None,
+        )
+        section = sweep_section(sweep, self.layers.config(None).alternatives.root)
+        plot = self.folder / PLOT
+        if section.svg:
+            write_atomic(plot, section.svg)
+        else:
+            plot.unlink(missing_ok=True)
+        write_atomic(self.folder / SUMMARY_FILE, redacted(markdown(section, PLOT if section.svg else None)))
+        write_atomic(self.folder / results.SWEEP_FILE, redacted(sweep.model_dump_json(indent=1)) + "\n")
+        return sweep
+
+
+def largest(cards: Sequence[tuple[str, float]]) -> Card | None:
+    """Return the largest of the cards; None without one."""
+    if not cards:
+        return None
+    name, total_mib = max(cards, key=lambda found: found[1])
+    return Card(name=name, total_mib=total_mib, available_mib=total_mib, reason="the largest")
+
+
+def result_words(record: CellRecord) -> str:
+    """Return a cell's result in words."""
+    if record.state != "measured":
+        return f"{record.state}: {record.reason}" + (f"; see {record.report}" if record.report else "")
+    name = "SIMULATED" if record.simulated else record.verdict
+    return f"{name}, {record.gates_passed} of {record.gates} gates; {record.report}"
