@@ -65,8 +65,6 @@ class Nodes:
 
     def __init__(self, address: str | None, gpus: int, object_store_mib: int) -> None:
         os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-        # Ray lets its workers run behind everything else, and servers would inherit that.
-        os.environ[NICENESS] = str(os.getpriority(os.PRIO_PROCESS, 0))
         try:
             import ray
         except ImportError as error:
@@ -75,6 +73,8 @@ class Nodes:
         quiet = {"log_to_driver": False, "logging_level": logging.CRITICAL, "include_dashboard": False}
         try:
             if address is None:
+                # Ray lets its workers run behind everything else, and servers would inherit that.
+                os.environ[NICENESS] = str(os.getpriority(os.PRIO_PROCESS, 0))
                 memory = object_store_mib * MIB
                 ray.init(address="local", num_cpus=os.cpu_count() or 1, num_gpus=gpus, object_store_memory=memory, **quiet)
             else:

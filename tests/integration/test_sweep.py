@@ -58,12 +58,12 @@ class Cluster:
         small = {"object_store_memory": 80 * 2**20, "include_dashboard": False}
         # A dead node is believed dead after 2 s instead of 15; one that is only slow has 10 s to answer.
         patience = {"health_check_period_ms": 1000, "health_check_failure_threshold": 2, "health_check_timeout_ms": 10_000}
-        os.environ.pop("RAY_worker_niceness", None)
         self.ray: Any = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "_system_config": patience, **small})
         for _ in range(2):
             self.add()
 
     def add(self) -> None:
+        os.environ.pop("RAY_worker_niceness", None)  # of a local sweep
         self.ray.add_node(num_cpus=2, object_store_memory=80 * 2**20)
 
     def kill(self, beginning: str) -> None:
