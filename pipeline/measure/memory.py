@@ -210,6 +210,8 @@ class Digest:
         self.host: dict[str, list[Point]] = {"pss_mib": [], "rss_mib": []}
         self.errors: Counter[str] = Counter()
         self.states = States()
+        self.devices: dict[str, dict[int, float]] = {"gpu_tree_mib": {}, "gpu_used_mib": {}}  # the peak of each
+        self.before: list[float | None] = []  # what each held then
         self.loaded = 0
         self.later: deque[Sample] = deque()  # than the load so far
 
@@ -220,6 +222,9 @@ class Digest:
             self.times.append(at)
             if self.baseline is None:
                 self.baseline = baseline_mib([sample])
+                self.before = sample.get("gpu_used_mib", []) if self.baseline is not None else []
+            for key, peaks in self.devices.items():
+                peaks |= {at: max(peaks.get(at, value), value) for at, value in enumerate(sample.get(key, [])) if value is not None}
             self.own += points([(at, device_use(sample, "gpu_tree_mib"))])
             self.used += points([(at, device_use(sample, "gpu_used_mib"))])
             for key, series in self.host.items():
@@ -232,6 +237,14 @@ class Digest:
             if any(begin <= sample["t"] <= end for begin, end in spans):
                 self.loaded += 1
                 self.states.add(sample)
+
+    def device_peaks_mib(self) -> dict[int, float]:
+        """Return the peak of each device that the server used, by its number among the visible ones; told apart as the sum is."""
+        if self.own:
+            return self.devices["gpu_tree_mib"]
+        known = {at: held for at, held in enumerate(self.before) if held is not None}
+        above = {at: peak - known[at] for at, peak in self.devices["gpu_used_mib"].items() if at in known}
+        return {at: mib for at, mib in above.items() if mib > 0}
 
 
 def used_devices(sample: Sample) -> list[dict[str, Any]]:

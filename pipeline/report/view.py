@@ -845,6 +845,9 @@ def memory_scenario(
     facts = [f"{said}."]
     if data.method:
         facts.append(t("Told apart by: {method}.", method=t.said(data.method)))
+    if len(data.device_peaks_mib) > 1:
+        listed = ", ".join(f"GPU {at} {number(mib)} MiB" for at, mib in sorted(data.device_peaks_mib.items()))
+        facts.append(t("VRAM, peak of each device: {devices}.", devices=listed))
     for series, name in series_names(t).items():
         against = data.figures.get(f"{series}_stable")
         if against is not None and against.value == 0:
@@ -926,7 +929,8 @@ def plan_facts(plan: Any, data: Any, t: Words = ENGLISH) -> list[str]:
         )
     if plan is None:
         return facts
-    peak = data.figures["vram_peak_mib"].value
+    devices = data.device_peaks_mib
+    peak = max(devices.values()) if len(devices) > 1 else data.figures["vram_peak_mib"].value
     if peak is not None:
         facts.append(
             t(

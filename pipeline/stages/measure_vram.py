@@ -70,7 +70,7 @@ class MemoryUse(Measurement):
     """Peak, steady, drift and stability of device and host memory, how the device's was told apart, the load, and what the log says.
 
     `preemptions` counts since the server's start; None where its metrics do not tell. `throttled` and `gpu_errors` count
-    samples by reason, throttled ones under load.
+    samples by reason, throttled ones under load. `device_peaks_mib` is by the number of the device among the visible ones.
     """
 
     method: str
@@ -80,6 +80,7 @@ class MemoryUse(Measurement):
     load: Load
     gaps: Gaps
     baseline_gpu_mib: float | None
+    device_peaks_mib: dict[int, float] = {}
     breakdown: Breakdown
     preemptions: int | None
     throttled: dict[str, int]
@@ -189,7 +190,10 @@ def memory_use(load: Load, preemptions: int | None, machine: Machine, server: Se
     for name, points in series.items():
         reason = no_gpu if name == "vram" else "no sample under load"
         figures |= memory.series_figures(name, points, load.spans, load.preempted, reason)
-    figures["plan_error"] = plan_error_figure(server.plan, figures["vram_peak_mib"])
+    devices, peak = digest.device_peaks_mib(), figures["vram_peak_mib"]
+    if len(devices) > 1:  # the plan is for one of them
+        peak = Figure(value=max(devices.values()), unit="MiB", n=peak.n)
+    figures["plan_error"] = plan_error_figure(server.plan, peak)
     kv = not_measured("%", "the server's metrics do not tell")
     if load.kv_peak_percent is not None:
         kv = Figure(value=load.kv_peak_percent, unit="%", n=load.kv_readings)
@@ -204,6 +208,7 @@ def memory_use(load: Load, preemptions: int | None, machine: Machine, server: Se
         load=load,
         gaps=memory.gaps(digest.times, [(digest.times[0], load.spans[-1][1])]),
         baseline_gpu_mib=digest.baseline,
+        device_peaks_mib=devices,
         breakdown=watch.breakdown,
         preemptions=preemptions,
         throttled=dict(sorted(digest.states.reasons.items())),

@@ -19,6 +19,7 @@ from pipeline.client.control import Control
 from pipeline.client.load import Target
 from pipeline.config import BenchConfig, DeterminismConfig, Gate, Limits, RouterConfig, VramConfig, load_layers
 from pipeline.errors import ConfigError, MeaninglessError, MeasureError, NothingAnsweredError, PipelineError, ServerError
+from pipeline.gpu.plan import Plan
 from pipeline.measure.verdicts import exit_code
 from pipeline.record import Measurement, Outcome, Store, now
 from pipeline.report.gates import judge_all
@@ -616,6 +617,17 @@ def test_memory_is_the_trees_own_where_the_driver_tells(fake: FakeVllm, server: 
     result = memory.measure_vram(VRAM, machine(gpu=True), server, workspace)
     assert "processes" in result.method
     assert result.figures["vram_peak_mib"].value == 3500
+
+
+def test_of_several_devices_each_has_its_peak_and_the_largest_meets_the_plan(fake: FakeVllm, server: Server, workspace: Workspace) -> None:
+    write_samples(workspace, gpu_used_mib=[4100.0, 4300.0], gpu_tree_mib=[3500.0, 4000.0])
+    sizes: dict[str, Any] = dict.fromkeys(("weights_mib", "activations_mib", "kv_cache_mib", "total_mib", "error_mib"), 1.0)
+    counts = {"kv_bytes_per_token": 1, "kv_tokens": 1, "max_model_len": 1}
+    made = Plan(**sizes, **counts, budget_mib=3900, graphs_mib=50, context_mib=500, weights_from="a test")
+    result = memory.measure_vram(VRAM, machine(gpu=True), server.model_copy(update={"plan": made}), workspace)
+    assert result.device_peaks_mib == {0: 3500, 1: 4000}
+    assert result.figures["vram_peak_mib"].value == 7500
+    assert result.figures["plan_error"].value == pytest.approx(100 * (4450 / 4000 - 1))
 
 
 def judged_memory(result: Measurement) -> dict[str, str]:

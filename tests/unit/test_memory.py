@@ -164,6 +164,20 @@ def test_of_two_devices_the_one_with_the_servers_memory_counts() -> None:
     assert states({**both, "gpu_tree_mib": [None, 3000.0]}).reasons == {}
 
 
+def test_each_device_has_a_peak_of_its_own() -> None:
+    digest = Digest()
+    samples: list[Sample] = [
+        {"t": 0.0, "gpu_used_mib": [100.0, 50.0, None], "gpu_tree_mib": [None, None, None]},
+        {"t": 1.0, "processes": 2, "gpu_used_mib": [4100.0, 3050.0, None], "gpu_tree_mib": [None, None, None]},
+        {"t": 2.0, "processes": 2, "gpu_used_mib": [4000.0, 3150.0, None], "gpu_tree_mib": [None, None, None]},
+    ]
+    digest.take(samples, [(0.0, 9.0)])
+    assert digest.device_peaks_mib() == {0: 4000.0, 1: 3100.0}
+    told = Digest()
+    told.take([*samples, {"t": 3.0, "processes": 2, "gpu_used_mib": [1.0, 1.0], "gpu_tree_mib": [None, 2900.0]}], [(0.0, 9.0)])
+    assert told.device_peaks_mib() == {1: 2900.0}, "the first one's memory is others'"
+
+
 def test_errors_are_counted_by_name_and_leave_the_values_from_before() -> None:
     lost = [{"t": float(at), "processes": 2, "gpu_error": "GpuIsLost"} for at in range(3)]
     samples = [{"t": -1.0, "processes": 2, "gpu_used_mib": [500.0]}, *lost]

@@ -686,6 +686,17 @@ def test_plan_stands_beside_what_was_measured(house: House) -> None:
     assert "KV cache: 50000 tokens by the log, 45000 planned (-10.0 %)." in text
 
 
+def test_of_several_devices_the_largest_stands_beside_the_plan(house: House) -> None:
+    use = memory_use()
+    figures = {**use.figures, "vram_peak_mib": figure(8500, "MiB")}
+    house.results["measure-vram"] = use.model_copy(update={"figures": figures, "device_peaks_mib": {0: 4000.0, 2: 4500.0}})
+    house.results["serve"] = server().model_copy(update={"plan": PLAN})
+    house.measured_on = house.results["serve"]
+    text = house.text()
+    assert "VRAM, peak of each device: GPU 0 4000 MiB, GPU 2 4500 MiB." in text
+    assert "Peak: 4550 MiB planned, 4500 measured (+1.1 %)." in text
+
+
 THROTTLED = {"gpu_throttled": figure(43, "%", 200), "gpu_temperature_c": figure(91, "°C", 200)}
 
 
