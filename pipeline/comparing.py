@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.client.answer import Answer
+from pipeline.client.stamps import TIMES, Values, raw_answer
 from pipeline.errors import PipelineError
 from pipeline.measure.comparison import Compared, Estimate, Noise, better_when, by_bounds, by_pairs, by_samples, default_noise, verdict
 from pipeline.measure.comparison import exit_code as exit_code_of
@@ -21,7 +22,6 @@ from pipeline.noise import RunNoise
 from pipeline.report.document import ReportedFigure
 from pipeline.report.ratios import Ratio, ratios
 from pipeline.runs import Run
-from pipeline.stages.bench import between_ms, first_ms, per_token_ms, raw_answer, whole_ms
 
 MUST_AGREE = ("device", "model", "vllm")
 # Settings that change what a figure means; sample sizes do not. Files (suites, prompts) are compared by content.
@@ -32,17 +32,6 @@ MEANING = {
     "vram": ("concurrency",),
 }
 PERCENTILE = re.compile(r"_p(\d\d)$")
-COLD, WARM, ALONE = "TTFT, cold prefix cache c1", "TTFT, warm prefix cache c1", "decode c1"
-Values = Callable[[list[Answer]], list[float]]
-TIMES: dict[str, tuple[str, Values]] = {
-    "ttft_ms": (COLD, first_ms),
-    "ttft_warm_ms": (WARM, first_ms),
-    "first_byte_ms": (COLD, lambda answers: [ttft_ms(answer.sent_ns, answer.first_byte_ns) for answer in answers if answer.ok]),
-    "tpot_ms": (ALONE, per_token_ms),
-    "itl_ms": (ALONE, between_ms),
-    "decode_tok_s": (ALONE, lambda answers: [1000 / value for value in per_token_ms(answers) if value > 0]),
-    "e2e_ms": (ALONE, whole_ms),
-}
 FROM_DUE: dict[str, Values] = {
     "ttft_ms": lambda answers: [ttft_ms(answer.scheduled_ns, answer.first_ns) for answer in answers if answer.ok],
     "e2e_ms": lambda answers: [e2e_ms(answer.scheduled_ns, answer.last_ns) for answer in answers if answer.ok],

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.client.calibration import Calibration, calibrate
+from pipeline.client.stamps import per_token_ms
 from pipeline.config import BenchConfig, Config, ServeConfig
 from pipeline.errors import MeaninglessError, PipelineError, ServerError
 from pipeline.gpu.remedies import NoRemedy, Remedy, remedy_for
@@ -17,7 +18,7 @@ from pipeline.server import state
 from pipeline.server.state import Launch
 from pipeline.server.stop import NOTE, stop_server
 from pipeline.server.watch import watched
-from pipeline.stages.bench import NO_GAP, Run, level, per_token_ms, valid
+from pipeline.stages.bench import NO_GAP, Run, level, valid
 from pipeline.stages.check_gpu import Machine
 from pipeline.stages.download_model import Model
 from pipeline.stages.install import Installation

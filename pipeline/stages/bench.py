@@ -6,7 +6,6 @@ import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +16,13 @@ from pipeline.client.calibration import Calibration, calibrate
 from pipeline.client.control import CACHE_HITS, GENERATED_TOKENS, PROMPT_TOKENS, SUCCESSES, Control
 from pipeline.client.load import Target, open_loop, streamed
 from pipeline.client.spread import loop
+from pipeline.client.stamps import between_ms, first_ms, per_token_ms, raw_line, whole_ms
 from pipeline.config import BenchConfig, Limits
 from pipeline.errors import NothingAnsweredError
 from pipeline.measure.arrivals import Arrival, overloaded, schedule
 from pipeline.measure.capacity import highest
 from pipeline.measure.figures import Figure, not_measured
-from pipeline.measure.latency import NS_PER_MS, e2e_ms, gaps_ms, meets_limits, most_in_flight, steady_tok_s, tpot_ms, ttft_ms
+from pipeline.measure.latency import NS_PER_MS, e2e_ms, meets_limits, most_in_flight, steady_tok_s, tpot_ms, ttft_ms
 from pipeline.measure.statistics import percentile_figure, quantile, share_figure
 from pipeline.record import Measurement, write_atomic
 from pipeline.server.watch import watched
@@ -325,39 +325,6 @@ class Run:
         return Batch(answers, wall_s, cpu_s)
 
 
-def raw_line(phase: str, answer: Answer, began_ns: int) -> dict[str, Any]:
-    """Return one answer's stamps in ns: `scheduled` from the run's start, `sent` from scheduled, `chunks` each from the one before."""
-    return {
-        "phase": phase,
-        "scheduled": answer.scheduled_ns - began_ns,
-        "sent": answer.sent_ns - answer.scheduled_ns,
-        "first_byte": answer.first_byte_ns - answer.sent_ns if answer.ok else None,
-        "chunks": [at - before for before, at in zip([answer.sent_ns, *answer.chunk_ns], answer.chunk_ns, strict=False)],
-        "tokens": answer.tokens,
-        "prompt_tokens": answer.prompt_tokens,
-        "cached_tokens": answer.cached_tokens,
-        "error": answer.error,
-    }
-
-
-def raw_answer(line: Mapping[str, Any]) -> Answer:
-    """Return the answer, its text aside, that `raw_line` wrote; its times count from the run's start."""
-    sent = line["scheduled"] + line["sent"]
-    chunk_ns = list(accumulate(line["chunks"], initial=sent))[1:]
-    return Answer(
-        sent_ns=sent,
-        first_ns=chunk_ns[0] if chunk_ns else 0,
-        last_ns=chunk_ns[-1] if chunk_ns else 0,
-        chunk_ns=chunk_ns,
-        prompt_tokens=line["prompt_tokens"],
-        cached_tokens=line["cached_tokens"],
-        tokens=line["tokens"],
-        error=line["error"],
-        scheduled_ns=line["scheduled"],
-        first_byte_ns=sent + line["first_byte"] if line["first_byte"] is not None else 0,
-    )
-
-
 def level(calibration: Calibration, batch: Batch, budget_ms: float, ceiling_chunks_s: float) -> Level:
     """Return the system throughput of one closed loop: output tokens of successful requests / wall time."""
     tokens = sum(answer.tokens for answer in batch.good)
@@ -438,26 +405,6 @@ def meeting(batch: Batch, limits: Limits) -> int:
         )
         for answer in batch.good
     )
-
-
-def first_ms(answers: Sequence[Answer]) -> list[float]:
-    """Return the TTFT of each successful answer."""
-    return [ttft_ms(answer.sent_ns, answer.first_ns) for answer in answers if answer.ok]
-
-
-def whole_ms(answers: Sequence[Answer]) -> list[float]:
-    """Return the E2E latency of each successful answer."""
-    return [e2e_ms(answer.sent_ns, answer.last_ns) for answer in answers if answer.ok]
-
-
-def per_token_ms(answers: Sequence[Answer]) -> list[float]:
-    """Return the TPOT of each successful answer of two tokens and more."""
-    return [tpot_ms(answer.first_ns, answer.last_ns, answer.tokens) for answer in answers if answer.ok and answer.tokens > 1]
-
-
-def between_ms(answers: Sequence[Answer]) -> list[float]:
-    """Return every gap between two chunks of a successful answer."""
-    return [gap for answer in answers if answer.ok for gap in gaps_ms(answer.chunk_ns)]
 
 
 def rise(before: Metrics, after: Metrics, name: str) -> int | None:

@@ -2,13 +2,14 @@
 
 import gzip
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
 from pipeline.client.answer import Answer
+from pipeline.client.stamps import TIMES, raw_answer
 from pipeline.config import IMAGES, Alternatives, Edges, Gates, Given, Instead, Profile, ReportConfig, Waived
 from pipeline.errors import MeasureError
 from pipeline.measure.memory import Sample
@@ -16,7 +17,7 @@ from pipeline.measure.verdicts import Verdict
 from pipeline.record import Artifact, Outcome, write_atomic
 from pipeline.redact import redacted
 from pipeline.server.stop import Closing
-from pipeline.stages.bench import BenchResult, between_ms, first_ms, raw_answer, whole_ms
+from pipeline.stages.bench import BenchResult
 from pipeline.stages.check_gpu import Machine
 from pipeline.stages.download_model import Model
 from pipeline.stages.install import Installation
@@ -28,12 +29,7 @@ from pipeline.workspace import Workspace
 
 BADGE = "verdict.svg"
 PLOTS = ("memory.svg", "breakdown.svg")
-LATENCIES: dict[str, tuple[str, Callable[[list[Answer]], list[float]]]] = {
-    "ttft_ms": ("TTFT, cold prefix cache c1", first_ms),
-    "ttft_warm_ms": ("TTFT, warm prefix cache c1", first_ms),
-    "itl_ms": ("decode c1", between_ms),
-    "e2e_ms": ("decode c1", whole_ms),
-}
+LATENCIES = ("ttft_ms", "ttft_warm_ms", "itl_ms", "e2e_ms")
 
 
 class GateVerdict(BaseModel):
@@ -150,7 +146,8 @@ def latencies_of(bench: Outcome[Any], workspace: Workspace) -> dict[str, list[fl
             phases.setdefault(line["phase"], []).append(raw_answer(line))
     except (OSError, EOFError, ValueError, KeyError, TypeError):
         return {}
-    return {name: values(phases.get(phase, [])) for name, (phase, values) in LATENCIES.items()}
+    found = {name: TIMES[name] for name in LATENCIES}
+    return {name: values(phases.get(phase, [])) for name, (phase, values) in found.items()}
 
 
 def written(pictures: Mapping[str, str], folder: Path) -> None:

@@ -17,6 +17,7 @@ from pipeline.client import meter
 from pipeline.client.calibration import Calibration, calibrate
 from pipeline.client.control import Control
 from pipeline.client.load import Target
+from pipeline.client.stamps import raw_answer
 from pipeline.config import BenchConfig, DeterminismConfig, Gate, Limits, RouterConfig, VramConfig, load_layers
 from pipeline.errors import ConfigError, MeaninglessError, MeasureError, NothingAnsweredError, PipelineError, ServerError
 from pipeline.gpu.plan import Plan
@@ -436,7 +437,7 @@ def test_bench_figures_follow_from_the_scripted_pace_and_from_the_raw_stamps(fak
     assert value["system_tok_s_c1"] <= 8 / least_s
     assert value["system_tok_s_c2"] <= 2 * 8 / least_s
     lines = [json.loads(line) for line in gzip.decompress((workspace.root / result.raw).read_bytes()).splitlines()]
-    kept = [benching.raw_answer(line) for line in lines]
+    kept = [raw_answer(line) for line in lines]
     assert len(kept) == BENCH_REQUESTS
     assert sum(answer.tokens for answer in kept) == BENCH_TOKENS
     cold, decode, at_two = kept[2:5], kept[9:12], kept[14:18]

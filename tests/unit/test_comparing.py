@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from pipeline.client.answer import Answer
+from pipeline.client.stamps import first_ms, per_token_ms, raw_line
 from pipeline.comparing import Row, compare, data, fits, lines, plot
 from pipeline.errors import PipelineError
 from pipeline.measure.figures import Figure
@@ -17,7 +18,6 @@ from pipeline.measure.statistics import percentile_figure, share_figure
 from pipeline.noise import FigureNoise, RunNoise
 from pipeline.record import write_atomic
 from pipeline.runs import Run
-from pipeline.stages.bench import first_ms, per_token_ms, raw_line
 from tests.unit.documents import document, figure
 
 MS = 1_000_000

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from pipeline import runs
 from pipeline.client.answer import Answer
+from pipeline.client.stamps import ALONE, COLD, between_ms, first_ms, raw_line, whole_ms
 from pipeline.config import RunsConfig
 from pipeline.measure.figures import not_measured
 from pipeline.measure.statistics import percentile_figure
@@ -40,15 +41,13 @@ from pipeline.report.definitions import Definition
 from pipeline.report.html import digest, inline, key, measured, numeric, render_html, shade, split_target, verdict
 from pipeline.report.language import Words, words
 from pipeline.report.view import FailureNote, FigureRow, GateRow, Scenario, StageRow, Table, View
-from pipeline.stages.bench import between_ms, first_ms, raw_line, whole_ms
-from pipeline.stages.report import LATENCIES as BEHIND
 from pipeline.stages.report import report_present
 from pipeline.workspace import Workspace
 from tests.unit.test_report_view import House, all_good, bench_result, memory_use, router_result, server
 
 TEMPLATES = Path(__file__).resolve().parents[2] / "templates"
 EN = words("en", TEMPLATES)
-COLD, ALONE = BEHIND["ttft_ms"][0], BEHIND["e2e_ms"][0]
+
 EVIL = "<script>alert(1)</script>"
 LATENCIES = st.lists(st.floats(0.01, 1e5), min_size=1, max_size=200)
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from pipeline.client.answer import Answer
 from pipeline.client.calibration import Calibration
+from pipeline.client.stamps import raw_answer, raw_line
 from pipeline.config import Limits
 from pipeline.measure.latency import e2e_ms, gaps_ms, meets_limits, most_in_flight, steady_tok_s, tpot_ms, ttft_ms
 from pipeline.stages import bench
@@ -146,6 +147,6 @@ def test_stamps_survive_the_raw_file(sent: int, due_before: int, gaps: list[int]
     began = 17
     scheduled = max(began, sent - due_before)
     made = Answer(sent, chunk_ns[0], chunk_ns[-1], chunk_ns, "", None, 3, 2, tokens, "", scheduled, sent + 1)
-    back = bench.raw_answer(json.loads(json.dumps(bench.raw_line("x", made, began))))
+    back = raw_answer(json.loads(json.dumps(raw_line("x", made, began))))
     moved = [at - began for at in chunk_ns]
     assert back == Answer(sent - began, moved[0], moved[-1], moved, "", None, 3, 2, tokens, "", scheduled - began, sent + 1 - began)
