@@ -1,11 +1,13 @@
 """The command line: one Invoke task per stage, and a few for the whole."""
 
 import gc
+import json
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from inspect import Parameter, Signature, signature
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,11 +27,18 @@ HELP = {
     "attach": "measure the server at this URL, which someone else runs, instead of one of ours",
     "force": "run even if nothing changed",
     "why": "say why it would run, and do not run",
+    "bundle": "take packages and model from this folder of `bundle`, without a network",
+    "quiet": "no progress: only the result, and what went wrong",
+    "json": "the result as JSON, for programs; errors too",
 }
+DEFAULTS: dict[str, Any] = {"profile": None, "set": [], "attach": None, "bundle": None}  # of the others: False
+SETTINGS = ("profile", "set")
+STAGE = (*SETTINGS, "attach", "force", "why")
+Run = Callable[..., Any]
 
 
-def finish(command: Callable[[Any], int]) -> None:
-    """Run `command` with the commands; turn what a person can act on into one line and an exit code."""
+def finish(run: Run, as_json: bool = False) -> None:
+    """Run `run` with the commands and print its answer; turn what a person can act on into one line and an exit code."""
     gc.disable()
     from pipeline import commands  # a fifth of a second that `--list` does without
 
@@ -40,7 +49,8 @@ def finish(command: Callable[[Any], int]) -> None:
     for request in (signal.SIGINT, signal.SIGTERM):
         signal.signal(request, signal.default_int_handler)
     try:
-        code = command(commands)
+        answer = run(commands)
+        commands.give(answer, as_json)
     except BrokenPipeError:  # whoever read what is printed has gone, as in `./inv logs | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise Exit(code=BROKEN_PIPE) from None
@@ -49,292 +59,239 @@ def finish(command: Callable[[Any], int]) -> None:
         if error is None:
             raise
         hint = f"\n  → {error.hint}" if error.hint else ""
-        raise Exit(f"error: {error.message}{hint}", code=error.exit_code) from caught
+        raise failed(f"error: {error.message}{hint}", error.exit_code, error.message, error.hint, as_json) from caught
     except KeyboardInterrupt:
-        raise Exit("interrupted", code=INTERRUPTED) from None
-    if code:
-        raise Exit(code=code)
+        raise failed("interrupted", INTERRUPTED, "interrupted", "", as_json) from None
+    if answer.code:
+        raise Exit(code=answer.code)
 
 
-def pipeline_task(name: str, summary: str, run: Callable[[Any, Any], int]) -> "Task[Any]":
-    """Return a task with the options of a stage; `run` gets the commands and these options."""
+def failed(words: str, code: int, message: str, hint: str, as_json: bool) -> Exit:
+    """Return the end of a command that has no answer, which a program is told of too."""
+    if as_json:
+        print(json.dumps({"exit_code": code, "error": message, "hint": hint}, indent=1), flush=True)
+    return Exit(words, code=code)
 
-    def body(
-        context: Context,
-        profile: str | None = None,
-        set: list[str] = [],
-        attach: str | None = None,
-        force: bool = False,
-        why: bool = False,
-    ) -> None:
-        finish(lambda commands: run(commands, commands.options(profile, set, attach, force, why)))
 
-    body.__doc__ = summary
-    return cast("Task[Any]", task(body, name=name, iterable=["set"], help=HELP))
+def command(*shared: str, name: str | None = None, **own_help: str) -> Callable[[Run], "Task[Any]"]:
+    """Return what makes a task of a function that takes the commands, and options of its own by keyword.
+
+    `shared` names options that several tasks have: those of `pipeline.commands.options` come as the argument `options`.
+    """
+
+    def made(function: Run) -> "Task[Any]":
+        takes = signature(function).parameters
+        own = [parameter for key, parameter in takes.items() if key not in ("commands", "options")]
+        common = [Parameter(key, Parameter.KEYWORD_ONLY, default=DEFAULTS.get(key, False)) for key in shared]
+        first = [option for option in common if option.name not in ("quiet", "json")]
+
+        def body(context: Context, **given: Any) -> None:
+            asked = {key: given.pop(key) for key in shared}
+
+            def run(commands: Any) -> Any:
+                options = {"options": commands.options(**asked)} if "options" in takes else {}
+                return function(commands, **options, **given)
+
+            finish(run, asked.get("json", False))
+
+        options = [*first, *own, *(option for option in common if option not in first)]
+        body.__name__, body.__doc__ = function.__name__, function.__doc__
+        body.__signature__ = Signature(  # type: ignore[attr-defined]  # where inspect, and so Invoke, looks first
+            [Parameter("context", Parameter.POSITIONAL_OR_KEYWORD), *(one.replace(kind=Parameter.KEYWORD_ONLY) for one in options)]
+        )
+        helps = {key: HELP[key] for key in shared} | {key.replace("_", "-"): text for key, text in own_help.items()}
+        called = name or function.__name__.replace("_", "-")
+        return cast("Task[Any]", task(body, name=called, iterable=["set"] if "set" in shared else [], help=helps))
+
+    return made
 
 
 def stage_task(name: str, summary: str) -> "Task[Any]":
     """Return the task of a stage."""
-    return pipeline_task(name, summary, lambda commands, options: commands.run_stage(ROOT, name, options))
+
+    def run(commands: Any, options: Any) -> Any:
+        return commands.run_stage(ROOT, name, options)
+
+    run.__doc__ = summary
+    return command(*STAGE, "quiet", "json", name=name)(run)
 
 
-@task(name="all", iterable=["set"], help={**HELP, "bundle": "take packages and model from this folder of `bundle`, without a network"})
-def all_stages(
-    context: Context,
-    profile: str | None = None,
-    set: list[str] = [],
-    attach: str | None = None,
-    force: bool = False,
-    why: bool = False,
-    bundle: str | None = None,
-) -> None:
+@command(*STAGE, "bundle", "quiet", "json", name="all")
+def all_stages(commands: Any, options: Any) -> Any:
     """Run the whole chain and end with REPORT.md (--force measures again)."""
-    finish(lambda commands: commands.run_all(ROOT, commands.options(profile, set, attach, force, why, bundle)))
+    return commands.run_all(ROOT, options)
 
 
-BUNDLE_HELP = {
-    **{key: HELP[key] for key in ("profile", "set")},
-    "python": "version of the Python that runs the pipeline there, as in 3.12 (else the one that vLLM needs anyhow)",
-    "platform": "of the other machine, as in manylinux_2_35_x86_64 (glibc 2.35)",
-    "output": "folder, as seen from the project's",
-    "part-mib": "in parts of at most so many MiB",
-}
-
-
-@task(iterable=["set"], help=BUNDLE_HELP)
+@command(
+    *SETTINGS,
+    "quiet",
+    python="version of the Python that runs the pipeline there, as in 3.12 (else the one that vLLM needs anyhow)",
+    platform="of the other machine, as in manylinux_2_35_x86_64 (glibc 2.35)",
+    output="folder, as seen from the project's",
+    part_mib="in parts of at most so many MiB",
+)
 def bundle(
-    context: Context,
-    profile: str | None = None,
-    set: list[str] = [],
-    python: str | None = None,
-    platform: str | None = None,
-    output: str = "bundle",
-    part_mib: str | None = None,
-) -> None:
+    commands: Any, options: Any, python: str | None = None, platform: str | None = None, output: str = "bundle", part_mib: str | None = None
+) -> Any:
     """Make a folder with every package, the model and the pipeline, for `all --bundle` on a machine without a network."""
-    finish(lambda commands: commands.bundle(ROOT, commands.Options(profile, tuple(set)), python, platform, output, part_mib))
+    return commands.bundle(ROOT, options, python, platform, output, part_mib)
 
 
-SERVE_HELP = {
-    **HELP,
-    "foreground": "follow the log; Ctrl-C stops the server",
-    "watch": "stay, and start the server again when it crashes; Ctrl-C stops it",
-}
-
-
-@task(name="serve", iterable=["set"], help=SERVE_HELP)
-def serve(
-    context: Context,
-    profile: str | None = None,
-    set: list[str] = [],
-    attach: str | None = None,
-    force: bool = False,
-    why: bool = False,
-    foreground: bool = False,
-    watch: bool = False,
-) -> None:
+@command(
+    *STAGE,
+    "quiet",
+    "json",
+    foreground="follow the log; Ctrl-C stops the server",
+    watch="stay, and start the server again when it crashes; Ctrl-C stops it",
+)
+def serve(commands: Any, options: Any, foreground: bool = False, watch: bool = False) -> Any:
     """Start the server, prove that it is ours, and leave it running."""
-    finish(lambda commands: commands.serve(ROOT, commands.options(profile, set, attach, force, why), foreground, watch))
+    return commands.serve(ROOT, options, foreground, watch)
 
 
-@task(iterable=["set"], help={key: HELP[key] for key in ("profile", "set")})
-def join(context: Context, profile: str | None = None, set: list[str] = []) -> None:
+@command(*SETTINGS, "quiet")
+def join(commands: Any, options: Any) -> Any:
     """Start this host's share of a model over several hosts (serve.nnodes), which `serve` on node 0 answers for."""
-    finish(lambda commands: commands.join(ROOT, commands.Options(profile, tuple(set))))
+    return commands.join(ROOT, options)
 
 
-@task(name="systemd-unit", iterable=["set"], help={key: HELP[key] for key in ("profile", "set")})
-def systemd_unit(context: Context, profile: str | None = None, set: list[str] = []) -> None:
+@command(*SETTINGS)
+def systemd_unit(commands: Any, options: Any) -> Any:
     """Print a systemd unit for this user that keeps the server running."""
-    finish(lambda commands: commands.systemd_unit(ROOT, commands.Options(profile, tuple(set))))
+    return commands.systemd_unit(ROOT, options)
 
 
-@task(name="report", iterable=["set"], help={**HELP, "only": "render what is on record, run nothing else"})
-def report(
-    context: Context,
-    profile: str | None = None,
-    set: list[str] = [],
-    attach: str | None = None,
-    force: bool = False,
-    why: bool = False,
-    only: bool = False,
-) -> None:
+@command(*STAGE, "quiet", "json", only="render what is on record, run nothing else")
+def report(commands: Any, options: Any, only: bool = False) -> Any:
     """Render REPORT.md from whatever is on record."""
-    finish(lambda commands: commands.report(ROOT, commands.options(profile, set, attach, force, why), only))
+    return commands.report(ROOT, options, only)
 
 
-@task(iterable=["set"], help={key: HELP[key] for key in ("profile", "set")})
-def restart(context: Context, profile: str | None = None, set: list[str] = []) -> None:
+@command(*SETTINGS, "quiet", "json")
+def restart(commands: Any, options: Any) -> Any:
     """Stop the server, if there is one, and start it anew."""
-    finish(lambda commands: commands.restart(ROOT, commands.Options(profile, tuple(set))))
+    return commands.restart(ROOT, options)
 
 
-@task
-def stop(context: Context) -> None:
+@command("json")
+def stop(commands: Any) -> Any:
     """Stop the server that we started."""
-    finish(lambda commands: commands.stop(ROOT))
+    return commands.stop(ROOT)
 
 
-@task(name="determinism-remedy", iterable=["set"], help={key: HELP[key] for key in ("profile", "set")})
-def determinism_remedy(context: Context, profile: str | None = None, set: list[str] = []) -> None:
+@command(*SETTINGS, "quiet", "json")
+def determinism_remedy(commands: Any, options: Any) -> Any:
     """Measure agreement and speed without and with the setting that makes answers independent of the load."""
-    finish(lambda commands: commands.determinism_remedy(ROOT, commands.Options(profile, tuple(set))))
+    return commands.determinism_remedy(ROOT, options)
 
 
-SOAK_HELP = {**HELP, "force": "start anew, and keep the old record beside", "hours": "hours of load in all, pauses left out"}
-
-
-@task(iterable=["set"], help=SOAK_HELP)
-def soak(
-    context: Context,
-    profile: str | None = None,
-    set: list[str] = [],
-    attach: str | None = None,
-    force: bool = False,
-    why: bool = False,
-    hours: str = "1",
-) -> None:
+@command(*STAGE, "quiet", "json", hours="hours of load in all, pauses left out (--force starts anew and keeps the old record beside)")
+def soak(commands: Any, options: Any, hours: str = "1") -> Any:
     """Keep load on the server for hours and watch its memory; interrupted, the same command goes on (artifacts/soak.json)."""
-    finish(lambda commands: commands.soak(ROOT, commands.options(profile, set, attach, force, why), hours))
+    return commands.soak(ROOT, options, hours)
 
 
-@task(iterable=["set"], help={key: HELP[key] for key in ("profile", "set")})
-def doctor(context: Context, profile: str | None = None, set: list[str] = []) -> None:
+@command(*SETTINGS, "json")
+def doctor(commands: Any, options: Any) -> Any:
     """Check everything that can be checked without starting: each line OK, WARN or FAIL, with the fix."""
-    finish(lambda commands: commands.doctor(ROOT, commands.Options(profile, tuple(set))))
+    return commands.doctor(ROOT, options)
 
 
-PLAN_HELP = {**{key: HELP[key] for key in ("profile", "set")}, "total-mib": "plan for a GPU of so many MiB instead of this machine's"}
-
-
-@task(iterable=["set"], help=PLAN_HELP)
-def plan(context: Context, profile: str | None = None, set: list[str] = [], total_mib: str | None = None) -> None:
+@command(*SETTINGS, "json", total_mib="plan for a GPU of so many MiB instead of this machine's")
+def plan(commands: Any, options: Any, total_mib: str | None = None) -> Any:
     """Say which models and settings fit the GPU's memory, before anything is downloaded."""
-    finish(lambda commands: commands.plan(ROOT, commands.Options(profile, tuple(set)), total_mib))
+    return commands.plan(ROOT, options, total_mib)
 
 
-@task(iterable=["set"], help={key: HELP[key] for key in ("profile", "set")})
-def status(context: Context, profile: str | None = None, set: list[str] = []) -> None:
+@command(*SETTINGS, "json")
+def status(commands: Any, options: Any) -> Any:
     """Show the server and each stage's state."""
-    finish(lambda commands: commands.status(ROOT, commands.Options(profile, tuple(set))))
+    return commands.status(ROOT, options)
 
 
-@task(iterable=["set"], help={key: HELP[key] for key in ("profile", "set")})
-def gates(context: Context, profile: str | None = None, set: list[str] = []) -> None:
+@command(*SETTINGS, "json")
+def gates(commands: Any, options: Any) -> Any:
     """Judge the gates on what is on record, and say where each value stands (runs nothing)."""
-    finish(lambda commands: commands.gates(ROOT, commands.Options(profile, tuple(set))))
+    return commands.gates(ROOT, options)
 
 
-@task(iterable=["set"], help={key: HELP[key] for key in ("profile", "set")})
-def why(context: Context, profile: str | None = None, set: list[str] = []) -> None:
+@command(*SETTINGS, "json")
+def why(commands: Any, options: Any) -> Any:
     """Say which stages would run now, and why."""
-    finish(lambda commands: commands.why(ROOT, commands.Options(profile, tuple(set))))
+    return commands.why(ROOT, options)
 
 
-PUBLISH_HELP = {
-    **{key: HELP[key] for key in ("profile", "set")},
-    "issue": "number of the issue that gets the comment",
-    "repo": "owner/name on GitHub, instead of the git remote origin's",
-    "branch": "branch that the report is committed to",
-    "dry-run": "show what would be published, and publish nothing; so it is anyhow without a token or gh",
-}
-
-
-@task(iterable=["set"], help=PUBLISH_HELP)
+@command(
+    *SETTINGS,
+    issue="number of the issue that gets the comment",
+    repo="owner/name on GitHub, instead of the git remote origin's",
+    branch="branch that the report is committed to",
+    dry_run="show what would be published, and publish nothing; so it is anyhow without a token or gh",
+)
 def publish(
-    context: Context,
-    profile: str | None = None,
-    set: list[str] = [],
-    issue: str | None = None,
-    repo: str | None = None,
-    branch: str | None = None,
-    dry_run: bool = False,
-) -> None:
+    commands: Any, options: Any, issue: str | None = None, repo: str | None = None, branch: str | None = None, dry_run: bool = False
+) -> Any:
     """Commit the report with its images to a branch on GitHub, and show it in one comment on an issue."""
-    finish(lambda commands: commands.publish(ROOT, commands.Options(profile, tuple(set)), issue, repo, branch, dry_run))
+    return commands.publish(ROOT, options, issue, repo, branch, dry_run)
 
 
-ENV_HELP = {
-    **{key: HELP[key] for key in ("profile", "set")},
-    "show-key": "print the API key, instead of how a shell finds it",
-    "json": "as JSON",
-}
-
-
-@task(iterable=["set"], help=ENV_HELP)
-def env(context: Context, profile: str | None = None, set: list[str] = [], show_key: bool = False, json: bool = False) -> None:
+@command(*SETTINGS, "json", show_key="print the API key, instead of how a shell finds it")
+def env(commands: Any, options: Any, show_key: bool = False) -> Any:
     """Print the variables that clients of the server need: eval "$(./inv env)"."""
-    finish(lambda commands: commands.env(ROOT, commands.Options(profile, tuple(set)), show_key, json))
+    return commands.env(ROOT, options, show_key)
 
 
-@task(help={"follow": "go on until the server ends or Ctrl-C"})
-def logs(context: Context, follow: bool = False) -> None:
+@command(follow="go on until the server ends or Ctrl-C")
+def logs(commands: Any, follow: bool = False) -> Any:
     """Print the server's log."""
-    finish(lambda commands: commands.logs(ROOT, follow))
+    return commands.logs(ROOT, follow)
 
 
-@task
-def graph(context: Context) -> None:
+@command()
+def graph(commands: Any) -> Any:
     """Print the stages and their edges as a mermaid flowchart."""
-    finish(lambda commands: print(commands.graph()) or 0)
+    return commands.graph()
 
 
-@task(help={"json": "as JSON, for programs"})
-def history(context: Context, json: bool = False) -> None:
+@command("json")
+def history(commands: Any) -> Any:
     """List the runs that are kept, newest first, with their verdicts."""
-    finish(lambda commands: commands.history(ROOT, json))
+    return commands.history(ROOT)
 
 
-COMPARE_HELP = {
-    "first": "the reference: latest, previous, an id or its beginning, a path, or a git ref (git:REF) that holds a report.json",
-    "second": "the run to judge, named the same way",
-    "anyway": "compare runs on different devices, models or vLLM versions too",
-    "json": "as JSON, for programs",
-}
-
-
-@task(positional=["first", "second"], help=COMPARE_HELP)
-def compare(context: Context, first: str, second: str, anyway: bool = False, json: bool = False) -> None:
+@command(
+    "json",
+    first="the reference: latest, previous, an id or its beginning, a path, or a git ref (git:REF) that holds a report.json",
+    second="the run to judge, named the same way",
+    anyway="compare runs on different devices, models or vLLM versions too",
+)
+def compare(commands: Any, first: str, second: str, anyway: bool = False) -> Any:
     """Compare two runs figure by figure; exit code 1 when the second is worse beyond chance and noise."""
-    finish(lambda commands: commands.compare(ROOT, first, second, anyway, json))
+    return commands.compare(ROOT, first, second, anyway)
 
 
-NOISE_HELP = {**{key: HELP[key] for key in ("profile", "set")}, "starts": "how often the server is started and measured"}
-
-
-@task(name="calibrate-noise", iterable=["set"], help=NOISE_HELP)
-def calibrate_noise(context: Context, profile: str | None = None, set: list[str] = [], starts: str = "3") -> None:
+@command(*SETTINGS, "quiet", "json", starts="how often the server is started and measured")
+def calibrate_noise(commands: Any, options: Any, starts: str = "3") -> Any:
     """Measure how far figures move from one start of the server to the next, for `compare` (artifacts/noise.json)."""
-    finish(lambda commands: commands.calibrate_noise(ROOT, commands.Options(profile, tuple(set)), starts))
+    return commands.calibrate_noise(ROOT, options, starts)
 
 
-SWEEP_HELP = {
-    **{key: HELP[key] for key in ("profile", "set")},
-    "grid": "axes in place of sweep.grid, as in 'profile=cpu,quick;serve.max_num_seqs=16,32'",
-    "dry-run": "only show the cells, whether they fit, and how long they may take",
-    "ray-address": "host:port of a Ray cluster's head, or auto; without it Ray runs on this machine alone",
-    "force": "run every cell again",
-}
-
-
-@task(iterable=["set"], help=SWEEP_HELP)
-def sweep(
-    context: Context,
-    profile: str | None = None,
-    set: list[str] = [],
-    grid: str | None = None,
-    dry_run: bool = False,
-    ray_address: str | None = None,
-    force: bool = False,
-) -> None:
+@command(
+    *SETTINGS,
+    "force",
+    grid="axes in place of sweep.grid, as in 'profile=cpu,quick;serve.max_num_seqs=16,32'",
+    dry_run="only show the cells, whether they fit, and how long they may take",
+    ray_address="host:port of a Ray cluster's head, or auto; without it Ray runs on this machine alone",
+)
+def sweep(commands: Any, options: Any, grid: str | None = None, dry_run: bool = False, ray_address: str | None = None) -> Any:
     """Run the whole chain for each cell of a matrix of models and settings (artifacts/sweep/SWEEP.md)."""
-    finish(lambda commands: commands.sweep(ROOT, commands.Options(profile, tuple(set), force), grid, dry_run, ray_address))
+    return commands.sweep(ROOT, options, grid, dry_run, ray_address)
 
 
-@task(help={"everything": "also the kept runs, the server's environment, models and caches"})
-def clean(context: Context, everything: bool = False) -> None:
+@command(everything="also the kept runs, the server's environment, models and caches")
+def clean(commands: Any, everything: bool = False) -> Any:
     """Remove records, logs and samples; the kept runs stay."""
-    finish(lambda commands: commands.clean(ROOT, everything))
+    return commands.clean(ROOT, everything)
 
 
 @task(help={"fast": "leave out the end-to-end tests on the real server"})
@@ -342,23 +299,22 @@ def test(context: Context, fast: bool = False) -> None:
     """Run the tests."""
     quick = [sys.executable, "-m", "pytest", "-q", "-n", "5", "--dist", "worksteal", "tests/unit", "tests/integration"]
     real = [sys.executable, "-m", "pytest", "-q", "tests/e2e"]
-    finish(lambda _: run_each([quick] if fast else [quick, real]))
+    run_each([quick] if fast else [quick, real])
 
 
 @task
 def lint(context: Context) -> None:
     """Run ruff, mypy and the import contracts."""
     programs = [["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"], ["lint-imports", "--no-cache"]]
-    finish(lambda _: run_each([[str(Path(sys.executable).with_name(name)), *arguments] for name, *arguments in programs]))
+    run_each([[str(Path(sys.executable).with_name(name)), *arguments] for name, *arguments in programs])
 
 
-def run_each(programs: list[list[str]]) -> int:
-    """Run the programs in the project's folder; return the first exit code that is not 0."""
+def run_each(programs: list[list[str]]) -> None:
+    """Run the programs in the project's folder; end with the first exit code that is not 0."""
     for program in programs:
         code = subprocess.run(program, cwd=ROOT).returncode
         if code:
-            return code
-    return 0
+            raise Exit(code=code)
 
 
 def stage_summaries() -> dict[str, str]:

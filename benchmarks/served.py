@@ -18,6 +18,7 @@ from pipeline.server.readiness import wait_until_ready
 from pipeline.server.stop import stop_server
 from pipeline.stages.download_model import embed
 from pipeline.stages.serve import settled
+from pipeline.terminal import Silent
 from pipeline.workspace import Workspace
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -49,7 +50,7 @@ def fresh(name: str) -> Workspace:
     (root / ".cache").mkdir()
     for shared in ("venv-vllm", "pipeline"):
         (root / shared).symlink_to(ROOT / shared)
-    return Workspace(root, quiet=True)
+    return Workspace(root, Silent())
 
 
 def profile(name: str = "cpu") -> ServeConfig:

@@ -22,6 +22,7 @@ from pipeline.noise import RunNoise
 from pipeline.report.document import ReportedFigure
 from pipeline.report.ratios import Ratio, ratios
 from pipeline.runs import Run
+from pipeline.terminal import Part, Table
 
 MUST_AGREE = ("device", "model", "vllm")
 # Settings that change what a figure means; sample sizes do not. Files (suites, prompts) are compared by content.
@@ -247,11 +248,9 @@ def fits(noise: RunNoise, runs: Sequence[Run]) -> bool:
     return not noise.simulated and all((noise.device, noise.model, noise.vllm) == (one.device, one.model, one.vllm) for one in facts)
 
 
-def lines(made: Comparison, measured: RunNoise | None) -> list[str]:
+def lines(made: Comparison, measured: RunNoise | None) -> list[Part]:
     """Return the comparison for the terminal."""
-    header = ["figure", "A", "B", "B/A (95 %)", "noise", "verdict", "by"]
-    cells = [header, *(cells_of(row) for row in made.rows)]
-    widths = [max(len(line[column]) for line in cells) for column in range(len(header))]
+    header = ("figure", "A", "B", "B/A (95 %)", "noise", "verdict", "by")
     counts = {word: [row for row in made.rows if row.compared.verdict == word] for word in ("better", "worse", "same", "not comparable")}
     source = (
         f"noise: measured by {measured.starts} starts (artifacts/noise.json); where it says default, "
@@ -262,7 +261,7 @@ def lines(made: Comparison, measured: RunNoise | None) -> list[str]:
         *(f"{letter}: {run.name}, {run_words(run)}" for letter, run in (("A", made.a), ("B", made.b))),
         *([f"NOT ALIKE: these runs differ in {', '.join(made.unlike)}."] if made.unlike else []),
         f"{source}10 % for times, rates and memory, none for shares, whose answers are counted",
-        *("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells),
+        Table(header, [cells_of(row) for row in made.rows]),
         ", ".join(f"{len(found)} {word}" for word, found in counts.items()),
         *(f"WORSE: {row.metric}, {digits(row.a or 0)} → {digits(row.b or 0)} {row.unit}" for row in counts["worse"]),
     ]

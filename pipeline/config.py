@@ -264,6 +264,8 @@ class BenchConfig(Section):
     capacity_steps: Positive = 7
     capacity_goodput: Annotated[float, Field(gt=0, le=100)] = 95
     client_delay_ms: Seconds = 1
+    ray_address: str | None = None
+    ray_clients: Positive = 2
     seed: int = 42
     timeout_s: Seconds = 300
 

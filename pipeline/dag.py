@@ -1,7 +1,8 @@
 """The stages, in the order of the user's card; edges come from their signatures."""
 
 from pipeline.engine import Stage
-from pipeline.record import SOAK_NOTE, Artifact
+from pipeline.record import SOAK_NOTE, SWEEP_NOTE, Artifact
+from pipeline.report.sweep import Sweep
 from pipeline.server.stop import NOTE, Closing
 from pipeline.stages.bench import bench
 from pipeline.stages.check_gpu import check_gpu
@@ -26,4 +27,4 @@ STAGES = (
 )
 ATTACHED = tuple(Stage(attached, present=server_present, called="serve") if stage.name == "serve" else stage for stage in STAGES)
 MEASURING = ("test-router", "test-determinism", "bench", "measure-vram")
-NOTES: dict[type[Artifact], str] = {Closing: NOTE, Remedied: REMEDY_NOTE, Soak: SOAK_NOTE}
+NOTES: dict[type[Artifact], str] = {Closing: NOTE, Remedied: REMEDY_NOTE, Soak: SOAK_NOTE, Sweep: SWEEP_NOTE}

@@ -3,7 +3,7 @@
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -247,11 +247,7 @@ def current(workspace: Workspace) -> state.Launch | None:
         return None
 
 
-def shown(findings: Iterable[Finding], say: Callable[[str], None]) -> bool:
-    """Say each finding as it comes; return whether none is a FAIL."""
-    good = True
-    for finding in findings:
-        good = good and finding.level != "FAIL"
-        fix = f"\n{'':23}→ {finding.fix}" if finding.fix else ""
-        say(f"{finding.level:<6}{finding.name:<17}{finding.seen}{fix}")
-    return good
+def words(finding: Finding) -> str:
+    """Return the finding as a line, with its fix beneath."""
+    fix = f"\n{'':23}→ {finding.fix}" if finding.fix else ""
+    return f"{finding.level:<6}{finding.name:<17}{finding.seen}{fix}"

@@ -4,7 +4,7 @@ import hashlib
 import time
 import typing
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 from pipeline.code import CodeDigests
 from pipeline.errors import MeaninglessError, NewerRecordError, PipelineError, RecordError, machine_error
-from pipeline.record import BLOCKED, SCHEMA_VERSION, Artifact, Failure, Outcome, Store, digest, now
+from pipeline.record import BLOCKED, OLDER_FORM, SCHEMA_VERSION, Artifact, Failure, Outcome, Store, digest, now
 from pipeline.workspace import Workspace
 
 LOG_TAIL_LINES = 40
@@ -93,7 +93,7 @@ class Pipeline:
     """Stages over one store of records.
 
     `settings` returns the section of a type. `notes` names the records that no stage makes (what a stop left) by type.
-    `report` is told each Result as it happens, and `starting` each stage before it runs.
+    `report` is told each Result as it happens; `running` is entered with each stage and why it runs, as long as it does.
     """
 
     def __init__(
@@ -102,14 +102,14 @@ class Pipeline:
         workspace: Workspace,
         settings: Callable[[type[BaseModel]], BaseModel],
         notes: dict[type[Artifact], str] | None = None,
-        starting: Callable[[Stage, str], None] = lambda _stage, _reason: None,
+        running: Callable[[Stage, str], AbstractContextManager[None]] = lambda _stage, _reason: nullcontext(),
         report: Callable[[Result], None] = lambda _result: None,
     ) -> None:
         self.workspace = workspace
         self.store = Store(workspace.artifacts)
         self._settings = settings
         self._notes = notes or {}
-        self._starting = starting
+        self._running = running
         self._report = report
         self._code = CodeDigests(workspace.root / "pipeline", workspace.artifacts / ".code.json")
         self._makers = {stage.makes: stage for stage in stages}
@@ -174,7 +174,7 @@ class Pipeline:
         if envelope.failure is not None and not left_out:
             return f"failed last time: {envelope.failure.message}"
         if self.outcome(stage.makes).data is None and not left_out:
-            return "its record has an older form"
+            return OLDER_FORM
         return "; ".join(differences(envelope.because, self.because(stage)))
 
     def ensure(self, names: Sequence[str], force: Iterable[str] = (), present: bool = False, alone: bool = False) -> list[Result]:
@@ -215,12 +215,12 @@ class Pipeline:
                 self._report(revived)
                 if maker.name in broken:
                     return self._blocked(stage, broken[maker.name], broken)
-        self._starting(stage, reason)
         because = self.because(stage)
         self.store.remove(stage.name)
         started, clock = now(), time.perf_counter()
         try:
-            data = stage.function(**self._arguments(stage))
+            with self._running(stage, reason):
+                data = stage.function(**self._arguments(stage))
         except (PipelineError, OSError) as caught:
             error = machine_error(caught) if isinstance(caught, OSError) else caught
             if error is None:

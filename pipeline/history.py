@@ -1,11 +1,11 @@
 """history: the runs that are kept, each with what it ran on, its verdict and a few figures."""
 
-import json
 from typing import Any
 
 from pipeline.errors import RecordError
 from pipeline.measure.verdicts import digits
 from pipeline.runs import Run, readable, short
+from pipeline.terminal import Part, Table
 from pipeline.workspace import Workspace
 
 HEADLINES = {
@@ -16,17 +16,15 @@ HEADLINES = {
 }
 
 
-def lines(workspace: Workspace) -> list[str]:
+def lines(workspace: Workspace) -> list[Part]:
     """Return the runs for the terminal, and what is wrong with those that cannot be read."""
     found = readable(workspace)
     runs = [run for run in found if isinstance(run, Run)]
     broken = [f"cannot be read: {error.message}" for error in found if isinstance(error, RecordError)]
     if not found:
         return ["no run is kept yet; `./inv all` keeps one"]
-    cells = [["time (UTC)", "id", "profile", "device", "model", "verdict", *HEADLINES.values()], *(cells_of(run) for run in runs)]
-    widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
-    table = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells]
-    return [*(table if runs else []), *broken]
+    header = ("time (UTC)", "id", "profile", "device", "model", "verdict", *HEADLINES.values())
+    return [*([Table(header, [cells_of(run) for run in runs])] if runs else []), *broken]
 
 
 def cells_of(run: Run) -> list[str]:
@@ -49,9 +47,9 @@ def cells_of(run: Run) -> list[str]:
     ]
 
 
-def as_json(workspace: Workspace) -> str:
+def data(workspace: Workspace) -> list[dict[str, Any]]:
     """Return the runs for programs."""
-    return json.dumps([entry(run) for run in readable(workspace)], indent=1, default=str)
+    return [entry(run) for run in readable(workspace)]
 
 
 def entry(run: Run | RecordError) -> dict[str, Any]:

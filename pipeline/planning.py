@@ -27,6 +27,7 @@ from pipeline.model.shape import Shape, estimated_bytes, read_shape, weight_byte
 from pipeline.server.ladder import CPU_CACHE
 from pipeline.stages.check_gpu import Machine
 from pipeline.stages.download_model import model_folder
+from pipeline.terminal import Part, Table
 from pipeline.workspace import Workspace
 
 PEAK = "measure-vram.vram_peak_mib"
@@ -231,14 +232,14 @@ def survey(layers: Layers, machine: Machine, workspace: Workspace, total_mib: fl
     )
 
 
-def lines(found: Survey) -> Iterator[str]:
+def lines(found: Survey) -> Iterator[Part]:
     """Yield what a person reads: the device, the table, and what the profile in force should set."""
     at = found.card
     others = f", {at.available_mib:.0f} of them free" if at.available_mib < at.total_mib else ""
     yield f"planned for {at.name} with {at.total_mib:.0f} MiB{others} ({at.reason})"
     if found.trouble:
         yield f"{found.trouble}; models that are not on disk are planned by their {SOURCE}"
-    yield from table([HEAD, *(cells(row, found.target_mib) for row in found.rows)])
+    yield Table(HEAD, [cells(row, found.target_mib) for row in found.rows])
     for row in found.rows:
         if row.judged is None:
             yield f"{row.name}: unknown: {row.reason}"
@@ -307,13 +308,6 @@ def cells(row: Row, target_mib: float | None) -> tuple[str, ...]:
 def kib(size: int) -> str:
     """Return a number of bytes in KiB."""
     return f"{size / 1024:g}"
-
-
-def table(rows: Iterable[tuple[str, ...]]) -> list[str]:
-    """Return the rows with their columns aligned."""
-    rows = list(rows)
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
 def total(text: str | None) -> float | None:

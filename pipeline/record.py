@@ -17,7 +17,9 @@ from pipeline.redact import redacted
 
 SCHEMA_VERSION = 1
 SOAK_NOTE = "soak"  # the record of a soak, which no stage makes
-BLOCKED = "blocked"  # the failure kind of a stage that could not run because another failed
+SWEEP_NOTE = "sweep"  # that of a sweep
+BLOCKED = "blocked"  # the failure kind of a stage that gives nothing through no fault of its own
+OLDER_FORM = "its record has an older form"
 
 
 class Artifact(BaseModel):
@@ -113,7 +115,7 @@ class Store:
             raise RecordError(f"{path} is not a record ({error.errors()[0]['msg']})", "remove it to run the stage again") from error
 
     def outcome(self, stage: str, makes: type[A]) -> Outcome[A]:
-        """Return the stage's outcome; data that no longer fits the model counts as never made, an unreadable file as failed."""
+        """Return the stage's outcome; data that no longer fits the model, or an unreadable file, is none, with the reason."""
         try:
             envelope = self.read(stage)
         except NewerRecordError:
@@ -125,7 +127,7 @@ class Store:
         try:
             return Outcome(stage, makes.model_validate(envelope.data), envelope)
         except ValidationError:
-            return Outcome(stage, None, None)
+            return Outcome(stage, None, None, Failure(kind=BLOCKED, message=OLDER_FORM))
 
     def remove(self, stage: str) -> None:
         self.path(stage).unlink(missing_ok=True)

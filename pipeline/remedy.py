@@ -18,13 +18,14 @@ from pipeline.server import state
 from pipeline.server.state import Launch
 from pipeline.server.stop import NOTE, stop_server
 from pipeline.server.watch import watched
-from pipeline.stages.bench import NO_GAP, Run, level, valid
+from pipeline.stages.bench import NO_GAP, Run, level, processes, valid
 from pipeline.stages.check_gpu import Machine
 from pipeline.stages.download_model import Model
 from pipeline.stages.install import Installation
 from pipeline.stages.serve import Server, clear_old, device_of, relaunched, serve, settled
 from pipeline.stages.test_determinism import REMEDY_NOTE, Arm, Remedied, Side, all_arms
 from pipeline.suite import load_prompts
+from pipeline.terminal import Part, Table
 from pipeline.workspace import Workspace
 
 PROVEN = ("D1", "D2", "D3", "D4")
@@ -139,7 +140,7 @@ def speed(settings: BenchConfig, server: Server, client: Client, workspace: Work
     calibrations, ceiling = client
     alone, full = calibrations[0], calibrations[-1]
     with watched(server.handle, workspace) as target:
-        run = Run(server, target, settings, workspace, {entry.concurrency: entry.processes for entry in calibrations})
+        run = Run(server, target, settings, workspace, {entry.concurrency: processes(entry) for entry in calibrations})
         run.closed("warm-up", run.new(1), settings.output_tokens, 1)
         decode = run.closed("decode", run.new(settings.decode_requests), settings.output_tokens, 1)
         run.closed("warm-up", run.new(full.concurrency), settings.output_tokens, full.concurrency)
@@ -161,15 +162,14 @@ def verdict(proof: Remedied) -> int:
     return int(any(arm.agreeing < arm.runs for arm in proof.remedied.arms if arm.arm in PROVEN))
 
 
-def lines(proof: Remedied) -> list[str]:
+def lines(proof: Remedied) -> list[Part]:
     """Return the proof for the terminal: the report's table in columns, and what went wrong."""
     table = remedy_table(proof)
-    cells = [[cell.replace("`", "") for cell in line] for line in (table.header, *table.rows)]
-    widths = [max(len(line[column]) for line in cells) for column in range(len(table.header))]
+    header, *rows = ([cell.replace("`", "") for cell in line] for line in (table.header, *table.rows))
     return [
         f"remedy {proof.variable}={proof.value}: {proof.why}",
         *(["serve.env has it already; both sides were measured all the same"] if proof.in_settings else []),
-        *("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells),
+        Table(header, rows),
         *(
             trouble(words, side.failure)
             for words, side in zip(table.header[1:], (proof.without, proof.remedied), strict=True)

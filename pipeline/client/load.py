@@ -222,14 +222,16 @@ def open_loop(
     due_s: Sequence[float],
     timeout_s: float,
     told: Callable[[int], None] = lambda _answered: None,
+    start_ns: int | None = None,
 ) -> tuple[list[Answer], float]:
     """Send each payload when it is due, however many are in flight; return (answers in order, wall seconds).
 
-    `due_s` are seconds from the start. An answer's `scheduled_ns` is when it was due, its `sent_ns` when it was sent. When
-    the target dies, what is in flight is cut off and counts as failed, and so does what was still to be sent.
+    `due_s` are seconds from the start, which is soon, or at `start_ns`. An answer's `scheduled_ns` is when it was due, its
+    `sent_ns` when it was sent. When the target dies, what is in flight is cut off and counts as failed, and so does what was
+    still to be sent.
     """
     raws: dict[int, Raw] = {}
-    start = time.perf_counter_ns() + int(LOOK_S * 1e9)
+    start = time.perf_counter_ns() + int(LOOK_S * 1e9) if start_ns is None else start_ns
 
     async def work(index: int, request: bytes, due_ns: int, line: Line) -> None:
         try:

@@ -16,7 +16,7 @@ from pipeline.publish.github import Target, Thread, ThroughGh, ThroughRest
 from pipeline.publish.repository import Commit, MovedError, Repository, carried, signed, through_gh
 from pipeline.publish.scrub import Private, scrubbed, scrubbed_json
 
-REPORT_JSON = "report.json"  # beside the report
+BESIDE = ("report.json", "report.html")  # the report
 UNKNOWN = "COMMIT"  # in what a dry run shows
 AGAIN = "./inv report --only"
 Say = Callable[[str], None]
@@ -90,9 +90,9 @@ def gathered(project: Path, path: str, headline: str, order: Order, private: Pri
             where = "is not there" if file.is_relative_to(base) else "lies outside the project"
             raise PublishError(f"the report shows {image}, which {where}; nothing was published", f"render it again: `{AGAIN}`")
         found[file.relative_to(base).as_posix()] = file
-    document_file = report.with_name(REPORT_JSON)
-    if document_file.is_file():
-        found[document.resolved(name, REPORT_JSON)] = document_file
+    for other in BESIDE:
+        if report.with_name(other).is_file():
+            found[document.resolved(name, other)] = report.with_name(other)
     folder = PurePosixPath(order.settings.path)
     markdown = scrubbed(document.with_links_to(markdown, name, found), private)
     contents = {folder / key: content_of(file, private) for key, file in found.items()}

@@ -312,6 +312,15 @@ def parts_table(memory: Any, plan: Any, t: Words) -> Table:
     return Table(t("Parts of memory in MiB"), ["", t("planned"), t("vLLM's log")], rows)
 
 
+def sweep_charts(plot: str, t: Words) -> list[Chart]:
+    """Return the picture of a sweep as it stands beside REPORT.md, where there is one; the table beneath has its numbers."""
+    return (
+        [Chart("sweep-plot", t("Router accuracy against latency, the peak of memory as area"), "", [], [inlined(plot)], wide=True)]
+        if plot
+        else []
+    )
+
+
 def inlined(svg: str) -> str:
     """Return a picture that stands in a file for use within the page, whose own style takes the place of the picture's."""
     return re.sub(r"<style>.*?</style>\n?", "", svg, flags=re.DOTALL)

@@ -5,11 +5,11 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from pipeline.report.language import Words
-from pipeline.report.view import FailureNote, Scenario, View
+from pipeline.report.view import FailureNote, Scenario, SweepSection, View
 
 # (entries of a list, characters of a text), step by step.
 STEPS = ((1000, 4000), (200, 1000), (100, 500), (50, 300), (25, 200), (12, 100), (6, 60), (3, 30), (2, 14), (1, 7))
-WHOLE = ("stages", "scenarios", "definitions", "edges")  # their number is that of the program, not of the data
+WHOLE = ("stages", "scenarios", "definitions", "edges", "sweep")  # not lists of the data, or cut by themselves
 T = TypeVar("T")
 
 
@@ -52,7 +52,11 @@ def shortened(view: View, entries: int, characters: int, t: Words) -> View:
         dataclasses.replace(scenario, **cut.fields(scenario, {field: f"{scenario.title}, {name}" for field, name in told.items()}))
         for scenario in view.scenarios
     ]
-    made = dataclasses.replace(view, **{**cut.fields(view, names), "scenarios": scenarios})
+    sweep = view.sweep
+    if sweep is not None:
+        named = {"facts": f"{sweep.title}, {t('facts')}", "rows": f"{sweep.title}, {t('cells')}"}
+        sweep = dataclasses.replace(sweep, **cut.fields(sweep, named))
+    made = dataclasses.replace(view, **{**cut.fields(view, names), "scenarios": scenarios, "sweep": sweep})
     said = [t("{where}: {shown} of {total}", where=where, shown=entries, total=total) for where, total in cut.lists]
     if cut.texts:
         said.append(t("{count} long texts, which end in “…”", count=cut.texts))
@@ -68,7 +72,7 @@ class Cutter:
         self.lists: list[tuple[str, int]] = []
         self.texts = 0
 
-    def fields(self, part: View | Scenario, names: dict[str, str]) -> dict[str, Any]:
+    def fields(self, part: View | Scenario | SweepSection, names: dict[str, str]) -> dict[str, Any]:
         """Return the part's fields, cut; a list that is cut is noted under its name."""
         found = {}
         for field in dataclasses.fields(part):

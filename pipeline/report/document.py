@@ -14,8 +14,9 @@ from pipeline.config import Comparator
 from pipeline.errors import RecordError
 from pipeline.measure.figures import Figure
 from pipeline.measure.verdicts import Verdict
-from pipeline.record import Measurement, Outcome, digest
+from pipeline.record import SWEEP_NOTE, Measurement, Outcome, digest
 from pipeline.report.gates import Judged, JudgedGate
+from pipeline.report.sweep import Sweep
 
 SCHEMA_VERSION: Literal[1] = 1
 SCHEMA_FILE = Path(__file__).with_name("report.schema.json")
@@ -26,6 +27,7 @@ WORDS: dict[int, Literal["PASS", "NOT PASSED", "NOT MEASURED"]] = {0: "PASS", 1:
 
 
 STAGE_LINE, NAME_LINE = re.compile(r' {3}"stage": "([\w-]+)",'), re.compile(r' {3}"name": "([\w.-]+)",')
+CELL_LINE = re.compile(r' {4}"name": (".*"),')
 
 
 class Part(BaseModel):
@@ -106,7 +108,10 @@ class ReportedGate(Part):
 
 
 class Document(Part):
-    """A report: verdict, gates, figures, environment. `run_id` is null where nothing was run; `exit_code` as the commands give it."""
+    """A report: verdict, gates, figures, environment. `run_id` is null where nothing was run; `exit_code` as the commands give it.
+
+    `sweep` is the last sweep on record, whose cells are runs of their own: nothing else here depends on it.
+    """
 
     schema_version: Literal[1]
     run_id: str | None
@@ -119,13 +124,14 @@ class Document(Part):
     gates: list[ReportedGate]
     figures: list[ReportedFigure]
     stages: list[StageOutcome]
+    sweep: Sweep | None = None
 
     def figure(self, metric: str) -> ReportedFigure | None:
         """Return the figure of that name, as in bench.ttft_ms_p95."""
         return next((figure for figure in self.figures if figure.metric == metric), None)
 
 
-def build_document(profile: str, judged: Judged, headline: str) -> Document:
+def build_document(profile: str, judged: Judged, headline: str, sweep: Sweep | None = None) -> Document:
     """Return what the report says of these outcomes."""
     outcomes = judged.outcomes
     began = started(outcomes)
@@ -142,6 +148,7 @@ def build_document(profile: str, judged: Judged, headline: str) -> Document:
         gates=[reported_gate(row) for row in judged.gates],
         figures=[figure for name in MEASURING for figure in reported_figures(outcomes[name])],
         stages=[stage_outcome(outcome, names) for name, outcome in outcomes.items() if name not in NOTES],
+        sweep=sweep,
     )
 
 
@@ -223,7 +230,10 @@ def text_of(document: Document) -> str:
 
 
 def places(text: str) -> dict[str, str]:
-    """Return the link to each figure in the document's text, by <stage>.<name>: to its first line, counted from 1."""
+    """Return the link to each figure in the document's text, by <stage>.<name>: to its first line, counted from 1.
+
+    Likewise to each cell of a sweep, by sweep.<name>.
+    """
     found: dict[str, str] = {}
     lines = text.splitlines()
     figures = lines.index(' "figures": [') if ' "figures": [' in lines else len(lines)
@@ -231,6 +241,10 @@ def places(text: str) -> dict[str, str]:
         of, what = STAGE_LINE.fullmatch(stage), NAME_LINE.fullmatch(name)
         if of and what:
             found[f"{of[1]}.{what[1]}"] = f"{FILE_NAME}#L{number}"
+    sweep = lines.index(' "sweep": {') if ' "sweep": {' in lines else len(lines)
+    for number, line in enumerate(lines[sweep:], start=sweep + 1):
+        if cell := CELL_LINE.fullmatch(line):
+            found[f"{SWEEP_NOTE}.{json.loads(cell[1])}"] = f"{FILE_NAME}#L{number}"
     return found
 
 

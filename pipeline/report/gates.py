@@ -8,7 +8,7 @@ from pipeline.config import Gate, Gates, Waived
 from pipeline.errors import MeaninglessError, NothingAnsweredError
 from pipeline.measure.figures import Figure, not_measured
 from pipeline.measure.verdicts import Judgement, exit_code, judge
-from pipeline.record import BLOCKED, SOAK_NOTE, Failure, Measurement, Outcome
+from pipeline.record import BLOCKED, SOAK_NOTE, SWEEP_NOTE, Failure, Measurement, Outcome
 
 WAIVABLE = ("FAIL", "INCONCLUSIVE", "NOT_MEASURED")
 OF_OUR_SERVER = ("install", "download-model", "stop", "determinism-remedy")
@@ -42,7 +42,7 @@ class Judged:
 
 def judge_records(gates: Gates, waived: Waived, records: Iterable[Outcome[Any]]) -> Judged:
     """Return the gates judged on all that the report reads; a stage that failed makes the exit code 2, whatever is waived."""
-    found = {outcome.stage: outcome for outcome in records if outcome.stage != SOAK_NOTE}  # no gate asks for a soak
+    found = {outcome.stage: outcome for outcome in records if outcome.stage not in (SOAK_NOTE, SWEEP_NOTE)}  # no gate asks for these
     server = found["serve"]
     if server.data is not None and server.data.attached:  # what was installed or stopped here is another server's
         found |= {name: Outcome(name, None, None) for name in OF_OUR_SERVER}

@@ -108,6 +108,16 @@ SAID = (
     "out of bounds",
     "route {name}, golden {reason}",
     "(no valid JSON)",
+    # sweep/fit.py, report/sweep.py
+    "needs {what}, {reason}; on the guide's {name}: {fit}",
+    "no node has more than {n}",
+    "and no node has one",
+    "serve.nnodes is {n}: a cell runs on one node",
+    "fits, {peak}",
+    "may not fit, by less than the estimate's error; {peak}",
+    "peak {value} of {target} MiB",
+    "cannot fit: {reason} ({name})",
+    "the sweep was interrupted; the same command goes on with it",
     # units
     "points",
     "requests/s",

@@ -5,6 +5,7 @@ from typing import Any
 
 from pipeline.record import Measurement, Outcome
 from pipeline.report.gates import JudgedGate
+from pipeline.report.language import Words
 from pipeline.report.view import measured_words, moment, target_words, with_notes
 
 
@@ -22,6 +23,34 @@ def lines(row: JudgedGate, records: Iterable[Outcome[Any]], gate_at: Mapping[str
         ("waiver", words(waiver_at)),
     ]
     return [f"{row.id}: {gate.label}", *(f"  {name:<10}{text}" for name, text in found if text)]
+
+
+def gate_header(t: Words) -> list[str]:
+    """Return what stands above `gate_cells`, as in the report."""
+    return [t("Metric"), t("Target"), t("Measured"), t("Verdict")]
+
+
+def gate_cells(row: JudgedGate, t: Words) -> list[str]:
+    """Return a gate's row of the report, without its marks and links."""
+    verdict = with_notes(row.judgement.verdict, t.said(row.waiver), t.said(row.judgement.reason))
+    required = "" if row.gate.required else t(" (not required by this profile)")
+    measured = measured_words(row.figure, bold="", t=t, marks=(row.gate.target,))
+    return [t.given(row.gate.label), target_words(row.gate, t), measured, verdict + required]
+
+
+def data(row: JudgedGate, gate_at: Mapping[str, str], waiver_at: Mapping[str, str]) -> dict[str, Any]:
+    """Return the same as `lines` for a program."""
+    return {
+        "gate": row.id,
+        **row.gate.model_dump(mode="json"),
+        "figure": row.figure.model_dump(mode="json") if row.figure else None,
+        "verdict": row.judgement.verdict,
+        "reason": row.judgement.reason,
+        "waived": row.waived,
+        "waiver": row.waiver,
+        "set_at": dict(gate_at),
+        "waiver_set_at": dict(waiver_at),
+    }
 
 
 def taken(stage: str, records: Iterable[Outcome[Any]]) -> str:

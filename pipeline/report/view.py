@@ -1,6 +1,7 @@
 """From records to what the templates show: words and formatted figures, no layout."""
 
 import shlex
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -16,6 +17,7 @@ from pipeline.record import BLOCKED, Failure, Outcome
 from pipeline.report.definitions import Definition, definitions, noted
 from pipeline.report.gates import Judged, JudgedGate
 from pipeline.report.language import ENGLISH, Words
+from pipeline.report.sweep import CellRecord
 
 MARKS = {
     "PASS": "✅ PASS",
@@ -102,6 +104,34 @@ class Scenario:
 
 
 @dataclass(frozen=True)
+class CellRow:
+    """One cell of a sweep: what became of it, its model, its figures under the section's header, its own verdict and report."""
+
+    name: str
+    state: str
+    model: str
+    figures: list[str]
+    gates: str
+    source: str
+    metric: str  # sweep.<name>
+
+
+@dataclass(frozen=True)
+class SweepSection:
+    """The last sweep beside the guide's models, or the reason why there is none."""
+
+    title: str
+    reason: str = ""
+    facts: list[str] = field(default_factory=list)
+    recommendation: str = ""
+    rule: str = ""
+    header: list[str] = field(default_factory=list)
+    rows: list[CellRow] = field(default_factory=list)
+    picture: str = ""
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class View:
     """All that the report says."""
 
@@ -129,6 +159,7 @@ class View:
     badge: str = ""  # the path of its picture
     badge_text: str = ""
     left_out: list[str] = field(default_factory=list)  # so that the report fits
+    sweep: SweepSection | None = None
 
 
 def build_view(
@@ -143,6 +174,8 @@ def build_view(
     soak: Outcome[Any] | None = None,
     edges: Sequence[tuple[str, str]] = (),
     badge: str = "",
+    sweep: SweepSection | None = None,
+    cells: Sequence[CellRecord] = (),
 ) -> View:
     """Return what the report shows of these outcomes."""
     outcomes = judged.outcomes
@@ -182,7 +215,7 @@ def build_view(
         targets=targets,
         criteria=criteria,
         scenarios=scenarios,
-        alternatives=[alternative_row(entry, profile, outcomes, t, marks) for entry in alternatives],
+        alternatives=[alternative_row(entry, profile, outcomes, t, marks, cells) for entry in alternatives],
         stages=stages,
         failures=failure_notes(outcomes),
         environment=environment(outcomes, t),
@@ -194,6 +227,7 @@ def build_view(
         edges=[edge for edge in edges if {row.name for row in stages}.issuperset(edge)],
         badge=badge,
         badge_text=badge_words(judged),
+        sweep=sweep,
     )
     return replace(view, definitions=definitions(used(view), t))
 
@@ -221,7 +255,8 @@ def used(view: View) -> set[str]:
     """Return the notes that stand anywhere."""
     listed: list[GateRow | FigureRow] = [*view.targets, *view.criteria, *(row for scenario in view.scenarios for row in scenario.figures)]
     tables = [table for scenario in view.scenarios for table in scenario.tables]
-    return {note for row in listed for note in row.notes} | {note for table in tables for note in table.notes}
+    of_sweep = set(view.sweep.notes) if view.sweep else set()
+    return {note for row in listed for note in row.notes} | {note for table in tables for note in table.notes} | of_sweep
 
 
 def cautions(server: Any, t: Words = ENGLISH) -> list[str]:
@@ -706,12 +741,20 @@ def closed_table(data: Any, t: Words) -> Table:
                 f"{number(own.delay_ms_p50)}, {number(own.delay_ms_p95)} ms",
                 f"{number(own.cpu_us_per_chunk)} µs",
                 t("{share} % of a core", share=f"{100 * entry.client_cpu_share:.2g}")
-                + (t(", {processes} processes", processes=own.processes) if own.processes > 1 else ""),
+                + clients(entry, own, t),
             ]
             for entry, own in zip(data.levels, data.calibrations, strict=True)
         ],
         notes=("closed", "client"),
     )
+
+
+def clients(entry: Any, own: Any, t: Words) -> str:
+    """Return how many clients sent a closed loop, where it was not one."""
+    if own.nodes:
+        words = ", {clients} clients on {nodes} nodes, times between them within {clock} ms"
+        return t(words, clients=own.processes, nodes=own.nodes, clock=number(entry.clock_ms))
+    return t(", {processes} processes", processes=own.processes) if own.processes > 1 else ""
 
 
 def open_table(data: Any, t: Words) -> Table:
@@ -967,12 +1010,20 @@ def plan_facts(plan: Any, data: Any, t: Words = ENGLISH) -> list[str]:
 
 
 def alternative_row(
-    entry: Alternative, profile: str, outcomes: Mapping[str, Outcome[Any]], t: Words = ENGLISH, marks: Marks | None = None
+    entry: Alternative,
+    profile: str,
+    outcomes: Mapping[str, Outcome[Any]],
+    t: Words = ENGLISH,
+    marks: Marks | None = None,
+    cells: Sequence[CellRecord] = (),
 ) -> tuple[str, str, str, str, str]:
     """Return the guide's row with what this run measured of that model."""
     known = entry.model, entry.size, entry.vram, t.given(entry.use_case)
     if entry.profile != profile:
         note = t("not measured in this run")
+        of_sweep = [cell for cell in cells if cell.profile == entry.profile]
+        if of_sweep:
+            return *known, t("{note}; in the sweep below: {states}", note=note, states=counted_states(of_sweep, t))
         return *known, f"{note}; `./inv all --profile {entry.profile}`" if entry.profile else note
     found = [(outcomes["measure-vram"], "vram_peak_mib"), (outcomes["bench"], "decode_tok_s_p50")]
     parts = [
@@ -981,6 +1032,19 @@ def alternative_row(
         if outcome.data
     ]
     return *known, ", ".join(parts) or "NOT_MEASURED"
+
+
+def counted_states(cells: Sequence[CellRecord], t: Words = ENGLISH) -> str:
+    """Return how many cells of a sweep are in which state."""
+    called = {
+        "measured": t("measured"),
+        "failed": t("failed"),
+        "skipped": t("skipped"),
+        "interrupted": t("interrupted"),
+        "waiting": t("not run yet"),
+    }
+    counts = Counter[str](cell.state for cell in cells)
+    return ", ".join(f"{counts[state]} {name}" for state, name in called.items() if counts[state])
 
 
 def stage_row(outcome: Outcome[Any], t: Words = ENGLISH) -> StageRow:

@@ -14,9 +14,10 @@ from pydantic import BaseModel, ConfigDict
 from pipeline.client.answer import Answer
 from pipeline.client.calibration import Calibration, calibrate
 from pipeline.client.control import CACHE_HITS, GENERATED_TOKENS, PROMPT_TOKENS, SUCCESSES, Control
-from pipeline.client.load import Target, open_loop, streamed
-from pipeline.client.spread import loop
+from pipeline.client.load import Target, streamed
+from pipeline.client.spread import Crew, Load, Processes, loop
 from pipeline.client.stamps import between_ms, first_ms, per_token_ms, raw_line, whole_ms
+from pipeline.client.workers import crew_of
 from pipeline.config import BenchConfig, Limits
 from pipeline.errors import NothingAnsweredError
 from pipeline.measure.arrivals import Arrival, overloaded, schedule
@@ -36,6 +37,7 @@ E2E_SECONDS = "vllm:e2e_request_latency_seconds"
 # The server's clock starts after it has read the request and stops before the answer is on its way.
 TOLERANCE_MS = 5.0
 TOLERANCE = 0.05
+CLOCK_SHARE = 0.01  # of a loop's wall time: so far may clients' clocks be apart
 NO_GAP = "no answer has two tokens apart in time"
 QUESTION = "Describe an ordinary day in town number {number}, from morning to night."
 Metrics = Mapping[str, float]
@@ -44,7 +46,8 @@ Metrics = Mapping[str, float]
 class Level(BaseModel):
     """One closed loop at a fixed concurrency; `client_cpu_share` is our own CPU time / wall time, 1 being one whole core.
 
-    `steady_tok_s` counts only while all are in flight; None where that never lasts.
+    `steady_tok_s` counts only while all are in flight; None where that never lasts. By `clock_ms` the time between stamps of two
+    clients may be wrong: those of different hosts were brought to one clock by round trips.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
@@ -59,6 +62,7 @@ class Level(BaseModel):
     steady_tok_s: float | None
     chunks_s: float
     client_cpu_share: float
+    clock_ms: float = 0.0
     invalid: str = ""
 
 
@@ -148,6 +152,7 @@ class Batch:
     wall_s: float
     cpu_s: float
     warmups: int = 0
+    clock_ms: float = 0.0
 
     @property
     def good(self) -> list[Answer]:
@@ -160,19 +165,29 @@ class Batch:
 
 def bench(settings: BenchConfig, limits: Limits, server: Server, workspace: Workspace) -> BenchResult:
     """Measure TTFT, TPOT and throughput, in a closed and an open loop, after the client itself."""
-    with watched(server.handle, workspace) as target:
-        return measure(settings, limits, server, replace(target, replicas=server.replicas), workspace)
+    urls = (server.handle.base_url, *server.replicas)
+    with crew_of(settings, urls, workspace.say) as crew, watched(server.handle, workspace) as target:
+        return measure(settings, limits, server, replace(target, replicas=server.replicas), workspace, crew=crew)
 
 
 def measure(
-    settings: BenchConfig, limits: Limits, server: Server, target: Target, workspace: Workspace, raw: Path | None = None
+    settings: BenchConfig,
+    limits: Limits,
+    server: Server,
+    target: Target,
+    workspace: Workspace,
+    raw: Path | None = None,
+    crew: Crew | None = None,
 ) -> BenchResult:
-    """Return the record of a run, whose stamps go to `raw`; the server is watched by the caller."""
+    """Return the record of a run, whose stamps go to `raw`; the server is watched by the caller.
+
+    A `crew` sends what is more than one request at a time; without it this process does, or several where one is too slow.
+    """
     counters = Counters([Control(url, target.api_key) for url in (target.base_url, *target.replicas)])
     concurrencies = sorted({1, *settings.concurrency})
     workspace.say(f"bench: the client itself, against a stub at concurrency {', '.join(map(str, concurrencies))}")
-    calibrations, ceiling = calibrate(concurrencies, settings.client_delay_ms)
-    run = Run(server, target, settings, workspace, {entry.concurrency: entry.processes for entry in calibrations})
+    calibrations, ceiling = calibrate(concurrencies, settings.client_delay_ms, crew)
+    run = Run(server, target, settings, workspace, {entry.concurrency: crew or processes(entry) for entry in calibrations[1:]})
     at_start = counters.read()
     first = run.closed("the first request", run.new(1), 1, 1)
     cold_numbers = run.new(settings.ttft_requests)
@@ -259,13 +274,18 @@ class Run:
     """Sends batches of requests that share no prefix-cache entry unless told to, and keeps count of their tokens and stamps."""
 
     def __init__(
-        self, server: Server, target: Target, settings: BenchConfig, workspace: Workspace, processes: Mapping[int, int] | None = None
+        self,
+        server: Server,
+        target: Target,
+        settings: BenchConfig,
+        workspace: Workspace,
+        crews: Mapping[int, Crew | None] | None = None,
     ) -> None:
         self.server = server
         self.target = target
         self.settings = settings
         self.workspace = workspace
-        self.processes = processes or {}  # of the client, by concurrency; one where none is named
+        self.crews = crews or {}  # of clients, by concurrency; this process alone where there is none
         # A cache salt of this run alone: the server may have answered the same prompts before.
         self.salt = secrets.token_hex(8)
         self.began_ns = time.perf_counter_ns()
@@ -285,17 +305,17 @@ class Run:
         told = self.telling(f"{what}, concurrency {concurrency}, {output_tokens} output tokens", len(numbers))
         payloads = self.payloads(numbers, output_tokens)
         timeout_s = self.settings.timeout_s
-        processes = self.processes.get(concurrency, 1)
-        return self.kept(f"{what} c{concurrency}", *loop(self.target, payloads, concurrency, timeout_s, processes, told))
+        crew = self.crews.get(concurrency)
+        return self.kept(f"{what} c{concurrency}", loop(self.target, payloads, concurrency, timeout_s, crew, told))
 
     def opened(self, arrival: Arrival, rate_per_s: float, requests: int) -> Batch:
         """Return the answers to requests that arrive at this rate."""
         told = self.telling(f"open loop, {arrival}, {rate_per_s:.3g} requests/s", requests)
         payloads = self.payloads(self.new(requests), self.settings.output_tokens)
         due_s = schedule(arrival, rate_per_s, requests, self.settings.seed)
-        cpu = time.process_time()
-        answers, wall_s = open_loop(self.target, payloads, due_s, self.settings.timeout_s, told)
-        return self.kept(f"{arrival} {rate_per_s:.4g}/s", answers, wall_s, time.process_time() - cpu)
+        most = max(self.crews, default=1)
+        made = loop(self.target, payloads, most, self.settings.timeout_s, self.crews.get(most), told, due_s)
+        return self.kept(f"{arrival} {rate_per_s:.4g}/s", made)
 
     def telling(self, what: str, total: int) -> Callable[[int], None]:
         if what.startswith("warm-up"):
@@ -316,13 +336,19 @@ class Run:
             for number in numbers
         ]
 
-    def kept(self, phase: str, answers: list[Answer], wall_s: float, cpu_s: float) -> Batch:
+    def kept(self, phase: str, made: Load) -> Batch:
         """Return the batch, with its counts and stamps kept."""
+        answers = made.answers
         self.answered += sum(answer.ok for answer in answers)
         self.tokens += sum(answer.tokens for answer in answers)
         self.prompt_tokens += sum(answer.prompt_tokens for answer in answers)
         self.lines += [raw_line(phase, answer, self.began_ns) for answer in answers]
-        return Batch(answers, wall_s, cpu_s)
+        return Batch(answers, made.wall_s, made.cpu_s, clock_ms=made.clock_ms)
+
+
+def processes(calibration: Calibration) -> Processes | None:
+    """Return the client's processes as it was calibrated; None for this one alone."""
+    return Processes(calibration.processes) if calibration.processes > 1 else None
 
 
 def level(calibration: Calibration, batch: Batch, budget_ms: float, ceiling_chunks_s: float) -> Level:
@@ -341,8 +367,16 @@ def level(calibration: Calibration, batch: Batch, budget_ms: float, ceiling_chun
         steady_tok_s=None if steady is None else round(steady, 2),
         chunks_s=round(chunks_s, 2),
         client_cpu_share=round(batch.cpu_s / batch.wall_s, 4),
-        invalid=calibration.trouble(budget_ms, chunks_s, ceiling_chunks_s),
+        clock_ms=round(batch.clock_ms, 4),
+        invalid=calibration.trouble(budget_ms, chunks_s, ceiling_chunks_s) or clock_trouble(batch),
     )
+
+
+def clock_trouble(batch: Batch) -> str:
+    """Return why the time from the first client's send to the last one's chunk is not known well enough; empty when it is."""
+    if batch.clock_ms <= CLOCK_SHARE * 1000 * batch.wall_s:
+        return ""
+    return f"the clocks of its clients may be {batch.clock_ms:.3g} ms apart, over {CLOCK_SHARE:.0%} of its {batch.wall_s:.3g} s"
 
 
 def open_level(arrival: Arrival, rate_per_s: float, batch: Batch) -> OpenLevel:

@@ -16,6 +16,7 @@ from pipeline.measure.memory import Sample
 from pipeline.measure.verdicts import Verdict
 from pipeline.record import Artifact, Outcome, write_atomic
 from pipeline.redact import redacted
+from pipeline.report.sweep import Sweep
 from pipeline.server.stop import Closing
 from pipeline.stages.bench import BenchResult
 from pipeline.stages.check_gpu import Machine
@@ -28,7 +29,8 @@ from pipeline.stages.test_router import RouterResult
 from pipeline.workspace import Workspace
 
 BADGE = "verdict.svg"
-PLOTS = ("memory.svg", "breakdown.svg")
+SWEEP_PLOT = "sweep.svg"
+PLOTS = ("memory.svg", "breakdown.svg", SWEEP_PLOT)
 LATENCIES = ("ttft_ms", "ttft_warm_ms", "itl_ms", "e2e_ms")
 
 
@@ -42,6 +44,7 @@ class GateVerdict(BaseModel):
     reason: str
     required: bool
     waiver: str
+    cells: list[str]  # its row of the report, beneath the header
 
 
 class Report(Artifact):
@@ -51,6 +54,7 @@ class Report(Artifact):
     plots: list[str]
     headline: str
     exit_code: int
+    header: list[str]
     gates: list[GateVerdict]
 
 
@@ -74,19 +78,22 @@ def report(
     closing: Outcome[Closing],
     remedied: Outcome[Remedied],
     soak: Outcome[Soak],
+    sweep: Outcome[Sweep],
     workspace: Workspace,
 ) -> Report:
     """Render REPORT.md from whatever is on record."""
     from pipeline.report.badge import badge
-    from pipeline.report.charts import bench_charts, memory_charts
+    from pipeline.report.charts import bench_charts, memory_charts, sweep_charts
     from pipeline.report.document import build_document, places, text_of
     from pipeline.report.exports import junit, openmetrics
     from pipeline.report.gates import judge_records
     from pipeline.report.html import render_html
     from pipeline.report.language import words
+    from pipeline.report.listing import gate_cells, gate_header
     from pipeline.report.markdown import render
     from pipeline.report.plots import memory_pictures
-    from pipeline.report.view import badge_words, build_view, headline
+    from pipeline.report.sweep_view import pareto, sweep_section
+    from pipeline.report.view import badge_words, build_view, headline, marks_of
 
     records: list[Outcome[Any]] = [machine, installation, model, server, router, determinism, bench, memory, closing, remedied]
     judged = judge_records(gates, waived, records)
@@ -96,29 +103,55 @@ def report(
     templates = workspace.root / "templates"
     t = words(settings.language, templates)
     drawn = memory_pictures(judged.outcomes, judged.gates, samples, t)
-    written({BADGE: badge(badge_words(judged), judged.code), **drawn}, path.with_name(IMAGES))
     pictures, shown_badge = [f"{IMAGES}/{name}" for name in drawn], f"{IMAGES}/{BADGE}"
+    plot = pareto(sweep.data, t)
+    drawn |= {SWEEP_PLOT: plot} if plot else {}
+    written({BADGE: badge(badge_words(judged), judged.code), **drawn}, path.with_name(IMAGES))
+    section = sweep_section(sweep, alternatives.root, f"{IMAGES}/{SWEEP_PLOT}" if plot else "", t, marks_of(judged.gates))
+    cells = sweep.data.cells if sweep.data is not None else []
     view = build_view(
-        settings, profile.root, given.root, instead.root, alternatives.root, judged, pictures, t, soak, edges.root, shown_badge
+        settings,
+        profile.root,
+        given.root,
+        instead.root,
+        alternatives.root,
+        judged,
+        pictures,
+        t,
+        soak,
+        edges.root,
+        shown_badge,
+        section,
+        cells,
     )
-    document = build_document(profile.root, judged, headline(judged))
+    document = build_document(profile.root, judged, headline(judged), sweep.data)
     text = redacted(text_of(document))
     write_atomic(workspace.root / settings.document, text)
     write_atomic(path, render(templates, view, t, places(text)))
     told = {
         view.scenarios[2].title: bench_charts(judged.outcomes["bench"].data, latencies_of(judged.outcomes["bench"], workspace), t),
         view.scenarios[3].title: memory_charts(use.data, server.data.plan if server.data else None, samples, drawn, t),
+        section.title: sweep_charts(plot, t),
     }
     write_atomic(workspace.root / settings.page, redacted(render_html(templates, view, told, t)))
     unclear = (settings.junit_inconclusive, settings.junit_not_measured)
     write_atomic(workspace.artifacts / "junit.xml", redacted(junit(document, *unclear)))
     write_atomic(workspace.artifacts / "metrics.prom", redacted(openmetrics(document)))
     verdicts = [
-        GateVerdict(gate=row.id, verdict=row.judgement.verdict, reason=row.judgement.reason, required=row.gate.required, waiver=row.waiver)
-        for row in judged.gates
+        GateVerdict(
+            gate=row.id,
+            verdict=row.judgement.verdict,
+            reason=row.judgement.reason,
+            required=row.gate.required,
+            waiver=row.waiver,
+            cells=gate_cells(row, t),
+        )
+        for row in sorted(judged.gates, key=lambda row: row.gate.table == "criteria")
     ]
     plots = [str(Path(settings.output).with_name(IMAGES) / name) for name in (BADGE, *drawn)]
-    return Report(path=settings.output, plots=plots, headline=document.headline, exit_code=judged.code, gates=verdicts)
+    return Report(
+        path=settings.output, plots=plots, headline=document.headline, exit_code=judged.code, header=gate_header(t), gates=verdicts
+    )
 
 
 def report_present(made: Report, workspace: Workspace) -> bool:

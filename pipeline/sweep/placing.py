@@ -1,11 +1,8 @@
 """Cells on Ray: one at a time on each node, tried again when a node is lost, ended with all that they started on Ctrl-C."""
 
 import io
-import logging
 import os
 import secrets
-import signal
-import socket
 import tarfile
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,14 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import MachineError
+from pipeline.cluster import NICENESS, first_line, joined
 from pipeline.sweep import node as on_node
 
 MIB = 2**20
 POLL_S = 0.5
-ASK_S = 5.0
 WORKER_S = 20.0  # a stop of a cell, and then so long for its worker to tell
-NICENESS = "RAY_worker_niceness"  # Ray's own spelling
 UNSTARTED = 5  # how often a cell is asked for anew that a lost node never began
 PROJECT = ("tasks.py", "config.yaml", "pipeline", "templates", "suites", "requirements")
 
@@ -64,29 +59,10 @@ class Nodes:
     """A Ray cluster: one of our own on this machine, or the one at `address`."""
 
     def __init__(self, address: str | None, gpus: int, object_store_mib: int) -> None:
-        os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-        try:
-            import ray
-        except ImportError as error:
-            raise MachineError("Ray is not installed", "run it as `./inv sweep`, which installs it") from error
-        self.ray: Any = ray
-        quiet = {"log_to_driver": False, "logging_level": logging.CRITICAL, "include_dashboard": False}
-        try:
-            if address is None:
-                # Ray lets its workers run behind everything else, and servers would inherit that.
-                os.environ[NICENESS] = str(os.getpriority(os.PRIO_PROCESS, 0))
-                memory = object_store_mib * MIB
-                ray.init(address="local", num_cpus=os.cpu_count() or 1, num_gpus=gpus, object_store_memory=memory, **quiet)
-            else:
-                answering(address)
-                ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL)
-        except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-            where = f"the Ray cluster at {address}" if address else "a Ray of our own"
-            hint = "run it on a node of that cluster, with the same Python and Ray" if address else "see /tmp/ray/session_latest/logs"
-            raise MachineError(f"cannot use {where}: {first_line(error)}", hint) from error
-        # Ray takes the signal that asks a command to end for itself.
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
-        ray.cloudpickle.register_pickle_by_value(on_node)
+        own = {"num_cpus": os.cpu_count() or 1, "num_gpus": gpus, "object_store_memory": object_store_mib * MIB}
+        install = "run it as `./inv sweep`, which installs it"
+        self.ray: Any = joined(address, "--ray-address", install, **({} if address else own))
+        self.ray.cloudpickle.register_pickle_by_value(on_node)
 
     def alive(self) -> list[Mapping[str, float]]:
         """Return the resources of each node that is there."""
@@ -107,25 +83,6 @@ class Nodes:
 
     def close(self) -> None:
         self.ray.shutdown()
-
-
-def answering(address: str) -> None:
-    """Raise MachineError unless something listens at the address of a cluster's head."""
-    hint = "start one with `.venv/bin/ray start --head --port=6379`, or name the head as host:port"
-    if address == "auto":
-        return
-    host, _, port = address.rpartition(":")
-    if "://" in address or not host or not port.isdecimal():
-        raise MachineError(f"--ray-address {address}: expected host:port of the cluster's head, or auto", hint)
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), ASK_S).close()
-    except (OSError, OverflowError) as error:
-        raise MachineError(f"--ray-address {address}: no Ray cluster answers there ({first_line(error)})", hint) from error
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of what an error says."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def cores_for(nodes: Iterable[Mapping[str, float]], gpus: int) -> float:

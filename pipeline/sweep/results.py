@@ -1,84 +1,20 @@
-"""What became of a sweep: a record per cell, made of the cell's own report, and of them all (artifacts/sweep/sweep.json)."""
+"""What became of a cell: its record, made of its own report (artifacts/sweep/<cell>/cell.json)."""
 
 import json
-from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from pipeline.errors import MeaninglessError, RecordError
 from pipeline.measure.figures import Figure
 from pipeline.record import BLOCKED, Store, write_atomic
 from pipeline.redact import redacted
 from pipeline.report.document import FILE_NAME, MEASURING, Document, ReportedFigure, read_document
+from pipeline.report.sweep import METRICS, CellRecord
 
-SCHEMA_VERSION: Literal[1] = 1
-CELL_FILE, SWEEP_FILE = "cell.json", "sweep.json"
+CELL_FILE = "cell.json"
 MIB = 2**20
-ACCURACY = "test-router.constrained_route_accuracy"
-LATENCY = "test-router.constrained_latency_ms_p95"
-VRAM, HOST = "measure-vram.vram_peak_mib", "measure-vram.host_pss_peak_mib"
-TTFT, DECODE, IDENTICAL = "bench.ttft_ms_p95", "bench.decode_tok_s_p50", "test-determinism.identical"
-METRICS = (ACCURACY, LATENCY, VRAM, HOST, TTFT, DECODE, IDENTICAL)
-State = Literal["measured", "failed", "skipped", "interrupted", "waiting"]
-
-
-class Part(BaseModel):
-    """Base of the record's parts."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
-
-
-class CellRecord(Part):
-    """A cell: what it is, what became of it and why, where, and what its report says.
-
-    `measured`: every stage ran, whatever the verdicts. `passed`: every required gate passes on a real server.
-    """
-
-    name: str
-    folder: str
-    values: dict[str, Any]
-    profile: str
-    fingerprint: str
-    fit: str
-    state: State = "waiting"
-    reason: str = ""
-    report: str | None = None
-    where: str | None = None
-    took_s: float | None = None
-    lost: int = 0
-    exit_code: int | None = None
-    passed: bool = False
-    simulated: bool = False
-    verdict: str | None = None
-    headline: str | None = None
-    model: str | None = None
-    device: str | None = None
-    size_mib: float | None = None
-    gates_passed: int = 0
-    gates: int = 0
-    figures: dict[str, Figure] = {}
-
-    def value(self, metric: str) -> float | None:
-        """Return the figure's value, if it has one."""
-        figure = self.figures.get(metric)
-        return figure.value if figure is not None else None
-
-
-class Sweep(Part):
-    """A sweep: its axes, its cells in their order, and which of them is recommended, if any."""
-
-    schema_version: Literal[1] = SCHEMA_VERSION
-    started: datetime
-    finished: datetime | None
-    axes: dict[str, list[Any]]
-    cells: list[CellRecord]
-    recommended: str | None
-    recommendation: str
-    exit_code: int | None
 
 
 def read_cell(folder: Path) -> CellRecord | None:
@@ -92,22 +28,6 @@ def read_cell(folder: Path) -> CellRecord | None:
 def write_cell(folder: Path, cell: CellRecord) -> None:
     """Write the cell's record, whole or not at all."""
     write_atomic(folder / CELL_FILE, redacted(cell.model_dump_json(indent=1)) + "\n")
-
-
-def read_sweep(path: Path) -> Sweep:
-    """Return the sweep in that file; RecordError where it is none of ours, or of another version."""
-    advice = "`./inv sweep` writes it anew"
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RecordError(f"{path.name} cannot be read ({error})", advice) from error
-    version = raw.get("schema_version") if isinstance(raw, dict) else None
-    if version != SCHEMA_VERSION:
-        raise RecordError(f"{path.name} has sweep schema {version}, this program reads {SCHEMA_VERSION}", advice)
-    try:
-        return Sweep.model_validate(raw)
-    except ValidationError as error:
-        raise RecordError(f"{path.name} is not a sweep ({error.errors()[0]['msg']})", advice) from error
 
 
 def ended(cell: CellRecord, code: int, root: Path, folder: Path, said: str) -> CellRecord:
@@ -128,13 +48,15 @@ def ended(cell: CellRecord, code: int, root: Path, folder: Path, said: str) -> C
         update={
             "state": "measured" if whole else "failed",
             "reason": reason,
-            "report": report_path(root, folder),
+            "report": path_of(root, folder / "REPORT.md"),
+            "source": path_of(root, folder / FILE_NAME),
             "exit_code": code,
             "passed": code == 0 and document.exit_code == 0 and not simulated,
             "simulated": simulated,
             "verdict": document.verdict,
             "headline": document.headline,
-            "model": document.environment.model,
+            "measured_at": document.started,
+            "model": document.environment.model or cell.model,
             "device": document.environment.device,
             "size_mib": size_mib(folder),
             "gates_passed": sum(gate.verdict == "PASS" for gate in document.gates if gate.required),
@@ -158,9 +80,8 @@ def plain(figure: ReportedFigure) -> Figure:
     return Figure.model_validate(figure.model_dump(include=set(Figure.model_fields)))
 
 
-def report_path(root: Path, folder: Path) -> str | None:
-    """Return the cell's report as a person in the project's folder would type it."""
-    path = folder / "REPORT.md"
+def path_of(root: Path, path: Path) -> str | None:
+    """Return a file of the cell's as a person in the project's folder would type it; None where it is not there."""
     return str(path.relative_to(root)) if path.is_file() else None
 
 
@@ -190,30 +111,3 @@ def last_words(log: Path) -> str:
     told = [line.strip() for line in lines if line.strip()]
     errors = [line.removeprefix("error: ") for line in told if line.startswith("error: ")]
     return redacted((errors or told or [""])[-1])
-
-
-def recommended(cells: Sequence[CellRecord]) -> CellRecord | None:
-    """Return the cell with the best router accuracy of those that pass every gate, of equals the one with the lowest p95 latency."""
-    judged = [(cell, cell.value(ACCURACY), cell.value(LATENCY)) for cell in cells if cell.passed]
-    whole = [(cell, accuracy, latency) for cell, accuracy, latency in judged if accuracy is not None and latency is not None]
-    return min(whole, key=lambda row: (-row[1], row[2], row[0].name))[0] if whole else None
-
-
-def recommendation(cells: Sequence[CellRecord]) -> str:
-    """Return the recommendation in words, or why there is none."""
-    best = recommended(cells)
-    measured = [cell for cell in cells if cell.state == "measured"]
-    if best is None:
-        if any(cell.passed for cell in cells):
-            return "none: no cell that passes every gate has a router accuracy and latency"
-        return f"none: of {len(cells)} cells {len(measured)} were measured, and none passes every gate"
-    accuracy, latency = best.value(ACCURACY), best.value(LATENCY)
-    return f"{best.name}: router accuracy {accuracy:.3g} %, p95 {latency:.3g} ms"
-
-
-def exit_code(cells: Iterable[CellRecord]) -> int:
-    """Return 0 when a cell passes every gate, 1 when one was measured and none passes, 2 when none was measured."""
-    cells = list(cells)
-    if any(cell.passed for cell in cells):
-        return 0
-    return 1 if any(cell.state == "measured" and not cell.simulated for cell in cells) else 2

@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from pipeline import runs
@@ -13,17 +14,18 @@ from pipeline.dag import STAGES
 from pipeline.engine import content_digest
 from pipeline.errors import ConfigError, RecordError
 from pipeline.planning import Card, Library
-from pipeline.record import digest, now, write_atomic
+from pipeline.record import SWEEP_NOTE, Outcome, Store, digest, now, write_atomic
 from pipeline.redact import redacted
-from pipeline.report.document import Document
+from pipeline.report.document import FILE_NAME, Document
+from pipeline.report.sweep import INTERRUPTED, CellRecord, Sweep, best_of, exit_code, recommendation
+from pipeline.report.sweep_view import pareto, sweep_section
 from pipeline.stages.check_gpu import Machine
 from pipeline.sweep import grid, results
 from pipeline.sweep.fit import Fit, counted, estimates, fit, gpus_of, minutes
 from pipeline.sweep.grid import Cell
 from pipeline.sweep.node import SWEEPS
 from pipeline.sweep.placing import Ended, Nodes, Order, Placing
-from pipeline.sweep.results import CellRecord, Sweep
-from pipeline.sweep.summary import PLOT, markdown, sweep_section
+from pipeline.sweep.summary import PLOT, page
 from pipeline.workspace import Workspace
 
 SUMMARY_FILE = "SWEEP.md"
@@ -61,6 +63,7 @@ class Job:
             profile=self.profile,
             fingerprint=self.fingerprint,
             fit=self.fit.words,
+            model=self.config.model.name,
         )
 
 
@@ -144,7 +147,8 @@ class Sweeping:
             record = job.record()
             if self._skips(job):
                 assert job.known is not None
-                record = job.known.model_copy(update={"fit": job.fit.words})
+                source = results.path_of(self.workspace.root, self.folder / job.cell.folder / FILE_NAME)
+                record = job.known.model_copy(update={"fit": job.fit.words, "source": source})
                 self.say(f"· {job.cell.name}: done already, {result_words(record)}")
             elif not job.fit.runs:
                 record = record.model_copy(update={"state": "skipped", "reason": job.fit.words})
@@ -165,12 +169,11 @@ class Sweeping:
         except BaseException:
             for folder, record in self._records.items():
                 if record.state == "waiting":
-                    reason = "the sweep was interrupted; the same command goes on with it"
-                    self._records[folder] = record.model_copy(update={"state": "interrupted", "reason": reason})
+                    self._records[folder] = record.model_copy(update={"state": "interrupted", "reason": INTERRUPTED})
             self._write(finished=False)
             raise
         made = self._write(finished=True)
-        self.say(f"recommendation: {made.recommendation}\n{SWEEPS / SUMMARY_FILE}")
+        self.say(f"recommendation: {recommendation(made.cells)}\n{SWEEPS / SUMMARY_FILE}")
         assert made.exit_code is not None
         return made.exit_code
 
@@ -285,26 +288,26 @@ class Sweeping:
         self.say(f"{mark} {record.name}: {result_words(record)}{took} ({over} of {len(self._records)}){left}")
 
     def _write(self, finished: bool) -> Sweep:
-        """Write sweep.json, SWEEP.md and the picture; return the sweep."""
+        """Write the sweep's record, SWEEP.md and the picture; return the sweep."""
         cells = list(self._records.values())
-        best = results.recommended(cells)
+        best, store, ended = best_of(cells), Store(self.workspace.artifacts), now()
         sweep = Sweep(
             started=self._started,
-            finished=now() if finished else None,
+            finished=ended if finished else None,
             axes={key: list(values) for key, values in self.axes.items()},
             cells=cells,
             recommended=best.name if best else None,
-            recommendation=results.recommendation(cells),
-            exit_code=results.exit_code(cells) if finished else None,
+            exit_code=exit_code(cells) if finished else None,
         )
-        section = sweep_section(sweep, self.layers.config(None).alternatives.root)
-        plot = self.folder / PLOT
-        if section.svg:
-            write_atomic(plot, section.svg)
+        store.write(SWEEP_NOTE, {"axes": sweep.axes}, self._started, (ended - self._started).total_seconds(), sweep)
+        section = sweep_section(Outcome(SWEEP_NOTE, sweep, None), self.layers.config(None).alternatives.root)
+        plot, svg = self.folder / PLOT, pareto(sweep)
+        if svg:
+            write_atomic(plot, redacted(svg))
         else:
             plot.unlink(missing_ok=True)
-        write_atomic(self.folder / SUMMARY_FILE, redacted(markdown(section, PLOT if section.svg else None)))
-        write_atomic(self.folder / results.SWEEP_FILE, redacted(sweep.model_dump_json(indent=1)) + "\n")
+        reports = {cell.name: str(Path(cell.report).relative_to(SWEEPS)) for cell in cells if cell.report}
+        write_atomic(self.folder / SUMMARY_FILE, redacted(page(section, reports, PLOT if svg else None)))
         return sweep
 
 

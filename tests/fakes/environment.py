@@ -21,6 +21,7 @@ from pipeline.stages.check_gpu import Machine
 from pipeline.stages.download_model import Model
 from pipeline.stages.install import Installation
 from pipeline.stages.serve import Server, serve
+from pipeline.terminal import Answer, Silent, give
 from pipeline.workspace import Workspace
 from tests.fakes import fake_vllm
 from tests.fakes.fake_vllm import FakeVllm, Script
@@ -37,7 +38,7 @@ class FakeProject:
 
     def __init__(self, root: Path, waits: Mapping[str, float] = QUICK) -> None:
         self.root = root
-        self.workspace = Workspace(root, quiet=True)
+        self.workspace = Workspace(root, Silent())
         self.script_file = root / "script.json"
         self.folder = root / "models" / MODEL_NAME
         self.folder.mkdir(parents=True)
@@ -197,6 +198,12 @@ def simulated_server(fake: FakeVllm, workspace: Workspace) -> Server:
             phases_s={},
         ),
     )
+
+
+def code_of(answer: Answer) -> int:
+    """Print a command's answer as the command line does; return its exit code."""
+    give(answer, as_json=False)
+    return answer.code
 
 
 def until(condition: Callable[[], object], what: str, timeout_s: float = 30) -> None:

@@ -8,6 +8,7 @@ import pytest
 from pipeline.client.calibration import Calibration
 from pipeline.server import state
 from pipeline.stages import bench
+from tests.fakes.cluster import Cluster
 from tests.fakes.environment import FakeProject
 from tests.fakes.nvml import FakeNvml
 
@@ -39,7 +40,7 @@ def calibrated(concurrency: int, delay_ms_p95: float = 0.1) -> Calibration:
 @pytest.fixture(autouse=True)
 def calibrated_before(monkeypatch: pytest.MonkeyPatch) -> None:
     """Calibrating the client for real takes seconds; the tests of just that do."""
-    monkeypatch.setattr(bench, "calibrate", lambda concurrencies, _: ([calibrated(number) for number in concurrencies], 1e6))
+    monkeypatch.setattr(bench, "calibrate", lambda concurrencies, *_: ([calibrated(number) for number in concurrencies], 1e6))
 
 
 @pytest.fixture(autouse=True)
@@ -47,3 +48,11 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A fake dies at once or not at all: a second is patience enough."""
     patient = state.dies_within
     monkeypatch.setattr(state, "dies_within", lambda pid, created, seconds: patient(pid, created, min(seconds, 1.0)))
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """A Ray cluster of three nodes."""
+    made = Cluster()
+    yield made
+    made.ray.shutdown()

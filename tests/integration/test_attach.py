@@ -11,7 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from pipeline.client.load import Target, streamed
-from pipeline.client.spread import loop
+from pipeline.client.spread import Processes, loop
 from pipeline.config import AttachConfig, BenchConfig, DeterminismConfig, Limits, ModelConfig, VramConfig
 from pipeline.errors import MeaninglessError, MeasureError, ServerError
 from pipeline.record import Store, now
@@ -190,7 +190,7 @@ def test_processes_of_the_client_take_turns_of_their_own_among_replicas() -> Non
     with FakeVllm() as first, FakeVllm() as second:
         target = Target(first.base_url, replicas=(second.base_url,))
         payloads = [streamed("fake-model", [{"role": "user", "content": str(number)}], 2) for number in range(8)]
-        answers, _, _ = loop(target, payloads, 4, 60, processes=2)
+        answers = loop(target, payloads, 4, 60, Processes(2)).answers
         assert [answer.ok for answer in answers] == [True] * 8
         assert [len(fake.ledger.requests) for fake in (first, second)] == [4, 4]
 

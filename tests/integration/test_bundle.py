@@ -17,6 +17,7 @@ from pipeline.config import ModelConfig
 from pipeline.errors import BundleError
 from pipeline.gpu.compatibility import VllmSet
 from pipeline.stages.download_model import download_model
+from pipeline.terminal import Silent
 from pipeline.workspace import Workspace
 from tests.unit.machines import machine
 
@@ -56,7 +57,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     for name, value in {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(shop), "PIP_CONFIG_FILE": "/dev/null"}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv(unpack.VARIABLE, raising=False)
-    return Workspace(root, quiet=True)
+    return Workspace(root, Silent())
 
 
 def made(project: Workspace, output: Path, part_mib: int | None = None) -> content.Manifest:
@@ -78,7 +79,7 @@ def test_a_bundle_holds_packages_model_and_pipeline_and_is_taken(project: Worksp
     with tarfile.open(output / "pipeline.tar.gz") as archive:
         archive.extractall(tmp_path, filter="data")
     assert (tmp_path / "vllm-poc" / "inv").stat().st_mode & 0o111
-    there = Workspace(tmp_path / "vllm-poc", quiet=True, bundle=output)
+    there = Workspace(tmp_path / "vllm-poc", Silent(), bundle=output)
     model = download_model(ModelConfig(source="path", path="models/mine"), machine(), there)
     assert (model.folder, model.revision, [file.path for file in model.files]) == ("models/mine", "local", ["config.json"])
 

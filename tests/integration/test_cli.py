@@ -16,11 +16,12 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline import commands
-from pipeline.commands import Options, Session, graph
+from pipeline import session
+from pipeline.commands import graph
 from pipeline.dag import STAGES
 from pipeline.gpu import nvml
 from pipeline.record import Failure, Store, now
+from pipeline.session import Options, Session
 from tests.fakes.fake_hub import GATED, FakeHub, HubFile
 from tests.fakes.fake_vllm import FakeVllm, Script
 
@@ -163,7 +164,7 @@ def test_unknown_task_is_told(untouched: Project) -> None:
 
 def test_graph_is_the_order_and_edges_of_the_stages(untouched: Project) -> None:
     lines = untouched.says("graph")
-    assert lines == graph().splitlines()
+    assert lines == graph().shown
     names = {stage.makes: stage.name for stage in STAGES}
     edges = {(names[kind], "-->", stage.name) for stage in STAGES for kind in stage.needs.values()}
     edges |= {(names[kind], "-.->", stage.name) for stage in STAGES for kind in stage.reads.values() if kind in names}
@@ -557,7 +558,7 @@ def test_gates_say_what_the_report_says_of_a_crash_that_is_waived(project: Proje
     rendering, listing = project.invoke("report", "--only", *words), project.invoke("gates", *words)
     assert (rendering.returncode, listing.returncode) == (2, 2)
     waived = "NOT_MEASURED (waived until 2999-12-31: no card yet)"
-    assert f"  {waived} throughput  the server died\n" in rendering.stdout
+    assert f"{waived}: the server died\n" in rendering.stdout
     assert f"{waived}: the server died" in dict(verdicts(rendered(project)))["Throughput"]
     told = blocks(listing.stdout)["throughput"]
     assert told["verdict"] == f"{waived}: the server died"
@@ -587,7 +588,7 @@ def test_waiver_of_an_unknown_gate_is_one_line(untouched: Project) -> None:
 
 def test_the_report_is_stale_when_a_waiver_comes_or_expires_and_not_before(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     def why(*sets: str) -> str:
-        session = Session(project.root, Options("cpu", sets), quiet=True)
+        session = Session(project.root, Options("cpu", sets), silent=True)
         return session.pipeline.why(session.pipeline.stage("report"))
 
     project.invoke("report", "--only", "--profile", "cpu")
@@ -595,7 +596,7 @@ def test_the_report_is_stale_when_a_waiver_comes_or_expires_and_not_before(proje
     assert "waived.in_force.throughput is new: {'reason': 'no card yet', 'expires': '2999-12-31'}" in why(WAIVER)
     project.invoke("report", "--only", "--profile", "cpu", "--set", WAIVER)
     for day, stale in ((datetime(2999, 12, 31, 23, 59, tzinfo=UTC), False), (datetime(3000, 1, 1, tzinfo=UTC), True)):
-        monkeypatch.setattr(commands, "now", lambda day=day: day)
+        monkeypatch.setattr(session, "now", lambda day=day: day)
         assert why(WAIVER).startswith("waived.in_force.throughput is gone") == stale
         assert ("waived.expired.throughput is new" in why(WAIVER)) == stale
         assert bool(why(WAIVER)) == stale

@@ -11,11 +11,13 @@ import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from pipeline.measure.statistics import percentile_figure
-from pipeline.report.charts import bench_charts, memory_charts
+from pipeline.report.charts import bench_charts, memory_charts, sweep_charts
 from pipeline.report.html import render_html
 from pipeline.report.plots import Band, Line, Target, over_time
+from pipeline.report.sweep_view import pareto
 from tests.unit.test_html import EN, TEMPLATES, bench, view
 from tests.unit.test_report_view import memory_use
+from tests.unit.test_sweep_summary import cell, sweep
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 WIDTHS = (360, 1280)
@@ -57,6 +59,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     charts = {
         "Speed": bench_charts(data, values, EN),
         "Memory": memory_charts(memory_use(), None, samples, {"memory.svg": memory}, EN),
+        "Sweep": sweep_charts(pareto(sweep(cell("a=1", 80, 300), cell("a=2", 90, 310))), EN),
     }
     path = tmp_path_factory.mktemp("report") / "report.html"
     path.write_text(render_html(TEMPLATES, view(), charts, EN), encoding="utf-8")

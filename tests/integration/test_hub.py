@@ -23,6 +23,7 @@ from pipeline.errors import ModelError
 from pipeline.model import hub as fetching
 from pipeline.model.hub import HubModel
 from pipeline.stages.download_model import Model, download_model, model_present
+from pipeline.terminal import Silent
 from pipeline.workspace import Workspace
 from tests.fakes import fake_hub
 from tests.fakes.environment import free_port
@@ -363,7 +364,7 @@ def test_token_of_the_environment_is_sent(hub: FakeHub, tmp_path: Path, monkeypa
 
 def download(root: Path, **settings: Any) -> Model:
     return download_model(
-        ModelConfig(name="tiny", source="hub", repo=REPO, min_free_gib=LITTLE, **settings), machine(), Workspace(root, quiet=True)
+        ModelConfig(name="tiny", source="hub", repo=REPO, min_free_gib=LITTLE, **settings), machine(), Workspace(root, Silent())
     )
 
 

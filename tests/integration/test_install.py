@@ -15,6 +15,7 @@ from pipeline.config import InstallConfig
 from pipeline.errors import InstallError
 from pipeline.gpu.compatibility import CPU_SET
 from pipeline.stages import install
+from pipeline.terminal import Silent
 from pipeline.workspace import Workspace
 from tests.fakes.environment import machine, until
 
@@ -29,7 +30,7 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
     monkeypatch.setenv("UV_CACHE_DIR", str(tmp_path / "uv-cache"))
     monkeypatch.setenv("UV_HTTP_RETRIES", "0")
-    return Workspace(tmp_path, quiet=True)
+    return Workspace(tmp_path, Silent())
 
 
 def installing(workspace: Workspace, *extra: str) -> InstallError:

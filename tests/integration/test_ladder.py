@@ -7,13 +7,14 @@ from typing import Any
 import pytest
 
 from pipeline import commands
-from pipeline.commands import Options, Session, run_all
+from pipeline.commands import run_all
 from pipeline.config import Instead, ServeConfig
 from pipeline.engine import Pipeline
 from pipeline.errors import OutOfMemoryError, ServerError
 from pipeline.record import Failure, Store, now
+from pipeline.session import Options, Session
 from pipeline.stages.serve import falls_back
-from tests.fakes.environment import FakeProject
+from tests.fakes.environment import FakeProject, code_of
 from tests.fakes.fake_vllm import Script
 
 NAMED = "ValueError: To serve at least one request with the model's max seq len (4096), the estimated maximum model length is 2050."
@@ -111,7 +112,7 @@ def test_the_next_smaller_profile_takes_over_once(house: Path, monkeypatch: pyte
         return []
 
     monkeypatch.setattr(Pipeline, "ensure", ensure)
-    assert run_all(house, Options()) == 2
+    assert code_of(run_all(house, Options())) == 2
     reason = "Asked for profile big (Big-3B), took profile small: the server did not start: the GPU ran out of memory."
     assert [instead for _, instead in asked] == [(), (reason,), (reason,)], "big, small, and its report"
 

@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 
 from pipeline import noise
-from pipeline.commands import Options, calibrate_noise
+from pipeline.commands import calibrate_noise
 from pipeline.engine import Pipeline
 from pipeline.errors import ConfigError, ServerError
 from pipeline.record import Store, write_atomic
 from pipeline.server import state
+from pipeline.session import Options
+from tests.fakes.environment import code_of
 from tests.fakes.fake_vllm import VERSION, Script
 from tests.integration.test_remedy import NO_START, Project
 
@@ -42,7 +44,7 @@ def test_each_start_is_measured_and_nothing_else_changes(project: Project, capsy
     raw = project.workspace.artifacts / "raw" / "bench.jsonl.gz"
     write_atomic(raw, b"the user's stamps")
     records = {path.name: path.read_bytes() for path in project.workspace.artifacts.glob("[a-z]*.json")}
-    assert calibrate_noise(project.root, Options(), "3") == 0
+    assert code_of(calibrate_noise(project.root, Options(), "3")) == 0
     made = measured(project)
     assert (made.model, made.vllm, made.starts, made.simulated) == ("fake-model", VERSION, 3, False)
     assert {"bench.ttft_ms_p50", "bench.decode_tok_s_p50", "test-router.constrained_latency_ms_p50"} <= set(made.figures)
@@ -66,13 +68,13 @@ def test_each_start_is_measured_and_nothing_else_changes(project: Project, capsy
 
 
 def test_a_server_that_was_not_up_is_not_left_up(project: Project) -> None:
-    assert calibrate_noise(project.root, Options(), "2") == 0
+    assert code_of(calibrate_noise(project.root, Options(), "2")) == 0
     assert project.processes() == []
     assert not project.store.path("serve").exists()
 
 
 def test_a_start_that_fails_leaves_the_last_noise_and_nothing_running(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert calibrate_noise(project.root, Options(), "2") == 0
+    assert code_of(calibrate_noise(project.root, Options(), "2")) == 0
     kept = project.store.path(noise.NOTE).read_bytes()
     taking = noise.measured
 
@@ -103,5 +105,5 @@ def test_a_server_of_somebody_else_is_refused(project: Project) -> None:
 
 def test_without_an_environment_or_a_model_nothing_is_measured(project: Project) -> None:
     Store(project.workspace.artifacts).remove("install")
-    assert calibrate_noise(project.root, Options(), "2") == 2
+    assert code_of(calibrate_noise(project.root, Options(), "2")) == 2
     assert not project.workspace.launches.exists()

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.commands import say_machine
+from pipeline.commands import machine_lines
 from pipeline.config import InstallConfig
 from pipeline.errors import InstallError
 from pipeline.gpu.compatibility import ON_GPU, UPDATE_DRIVER
@@ -57,12 +57,11 @@ def test_an_old_driver_that_lacks_the_newer_functions_is_read_all_the_same(old_n
     assert [(process.pid, process.used_mib) for process in gpu.processes] == [(os.getpid(), 50)]
 
 
-def test_a_display_and_who_takes_memory_are_told(nvml: FakeNvml, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_display_and_who_takes_memory_are_told(nvml: FakeNvml) -> None:
     lit = RTX_4050.replace("used=100", "used=812 display=1")
     machine = nvml.check_gpu(f"{SYSTEM}{lit}process pid={os.getpid()} used=350 kind=G\nprocess pid=4194304 used=120\n")
     assert "GPU 0: 812 of 6141 MiB are taken; it drives a display -> close what you do not need; let the display use" in facts(machine)
-    say_machine(machine)
-    told = capsys.readouterr().out
+    told = "\n".join(machine_lines(machine)) + "\n"
     assert "5029 of 6141 MiB free (300 kept by the driver)" in told
     assert f"used by  pid {os.getpid()} (" in told
     assert "): 350 MiB\n" in told

@@ -13,7 +13,6 @@ import pytest
 
 from pipeline import commands
 from pipeline.client.control import Control
-from pipeline.commands import Options
 from pipeline.engine import Pipeline
 from pipeline.errors import MeasureError, PublishError, ServerError
 from pipeline.publish.document import COMMENT_LIMIT, MARKER
@@ -23,10 +22,12 @@ from pipeline.redact import KEY_PREFIX
 from pipeline.server import state
 from pipeline.server.keys import made_key
 from pipeline.server.state import Handle
+from pipeline.session import Options
 from pipeline.stages.report import Report
 from pipeline.stages.serve import Server
+from pipeline.terminal import give
 from tests.fakes import fake_gh
-from tests.fakes.environment import FakeProject, simulated_server
+from tests.fakes.environment import FakeProject, code_of, simulated_server
 from tests.fakes.fake_github import FakeGithub, Refusal
 from tests.fakes.fake_vllm import FakeVllm, Script
 
@@ -66,9 +67,10 @@ class Place:
         plot.write_text("<svg>user ada</svg>", encoding="utf-8")
         (self.root / "REPORT.md").write_text(markdown, encoding="utf-8")
         (self.root / "report.json").write_text(json.dumps({"log": "x\nada 10.1.2.3"}), encoding="utf-8")
+        (self.root / "report.html").write_text("<p>ada at 10.1.2.3</p>", encoding="utf-8")
 
     def publish(self, issue: str | None = "132", dry_run: bool = False, repo: str | None = None, branch: str | None = None) -> None:
-        assert commands.publish(self.root, Options(), issue, repo, branch, dry_run) == 0
+        assert code_of(commands.publish(self.root, Options(), issue, repo, branch, dry_run)) == 0
 
     def refuses(self, **given: Any) -> tuple[str, str]:
         """Return what a publish that must fail says, and its hint."""
@@ -127,7 +129,7 @@ def test_publish_commits_and_comments_and_again_changes_nothing(place: Place, ca
     place.publish()
     assert place.commits() == ["Report of vLLM PoC: tiny: PASS (#132)", "begun"]
     assert place.git(place.remote, "ls-tree", "-r", "--name-only", BRANCH).split() == [
-        *(".gitignore", "REPORT.md", "artifacts/plots/memory.svg", "config.yaml", "report.json")
+        *(".gitignore", "REPORT.md", "artifacts/plots/memory.svg", "config.yaml", "report.html", "report.json")
     ]
     (body,) = place.github.bodies(MARKER)
     commit = place.git(place.remote, "rev-parse", BRANCH).strip()
@@ -144,7 +146,7 @@ def test_publish_commits_and_comments_and_again_changes_nothing(place: Place, ca
 
 def test_what_is_published_is_scrubbed(place: Place) -> None:
     place.publish()
-    everything = "".join([place.file("REPORT.md"), place.file("report.json"), place.file("artifacts/plots/memory.svg")])
+    everything = "".join(place.file(name) for name in ("REPORT.md", "report.json", "report.html", "artifacts/plots/memory.svg"))
     everything += place.git(place.remote, "log", "-1", "--format=%B", BRANCH) + place.github.bodies(MARKER)[0]
     assert [planted for planted in PLANTED if planted in everything] == []
     assert "token [redacted], ~/models, user [user], http://[host]:8000, [address], http://127.0.0.1:8000" in everything
@@ -372,7 +374,7 @@ def test_a_branch_that_moves_each_time_is_one_line(moving: Place, monkeypatch: p
 
 
 def test_another_branch_and_folder(place: Place) -> None:
-    assert commands.publish(place.root, Options(sets=("publish.path=docs/poc",)), "132", None, "on", False) == 0
+    assert code_of(commands.publish(place.root, Options(sets=("publish.path=docs/poc",)), "132", None, "on", False)) == 0
     assert place.file("docs/poc/REPORT.md", "on").startswith("# vLLM PoC: tiny\n")
     assert "/docs/poc/artifacts/plots/memory.svg?raw=true" in place.github.bodies(MARKER)[0]
 
@@ -457,7 +459,9 @@ def bare(tmp_path: Path) -> FakeProject:
 
 
 def printed(project: FakeProject, capsys: pytest.CaptureFixture[str], *sets: str, show_key: bool = False, as_json: bool = False) -> str:
-    assert commands.env(project.workspace.root, Options(sets=sets), show_key, as_json) == 0
+    answer = commands.env(project.workspace.root, Options(sets=sets), show_key)
+    assert answer.code == 0
+    give(answer, as_json)
     return capsys.readouterr().out
 
 
@@ -505,7 +509,7 @@ def test_env_of_a_server_on_record_says_that_it_does_not_run(
     assert isinstance(server.handle, Handle)
     genuine = Pipeline.outcome
     monkeypatch.setattr(Pipeline, "outcome", lambda self, kind: Outcome("serve", server, None) if kind is Server else genuine(self, kind))
-    assert commands.env(bare.workspace.root, Options(), False, False) == 0
+    assert code_of(commands.env(bare.workspace.root, Options(), False)) == 0
     said = capsys.readouterr()
     assert evaluated(said.out)["VLLM_BASE_URL"] == server.handle.base_url
     assert said.err == "the server is not running: start it with `./inv serve`\n"
@@ -514,15 +518,15 @@ def test_env_of_a_server_on_record_says_that_it_does_not_run(
 def test_env_of_an_attached_server_without_a_model_is_one_line(bare: FakeProject, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Control, "models", lambda _: [])
     with pytest.raises(ServerError, match="the server at http://gpu-box:8000 names no model"):
-        commands.env(bare.workspace.root, Options(sets=("attach.url=http://gpu-box:8000",)), False, False)
+        commands.env(bare.workspace.root, Options(sets=("attach.url=http://gpu-box:8000",)), False)
 
 
 def test_env_of_an_attached_server_that_is_not_there_is_one_line(bare: FakeProject) -> None:
     with pytest.raises(MeasureError, match=r"http://127\.0\.0\.1:1/v1/models: ConnectionError"):
-        commands.env(bare.workspace.root, Options(sets=("attach.url=http://127.0.0.1:1",)), False, False)
+        commands.env(bare.workspace.root, Options(sets=("attach.url=http://127.0.0.1:1",)), False)
 
 
 def test_env_without_a_server_is_one_line(bare: FakeProject) -> None:
     with pytest.raises(ServerError, match="there is no server yet") as caught:
-        commands.env(bare.workspace.root, Options(), False, False)
+        commands.env(bare.workspace.root, Options(), False)
     assert "./inv serve" in caught.value.hint

@@ -13,16 +13,17 @@ import yaml
 
 from pipeline import remedy
 from pipeline.client.calibration import Calibration
-from pipeline.commands import Options, determinism_remedy, locked
+from pipeline.commands import determinism_remedy
 from pipeline.engine import Pipeline
 from pipeline.errors import ConfigError, MeaninglessError, PipelineError, ServerError
 from pipeline.record import Store, now
 from pipeline.server import state
 from pipeline.server.state import Launch
 from pipeline.server.stop import Closing, stop_server
+from pipeline.session import Options, locked
 from pipeline.stages.serve import Server, relaunched
 from pipeline.stages.test_determinism import REMEDY_NOTE, Remedied
-from tests.fakes.environment import FakeProject, machine, until
+from tests.fakes.environment import FakeProject, code_of, machine, until
 from tests.fakes.fake_vllm import SCRIPT_VARIABLE, VERSION, Script
 
 VARIABLE = "VLLM_CPU_ATTN_SPLIT_KV"
@@ -96,7 +97,7 @@ def arms(side: Any) -> dict[str, tuple[int, int]]:
 
 
 def test_without_it_answers_part_under_load_and_with_it_they_agree(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
-    assert determinism_remedy(project.root, Options()) == 0
+    assert code_of(determinism_remedy(project.root, Options())) == 0
     proof = project.proof()
     whole = {"D1": (4, 4), "D2": (4, 4), "D4": (2, 2)}
     assert arms(proof.remedied) == {**whole, "D3": (2, 2)}
@@ -120,7 +121,7 @@ def test_each_side_names_its_environment_and_its_launches(project: Project) -> N
 
 
 def test_without_the_restart_arm_each_side_starts_once(project: Project) -> None:
-    assert determinism_remedy(project.root, Options(sets=("determinism.restart=false",))) == 0
+    assert code_of(determinism_remedy(project.root, Options(sets=("determinism.restart=false",)))) == 0
     proof = project.proof()
     assert [len(side.launch_ids) for side in (proof.without, proof.remedied)] == [1, 1]
     assert {arm.reason for side in (proof.without, proof.remedied) for arm in side.arms if arm.arm == "D4"} == {
@@ -131,7 +132,7 @@ def test_without_the_restart_arm_each_side_starts_once(project: Project) -> None
 def test_nothing_is_left_running_and_the_other_records_stay(project: Project) -> None:
     stop_server(project.left_running(), project.workspace)
     before = {path: path.read_bytes() for path in project.workspace.artifacts.glob("*.json")}
-    assert determinism_remedy(project.root, Options()) == 0
+    assert code_of(determinism_remedy(project.root, Options())) == 0
     assert project.processes() == []
     assert state.read(project.workspace) is None
     after = {path: path.read_bytes() for path in project.workspace.artifacts.glob("*.json")}
@@ -142,7 +143,7 @@ def test_nothing_is_left_running_and_the_other_records_stay(project: Project) ->
 
 def test_settings_that_have_it_already_are_measured_without_it_too(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
     given = f'serve.env={{{VARIABLE}: "0", {SCRIPT_VARIABLE}: {project.script_file}}}'
-    assert determinism_remedy(project.root, Options(sets=(given,))) == 0
+    assert code_of(determinism_remedy(project.root, Options(sets=(given,)))) == 0
     proof = project.proof()
     assert proof.in_settings
     assert VARIABLE not in proof.without.environment
@@ -153,19 +154,19 @@ def test_settings_that_have_it_already_are_measured_without_it_too(project: Proj
 def test_requests_for_speed_that_fail_are_kept(project: Project) -> None:
     # Town 0 is the warm-up's, 1 and 2 are for decode throughput.
     project.play(dataclasses.replace(SHAKY, by_prompt={"town number 2,": {"cut_after": 1}}))
-    assert determinism_remedy(project.root, Options(sets=("determinism.restart=false",))) == 0
+    assert code_of(determinism_remedy(project.root, Options(sets=("determinism.restart=false",)))) == 0
     side = project.proof().remedied
     assert (side.decode_tok_s.n, side.system_tok_s.n, len(side.errors)) == (1, 2, 1)
 
 
 def test_a_remedy_that_does_not_help_is_exit_code_1(project: Project) -> None:
     project.play(Script(texts=(SAME,), loaded_texts=(OTHER,), first_token_s=0.1, cached_tokens=None))
-    assert determinism_remedy(project.root, Options(sets=("determinism.restart=false",))) == 1
+    assert code_of(determinism_remedy(project.root, Options(sets=("determinism.restart=false",)))) == 1
 
 
 def test_a_side_that_does_not_start_is_told_and_the_other_is_measured(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
     project.play(Script(texts=(SAME,), first_token_s=0.1, cached_tokens=None, by_environment={f"{VARIABLE}=0": NO_START}))
-    assert determinism_remedy(project.root, Options()) == 2
+    assert code_of(determinism_remedy(project.root, Options())) == 2
     proof = project.proof()
     assert proof.without.failure is None
     assert arms(proof.without)["D1"] == (4, 4)
@@ -188,7 +189,7 @@ def test_a_server_that_does_not_come_back_for_d4_is_no_result(project: Project, 
             project.play(SHAKY)
 
     monkeypatch.setattr(remedy, "relaunched", broken)
-    assert determinism_remedy(project.root, Options()) == 2
+    assert code_of(determinism_remedy(project.root, Options())) == 2
     side = project.proof().remedied
     assert side.failure is not None
     assert "its disk broke" in side.failure.message
@@ -198,7 +199,7 @@ def test_a_server_that_does_not_come_back_for_d4_is_no_result(project: Project, 
 
 def test_a_server_that_dies_while_it_is_measured_is_no_result(project: Project) -> None:
     project.play(Script(texts=(SAME,), cached_tokens=None, by_environment={f"{VARIABLE}=0": {"die_at_request": 12}}, first_token_s=0.1))
-    assert determinism_remedy(project.root, Options()) == 2
+    assert code_of(determinism_remedy(project.root, Options())) == 2
     failure = project.proof().remedied.failure
     assert failure is not None
     assert "died while it was measured" in failure.message
@@ -211,7 +212,7 @@ def test_a_server_that_dies_while_it_is_measured_is_no_result(project: Project) 
 def test_a_server_that_serve_left_comes_back_as_it_was(project: Project) -> None:
     before = project.left_running()
     first = project.server()
-    assert determinism_remedy(project.root, Options(sets=("serve.max_num_seqs=4", "determinism.restart=false"))) == 0
+    assert code_of(determinism_remedy(project.root, Options(sets=("serve.max_num_seqs=4", "determinism.restart=false")))) == 0
     after = project.launch()
     assert state.is_running(after)
     assert after.id not in (before.id, *project.proof().without.launch_ids, *project.proof().remedied.launch_ids)
@@ -235,14 +236,14 @@ def test_a_record_of_another_server_is_not_changed_by_the_one_that_comes_back(pr
     handle = elsewhere.handle.model_copy(update={"launch_id": "http://elsewhere:8000"})
     project.store.write("serve", {}, now(), 1.0, elsewhere.model_copy(update={"handle": handle}))
     kept = project.store.path("serve").read_bytes()
-    assert determinism_remedy(project.root, Options(sets=("determinism.restart=false",))) == 0
+    assert code_of(determinism_remedy(project.root, Options(sets=("determinism.restart=false",)))) == 0
     assert project.store.path("serve").read_bytes() == kept
     assert state.is_running(project.launch())
 
 
 def test_what_a_killed_command_left_is_stopped_and_does_not_come_back(project: Project) -> None:
     project.serve(project.own)
-    assert determinism_remedy(project.root, Options(sets=("determinism.restart=false",))) == 0
+    assert code_of(determinism_remedy(project.root, Options(sets=("determinism.restart=false",)))) == 0
     assert project.processes() == []
 
 
@@ -283,7 +284,7 @@ def interrupted(project: Project, when: Callable[[], object]) -> None:
 
 
 def test_ctrl_c_leaves_nothing_running_and_the_last_proof_in_place(project: Project) -> None:
-    assert determinism_remedy(project.root, Options(sets=("determinism.restart=false",))) == 0
+    assert code_of(determinism_remedy(project.root, Options(sets=("determinism.restart=false",)))) == 0
     kept = project.store.path(REMEDY_NOTE).read_bytes()
     interrupted(project, lambda: state.read(project.workspace) is not None)
     assert project.processes() == []
@@ -347,5 +348,5 @@ def test_noise_is_not_compared(project: Project) -> None:
 
 def test_without_an_environment_or_a_model_nothing_is_measured(project: Project) -> None:
     project.store.remove("install")
-    assert determinism_remedy(project.root, Options()) == 2
+    assert code_of(determinism_remedy(project.root, Options())) == 2
     assert not project.workspace.launches.exists()

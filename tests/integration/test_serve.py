@@ -17,7 +17,7 @@ import pytest
 
 from pipeline.client.control import GENERATED_TOKENS, Control
 from pipeline.client.load import Target, closed_loop, streamed
-from pipeline.commands import attend, locked
+from pipeline.commands import attend
 from pipeline.config import BenchConfig, DeterminismConfig, Limits, ServeConfig, VramConfig
 from pipeline.errors import MeasureError, ServerError
 from pipeline.record import Store, now
@@ -28,6 +28,7 @@ from pipeline.server.identity import prove
 from pipeline.server.readiness import gone, wait_until_ready
 from pipeline.server.stop import Closing, stop_server
 from pipeline.server.watch import Watch, watched
+from pipeline.session import locked
 from pipeline.stages import test_determinism
 from pipeline.stages.bench import bench
 from pipeline.stages.measure_vram import measure_vram
@@ -753,7 +754,7 @@ def test_whoever_attends_a_server_does_not_stop_the_one_that_a_restart_put_there
         attending = terminal.submit(attend, project.root)
         with locked(project.workspace):  # as every command does
             second = restarted(first, project.workspace)
-        assert attending.result(timeout=30) == 0
+        assert attending.result(timeout=30).code == 0
     assert server_present(second, project.workspace)
 
 

@@ -30,6 +30,7 @@ from pipeline.stages import measure_vram as memory
 from pipeline.stages import test_determinism as determinism
 from pipeline.stages import test_router as router
 from pipeline.stages.serve import Server
+from pipeline.terminal import Silent
 from pipeline.workspace import Workspace
 from tests.fakes.environment import machine, simulated_server, until
 from tests.fakes.fake_vllm import FakeVllm, Script, split
@@ -80,7 +81,7 @@ VRAM = VramConfig(load_s=0.3, concurrency=2)
 
 @pytest.fixture
 def workspace(tmp_path: Path) -> Workspace:
-    made = Workspace(tmp_path, quiet=True)
+    made = Workspace(tmp_path, Silent())
     (tmp_path / "server.log").write_text("", encoding="utf-8")
     suite = tmp_path / "suite"
     suite.mkdir()
@@ -498,7 +499,7 @@ def test_bench_searches_for_the_highest_rate_that_meets_the_limits(fake: FakeVll
 def test_bench_figures_of_a_client_over_its_budget_are_invalid(
     delay_ms_p95: float, ceiling: float, says: str, fake: FakeVllm, server: Server, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def slow(concurrencies: Sequence[int], _: float) -> tuple[list[Calibration], float]:
+    def slow(concurrencies: Sequence[int], *_: object) -> tuple[list[Calibration], float]:
         return [calibrated(number, delay_ms_p95 if number == 2 else 0.1) for number in concurrencies], ceiling
 
     monkeypatch.setattr(benching, "calibrate", slow)

@@ -5,24 +5,25 @@ import json
 import os
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from pipeline.config import ServeConfig, load_layers
 from pipeline.errors import MachineError
-from pipeline.record import now
+from pipeline.record import SWEEP_NOTE, Store, now
 from pipeline.report.document import text_of
+from pipeline.report.sweep import ACCURACY, LATENCY, Sweep
 from pipeline.server import state
 from pipeline.sweep.node import SWEEPS
 from pipeline.sweep.placing import Nodes
-from pipeline.sweep.results import ACCURACY, LATENCY, Sweep, read_cell, read_sweep
+from pipeline.sweep.results import read_cell
 from pipeline.sweep.run import Asked, Job, Sweeping
+from pipeline.terminal import Silent
 from pipeline.workspace import Workspace
+from tests.fakes.cluster import Cluster, dead, in_the_background
 from tests.fakes.environment import machine, until
 from tests.fakes.fake_vllm import FakeVllm, Script
 from tests.integration.test_cli import SMALL, Project
@@ -49,34 +50,11 @@ pytestmark = pytest.mark.timeout(180)
 AXES = "profile=quick;serve.seed={}"
 
 
-class Cluster:
-    """A head without cores, and two nodes with two cores each."""
-
-    def __init__(self) -> None:
-        from ray.cluster_utils import Cluster
-
-        small = {"object_store_memory": 80 * 2**20, "include_dashboard": False}
-        # A dead node is believed dead after 2 s instead of 15; one that is only slow has 10 s to answer.
-        patience = {"health_check_period_ms": 1000, "health_check_failure_threshold": 2, "health_check_timeout_ms": 10_000}
-        self.ray: Any = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "_system_config": patience, **small})
-        for _ in range(2):
-            self.add()
-
-    def add(self) -> None:
-        os.environ.pop("RAY_worker_niceness", None)  # of a local sweep
-        self.ray.add_node(num_cpus=2, object_store_memory=80 * 2**20)
-
-    def kill(self, beginning: str) -> None:
-        """Kill the node whose id begins so, as a machine that loses its power."""
-        (found,) = [one for one in self.ray.worker_nodes if one.node_id.startswith(beginning)]
-        self.ray.remove_node(found, allow_graceful=False)
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    made = Cluster()
-    yield made
-    made.ray.shutdown()
+def swept(project: Project) -> Sweep:
+    """Return the sweep on record."""
+    made = Store(project.root / "artifacts").outcome(SWEEP_NOTE, Sweep).data
+    assert made is not None
+    return made
 
 
 class House(Project):
@@ -117,13 +95,13 @@ class House(Project):
         sets = (f"sweep.node_folder={json.dumps(str(self.root.parent / 'node'))}",)
         layers = load_layers(self.root / "config.yaml", {}, sets)
         asked = Asked(AXES.format(seeds), self.address, force=force, sets=sets)
-        workspace = Workspace(self.root, quiet=True)
+        workspace = Workspace(self.root, Silent())
         workspace.artifacts.mkdir(exist_ok=True)
         code = Sweeping(layers, machine(), asked, workspace, say, command, shared).run()
         return code, self.read()
 
     def read(self) -> Sweep:
-        return read_sweep(self.root / SWEEPS / "sweep.json")
+        return swept(self)
 
     def node_of(self, seed: int) -> str:
         """Return the beginning of the id of the node that the cell was last started on."""
@@ -134,16 +112,6 @@ class House(Project):
 @pytest.fixture
 def house(tmp_path: Path, cluster: Cluster) -> House:
     return House(tmp_path / "project", cluster.ray.address)
-
-
-def dead(pids: list[int]) -> bool:
-    return not [pid for pid in pids if psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE]
-
-
-def in_the_background(action: Callable[[], None]) -> threading.Thread:
-    thread = threading.Thread(target=action, daemon=True)
-    thread.start()
-    return thread
 
 
 def test_a_node_that_is_lost_in_mid_sweep_loses_no_cell_and_leaves_no_process(house: House, cluster: Cluster) -> None:
@@ -249,7 +217,7 @@ def test_a_cell_that_no_node_can_run_is_left_out_with_the_reason(house: House) -
     (house.root / "artifacts").mkdir(exist_ok=True)
     asked = Asked("profile=qwen2.5-1.5b", house.address)
     said: list[str] = []
-    workspace = Workspace(house.root, quiet=True)
+    workspace = Workspace(house.root, Silent())
     assert Sweeping(layers, machine(), asked, workspace, said.append).run() == 2
     assert said[0].startswith("▫ profile=qwen2.5-1.5b: left out: needs 1 GPU, and no node has one")
     assert house.read().cells[0].state == "skipped"
@@ -267,7 +235,7 @@ def test_a_cell_is_the_whole_pipeline(tmp_path: Path) -> None:
         grid = f"profile=cpu;attach.url={fake.base_url}"
         done = project.invoke("sweep", "--grid", grid, *SMALL)
         again = project.invoke("sweep", "--grid", grid, *SMALL)
-    made = read_sweep(project.root / SWEEPS / "sweep.json")
+    made = swept(project)
     (cell,) = made.cells
     assert (cell.state, cell.passed) == ("measured", False), done.stdout + done.stderr
     assert (done.returncode, made.exit_code, made.recommended) == (1, 1, None)
@@ -276,6 +244,9 @@ def test_a_cell_is_the_whole_pipeline(tmp_path: Path) -> None:
     assert (project.root / cell.report).is_file()
     assert not (project.root / "venv-vllm").exists() or not any((project.root / "venv-vllm").iterdir())
     assert again.stdout.splitlines()[0].startswith(f"· {cell.name}: done already, NOT MEASURED"), again.stdout
+    assert again.stdout.splitlines()[-1].startswith("REPORT.md: left alone, as there is no report on record here"), again.stdout
+    assert (cell.source, cell.model) == (f"artifacts/sweep/{cell.folder}/report.json", "fake-model")
+    assert cell.measured_at is not None
     dry = project.invoke("sweep", "--grid", f"profile=cpu,quick;attach.url={fake.base_url}", "--dry-run", *SMALL)
     assert dry.returncode == 0
     lines = dry.stdout.splitlines()

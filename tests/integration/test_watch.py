@@ -11,14 +11,16 @@ import psutil
 import pytest
 
 from pipeline import commands
-from pipeline.commands import Options, keep_running
+from pipeline.commands import keep_running
 from pipeline.errors import ServerError
 from pipeline.record import Failure, Store, now
 from pipeline.server import restarts, state
 from pipeline.server.restarts import noted
 from pipeline.server.stop import stop_server
+from pipeline.session import Options, locked
 from pipeline.stages.serve import Server
-from tests.fakes.environment import FakeProject, until
+from pipeline.terminal import Answer
+from tests.fakes.environment import FakeProject, code_of, until
 from tests.fakes.fake_vllm import Script
 
 
@@ -29,15 +31,15 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakePro
     settings = made.settings()
     store = Store(made.workspace.artifacts)
 
-    def bring_up(root: Path, name: str, options: Options, wait: bool = False) -> int:
-        with commands.locked(made.workspace, wait):
+    def bring_up(root: Path, name: str, options: Options, wait: bool = False) -> Answer:
+        with locked(made.workspace, wait):
             try:
                 store.write(name, {}, now(), 0.0, made.serve(settings))
                 state.write(made.workspace, made.launch().model_copy(update={"stays": True}))
             except ServerError as error:
                 store.write(name, {}, now(), 0.0, Failure(kind=error.kind, message=error.message))
-                return 2
-        return 0
+                return Answer(2, [], None)
+        return Answer(0, [], None)
 
     (made.root / "config.yaml").write_text("profile: cpu\nprofiles: {cpu: {}}\nwatch: {max_restarts: 2}\n", encoding="utf-8")
     monkeypatch.setattr(commands, "run_stage", bring_up)
@@ -48,12 +50,12 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakePro
 
 
 @pytest.fixture
-def keeper(project: FakeProject) -> Iterator["Future[int]"]:
+def keeper(project: FakeProject) -> Iterator["Future[Answer]"]:
     """`serve --watch` at work in another terminal."""
     with ThreadPoolExecutor(1) as terminal:
         future = terminal.submit(keep_running, project.root, Options())
         yield future
-        with commands.locked(project.workspace, wait=True):
+        with locked(project.workspace, wait=True):
             launch = state.read(project.workspace)
             if launch is not None:
                 stop_server(launch, project.workspace)
@@ -67,7 +69,7 @@ def running(project: FakeProject, other_than: str = "") -> bool:
 
 
 def test_a_crash_is_noted_and_the_server_comes_back(
-    project: FakeProject, keeper: "Future[int]", capsys: pytest.CaptureFixture[str]
+    project: FakeProject, keeper: "Future[Answer]", capsys: pytest.CaptureFixture[str]
 ) -> None:
     until(lambda: running(project), "the first server")
     first = project.launch()
@@ -76,17 +78,17 @@ def test_a_crash_is_noted_and_the_server_comes_back(
     (crash,) = noted(project.workspace)
     assert (crash.launch_id, crash.restart) == (first.id, True)
     assert "without a word" in crash.cause
-    with commands.locked(project.workspace, wait=True):
+    with locked(project.workspace, wait=True):
         stop_server(project.launch(), project.workspace)
-    assert keeper.result(timeout=60) == 0
+    assert code_of(keeper.result(timeout=60)) == 0
     assert "starting again in 0.01 s" in capsys.readouterr().out
     assert len(noted(project.workspace)) == 1, "a stop is no crash"
 
 
-def test_a_server_that_another_command_replaced_is_watched_on(project: FakeProject, keeper: "Future[int]") -> None:
+def test_a_server_that_another_command_replaced_is_watched_on(project: FakeProject, keeper: "Future[Answer]") -> None:
     until(lambda: running(project), "the first server")
     first = project.launch()
-    with commands.locked(project.workspace, wait=True):
+    with locked(project.workspace, wait=True):
         stop_server(first, project.workspace)
         restarted = project.serve(project.settings())
     Store(project.workspace.artifacts).write("serve", {}, now(), 0.0, restarted)
@@ -97,7 +99,7 @@ def test_a_server_that_another_command_replaced_is_watched_on(project: FakeProje
     assert [crash.launch_id for crash in noted(project.workspace)] == [second.id]
 
 
-def test_a_server_that_keeps_crashing_is_given_up(project: FakeProject, keeper: "Future[int]") -> None:
+def test_a_server_that_keeps_crashing_is_given_up(project: FakeProject, keeper: "Future[Answer]") -> None:
     until(lambda: running(project), "the first server")
     project.play(Script(exit_code=1, log=("ValueError: its disk broke",)))
     psutil.Process(project.launch().pid).kill()
@@ -109,7 +111,7 @@ def test_a_server_that_keeps_crashing_is_given_up(project: FakeProject, keeper: 
 
 def test_a_first_start_that_fails_is_no_crash(project: FakeProject) -> None:
     project.play(Script(exit_code=1))
-    assert keep_running(project.root, Options()) == 2
+    assert code_of(keep_running(project.root, Options())) == 2
     assert noted(project.workspace) == []
 
 
@@ -140,7 +142,7 @@ def test_ctrl_c_leaves_the_server_that_another_command_measures(project: FakePro
     with ExitStack() as held:
 
         def measure() -> None:
-            held.enter_context(commands.locked(project.workspace, wait=True))
+            held.enter_context(locked(project.workspace, wait=True))
             stop_server(project.launch(), project.workspace)
             project.serve(project.settings())
 

@@ -14,6 +14,7 @@ from pipeline.config import ModelConfig
 from pipeline.errors import ModelError
 from pipeline.model import wheel
 from pipeline.stages.download_model import Model, download_model
+from pipeline.terminal import Silent
 from pipeline.workspace import Workspace
 from tests.unit.machines import machine
 
@@ -191,7 +192,7 @@ def test_pip_is_asked_for_that_wheel_alone_by_hash(shop: Shop, tmp_path: Path, m
 
 
 def from_folder(root: Path, path: str) -> Model:
-    return download_model(ModelConfig(name="mine", source="path", path=path), machine(), Workspace(root, quiet=True))
+    return download_model(ModelConfig(name="mine", source="path", path=path), machine(), Workspace(root, Silent()))
 
 
 def folder_trouble(root: Path, path: str) -> ModelError:

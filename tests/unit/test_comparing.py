@@ -18,6 +18,7 @@ from pipeline.measure.statistics import percentile_figure, share_figure
 from pipeline.noise import FigureNoise, RunNoise
 from pipeline.record import write_atomic
 from pipeline.runs import Run
+from pipeline.terminal import plain
 from tests.unit.documents import document, figure
 
 MS = 1_000_000
@@ -166,7 +167,7 @@ def test_other_devices_models_and_versions_are_refused_unless_asked_for_and_then
     assert caught.value.hint == "compare them all the same with --anyway"
     made = compare(a, b, None, anyway=True)
     assert made.exit_code == 0
-    assert any(line.startswith(f"NOT ALIKE: these runs differ in {fact} (") for line in lines(made, None))
+    assert any(line.startswith(f"NOT ALIKE: these runs differ in {fact} (") for line in plain(lines(made, None)))
 
 
 @pytest.mark.parametrize(
@@ -227,7 +228,7 @@ def test_goodput_under_other_limits_is_another_figure() -> None:
 def test_the_table_says_what_it_compared_and_where_the_noise_is_from(measured: RunNoise | None) -> None:
     b = bare(2, figures={"bench.system_tok_s_c4": figure(50.0, "tok/s")})
     made = compare(bare(1), b, measured, anyway=False)
-    said = lines(made, measured)
+    said = plain(lines(made, measured))
     assert said[0].startswith("A: run 1, 2026-01-02 04:05 UTC, SmolLM2 on A card, vLLM 0.32.0, profile cpu: PASS")
     assert said[2].startswith("noise: measured by 3 starts" if measured else "noise: not measured on this device, model and vLLM")
     (shown,) = [line for line in said if line.startswith("bench.system_tok_s_c4")]

@@ -193,8 +193,6 @@ def test_a_model_on_disk_is_not_asked_for(tmp_path: Path) -> None:
     assert doctor.model(settings, tmp_path).level == "OK"
 
 
-def test_one_fail_is_enough(capsys: pytest.CaptureFixture[str]) -> None:
-    findings = [Finding("OK", "a", "fine"), Finding("WARN", "b", "hm", "look"), Finding("FAIL", "c", "bad", "mend it")]
-    assert doctor.shown(iter(findings[:2]), print)
-    assert not doctor.shown(iter(findings), print)
-    assert "FAIL  c                bad\n                       → mend it\n" in capsys.readouterr().out
+def test_a_finding_is_one_line_with_its_fix_beneath() -> None:
+    assert doctor.words(Finding("OK", "a", "fine")) == "OK    a                fine"
+    assert doctor.words(Finding("FAIL", "c", "bad", "mend it")) == "FAIL  c                bad\n                       → mend it"

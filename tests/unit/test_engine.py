@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from pipeline.engine import Pipeline, Result, Stage, content_digest, differences
 from pipeline.errors import ServerError
 from pipeline.record import Artifact, Outcome
+from pipeline.terminal import Silent
 from pipeline.workspace import Workspace
 
 
@@ -117,9 +118,7 @@ class House:
 
     def pipeline(self) -> Pipeline:
         """Return a pipeline over the same folder, as each command makes one."""
-        return Pipeline(
-            self.stages(), Workspace(self.root, quiet=True), lambda _kind: self.knob, {Note: "note"}, report=self.reported.append
-        )
+        return Pipeline(self.stages(), Workspace(self.root, Silent()), lambda _kind: self.knob, {Note: "note"}, report=self.reported.append)
 
     def run(self, *names: str, **options: Any) -> dict[str, str]:
         """Run as one command; return each stage's state. `calls` and `reported` are those of this run."""

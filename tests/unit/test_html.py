@@ -35,19 +35,23 @@ from pipeline.report.charts import (
     memory_charts,
     per_bin,
     stairs,
+    sweep_charts,
     throughput_chart,
 )
 from pipeline.report.definitions import Definition
 from pipeline.report.html import digest, inline, key, measured, numeric, render_html, shade, split_target, verdict
 from pipeline.report.language import Words, words
-from pipeline.report.view import FailureNote, FigureRow, GateRow, Scenario, StageRow, Table, View
+from pipeline.report.view import CellRow, FailureNote, FigureRow, GateRow, Scenario, StageRow, SweepSection, Table, View
 from pipeline.stages.report import report_present
+from pipeline.terminal import Silent
 from pipeline.workspace import Workspace
 from tests.unit.test_report_view import House, all_good, bench_result, memory_use, router_result, server
 
 TEMPLATES = Path(__file__).resolve().parents[2] / "templates"
 EN = words("en", TEMPLATES)
 
+HEADER = ["Model files", "Memory, peak", "TTFT, cold prefix cache, p95", "Decode, median", "Accuracy", "Latency, p95", "Determinism"]
+FIGURES = ["**5 MiB**", "**9 MiB** (n = 2; PSS)", *["**60 tok/s** (n = 9; 95 %: 40 to 80)"] * 5]
 EVIL = "<script>alert(1)</script>"
 LATENCIES = st.lists(st.floats(0.01, 1e5), min_size=1, max_size=200)
 
@@ -86,8 +90,17 @@ def view(**changes: Any) -> View:
         not_measured=[("VRAM", "no card")],
         definitions=[Definition("ttft", "TTFT", "first chunk, from `usage`")],
         edges=[("serve", "bench")],
+        sweep=sweep_of(
+            CellRow("a=1", "measured today", "Small", FIGURES, "✅ PASS (2 of 2 gates)", "`a/r.json`", "sweep.a=1"),
+            CellRow("a=2", "skipped: cannot fit", "Large", ["NOT_MEASURED"] * 7, "▫️ NOT_MEASURED", "no report", "sweep.a=2"),
+            CellRow("a=3", "measured today", "Large", FIGURES, "❌ NOT PASSED (1 of 2 gates)", "`a/r.json`", "sweep.a=3"),
+        ),
     )
     return replace(made, **changes)
+
+
+def sweep_of(*rows: CellRow) -> SweepSection:
+    return SweepSection("Sweep", "", ["2 cells"], "a=1", "the best", HEADER, list(rows), "report/sweep.svg", ("ttft",))
 
 
 def bench(**changes: Any) -> Any:
@@ -205,11 +218,31 @@ def test_whatever_others_wrote_is_escaped_wherever_it_stands() -> None:
         proofs=[(EVIL, EVIL, EVIL)],
         not_measured=[(EVIL, EVIL)],
         definitions=[Definition("x", EVIL, EVIL)],
+        sweep=SweepSection(EVIL, "", [EVIL], EVIL, EVIL, [EVIL], [CellRow(EVIL, EVIL, EVIL, [EVIL], EVIL, EVIL, EVIL)]),
     )
     chart = Chart("c", EVIL, EVIL, [EVIL], [], [Table(EVIL, [EVIL], [[EVIL]])])
     text = page(told, {EVIL: [chart]})
     assert text.count("<script>") == 1
     assert text.count("alert(1)") > 40
+
+
+def test_a_sweep_is_a_table_with_its_picture_and_without_one_the_page_says_how_to_have_one() -> None:
+    plot = "<svg><style>x</style><circle/></svg>"
+    text = page(charts={"Sweep": sweep_charts(plot, EN)})
+    part = text.split('<h3 id="sweep">')[1].split("</section>")[0]
+    assert "Recommendation: a=1." in part
+    assert "The rule: the best" in part
+    assert "<svg><circle/></svg>" in part
+    head, *rows = [re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", row)).strip() for row in re.findall(r"<tr>.*?</tr>", part, re.DOTALL)]
+    assert head == f"Cell State Verdict {' '.join(HEADER)} Model Source"
+    assert rows[0].startswith("a=1 measured today PASS (2 of 2 gates) 5 MiB 9 MiB n = 2; PSS 60 tok/s n = 9; 95 %: 40 to 80 ")
+    assert rows[0].endswith("n = 9; 95 %: 40 to 80 Small a/ r.json")
+    assert rows[1] == f"a=2 skipped: cannot fit{' NOT MEASURED' * 8} Large no report"
+    assert rows[2].startswith("a=3 measured today NOT PASSED (1 of 2 gates) 5 MiB")
+    none = page(view(sweep=SweepSection("Sweep", "no sweep is on record. `./inv sweep` runs it")))
+    assert "no sweep is on record. <code>./<wbr>inv sweep</code> runs it" in none
+    assert "Recommendation" not in none
+    assert sweep_charts("", EN) == []
 
 
 def test_every_link_of_the_page_leads_somewhere_and_no_id_is_there_twice() -> None:
@@ -404,9 +437,9 @@ def test_the_page_has_every_figure_gate_and_failure_of_the_report(house: House) 
 
 def test_a_report_without_its_page_is_made_anew(house: House) -> None:
     made = house.report()
-    assert report_present(made, Workspace(house.root, quiet=True))
+    assert report_present(made, Workspace(house.root, Silent()))
     (house.root / "report.html").unlink()
-    assert not report_present(made, Workspace(house.root, quiet=True))
+    assert not report_present(made, Workspace(house.root, Silent()))
 
 
 def test_secrets_are_hidden_in_the_page(house: House) -> None:
@@ -418,6 +451,6 @@ def test_secrets_are_hidden_in_the_page(house: House) -> None:
 
 def test_a_kept_run_has_its_page(house: House) -> None:
     text = written(house)
-    folder = runs.keep(house.root / "report.json", house.root / "REPORT.md", RunsConfig(), Workspace(house.root, quiet=True))
+    folder = runs.keep(house.root / "report.json", house.root / "REPORT.md", RunsConfig(), Workspace(house.root, Silent()))
     assert folder is not None
     assert (folder / "report.html").read_text(encoding="utf-8") == text

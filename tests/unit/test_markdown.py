@@ -20,7 +20,7 @@ from pipeline.report.diagram import CLASSES, diagram
 from pipeline.report.gates import same_identity
 from pipeline.report.language import ENGLISH, words
 from pipeline.report.markdown import LIMIT_BYTES, render, size_bytes, verbatim
-from pipeline.report.view import FailureNote, FigureRow, GateRow, Scenario, StageRow, Table, View
+from pipeline.report.view import CellRow, FailureNote, FigureRow, GateRow, Scenario, StageRow, SweepSection, Table, View
 from pipeline.stages.measure_vram import Load, Soak
 from pipeline.stages.test_determinism import REMEDY_NOTE
 from tests.unit.machines import machine
@@ -159,6 +159,8 @@ def huge(entries: int, text: str) -> View:
     scenario = Scenario("Test", text, [text] * entries, [row] * entries, [(text, text, text, text)] * entries, [table] * 2, ["p.svg"])
     failure = Failure(kind="server", message=text, hint=text, log=text, log_tail=[text] * entries)
     gate = GateRow(text, text, text, text, text, "bench.ttft_ms_p95", ("ttft",))
+    cells = [CellRow(text, text, text, [text] * 7, text, text, "sweep.a")] * entries
+    sweep = SweepSection("Sweep", "", [text] * 4, text, text, [text] * 7, cells, "s.svg", ("ttft",))
     return View(
         title=text,
         headline=text,
@@ -179,6 +181,7 @@ def huge(entries: int, text: str) -> View:
         command=text,
         proofs=[(text, text, text)] * entries,
         not_measured=[(text, text)] * entries,
+        sweep=sweep,
     )
 
 
@@ -186,7 +189,7 @@ def huge(entries: int, text: str) -> View:
 @pytest.mark.parametrize(("entries", "text"), [(600, "long"), (5, HUGE), (300, HUGE[:90]), (4, "😀" * 5000)])
 def test_the_worst_report_fits_into_a_comment_and_says_what_was_cut(entries: int, text: str, language: Literal["en", "tr"]) -> None:
     t = words(language, ROOT / "templates")
-    made = render(ROOT / "templates", huge(entries, text), t, {"bench.ttft_ms_p95": "report.json#L1"})
+    made = render(ROOT / "templates", huge(entries, text), t, {"bench.ttft_ms_p95": "report.json#L1", "sweep.a": "report.json#L2"})
     assert len(made.encode()) <= size_bytes(made) <= LIMIT_BYTES
     assert len(with_absolute_links(made, "REPORT.md", f"https://github.com/{'o' * 20}/{'r' * 30}/blob/{'0' * 40}")) <= LIMIT_BYTES
     (note,) = [line for line in made.splitlines() if "[report.json](report.json)" in line]

@@ -11,6 +11,7 @@ from pipeline.errors import ConfigError, HubSilentError, ModelError
 from pipeline.gpu.plan import LAPTOP, LAPTOP_MIB
 from pipeline.model.shape import Shape
 from pipeline.planning import Library, Survey, card, code, lines, survey, target, total
+from pipeline.terminal import Silent, plain
 from pipeline.workspace import Workspace
 from tests.unit.machines import gpu, machine
 
@@ -35,7 +36,7 @@ def shipped(*sets: str, profile: str | None = None) -> Layers:
 
 
 def surveyed(tmp_path: Path, layers: Layers, total_mib: float | None = None) -> Survey:
-    return survey(layers, machine(), Workspace(tmp_path, quiet=True), total_mib, ours=False)
+    return survey(layers, machine(), Workspace(tmp_path, Silent()), total_mib, ours=False)
 
 
 def test_without_a_gpu_the_guides_card_is_planned_for_and_that_is_said(tmp_path: Path) -> None:
@@ -69,7 +70,7 @@ def test_of_unlike_gpus_the_smallest_that_the_settings_use_decides(settings: dic
 
 
 def test_a_gpu_that_others_use_is_said_to_be(tmp_path: Path) -> None:
-    found = survey(shipped(), machine("580.1"), Workspace(tmp_path, quiet=True), None, ours=False)
+    found = survey(shipped(), machine("580.1"), Workspace(tmp_path, Silent()), None, ours=False)
     assert next(lines(found)) == "planned for RTX 4050 with 6141 MiB, 6041 of them free (check-gpu)"
 
 
@@ -81,7 +82,7 @@ def test_every_model_of_the_guide_and_of_the_gpu_profiles_has_a_row(tmp_path: Pa
     in_rows = [name for row in found.rows for name in row.profiles]
     assert sorted([*in_rows, *found.processor]) == sorted(layers.profiles)
     assert found.processor == ("cpu", "quick")
-    words = list(lines(found))
+    words = plain(lines(found))
     assert all(any(line.startswith(row.name) for line in words) for row in found.rows)
     assert "left out, because they run on the processor: cpu, quick" in words
 
@@ -118,7 +119,7 @@ def test_a_hub_that_refuses_a_model_leaves_what_is_published(tmp_path: Path, mon
         raise ModelError(f"{repo} is gated")
 
     monkeypatch.setattr(planning, "remote_weights", gated)
-    library = Library(machine(), Workspace(tmp_path, quiet=True))
+    library = Library(machine(), Workspace(tmp_path, Silent()))
     known = ModelConfig(source="hub", repo="meta-llama/Llama-3.2-3B-Instruct")
     assert library.weights(known, "auto")[2] == "published config.json"
     with pytest.raises(ModelError, match="somebody/else is gated"):
@@ -128,19 +129,19 @@ def test_a_hub_that_refuses_a_model_leaves_what_is_published(tmp_path: Path, mon
 
 def test_the_profile_in_force_is_judged_as_it_stands(tmp_path: Path) -> None:
     fits = surveyed(tmp_path, shipped())
-    *_, stands, best = lines(fits)
+    *_, stands, best = plain(lines(fits))
     assert stands.startswith("profile rtx4050-6gb (auto: what 6141 MiB take) as it stands, with utilisation 0.65: fits with 46230 tokens")
     assert stands.endswith("peak 4528 of 6141 MiB, target 4768")
     assert "2992 × 16 (0.66)" in best
     assert code(fits) == 0
     large = surveyed(tmp_path, shipped(profile="qwen2.5-7b"))
-    assert "as it stands, with utilisation 0.9: cannot fit with 0 tokens" in list(lines(large))[-1]
+    assert "as it stands, with utilisation 0.9: cannot fit with 0 tokens" in plain(lines(large))[-1]
     assert code(large) == 1
     close = surveyed(tmp_path, shipped("serve.gpu_memory_utilization=0.55", profile="qwen2.5-1.5b"))
-    assert "with utilisation 0.55: does not fit, unless the estimate is off" in list(lines(close))[-2]
+    assert "with utilisation 0.55: does not fit, unless the estimate is off" in plain(lines(close))[-2]
     bare = surveyed(tmp_path, shipped("serve.gpu_memory_utilization=null", "gates.vram_usage.metric=bench.other"))
-    assert "with utilisation vLLM's default: fits" in list(lines(bare))[-2]
-    assert "fit the device: " in "\n".join(lines(bare))
+    assert "with utilisation vLLM's default: fits" in plain(lines(bare))[-2]
+    assert "fit the device: " in "\n".join(plain(lines(bare)))
 
 
 @pytest.mark.parametrize(("profile", "total_mib"), [("cpu", None), (None, 4000.0)])

@@ -7,6 +7,7 @@ from pipeline.measure.figures import Figure
 from pipeline.record import Failure
 from pipeline.remedy import lines, verdict
 from pipeline.stages.test_determinism import Arm, PromptAgreement, Remedied, Side
+from pipeline.terminal import plain
 from tests.unit.machines import gpu
 
 
@@ -96,7 +97,7 @@ def test_the_remedied_side_decides_and_a_side_that_is_missing_is_no_result(witho
 
 
 def test_both_sides_stand_in_columns() -> None:
-    told = lines(proof(side(arm("D1", 4), arm("D3", 1)), WHOLE))
+    told = plain(lines(proof(side(arm("D1", 4), arm("D3", 1)), WHOLE)))
     table = {line.split("  ")[0]: [cell.strip() for cell in line.split("  ")[1:] if cell.strip()] for line in told[1:]}
     assert told[0] == "remedy A=1: it helps"
     assert table["D1, way D1"] == ["4 of 4", "4 of 4"]
@@ -114,7 +115,7 @@ def test_a_remedy_that_the_settings_have_is_told() -> None:
 
 
 def test_a_side_that_failed_is_told_with_its_fix() -> None:
-    told = "\n".join(lines(proof(WHOLE, side(failure=FAILURE))))
+    told = "\n".join(plain(lines(proof(WHOLE, side(failure=FAILURE)))))
     assert "\nnot measured with A=1: the server did not start\n  → see its log\n" in told
     bare = lines(proof(side(failure=FAILURE.model_copy(update={"hint": ""})), WHOLE))
     assert "not measured without A: the server did not start" in bare

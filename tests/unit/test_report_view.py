@@ -21,7 +21,7 @@ from pipeline.measure.digits import number
 from pipeline.measure.figures import Figure, not_measured
 from pipeline.measure.memory import Gaps
 from pipeline.model.facts import Facts, ManifestEntry
-from pipeline.record import SOAK_NOTE, Artifact, Envelope, Failure, Outcome
+from pipeline.record import SOAK_NOTE, SWEEP_NOTE, Artifact, Envelope, Failure, Outcome
 from pipeline.report.gates import Judged, judge_all
 from pipeline.report.markdown import cell
 from pipeline.report.view import MARKS, alternative_row, gate_row, headline, measured_words, shell_command
@@ -38,6 +38,7 @@ from pipeline.stages.report import Report, report, report_present
 from pipeline.stages.serve import Server
 from pipeline.stages.test_determinism import REMEDY_NOTE, Arm, Determinism, PromptAgreement, Remedied, Side
 from pipeline.stages.test_router import Example, Paired, RouterResult
+from pipeline.terminal import Silent
 from pipeline.workspace import Workspace
 from tests.unit.machines import machine
 
@@ -267,7 +268,7 @@ class House:
     waived: Waived = field(default_factory=Waived)
 
     def report(self) -> Report:
-        outcomes = [outcome(stage, self.results.get(stage), self.measured_on) for stage in (*STAGES, REMEDY_NOTE, SOAK_NOTE)]
+        outcomes = [outcome(stage, self.results.get(stage), self.measured_on) for stage in (*STAGES, REMEDY_NOTE, SOAK_NOTE, SWEEP_NOTE)]
         settings = (
             ReportConfig(output=self.output, language=self.language),
             Gates(GATES),
@@ -279,7 +280,7 @@ class House:
             Edges(self.edges),
         )
         stage: Callable[..., Report] = report
-        return stage(*settings, *outcomes, Workspace(self.root, quiet=True))
+        return stage(*settings, *outcomes, Workspace(self.root, Silent()))
 
     def text(self) -> str:
         return (self.root / self.report().path).read_text(encoding="utf-8")
@@ -602,7 +603,7 @@ def test_shell_command_has_one_option_a_line_and_is_quoted() -> None:
 
 def test_report_is_present_while_its_file_is(house: House) -> None:
     made = house.report()
-    workspace = Workspace(house.root, quiet=True)
+    workspace = Workspace(house.root, Silent())
     assert report_present(made, workspace)
     (house.root / made.path).unlink()
     assert not report_present(made, workspace)

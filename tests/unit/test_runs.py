@@ -1,7 +1,6 @@
 """Runs that are kept, found again, listed and pruned."""
 
 import gzip
-import json
 import subprocess
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from pipeline.config import RunsConfig
 from pipeline.errors import PipelineError, RecordError
 from pipeline.record import write_atomic
 from pipeline.report.document import Document, text_of
+from pipeline.terminal import Silent, plain
 from pipeline.workspace import Workspace
 from tests.unit.documents import document, figure, gate
 
@@ -22,7 +22,7 @@ TOKEN = "hf_" + "a1B2" * 8
 
 @pytest.fixture
 def workspace(tmp_path: Path) -> Workspace:
-    return Workspace(tmp_path, quiet=True)
+    return Workspace(tmp_path, Silent())
 
 
 def keep(made: Document, workspace: Workspace, most: int = 20, most_mib: int = 500) -> Path | None:
@@ -189,28 +189,28 @@ def test_a_git_ref_that_holds_a_report(workspace: Workspace, monkeypatch: pytest
 def test_history_lists_the_newest_first_with_verdict_and_figures(workspace: Workspace) -> None:
     kept(1, workspace)
     keep(document({"bench.decode_tok_s_p50": figure(75.44, "tok/s")}, (gate("a"), gate("b", "FAIL")), number=2, exit_code=1), workspace)
-    header, second, first = history.lines(workspace)
+    header, second, first = plain(history.lines(workspace))
     assert " ".join(header.split()) == "time (UTC) id profile device model verdict TTFT p95 decode router p50 VRAM peak"
     assert second.startswith("2026-01-02 05:05:05  000002  cpu ")
     assert "NOT PASSED (1 of 2 gates)" in second
     assert "75.44 tok/s" in second
     assert first.startswith("2026-01-02 04:05:05  000001  cpu ")
-    told = json.loads(history.as_json(workspace))
+    told = history.data(workspace)
     assert [(run["id"], run["exit_code"]) for run in told] == [(document(number=2).run_id, 1), (document(number=1).run_id, 0)]
     assert told[0]["figures"]["bench.decode_tok_s_p50"] == 75.44
 
 
 def test_history_of_nothing(workspace: Workspace) -> None:
     assert history.lines(workspace) == ["no run is kept yet; `./inv all` keeps one"]
-    assert json.loads(history.as_json(workspace)) == []
+    assert history.data(workspace) == []
 
 
 def test_a_run_that_cannot_be_read_is_told_and_hides_no_other(workspace: Workspace) -> None:
     kept(1, workspace)
     write_atomic(kept(2, workspace) / "report.json", "{")
-    lines = history.lines(workspace)
+    lines = plain(history.lines(workspace))
     assert len(lines) == 3
     assert lines[-1].startswith("cannot be read: artifacts/runs/20260102T050405Z-000002/report.json is not readable JSON")
-    assert "is not readable JSON" in json.loads(history.as_json(workspace))[0]["error"]
+    assert "is not readable JSON" in history.data(workspace)[0]["error"]
     with pytest.raises(RecordError):
         runs.find("latest", workspace)

@@ -5,11 +5,12 @@ from typing import Any
 
 import pytest
 
+from pipeline.cluster import answering
 from pipeline.config import load_layers
 from pipeline.errors import MachineError
 from pipeline.planning import Card, Library
 from pipeline.sweep.fit import estimates, fit, gpus_of, minutes
-from pipeline.sweep.placing import Order, answering, cores_for, slots
+from pipeline.sweep.placing import Order, cores_for, slots
 from pipeline.sweep.run import largest
 from pipeline.workspace import Workspace
 from tests.fakes.environment import machine
@@ -119,4 +120,4 @@ def test_largest_card() -> None:
 @pytest.mark.parametrize("address", ["ray://host:1", "host", "host:port", ":6379"])
 def test_what_is_no_address_of_a_head_is_told(address: str) -> None:
     with pytest.raises(MachineError, match="expected host:port of the cluster's head, or auto"):
-        answering(address)
+        answering(address, "--ray-address")

@@ -1,36 +1,44 @@
 """What a sweep's results say: recommendation, exit code, table, picture."""
 
+import re
 import xml.etree.ElementTree as ET
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipeline.config import Alternative
-from pipeline.errors import MeaninglessError, RecordError
+from pipeline.errors import MeaninglessError
 from pipeline.measure.figures import Figure
-from pipeline.record import Failure, Store, now
+from pipeline.record import SWEEP_NOTE, Failure, Outcome, Store, now
 from pipeline.report.document import text_of
-from pipeline.sweep.results import (
+from pipeline.report.language import words
+from pipeline.report.sweep import (
     ACCURACY,
     DECODE,
     HOST,
     IDENTICAL,
+    INTERRUPTED,
     LATENCY,
     TTFT,
     VRAM,
     CellRecord,
     Sweep,
-    ended,
+    best_of,
     exit_code,
-    read_cell,
-    read_sweep,
     recommendation,
-    recommended,
-    write_cell,
+    rule_words,
 )
-from pipeline.sweep.summary import HEAD, front, markdown, pareto, sweep_section
+from pipeline.report.sweep_view import LINE, apart, front, pareto, sweep_section
+from pipeline.report.view import CellRow, SweepSection, alternative_row
+from pipeline.sweep.results import ended, read_cell, write_cell
+from pipeline.sweep.summary import page
 from tests.unit.documents import WHEN, document, figure, gate
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def cell(name: str, accuracy: float | None = 80, latency: float | None = 300, **changes: Any) -> CellRecord:
@@ -47,6 +55,8 @@ def cell(name: str, accuracy: float | None = 80, latency: float | None = 300, **
         fit="fits",
         state="measured",
         report=f"artifacts/sweep/{name}/REPORT.md",
+        source=f"artifacts/sweep/{name}/report.json",
+        measured_at=WHEN,
         passed=True,
         verdict="PASS",
         model="Model",
@@ -60,18 +70,19 @@ def cell(name: str, accuracy: float | None = 80, latency: float | None = 300, **
 
 
 def failed(name: str) -> CellRecord:
-    return cell(name, state="failed", passed=False, figures={}, reason="serve: the GPU ran out of memory", report=None)
+    return cell(
+        name, state="failed", passed=False, figures={}, reason="serve: the GPU ran out of memory", report=None, source=None, verdict=None
+    )
 
 
 def sweep(*cells: CellRecord) -> Sweep:
-    best = recommended(cells)
+    best = best_of(cells)
     return Sweep(
         started=WHEN,
         finished=WHEN,
         axes={"profile": ["small"]},
         cells=list(cells),
         recommended=best.name if best else None,
-        recommendation=recommendation(cells),
         exit_code=exit_code(cells),
     )
 
@@ -93,9 +104,9 @@ GUIDE = [Alternative(model="Qwen", size="1.5B", vram="~2GB", use_case="Router", 
     ],
 )
 def test_recommended_is_the_most_accurate_that_passes_and_of_equals_the_quickest(cells: list[CellRecord], best: str | None) -> None:
-    found = recommended(cells)
+    found = best_of(cells)
     assert (found.name if found else None) == best
-    assert recommendation(cells).startswith(f"{best}: " if best else "none: ")
+    assert recommendation(cells).startswith(f"{best} (router accuracy" if best else "none: ")
 
 
 @pytest.mark.parametrize(
@@ -112,36 +123,112 @@ def test_exit_code_follows_the_best_cell(cells: list[CellRecord], code: int) -> 
     assert exit_code(cells) == code
 
 
+def section(*cells: CellRecord, language: Literal["en", "tr"] = "en") -> SweepSection:
+    t = words(language, ROOT / "templates")
+    return sweep_section(Outcome(SWEEP_NOTE, sweep(*cells), None), GUIDE, "report/sweep.svg", t)
+
+
+def skipped(name: str, reason: str = "cannot fit: too large (by far)") -> CellRecord:
+    record = CellRecord(name=name, folder=name, values={}, profile="other", fingerprint="f", fit=reason, model="Other")
+    return record.model_copy(update={"state": "skipped", "reason": reason})
+
+
+def figures_of(row: CellRow, section: SweepSection) -> dict[str, str]:
+    return dict(zip(section.header, row.figures, strict=True))
+
+
 def test_section_has_a_row_per_cell_with_what_was_measured_beside_the_guide() -> None:
-    section = sweep_section(sweep(cell("a"), failed("b"), cell("c", state="skipped", reason="cannot fit", figures={})), GUIDE)
-    a, b, c = (dict(zip(HEAD, row, strict=True)) for row in section.rows)
-    assert (a["Guide: size, VRAM, use"], a["Model files"]) == ("Qwen: 1.5B, ~2GB, Router", "512 MiB")
-    assert (a["Memory peak"], a["Router accuracy"]) == ("900 MiB (host, PSS), n = 64", "80 %, n = 64")
-    assert (a["Determinism"], a["Verdict"]) == ("100 %, n = 64", "PASS (9 of 9 gates)")
-    assert b["Verdict"] == "FAILED: serve: the GPU ran out of memory"
-    assert b["Router accuracy"] == "NOT_MEASURED"
-    assert c["Verdict"] == "SKIPPED: cannot fit"
-    assert section.facts == ["3 cells: 1 measured, 1 failed, 1 skipped."]
-    assert section.recommendation == "a: router accuracy 80 %, p95 300 ms"
+    made = section(cell("a"), failed("b"), skipped("c"))
+    a, b, c = made.rows
+    assert (a.name, a.state, a.model) == ("a", "measured 2026-01-02 03:04 UTC", "Model (guide: 1.5B, ~2GB, Router)")
+    assert figures_of(a, made) == {
+        "Model files": "**512 MiB**",
+        "Memory, peak": "**900 MiB** (n = 64; host memory (PSS))",
+        "TTFT, cold prefix cache, p95": "**40 ms** (n = 64)",
+        "Decode, median": "**60 tok/s** (n = 64)",
+        "Router accuracy": "**80 %** (n = 64)",
+        "Router latency, p95": "**300 ms** (n = 64)",
+        "Determinism": "**100 %** (n = 64)",
+    }
+    assert (a.gates, a.source, a.metric) == ("✅ PASS (9 of 9 gates)", "`artifacts/sweep/a/report.json`", "sweep.a")
+    assert (b.state, b.source) == ("failed: serve: the GPU ran out of memory", "no report")
+    assert (c.state, c.model) == ("skipped: cannot fit: too large (by far)", "Other")
+    assert made.facts[0] == "3 cells: 1 measured, 1 failed, 1 skipped; begun 2026-01-02 03:04:05 UTC, ended 2026-01-02 03:04:05 UTC."
+    assert made.recommendation == "a (router accuracy 80 %, p95 300 ms)"
+    assert made.rule == rule_words()
+
+
+@pytest.mark.parametrize("other", [failed("b"), skipped("b"), cell("b", state="waiting", figures={}, size_mib=None, verdict=None)])
+def test_a_cell_that_was_not_measured_says_so_in_every_place(other: CellRecord) -> None:
+    (row,) = section(other.model_copy(update={"size_mib": None})).rows
+    assert set(row.figures) == {"NOT_MEASURED"}
+    assert row.gates == "▫️ NOT_MEASURED"
+    assert "measured 2026" not in row.state
+    assert not any(text.strip(" –") == "" for text in (row.state, row.model, row.source))
+
+
+def test_figures_that_a_failed_cell_left_are_shown_and_never_recommended() -> None:
+    made = section(cell("a", state="failed", reason="bench: it died", passed=False, verdict="NOT MEASURED", gates_passed=2))
+    (row,) = made.rows
+    assert figures_of(row, made)["Router accuracy"] == "**80 %** (n = 64)"
+    assert (row.state, row.gates) == ("failed: bench: it died", "▫️ NOT_MEASURED (2 of 9 gates)")
+    assert made.recommendation.startswith("none: ")
+
+
+def test_memory_of_the_device_counts_where_it_was_measured() -> None:
+    figures = {**cell("a").figures, VRAM: Figure(value=3600.0, unit="MiB", n=90)}
+    made = section(cell("a", figures=figures))
+    assert figures_of(made.rows[0], made)["Memory, peak"] == "**3600 MiB** (n = 90)"
 
 
 def test_simulated_and_unlike_devices_are_told() -> None:
-    simulated = cell("a", simulated=True, passed=False, verdict="NOT MEASURED")
-    section = sweep_section(sweep(simulated, cell("b", device="Another card")), GUIDE)
-    assert section.rows[0][10] == "SIMULATED (9 of 9 gates)"
-    assert any("A card, Another card" in fact for fact in section.facts)
-    assert any(fact.startswith("SIMULATED cells") for fact in section.facts)
+    made = section(cell("a", simulated=True, passed=False, verdict="NOT MEASURED"), cell("b", device="Another card"))
+    assert (made.rows[0].state, made.rows[0].gates) == ("🚫 SIMULATED", "🚫 SIMULATED (9 of 9 gates)")
+    assert any("A card, Another card" in fact for fact in made.facts)
+    assert any(fact.startswith("SIMULATED cells") for fact in made.facts)
 
 
-def test_markdown_keeps_its_columns_and_links_reports() -> None:
+def test_a_sweep_that_goes_on_says_so() -> None:
+    made = sweep(cell("a")).model_copy(update={"finished": None})
+    told = sweep_section(Outcome(SWEEP_NOTE, made, None), GUIDE).facts
+    assert "The sweep was not run to its end; the same command goes on with it." in told
+
+
+def test_without_a_sweep_the_section_says_how_to_have_one() -> None:
+    none = sweep_section(Outcome(SWEEP_NOTE, None, None), GUIDE)
+    assert none.reason.startswith("no sweep is on record. `./inv sweep` runs")
+    assert (none.rows, none.recommendation, none.picture) == ([], "", "")
+    broken = sweep_section(Outcome(SWEEP_NOTE, None, None, Failure(kind="record", message="sweep.json is no JSON")), GUIDE)
+    assert broken.reason.startswith("the record of the sweep cannot be read: sweep.json is no JSON. `./inv sweep`")
+
+
+def test_in_turkish_every_word_of_ours_is_turkish() -> None:
+    reason = "needs 1 GPU, and no node has one; on the guide's RTX: fits, peak 4000 of 6000 MiB"
+    made = section(cell("a"), skipped("b", reason), cell("c", state="interrupted", reason=INTERRUPTED), language="tr")
+    assert made.recommendation == "a (router doğruluğu 80 %, p95 300 ms)"
+    assert made.rows[0].state == "ölçüm zamanı 2026-01-02 03:04 UTC"
+    assert made.rows[1].state == (
+        "atlandı: 1 GPU gerekli, hiçbir düğümde yok; kılavuzun RTX kartında: sığar, en yüksek 6000 MiB içinde 4000 MiB"
+    )
+    assert made.rows[2].state == "yarıda kesildi: tarama yarıda kesildi; aynı komut kaldığı yerden sürdürür"
+
+
+def test_the_guides_row_points_to_the_cells_of_its_profile() -> None:
+    cells = [cell("a"), failed("b"), skipped("c")]
+    assert alternative_row(GUIDE[0], "cpu", {}, cells=cells)[4] == "not measured in this run; in the sweep below: 1 measured, 1 failed"
+    assert alternative_row(GUIDE[0], "cpu", {})[4] == "not measured in this run; `./inv all --profile small`"
+
+
+def test_page_keeps_its_columns_and_links_reports() -> None:
     odd = cell("a|b<c", state="failed", reason="x|y\nz", report=None)
-    text = markdown(sweep_section(sweep(cell("a"), odd), GUIDE), "pareto.svg")
+    made = section(cell("a"), odd)
+    text = page(made, {"a": "a/REPORT.md"}, "pareto.svg")
     table = [line.replace("\\|", "") for line in text.splitlines() if line.startswith("|")]
     assert len(table) == 4
-    assert {line.count("|") for line in table} == {len(HEAD) + 1}
+    assert {line.count("|") for line in table} == {len(made.header) + 6}
     assert "[REPORT.md](a/REPORT.md)" in text
     assert "![" in text
-    assert "![" not in markdown(sweep_section(sweep(failed("a")), GUIDE), None)
+    assert "![" not in page(section(failed("a")), {}, None)
 
 
 def test_front_holds_what_nothing_beats_in_both() -> None:
@@ -151,13 +238,31 @@ def test_front_holds_what_nothing_beats_in_both() -> None:
 def test_picture_shows_each_cell_once_with_memory_as_area_and_the_same_bytes() -> None:
     small = cell("small", 70, 100)
     large = cell("large", 90, 200, figures={**cell("x", 90, 200).figures, VRAM: Figure(value=3600.0, unit="MiB", n=1)})
-    svg = pareto([small, large, failed("broken")], "large")
-    assert svg == pareto([small, large, failed("broken")], "large")
+    made = sweep(small, large, failed("broken"))
+    assert made.recommended == "large"
+    svg = pareto(made)
+    assert svg == pareto(made)
     circles = [node for node in ET.fromstring(svg).iter() if node.tag.endswith("circle")]
     radii = [float(node.attrib["r"]) for node in circles]
-    assert radii[1] / radii[0] == pytest.approx(2, rel=0.01), "four times the memory is four times the area"
-    assert [node.attrib["class"] for node in circles] == ["f0", "f2"]
-    assert pareto([failed("broken")], None) == ""
+    assert radii[0] / radii[1] == pytest.approx(2, rel=0.01), "four times the memory is four times the area"
+    assert [node.attrib["class"] for node in circles] == ["f2", "f0"]
+    assert pareto(sweep(failed("broken"))) == ""
+    assert pareto(None) == ""
+
+
+@given(st.lists(st.floats(56, 296), max_size=12))
+def test_names_in_the_picture_never_touch(rows: list[float]) -> None:
+    placed = apart(rows)
+    assert all(high - low >= LINE - 1e-6 for low, high in pairwise(sorted(placed)))
+    assert all(0 <= row <= 320 for row in placed)
+    assert sorted(range(len(rows)), key=lambda index: rows[index]) == sorted(range(len(rows)), key=lambda index: placed[index])
+
+
+def test_of_many_cells_only_those_that_nothing_beats_are_named() -> None:
+    many = [cell(f"cell-{number}", 50, 300 + number) for number in range(20)]
+    svg = pareto(sweep(*many))
+    assert svg.count("<circle") == 20
+    assert [name for name in re.findall(r">([^<]*)</text>", svg) if name.startswith("cell-")] == ["cell-0"]
 
 
 def ended_cell(folder: Path, code: int, **facts: Any) -> CellRecord:
@@ -173,6 +278,7 @@ def test_a_cell_that_ended_is_read_from_its_own_report(tmp_path: Path) -> None:
     made = ended_cell(tmp_path / "a", 0)
     assert (made.state, made.passed, made.gates, made.gates_passed) == ("measured", True, 1, 1)
     assert (made.value(ACCURACY), made.report, made.size_mib) == (80.0, "a/REPORT.md", None)
+    assert (made.source, made.measured_at) == ("a/report.json", WHEN)
     write_cell(tmp_path / "a", made)
     assert read_cell(tmp_path / "a") == made
 
@@ -203,13 +309,7 @@ def test_a_cell_without_a_report_says_why(tmp_path: Path, log: str, reason: str)
     assert (found.state, found.reason, found.exit_code) == ("failed", reason, 7)
 
 
-@pytest.mark.parametrize(
-    ("text", "told"),
-    [("{", "cannot be read"), ('{"schema_version": 2}', "has sweep schema 2"), ('{"schema_version": 1}', "is not a sweep")],
-)
-def test_a_sweep_that_cannot_be_read_is_told(tmp_path: Path, text: str, told: str) -> None:
-    (tmp_path / "sweep.json").write_text(text, encoding="utf-8")
-    with pytest.raises(RecordError, match=told):
-        read_sweep(tmp_path / "sweep.json")
+@pytest.mark.parametrize("text", ["{", "{}", '{"name": 1}'])
+def test_a_cells_record_that_cannot_be_read_counts_as_none(tmp_path: Path, text: str) -> None:
     (tmp_path / "cell.json").write_text(text, encoding="utf-8")
     assert read_cell(tmp_path) is None

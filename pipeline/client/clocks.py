@@ -1,0 +1,52 @@
+"""Clocks of several hosts brought to one: each client's stamps are of its own host's monotonic clock. Pure."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from pipeline.client.answer import Answer
+
+
+@dataclass(frozen=True)
+class Clock:
+    """How far a clock is ahead of ours, and by how much that may be wrong either way (ns)."""
+
+    ahead_ns: int = 0
+    bound_ns: int = 0
+
+
+def asked(trips: Sequence[tuple[int, int, int]]) -> Clock:
+    """Return the clock by round trips (ours when asked, what it told, ours when heard), as NTP does: by the shortest.
+
+    It told its time at some moment between; the middle is off by half the trip at most.
+    """
+    sent, told, heard = min(trips, key=lambda trip: trip[2] - trip[0])
+    return Clock(told - (sent + heard) // 2, (heard - sent + 1) // 2)
+
+
+def over(before: Clock, after: Clock) -> Clock:
+    """Return the clock for what lay between two times that it was asked; two clocks drift apart meanwhile."""
+    drift_ns = abs(after.ahead_ns - before.ahead_ns)
+    return Clock((before.ahead_ns + after.ahead_ns) // 2, max(before.bound_ns, after.bound_ns) + (drift_ns + 1) // 2)
+
+
+def apart_ns(clocks: Sequence[Clock]) -> int:
+    """Return by how much the time between stamps of two clients may be wrong; a client's own stamps are of one clock."""
+    widest = sorted((clock.bound_ns for clock in clocks), reverse=True)[:2]
+    return sum(widest) if len(widest) == 2 else 0
+
+
+def by_ours(answer: Answer, clock: Clock) -> Answer:
+    """Return the answer with all its stamps by our clock; no latency of it changes."""
+    ahead = clock.ahead_ns
+    if not ahead:
+        return answer
+    moved = replace(answer, sent_ns=answer.sent_ns - ahead, scheduled_ns=answer.scheduled_ns - ahead)
+    if not answer.ok:
+        return moved
+    return replace(
+        moved,
+        first_ns=answer.first_ns - ahead,
+        last_ns=answer.last_ns - ahead,
+        chunk_ns=[at - ahead for at in answer.chunk_ns],
+        first_byte_ns=answer.first_byte_ns - ahead,
+    )

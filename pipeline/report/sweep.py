@@ -1,0 +1,112 @@
+"""What a sweep leaves on record (artifacts/sweep.json): its cells, what became of each, and which one is to be taken. Pure."""
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from pipeline.measure.digits import ends_of, number
+from pipeline.measure.figures import Figure
+from pipeline.record import Artifact
+from pipeline.report.language import ENGLISH, Words
+
+ACCURACY = "test-router.constrained_route_accuracy"
+LATENCY = "test-router.constrained_latency_ms_p95"
+VRAM, HOST = "measure-vram.vram_peak_mib", "measure-vram.host_pss_peak_mib"
+TTFT, DECODE, IDENTICAL = "bench.ttft_ms_p95", "bench.decode_tok_s_p50", "test-determinism.identical"
+METRICS = (ACCURACY, LATENCY, VRAM, HOST, TTFT, DECODE, IDENTICAL)
+INTERRUPTED = "the sweep was interrupted; the same command goes on with it"
+State = Literal["measured", "failed", "skipped", "interrupted", "waiting"]
+
+
+class CellRecord(BaseModel):
+    """A cell: what it is, what became of it and why, where, and what its report says.
+
+    `measured`: every stage ran, whatever the verdicts. `passed`: every required gate passes on a real server. `report` is its
+    REPORT.md, `source` the report.json that its figures were read from.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+
+    name: str
+    folder: str
+    values: dict[str, Any]
+    profile: str
+    fingerprint: str
+    fit: str
+    state: State = "waiting"
+    reason: str = ""
+    report: str | None = None
+    source: str | None = None
+    where: str | None = None
+    took_s: float | None = None
+    lost: int = 0
+    exit_code: int | None = None
+    measured_at: datetime | None = None
+    passed: bool = False
+    simulated: bool = False
+    verdict: str | None = None
+    headline: str | None = None
+    model: str | None = None
+    device: str | None = None
+    size_mib: float | None = None
+    gates_passed: int = 0
+    gates: int = 0
+    figures: dict[str, Figure] = {}
+
+    def value(self, metric: str) -> float | None:
+        """Return the figure's value, if it has one."""
+        figure = self.figures.get(metric)
+        return figure.value if figure is not None else None
+
+    @property
+    def memory(self) -> Figure | None:
+        """Return the peak of VRAM, or of host memory where that has no value."""
+        return self.figures.get(VRAM if self.value(VRAM) is not None else HOST)
+
+
+class Sweep(Artifact):
+    """A sweep: its axes, its cells in their order, and which of them is recommended, if any."""
+
+    started: datetime
+    finished: datetime | None
+    axes: dict[str, list[Any]]
+    cells: list[CellRecord]
+    recommended: str | None
+    exit_code: int | None
+
+
+def best_of(cells: Sequence[CellRecord]) -> CellRecord | None:
+    """Return the cell with the best router accuracy of those that pass every gate, of equals the one with the lowest p95 latency."""
+    judged = [(cell, cell.value(ACCURACY), cell.value(LATENCY)) for cell in cells if cell.passed]
+    whole = [(cell, accuracy, latency) for cell, accuracy, latency in judged if accuracy is not None and latency is not None]
+    return min(whole, key=lambda row: (-row[1], row[2], row[0].name))[0] if whole else None
+
+
+def rule_words(t: Words = ENGLISH) -> str:
+    """Return the rule of `best_of`."""
+    return t("The best router accuracy among the cells that pass every gate; of equals the one with the lowest p95 latency.")
+
+
+def recommendation(cells: Sequence[CellRecord], t: Words = ENGLISH) -> str:
+    """Return the recommendation in words, or why there is none."""
+    best = best_of(cells)
+    if best is not None:
+        accuracy, latency = best.value(ACCURACY), best.value(LATENCY)
+        assert accuracy is not None
+        assert latency is not None
+        told = {"cell": best.name, "accuracy": number(accuracy, ends_of("%")), "latency": number(latency)}
+        return t("{cell} (router accuracy {accuracy} %, p95 {latency} ms)", **told)
+    if any(cell.passed for cell in cells):
+        return t("none: no cell that passes every gate has a router accuracy and latency")
+    measured = sum(cell.state == "measured" for cell in cells)
+    return t("none: of {count} cells {measured} were measured, and none passes every gate", count=len(cells), measured=measured)
+
+
+def exit_code(cells: Iterable[CellRecord]) -> int:
+    """Return 0 when a cell passes every gate, 1 when one was measured and none passes, 2 when none was measured."""
+    cells = list(cells)
+    if any(cell.passed for cell in cells):
+        return 0
+    return 1 if any(cell.state == "measured" and not cell.simulated for cell in cells) else 2

@@ -1,0 +1,201 @@
+"""One command's settings, pipeline and lock."""
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from pipeline.config import CUDA_DEVICES, AttachConfig, Config, Edges, Given, GpuConfig, Instead, Layers, Visible, Waived, load_layers
+from pipeline.dag import ATTACHED, NOTES, STAGES
+from pipeline.engine import Pipeline, Result, Stage
+from pipeline.errors import BusyError, ConfigError, OutOfMemoryError
+from pipeline.record import Outcome, now
+from pipeline.server import state
+from pipeline.server.stop import stop_server
+from pipeline.stages.check_gpu import CPU_PROFILE, Machine
+from pipeline.stages.serve import Server, falls_back
+from pipeline.terminal import Silent, screen
+from pipeline.workspace import Workspace
+
+CONFIG_FILE = "config.yaml"
+
+
+@dataclass(frozen=True)
+class Options:
+    """What every stage task takes."""
+
+    profile: str | None = None
+    sets: tuple[str, ...] = ()
+    force: bool = False
+    why: bool = False
+    bundle: str | None = None
+    quiet: bool = False
+    json: bool = False
+    left: tuple[tuple[str, str], ...] = ()  # profiles that were asked for and did not fit, each with the reason
+
+
+def options(
+    profile: str | None = None,
+    set: Sequence[str] = (),  # noqa: A002  # as the option is called
+    attach: str | None = None,
+    force: bool = False,
+    why: bool = False,
+    bundle: str | None = None,
+    quiet: bool = False,
+    json: bool = False,
+) -> Options:
+    """Return the options of a task; `--attach URL` is short for a setting."""
+    return Options(profile, (*set, *([f"attach.url={attach}"] if attach else [])), force, why, bundle, quiet, json)
+
+
+class Session:
+    """One command: the configuration's layers and a pipeline whose settings follow the profile in force."""
+
+    def __init__(self, root: Path, options: Options, silent: bool = False) -> None:
+        self.workspace = Workspace(root, Silent() if silent else screen(options.quiet), opened_bundle(root, options.bundle))
+        self.options = options
+        self.layers: Layers = load_layers(root / CONFIG_FILE, os.environ, options.sets, options.profile)
+        if self.workspace.bundle is not None:
+            self._take(self.workspace.bundle)
+        stages = ATTACHED if self._config_of(None).attach.url else STAGES
+        self.pipeline = Pipeline(stages, self.workspace, self._settings, NOTES, self._running, self._ended)
+        # A wrong setting is told before anything starts, also one of a profile that check-gpu may choose.
+        asked, _ = self.layers.profile
+        base = self._config_of(None)
+        for profile in [CPU_PROFILE, *(choice.profile for choice in base.gpu.auto)] if asked == "auto" else [asked]:
+            chosen = self._config_of(profile).visible
+            if asked == "auto" and profile != CPU_PROFILE and chosen != base.visible:
+                raise ConfigError(
+                    f"profile {profile}: serve.env.{CUDA_DEVICES} cannot stand in a profile that is chosen by the devices it names",
+                    f"name the profile (--profile {profile}), or set serve.env.{CUDA_DEVICES} above the profiles",
+                )
+
+    @property
+    def config(self) -> Config:
+        """Return the settings with the profile in force; without one while check-gpu has not chosen."""
+        return self._config_of(self.profile()[0])
+
+    def profile(self) -> tuple[str | None, str]:
+        """Return (profile in force, where it came from)."""
+        asked, origin = self.layers.profile
+        if asked != "auto":
+            return asked, origin
+        machine: Outcome[Machine] = self.pipeline.outcome(Machine)
+        if machine.data is None:
+            return None, "check-gpu has not chosen one"
+        return machine.data.profile, f"auto: {machine.data.profile_reason}"
+
+    def stop_own(self) -> None:
+        """Stop the server, unless `serve` left it running."""
+        launch = state.read(self.workspace)
+        if launch is not None and not launch.stays:
+            self.workspace.say(f"stopping the server (pid {launch.pid})")
+            stop_server(launch, self.workspace)
+
+    def with_smaller_profile(self) -> Options | None:
+        """Return the options for the profile's smaller one where the server did not start for lack of memory; else None."""
+        if self.workspace.bundle is not None:
+            return None  # it holds one model
+        failure, settings = self.pipeline.outcome(Server).failure, self.config.serve
+        name, _ = self.profile()
+        if failure is None or failure.kind != OutOfMemoryError.kind or not falls_back(settings) or name is None:
+            return None
+        tried = {name, *(profile for profile, _ in self.options.left)}
+        if settings.smaller_profile is None or settings.smaller_profile in tried:
+            return None
+        reason = f"Asked for profile {name} ({self.config.model.name}), took profile {settings.smaller_profile}: {failure.message}."
+        self.workspace.say(reason)
+        return replace(self.options, profile=settings.smaller_profile, left=(*self.options.left, (name, reason)))
+
+    def _take(self, bundle: Path) -> None:
+        """Take the bundle's profile where none was named; BundleError where another's model is asked for."""
+        from pipeline.bundle.content import read, refuse_other_model
+
+        held = read(bundle)
+        if self.layers.profile[0] == "auto":
+            self.layers = load_layers(self.workspace.root / CONFIG_FILE, os.environ, self.options.sets, held.profile)
+        name = self.layers.profile[0]
+        refuse_other_model(held, self._config_of(name).model, name)
+
+    def waived(self) -> Waived:
+        """Return how the waivers stand today."""
+        return self.config.waivers.on(now().date())
+
+    def profile_words(self) -> str:
+        """Return the profile in force and where it came from, as a line."""
+        name, origin = self.profile()
+        return f"profile {name or 'auto'} ({origin})"
+
+    def profile_data(self) -> dict[str, str | None]:
+        """Return the same for a program."""
+        name, origin = self.profile()
+        return {"name": name, "origin": origin}
+
+    def _settings(self, kind: type[BaseModel]) -> BaseModel:
+        if kind is Given:
+            return self.layers.given
+        if kind is Instead:
+            return Instead(tuple(reason for _, reason in self.options.left))
+        if kind is Waived:
+            return self.waived()
+        if kind is Edges:
+            stages = self.pipeline.stages
+            return Edges(tuple((maker.name, stage.name) for stage in stages for maker in self.pipeline.upstream(stage)))
+        # check-gpu chooses the profile, and attach.url the stages, so these settings cannot come from one.
+        if kind is Visible:
+            return self.visible()
+        early = kind in (GpuConfig, AttachConfig)
+        return (self._config_of(None) if early else self.config).section(kind)
+
+    def visible(self) -> Visible:
+        """Return the devices that check-gpu is to look at; a profile that it chooses by them cannot say."""
+        asked, _ = self.layers.profile
+        return self._config_of(None if asked == "auto" else asked).visible
+
+    @lru_cache(maxsize=8)
+    def _config_of(self, profile: str | None) -> Config:
+        return self.layers.config(profile)
+
+    def _running(self, stage: Stage, reason: str) -> AbstractContextManager[None]:
+        return self.workspace.screen.running(stage.name, reason)
+
+    def _ended(self, result: Result) -> None:
+        self.workspace.screen.ended(result.stage, result.state, result.duration_s, result.reason)
+
+
+def opened_bundle(root: Path, folder: str | None) -> Path | None:
+    """Return the bundle's folder, checked and whole, with this process set to take everything from it; None without one."""
+    if folder is None:
+        return None
+    from pipeline.bundle import unpack
+
+    checked = os.environ.get(unpack.VARIABLE)  # by `./inv`, which needed it before us
+    found = Path(checked) if checked else unpack.opened(Path(folder).absolute(), root)
+    os.environ.update(unpack.environment(found))
+    return found
+
+
+@contextmanager
+def locked(workspace: Workspace, wait: bool = False) -> Iterator[None]:
+    """Hold the workspace's lock; unless told to wait for it, BusyError names who holds it."""
+    from filelock import FileLock, Timeout
+
+    workspace.artifacts.mkdir(exist_ok=True)
+    holder = workspace.artifacts / ".lock-holder"
+    lock = FileLock(workspace.artifacts / ".lock")
+    try:
+        lock.acquire(timeout=-1 if wait else 0)
+    except Timeout:
+        who = holder.read_text(encoding="utf-8").strip() if holder.exists() else "another process"
+        raise BusyError(f"another command is at work here ({who})", "wait for it, or stop it with Ctrl-C in its terminal") from None
+    try:
+        holder.write_text(f"pid {os.getpid()}: {' '.join(sys.argv[1:])}", encoding="utf-8")
+        yield
+    finally:
+        holder.unlink(missing_ok=True)
+        lock.release()

@@ -1,0 +1,287 @@
+"""What a person sees: lines as they come, one that moves on a terminal, and tables; and what a program gets instead."""
+
+import json
+import os
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TextIO
+
+from pipeline.redact import redacted
+
+FIRST_S, EACH_S = 2.0, 5.0  # when progress is told first, and then how often, where lines stay
+MOVE_S = 0.2
+SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
+MARKS = {"made": "✓", "unchanged": "·", "left out": "▫", "failed": "✗", "blocked": "✗"}
+TROUBLE = ("left out", "failed", "blocked")
+REASON_CHARACTERS = 160
+SHOWN_S = 0.05  # what took less took no time worth a figure
+STYLES = {
+    **dict.fromkeys(("PASS", "OK", "better", "made"), "green"),
+    **dict.fromkeys(("FAIL", "NOT", "worse", "failed", "blocked"), "bold red"),
+    **dict.fromkeys(("INCONCLUSIVE", "NOT_MEASURED", "SIMULATED", "WARN", "caution"), "yellow"),
+    **dict.fromkeys(("unchanged", "same"), "dim"),
+}
+Told = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells beneath a header; a terminal folds what is too wide for it."""
+
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+Part = str | Table
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a command answers: its exit code, what a person is shown, and the same for a program.
+
+    `verbatim` is for a shell or a file: neither folded nor without the secrets that were asked for.
+    """
+
+    code: int
+    shown: Sequence[Part]
+    data: Any
+    verbatim: bool = False
+
+
+class Silent:
+    """Show no progress."""
+
+    @contextmanager
+    def running(self, name: str, reason: str) -> Iterator[None]:  # noqa: ARG002  # for those that show it
+        """Show that something runs, and why, as long as it does."""
+        yield
+
+    def ended(self, name: str, state: str, took_s: float, reason: str) -> None:
+        """Show what became of a stage."""
+
+    def line(self, text: str) -> None:
+        """Show one line of progress."""
+
+    def counting(self, what: str, total: int) -> Told:  # noqa: ARG002
+        """Return what to call with the number done: it shows how many of `total`, and how much time is left."""
+        return lambda _done: None
+
+
+class Quiet(Silent):
+    """Show what went wrong, and nothing else."""
+
+    def ended(self, name: str, state: str, took_s: float, reason: str) -> None:
+        if state in TROUBLE:
+            write(sys.stderr, f"{MARKS[state]} {name} {state}{duration(took_s)}: {reason}")
+
+
+class Lines(Silent):
+    """Show progress as lines that stay, for files and for terminals that cannot move."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+
+    @contextmanager
+    def running(self, name: str, reason: str) -> Iterator[None]:
+        write(sys.stderr, f"▶ {name}{f': {shortened(reason)}' if reason else ''}")
+        yield
+
+    def ended(self, name: str, state: str, took_s: float, reason: str) -> None:
+        write(sys.stderr, f"{MARKS[state]} {name} {state}{duration(took_s)}{f': {reason}' if state in TROUBLE else ''}")
+
+    def line(self, text: str) -> None:
+        write(sys.stderr, f"  {text}")
+
+    def counting(self, what: str, total: int) -> Told:
+        count = Count(what, total, self._clock())
+        due = count.began + FIRST_S
+
+        def told(done: int) -> None:
+            nonlocal due
+            now = self._clock()
+            if done and now >= due:
+                due = now + EACH_S
+                count.done = done
+                self.line(count.words(now))
+
+        return told
+
+
+@dataclass
+class Count:
+    """How far something is."""
+
+    what: str
+    total: int
+    began: float
+    done: int = 0
+
+    def words(self, now: float) -> str:
+        """Return how many are done, and how much time is left."""
+        left_s = (now - self.began) / self.done * (self.total - self.done) if self.done else None
+        return f"{self.what}: {self.done} of {self.total}" + ("" if left_s is None else f", {left_s:.0f} s left")
+
+
+class Moving(Silent):
+    """Show one line that moves while something runs, and a line that stays for all that is over.
+
+    The line is drawn by a thread of its own and only of what is stored for it, so that neither drawing nor a terminal that
+    has stopped reading holds up whoever measures. A library's live display takes many times as long for each picture
+    (benchmarks/moving_line.py).
+    """
+
+    def __init__(self) -> None:
+        from rich.console import Console  # takes a tenth of a second, which none but a terminal is to pay
+
+        self._console = Console(stderr=True, highlight=False)
+        self._lock = threading.Lock()
+        self._count: Count | None = None
+
+    @contextmanager
+    def running(self, name: str, reason: str) -> Iterator[None]:
+        self._count, began, over = None, time.monotonic(), threading.Event()
+        drawing = threading.Thread(target=self._draw, args=(name, shortened(reason), began, over), daemon=True)
+        drawing.start()
+        try:
+            yield
+        finally:
+            over.set()
+            drawing.join()
+            self._count = None
+
+    def _draw(self, name: str, reason: str, began: float, over: threading.Event) -> None:
+        turn = 0
+        while not over.wait(MOVE_S):
+            now, turn = time.monotonic(), turn + 1
+            what = self._count.words(now) if self._count else reason
+            drawn = picture(name, what, now - began, turn, shutil.get_terminal_size().columns)
+            with self._lock:
+                sys.stderr.write(drawn)
+                sys.stderr.flush()
+        with self._lock:
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()
+
+    def ended(self, name: str, state: str, took_s: float, reason: str) -> None:
+        took = f"{took_s:.1f} s" if took_s >= SHOWN_S else ""
+        with self._lock:
+            self._print(f"{MARKS[state]} {name:<17} {state:<9} {took:>8}  {reason}".rstrip(), state, folded=state in TROUBLE)
+
+    def line(self, text: str) -> None:
+        with self._lock:
+            sys.stderr.write("\r\x1b[K")
+            self._print(f"  {text}", "unchanged", folded=True)
+
+    def _print(self, text: str, state: str, folded: bool) -> None:
+        from rich.text import Text
+
+        said = Text(redacted(text), style=STYLES.get(state, ""))
+        if folded:
+            self._console.print(said)
+        else:
+            self._console.print(said, no_wrap=True, overflow="ellipsis")
+
+    def counting(self, what: str, total: int) -> Told:
+        count = self._count = Count(what, total, time.monotonic())
+
+        def told(done: int) -> None:
+            count.done = done
+
+        return told
+
+
+def picture(name: str, what: str, running_s: float, turn: int, columns: int) -> str:
+    """Return what draws the moving line over the one before."""
+    words = redacted(f"{SPINNER[turn % len(SPINNER)]} {name} {clock_words(running_s)}  {what}")
+    return f"\r{words[: columns - 1]}\x1b[K"
+
+
+def screen(quiet: bool) -> Silent:
+    """Return how progress is shown to whoever reads standard error."""
+    return Quiet() if quiet else Moving() if moves(sys.stderr) else Lines()
+
+
+def moves(stream: TextIO) -> bool:
+    """Tell whether the stream is a terminal that understands more than lines."""
+    return stream.isatty() and os.environ.get("TERM", "dumb") not in ("dumb", "unknown")
+
+
+def give(answer: Answer, as_json: bool) -> None:
+    """Print a command's answer."""
+    if as_json:
+        text = json.dumps(answer.data, indent=1, ensure_ascii=False, default=str)
+        print(text if answer.verbatim else redacted(text), flush=True)
+    elif answer.verbatim:
+        print("\n".join(plain(answer.shown)), flush=True)
+    else:
+        show(answer.shown)
+
+
+def show(parts: Sequence[Part]) -> None:
+    """Print a result: on a terminal with colours, unless NO_COLOR says otherwise, and tables folded to its width."""
+    if moves(sys.stdout):
+        show_rich(parts)
+    elif parts:
+        write(sys.stdout, "\n".join(plain(parts)))
+
+
+def plain(parts: Iterable[Part]) -> list[str]:
+    """Return a result as lines."""
+    return [line for part in parts for line in (part.splitlines() if isinstance(part, str) else aligned(part))]
+
+
+def aligned(table: Table) -> list[str]:
+    """Return the table as lines with their columns aligned."""
+    rows = [row for row in (table.header, *table.rows) if row]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def show_rich(parts: Sequence[Part]) -> None:
+    """Print a result with rich."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    console = Console(highlight=False)
+    for part in parts:
+        if isinstance(part, str):
+            console.print(Text(redacted(part), style=style_of(part)))
+            continue
+        drawn = RichTable(box=box.SIMPLE_HEAD, show_header=bool(part.header), pad_edge=False, show_edge=False)
+        for name in part.header or part.rows[0]:
+            drawn.add_column(Text(name), overflow="fold")
+        for row in part.rows:
+            drawn.add_row(*(Text(redacted(cell), style=style_of(cell)) for cell in row))
+        console.print(drawn)
+
+
+def style_of(text: str) -> str:
+    """Return the style of a text by its first word."""
+    return STYLES.get(text.partition(" ")[0].rstrip(":,"), "")
+
+
+def write(stream: TextIO, text: str) -> None:
+    """Print a line at once, without secrets."""
+    print(redacted(text), file=stream, flush=True)
+
+
+def shortened(reason: str) -> str:
+    """Return the beginning of a long reason."""
+    return reason if len(reason) <= REASON_CHARACTERS else f"{reason[:REASON_CHARACTERS]}… (`./inv why` says all)"
+
+
+def duration(took_s: float) -> str:
+    """Return a duration worth a figure."""
+    return f"  {took_s:.1f} s" if took_s >= SHOWN_S else ""
+
+
+def clock_words(seconds: float) -> str:
+    """Return how long something runs, as in 1:05."""
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
