@@ -1,11 +1,15 @@
 """Answers as their raw stamps on disk, and the latencies of each that follow from them."""
 
-from collections.abc import Callable, Mapping, Sequence
+import gzip
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
 from pipeline.client.answer import Answer
 from pipeline.measure.latency import e2e_ms, gaps_ms, tpot_ms, ttft_ms
+
+GZIP_LEVEL = 4  # a twelfth of the time of 9, for 8 % more bytes
 
 
 def raw_line(phase: str, answer: Answer, began_ns: int) -> dict[str, Any]:
@@ -21,6 +25,11 @@ def raw_line(phase: str, answer: Answer, began_ns: int) -> dict[str, Any]:
         "cached_tokens": answer.cached_tokens,
         "error": answer.error,
     }
+
+
+def compressed(lines: Iterable[Mapping[str, Any]]) -> bytes:
+    """Return the lines as a file of JSON lines."""
+    return gzip.compress("".join(json.dumps(line) + "\n" for line in lines).encode(), GZIP_LEVEL, mtime=0)
 
 
 def raw_answer(line: Mapping[str, Any]) -> Answer:

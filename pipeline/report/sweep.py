@@ -86,7 +86,7 @@ def best_of(cells: Sequence[CellRecord]) -> CellRecord | None:
 
 def rule_words(t: Words = ENGLISH) -> str:
     """Return the rule of `best_of`."""
-    return t("The best router accuracy among the cells that pass every gate; of equals the one with the lowest p95 latency.")
+    return t("the best router accuracy among the cells that pass every gate; of equals the one with the lowest p95 latency.")
 
 
 def recommendation(cells: Sequence[CellRecord], t: Words = ENGLISH) -> str:
@@ -99,9 +99,9 @@ def recommendation(cells: Sequence[CellRecord], t: Words = ENGLISH) -> str:
         told = {"cell": best.name, "accuracy": number(accuracy, ends_of("%")), "latency": number(latency)}
         return t("{cell} (router accuracy {accuracy} %, p95 {latency} ms)", **told)
     if any(cell.passed for cell in cells):
-        return t("none: no cell that passes every gate has a router accuracy and latency")
+        return t("none, because no cell that passes every gate has a router accuracy and latency")
     measured = sum(cell.state == "measured" for cell in cells)
-    return t("none: of {count} cells {measured} were measured, and none passes every gate", count=len(cells), measured=measured)
+    return t("none, because no cell passes every gate ({measured} of {count} were measured)", count=len(cells), measured=measured)
 
 
 def exit_code(cells: Iterable[CellRecord]) -> int:

@@ -63,9 +63,7 @@ def sweep_section(
 def facts(made: Sweep, t: Words) -> list[str]:
     """Return what is to be said of the sweep as a whole."""
     cells = t("{count} cells: {states}", count=len(made.cells), states=counted_states(made.cells, t))
-    when = t("begun {when}", when=moment(made.started))
-    if made.finished is not None:
-        when += t(", ended {when}", when=moment(made.finished))
+    when = t("as of {when}", when=moment(made.finished or made.started))
     found = [
         f"{cells}; {when}.",
         t("Each cell is a run of its own, which no verdict above depends on; its figures and its verdict are those of its own report."),

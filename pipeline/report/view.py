@@ -752,8 +752,12 @@ def closed_table(data: Any, t: Words) -> Table:
 def clients(entry: Any, own: Any, t: Words) -> str:
     """Return how many clients sent a closed loop, where it was not one."""
     if own.nodes:
-        words = ", {clients} clients on {nodes} nodes, times between them within {clock} ms"
-        return t(words, clients=own.processes, nodes=own.nodes, clock=number(entry.clock_ms))
+        return t(
+            ", {clients} clients on {nodes} nodes, times between them within {clock} ms",
+            clients=own.processes,
+            nodes=own.nodes,
+            clock=number(entry.clock_ms),
+        )
     return t(", {processes} processes", processes=own.processes) if own.processes > 1 else ""
 
 

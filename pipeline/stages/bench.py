@@ -1,7 +1,5 @@
 """bench: time to first token, decode throughput, throughput and latency under closed and open load."""
 
-import gzip
-import json
 import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,8 +14,7 @@ from pipeline.client.calibration import Calibration, calibrate
 from pipeline.client.control import CACHE_HITS, GENERATED_TOKENS, PROMPT_TOKENS, SUCCESSES, Control
 from pipeline.client.load import Target, streamed
 from pipeline.client.spread import Crew, Load, Processes, loop
-from pipeline.client.stamps import between_ms, first_ms, per_token_ms, raw_line, whole_ms
-from pipeline.client.workers import crew_of
+from pipeline.client.stamps import between_ms, compressed, first_ms, per_token_ms, raw_line, whole_ms
 from pipeline.config import BenchConfig, Limits
 from pipeline.errors import NothingAnsweredError
 from pipeline.measure.arrivals import Arrival, overloaded, schedule
@@ -165,6 +162,8 @@ class Batch:
 
 def bench(settings: BenchConfig, limits: Limits, server: Server, workspace: Workspace) -> BenchResult:
     """Measure TTFT, TPOT and throughput, in a closed and an open loop, after the client itself."""
+    from pipeline.client.workers import crew_of  # 5 ms that an unchanged run does without
+
     urls = (server.handle.base_url, *server.replicas)
     with crew_of(settings, urls, workspace.say) as crew, watched(server.handle, workspace) as target:
         return measure(settings, limits, server, replace(target, replicas=server.replicas), workspace, crew=crew)
@@ -216,7 +215,7 @@ def measure(
     trials = capacity(run, settings, limits, best_per_s) if settings.find_capacity else []
     at_end = counters.read()
     raw = raw or workspace.artifacts / "raw" / "bench.jsonl.gz"
-    write_atomic(raw, gzip.compress("".join(json.dumps(line) + "\n" for line in run.lines).encode(), mtime=0))
+    write_atomic(raw, compressed(run.lines))
     levels = [level(entry, loops[entry.concurrency], settings.client_delay_ms, ceiling) for entry in calibrations]
     open_levels = [open_level(arrival, settings.open_share * best_per_s, batch) for arrival, batch in opened.items()]
     warm_hits = rise(before_warm, after_warm, CACHE_HITS)

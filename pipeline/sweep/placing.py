@@ -96,7 +96,7 @@ def cores_for(nodes: Iterable[Mapping[str, float]], gpus: int) -> float:
 
 def slots(nodes: Sequence[Mapping[str, float]], orders: Iterable[Order]) -> int:
     """Return how many cells may run at once: one on each node that some cell can use."""
-    wanted = [(order.gpus, cores_for(nodes, order.gpus)) for order in orders]
+    wanted = [(gpus, cores_for(nodes, gpus)) for gpus in {order.gpus for order in orders}]
     return sum(any(cores and found.get("GPU", 0.0) >= gpus and found.get("CPU", 0.0) >= cores for gpus, cores in wanted) for found in nodes)
 
 

@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 import termios
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
@@ -20,7 +20,7 @@ from tests.fakes.fake_vllm import FakeVllm, Script
 from tests.integration.test_cli import ENGLISH, SMALL, Project
 
 COLUMNS, ROWS = 80, 200
-COLOUR = re.compile(rb"\x1b\[[\d;]*m")
+STYLE = re.compile(rb"\x1b\[[\d;]*m")
 SPINNING = re.compile("\r[⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏] ([\\w-]+) \\d+:\\d\\d  ([^\x1b]*)\x1b\\[K")
 ANSWERS = Script(texts=('{"route": "chat"}',), first_token_s=0.1)
 
@@ -73,12 +73,17 @@ def on_terminal(project: Project, *words: str, seen: Callable[[bytes], bytes] = 
     return Seen(code, raw)
 
 
-def test_all_on_a_terminal(project: Project) -> None:
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Project, tuple[str, ...], Seen]]:
+    """A project, the options of its `all`, and what that showed on a terminal; the server is there still."""
+    made = Project(tmp_path_factory.mktemp("terminal") / "project")
     with FakeVllm(ANSWERS) as fake:
-        words = ("all", "--attach", fake.base_url, "--profile", "cpu", *SMALL)
-        seen = on_terminal(project, *words)
-        again = on_terminal(project, *words, NO_COLOR="1")
-        dumb = on_terminal(project, *words, TERM="dumb")
+        words = ("--attach", fake.base_url, "--profile", "cpu", *SMALL)
+        yield made, words, on_terminal(made, "all", *words)
+
+
+def test_all_on_a_terminal(measured: tuple[Project, tuple[str, ...], Seen]) -> None:
+    project, _, seen = measured
     assert seen.code == 2, seen.text
     assert {stage for stage, _ in seen.moving} >= {"test-router", "bench"}
     assert any(re.match(r"bench: \d of \d, \d+ s left", said) for _, said in seen.moving)
@@ -87,24 +92,28 @@ def test_all_on_a_terminal(project: Project) -> None:
     assert set(ended) == set(ENGLISH) - {"install", "download-model"}
     assert re.fullmatch(r"✓ bench +made +\d+\.\d s  never ran", ended["bench"])
     assert ended["measure-vram"].startswith("▫ measure-vram      left out            the memory of the server at")
-    gates = json.loads((project.root / "artifacts" / "report.json").read_text(encoding="utf-8"))["data"]["gates"]
+    gates = project.record("report")["data"]["gates"]
     start = next(at for at, line in enumerate(seen.lines) if line.split() == ["Metric", "Target", "Measured", "Verdict"])
     starts = [seen.lines[start].index(name) for name in ("Metric", "Target", "Measured", "Verdict")]
     assert len(gates) == 12
     for at, (begin, end) in enumerate(pairwise([*starts, COLUMNS])):
         column = "".join("".join(line[begin:end] for line in seen.lines[start:]).split())
         assert all("".join(gate["cells"][at].split()) in column for gate in gates), "folded, and whole"
-    assert COLOUR.search(seen.raw)
     assert "\x1b[32mPASS" in seen.text
-    # The same without colours: bold and dim are none.
-    assert {code for code in COLOUR.findall(again.raw) if re.search(rb"[349][0-7]", code)} == set()
-    assert "· bench             unchanged" in again.lines
+
+
+def test_all_without_colours_and_on_a_terminal_that_cannot_move(measured: tuple[Project, tuple[str, ...], Seen]) -> None:
+    project, words, _ = measured
+    bare = on_terminal(project, "all", *words, NO_COLOR="1")
+    assert {code for code in STYLE.findall(bare.raw) if re.search(rb"[349][0-7]", code)} == set(), "bold and dim are none"
+    assert "· bench             unchanged" in bare.lines
+    dumb = on_terminal(project, "all", *words, TERM="dumb")
     assert "\x1b" not in dumb.text
     assert "· bench unchanged" in dumb.lines
 
 
 def test_ctrl_c_on_a_terminal_clears_the_line_that_moves(project: Project) -> None:
-    pressed = []
+    pressed: list[bool] = []
 
     def press(raw: bytes) -> bytes:
         if not pressed and SPINNING.search(raw.decode(errors="ignore")) and b"test-router" in raw:
@@ -171,19 +180,18 @@ def test_json_of_a_stage_and_of_what_looks_at_the_records(project: Project) -> N
     assert told(project, "plan", "--profile", "cpu")["profile"] == "cpu"
 
 
-def test_json_of_all_is_the_report_in_short(project: Project) -> None:
-    with FakeVllm(ANSWERS) as fake:
-        words = ("--attach", fake.base_url, "--profile", "cpu", *SMALL)
-        made = told(project, "all", *words, code=2)
-        served = told(project, "serve", *words)
+def test_json_of_all_is_the_report_in_short(measured: tuple[Project, tuple[str, ...], Seen]) -> None:
+    project, words, _ = measured
+    made = told(project, "all", *words, code=2)
     report = project.record("report")["data"]
     assert made["exit_code"] == 2
     assert (made["headline"], made["path"], made["gates"]) == (report["headline"], "REPORT.md", report["gates"])
-    assert {stage["stage"]: stage["state"] for stage in made["stages"]}["measure-vram"] == "left out"
-    assert (project.root / made["kept"] / "report.json").is_file()
-    assert served["data"]["attached"] == fake.base_url
+    assert {stage["stage"]: stage["state"] for stage in made["stages"]}["bench"] == "unchanged"
+    assert made["kept"] is None, "nothing in it is new"
     rendered = told(project, "report", "--only", *words, code=report["exit_code"])
     assert rendered["gates"] == report["gates"]
+    served = told(project, "serve", *words)
+    assert served["data"]["attached"] == words[1]
 
 
 def test_an_error_is_json_too_and_still_one_line_for_people(project: Project) -> None:

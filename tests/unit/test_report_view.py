@@ -633,6 +633,11 @@ def test_client_and_server_stand_side_by_side(house: House) -> None:
 def test_load_and_the_client_there_are_tables(house: House) -> None:
     text = house.text()
     assert "| 4 | 16 (4) | 2 | 110 | 121 | 0.08, 0.21 ms | 41 µs | 3.1 % of a core, 2 processes |" in text
+    data = bench_result()
+    level, own = data.levels[0], data.calibrations[0]
+    changed = {"levels": [level.model_copy(update={"clock_ms": 0.4})], "calibrations": [own.model_copy(update={"nodes": 3})]}
+    house.results["bench"] = data.model_copy(update=changed)
+    assert "3.1 % of a core, 2 clients on 3 nodes, times between them within 0.4 ms |" in house.text()
     assert "| poisson | 1.25 | 16 | 0 | 5 | 0.4, 1.1 ms | yes |" in text
     assert "| 2.5 | 75 % | NO | NO |" in text
     assert "TTFT < 500 ms, TPOT < 20 ms (the gates' limits)" in text

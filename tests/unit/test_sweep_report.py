@@ -49,7 +49,7 @@ def headings(text: str) -> list[str]:
 
 def test_each_cell_has_its_row_and_the_recommendation_states_its_rule(house: House) -> None:
     text = part(house.text())
-    assert "**Recommendation: b (router accuracy 90 %, p95 290 ms).** The rule: The best router accuracy among the cells that" in text
+    assert "**Recommendation: b (router accuracy 90 %, p95 290 ms).** The rule: the best router accuracy among the cells that" in text
     rows = [line for line in text.splitlines() if line.startswith("| ") and not line.startswith("| Cell")]
     assert [row.split(" | ")[1].partition(":")[0] for row in rows] == [*["measured 2026-01-02 03"] * 3, "failed", "skipped"]
     assert "| failed: serve: the GPU ran out of memory | Model |" in rows[3]

@@ -106,7 +106,7 @@ GUIDE = [Alternative(model="Qwen", size="1.5B", vram="~2GB", use_case="Router", 
 def test_recommended_is_the_most_accurate_that_passes_and_of_equals_the_quickest(cells: list[CellRecord], best: str | None) -> None:
     found = best_of(cells)
     assert (found.name if found else None) == best
-    assert recommendation(cells).startswith(f"{best} (router accuracy" if best else "none: ")
+    assert recommendation(cells).startswith(f"{best} (router accuracy" if best else "none, because ")
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def test_section_has_a_row_per_cell_with_what_was_measured_beside_the_guide() ->
     assert (a.gates, a.source, a.metric) == ("✅ PASS (9 of 9 gates)", "`artifacts/sweep/a/report.json`", "sweep.a")
     assert (b.state, b.source) == ("failed: serve: the GPU ran out of memory", "no report")
     assert (c.state, c.model) == ("skipped: cannot fit: too large (by far)", "Other")
-    assert made.facts[0] == "3 cells: 1 measured, 1 failed, 1 skipped; begun 2026-01-02 03:04:05 UTC, ended 2026-01-02 03:04:05 UTC."
+    assert made.facts[0] == "3 cells: 1 measured, 1 failed, 1 skipped; as of 2026-01-02 03:04:05 UTC."
     assert made.recommendation == "a (router accuracy 80 %, p95 300 ms)"
     assert made.rule == rule_words()
 
@@ -172,7 +172,7 @@ def test_figures_that_a_failed_cell_left_are_shown_and_never_recommended() -> No
     (row,) = made.rows
     assert figures_of(row, made)["Router accuracy"] == "**80 %** (n = 64)"
     assert (row.state, row.gates) == ("failed: bench: it died", "▫️ NOT_MEASURED (2 of 9 gates)")
-    assert made.recommendation.startswith("none: ")
+    assert made.recommendation.startswith("none, because ")
 
 
 def test_memory_of_the_device_counts_where_it_was_measured() -> None:

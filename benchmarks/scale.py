@@ -1,0 +1,608 @@
+"""How cost grows with requests, concurrency, clients, kept runs, cells and nodes, and where each part stops being enough.
+
+`python -m benchmarks.scale [parts]` measures on this machine, each size in a process of its own, and simulates beyond what
+its cores allow by a service law that is fitted to what was just measured and stated; `--write` puts all of it, when no part
+is named, into benchmarks/scale.md. Parts: requests, concurrency, stamps, runs, workers, sweep (8 minutes in all).
+
+A ratio of growth is how much more a unit costs than at the size before: 1 is linear. SIMULATED is what no machine here did.
+"""
+
+import argparse
+import gzip
+import json
+import math
+import os
+import pickle
+import platform
+import random
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import psutil
+
+from benchmarks.clients import busy_s, truth
+from pipeline.client.answer import Answer
+from pipeline.client.calibration import EACH_MS, FIRST_MS, MODEL, MOST_CHUNKS_S, stub
+from pipeline.client.clocks import Clock, by_ours
+from pipeline.client.load import closed_loop, streamed
+from pipeline.measure.statistics import quantile
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "benchmarks" / "scale.md"
+TIMEOUT_S = 120.0
+REQUESTS = (100, 1_000, 10_000, 100_000)
+REQUEST_TOKENS, REQUEST_CONCURRENCY = 8, 32
+CONCURRENCIES = (1, 4, 16, 64, 256, 1024, 4096)
+BUDGET_MS = 1.0  # bench.client_delay_ms
+STAMP_CHUNKS = 64
+RUNS = (1, 10, 100, 1_000)
+CELLS, NODES = (1, 2, 4, 8), (1, 2, 4)
+CLIENTS, SIMULATED_CLIENTS = (1, 2, 4), (1, 2, 4, 8, 16, 32, 64)
+SIMULATED_NODES = (1, 4, 16, 64, 256, 1024)
+STEP_MS = 20.0  # of a server that sends a token to every request at once
+MEMORY_MIB = 1024.0  # of one client process
+HISTORY_S, REPORT_S = 1.0, 10.0
+CELL_S = 300.0  # a short cell
+SHARE = 0.1  # of the time may be overhead
+EVENTS = 100_000  # of a simulation
+Point = tuple[float, float]
+
+
+# The laws. Pure.
+
+
+def line(points: Sequence[Point]) -> Point:
+    """Return (a, b) of y = a + b x by least squares of the relative errors, so that small sizes count as much as large ones."""
+    weights = [1 / max(y, 1e-12) ** 2 for _, y in points]
+    total = sum(weights)
+    at = sum(w * x for w, (x, _) in zip(weights, points, strict=True)) / total
+    level = sum(w * y for w, (_, y) in zip(weights, points, strict=True)) / total
+    spread = sum(w * (x - at) ** 2 for w, (x, _) in zip(weights, points, strict=True))
+    b = sum(w * (x - at) * (y - level) for w, (x, y) in zip(weights, points, strict=True)) / spread
+    return level - b * at, b
+
+
+def growth(points: Sequence[Point]) -> list[float | None]:
+    """Return for each point how much more a unit costs than at the one before; None for the first."""
+    return [None, *((y / before_y) / (x / before_x) for (before_x, before_y), (x, y) in pairwise(points))]
+
+
+def crossing(points: Sequence[Point], limit: float) -> float | None:
+    """Return at which x the points first exceed the limit, on the straight line of the logarithms; None where they never do."""
+    for (before_x, before_y), (x, y) in pairwise(points):
+        if before_y <= limit < y:
+            share = (math.log(limit) - math.log(before_y)) / (math.log(y) - math.log(before_y))
+            return math.exp(math.log(before_x) + share * (math.log(x) - math.log(before_x)))
+    return points[0][0] if points and points[0][1] > limit else None
+
+
+def reached(law: Point, limit: float) -> float:
+    """Return at which x the law a + b x reaches the limit; infinity where it does not grow."""
+    return (limit - law[0]) / law[1] if law[1] > 0 else math.inf
+
+
+def waits_ms(rate_per_s: float, service_us: float, events: int = EVENTS, seed: int = 1) -> list[float]:
+    """Return how late each chunk is stamped that arrives by a Poisson process at one client: first come, first served (Lindley)."""
+    source, wait_s, service_s = random.Random(seed), 0.0, service_us / 1e6
+    found = []
+    for _ in range(events):
+        found.append(1000 * (wait_s + service_s))
+        wait_s = max(0.0, wait_s + service_s - source.expovariate(rate_per_s))
+    return found
+
+
+def burst_ms(concurrency: int, clients: int, service_us: float, step_ms: float = STEP_MS, steps: int = 100) -> list[float]:
+    """Return how late each chunk is stamped where every request's comes at once, each step, and the clients share them."""
+    own, backlog_ms, service_ms = math.ceil(concurrency / clients), 0.0, service_us / 1000
+    found = []
+    for _ in range(steps):
+        found += [backlog_ms + service_ms * (number + 1) for number in range(own)]
+        backlog_ms = max(0.0, backlog_ms + service_ms * own - step_ms)
+    return found
+
+
+def highest(holds: Callable[[int], bool], most: int) -> int:
+    """Return the largest number up to `most` for which it holds, as it does up to some number and then no more; 0 for none."""
+    low, high = 0, most + 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if holds(middle) else (low, middle)
+    return low
+
+
+def makespan_s(cells: int, nodes: int, cell_s: float, place_s: float) -> float:
+    """Return how long a sweep takes whose driver places one cell after the other, each on the node that is free first."""
+    free, driver_s = [0.0] * nodes, 0.0
+    for number in range(cells):
+        node = number % nodes  # all cells take the same time, so nodes get free in turn
+        driver_s = max(driver_s, free[node]) + place_s
+        free[node] = driver_s + cell_s
+    return max(free)
+
+
+# Jobs: each size in a process of its own.
+
+
+def requests_job(size: int) -> dict[str, float]:
+    """Send so many requests to a stub that never waits."""
+    payloads = [streamed(MODEL, [{"role": "user", "content": "x"}], REQUEST_TOKENS) for _ in range(size)]
+    base_mib = peak_mib()
+    with stub() as target:
+        began, cpu = time.perf_counter(), time.process_time()
+        answers, _ = closed_loop(target, payloads, REQUEST_CONCURRENCY, TIMEOUT_S)
+        wall_s, cpu_s = time.perf_counter() - began, time.process_time() - cpu
+    assert all(answer.ok for answer in answers)
+    return {"wall_s": wall_s, "cpu_s": cpu_s, "peak_mib": peak_mib(), "more_mib": peak_mib() - base_mib}
+
+
+def concurrency_job(size: int) -> dict[str, float]:
+    """Hold so many requests in flight against a stub with a schedule, and see how late chunks are stamped."""
+    each_ms = max(EACH_MS, 1000 * size / MOST_CHUNKS_S)
+    tokens = 32 if size <= 64 else 8
+    payloads = [streamed(MODEL, [{"role": "user", "content": "x"}], tokens) for _ in range(max(32, 2 * size))]
+    with stub("--first-ms", f"{FIRST_MS:g}", "--each-ms", f"{each_ms:g}", "--role-with-first") as target:
+        began, cpu = time.perf_counter(), time.process_time()
+        answers, _ = closed_loop(target, payloads, size, TIMEOUT_S)
+        wall_s, cpu_s = time.perf_counter() - began, time.process_time() - cpu
+        sent_ms, _ = truth(target, len(payloads))
+    assert all(answer.ok for answer in answers)
+    delays = [(at - int(sent)) / 1e6 for answer in answers for at, sent in zip(answer.chunk_ns, answer.text.split(), strict=True)]
+    late_ms = mean((answer.first_ns - answer.sent_ns) / 1e6 for answer in answers) - sent_ms
+    found = {"chunks": len(delays), "chunks_s": len(delays) / wall_s, "cpu_us": 1e6 * cpu_s / len(delays), "peak_mib": peak_mib()}
+    return {**found, "ttft_error_ms": late_ms, "p50_ms": quantile(delays, 0.5), "p95_ms": quantile(delays, 0.95)}
+
+
+def stamps_job(size: int) -> dict[str, float]:
+    """Do what a run does with the stamps of so many requests: merge, write, read, figures, charts, comparison."""
+    from pipeline.client.stamps import between_ms, compressed, first_ms, raw_answer, raw_line
+    from pipeline.measure.comparison import by_samples
+    from pipeline.measure.statistics import percentile_figure
+    from pipeline.report.charts import Series, bins, distribution, histogram
+
+    source = random.Random(1)
+    answers = [made_up(number, source) for number in range(size)]
+    told = pickle.dumps(answers)
+    clock = Clock(10**12, 1000)
+    steps: dict[str, Callable[[], Any]] = {
+        "merge_s": lambda: [by_ours(answer, clock) for answer in pickle.loads(told)],
+        "write_s": lambda: compressed([raw_line("x c1", answer, 0) for answer in answers]),
+    }
+    done = {name: timed(step) for name, step in steps.items()}
+    written = done["write_s"][1]
+    read_s, read = timed(lambda: [raw_answer(json.loads(text)) for text in gzip.decompress(written).splitlines()])
+    first, gaps = first_ms(read), between_ms(read)
+    figures_s, _ = timed(lambda: [percentile_figure(values, q, "ms") for values in (first, gaps) for q in (0.5, 0.95)])
+    series = [Series("x", sorted(gaps))]
+    edges = bins(series, series[0].values[-1])
+    charts_s, _ = timed(lambda: [draw("x", "x", "x", series, edges, "%") for draw in (histogram, distribution)])
+    compare_s, _ = timed(lambda: [by_samples(first, first, q) for q in (0.5, 0.95)])
+    sizes = {"told_bytes": len(told), "written_bytes": len(written), "peak_mib": peak_mib()}
+    return {"merge_s": done["merge_s"][0], "write_s": done["write_s"][0], "read_s": read_s, "figures_s": figures_s, "charts_s": charts_s,
+            "compare_s": compare_s, **sizes}  # fmt: skip
+
+
+def made_up(number: int, source: random.Random) -> Answer:
+    """Return an answer with stamps as a server's are spread; only its size matters."""
+    sent = number * 10**7
+    stamps = [sent + 5 * 10**7]
+    for _ in range(STAMP_CHUNKS - 1):
+        stamps.append(stamps[-1] + int(source.gauss(13e6, 1e6)))
+    return Answer(sent, stamps[0], stamps[-1], stamps, "x", "length", 37, 0, STAMP_CHUNKS, "", sent, stamps[0])
+
+
+def runs_job(size: int) -> dict[str, float]:
+    """List so many kept runs, and find one among them."""
+    from pipeline import history, runs
+    from pipeline.report.document import text_of
+    from pipeline.terminal import Silent
+    from pipeline.workspace import Workspace
+    from tests.unit.documents import document, figure, gate
+
+    with tempfile.TemporaryDirectory() as made:
+        workspace = Workspace(Path(made), Silent())
+        names = [f"bench.figure_{number}" for number in range(50)]
+        for number in range(size):
+            shown = document({name: figure(40.0, high=45.0) for name in names}, tuple(gate(f"g{one}") for one in range(10)), number=number)
+            folder = runs.folder_of(workspace) / str(shown.run_id)
+            folder.mkdir(parents=True)
+            (folder / "report.json").write_text(text_of(shown), encoding="utf-8")
+        list_s, listed = timed(lambda: history.data(workspace))
+        find_s, _ = timed(lambda: runs.find("latest", workspace))
+        assert len(listed) == size
+    return {"list_s": list_s, "find_s": find_s, "peak_mib": peak_mib()}
+
+
+JOBS: dict[str, Callable[[int], dict[str, float]]] = {
+    "requests": requests_job,
+    "concurrency": concurrency_job,
+    "stamps": stamps_job,
+    "runs": runs_job,
+}
+
+
+def timed(step: Callable[[], Any]) -> tuple[float, Any]:
+    """Return how long it took, and what it gave."""
+    began = time.perf_counter()
+    made = step()
+    return time.perf_counter() - began, made
+
+
+def peak_mib() -> float:
+    """Return the most memory that this process has had."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def measured(job: str, size: int) -> dict[str, float]:
+    """Return what the job of that size tells, run as a program of its own."""
+    command = [sys.executable, "-m", "benchmarks.scale", "--job", job, "--size", str(size)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{job} {size}: {done.stderr.strip().splitlines()[-1] if done.stderr.strip() else done.returncode}")
+    found: dict[str, float] = json.loads(done.stdout)
+    return found
+
+
+# The page.
+
+
+class Page:
+    """What is printed, and kept to be written."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.limits: list[tuple[str, str, str, str]] = []
+
+    def say(self, *lines: str) -> None:
+        """Print lines."""
+        for text in lines:
+            print(text, flush=True)
+            self.lines.append(text)
+
+    def table(self, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """Print a table."""
+        self.say("", *table(head, rows), "")
+
+    def limit(self, part: str, limit: str, where: str, then: str) -> None:
+        """Keep where a part stops being enough."""
+        self.limits.append((part, limit, where, then))
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return the lines of a table."""
+    return [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)]
+
+
+def short(value: float | None) -> str:
+    """Return a number as short as it can be read; a dash for none."""
+    if value is None:
+        return "–"
+    if math.isinf(value):
+        return "never"
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def about(value: float | None, most: float, what: str) -> str:
+    """Return a point where something stops being enough, with two digits; or that it lies beyond what was tried."""
+    if value is None or math.isinf(value):
+        return f"not reached at {most:,.0f} {what}"
+    digits = 10 ** max(0, math.floor(math.log10(value)) - 1) if value >= 1 else 1
+    return f"about {round(value / digits) * digits:,.0f} {what}" + (", by the law" if value > most else "")
+
+
+def requests(page: Page) -> None:
+    """Measure the client as requests grow."""
+    page.say("## Requests", "")
+    page.say(f"One client, a stub that never waits, {REQUEST_TOKENS} tokens a request, concurrency {REQUEST_CONCURRENCY}; n = 1 a size.")
+    found = {size: measured("requests", size) for size in REQUESTS}
+    cpu, memory = ([(float(size), one[name]) for size, one in found.items()] for name in ("cpu_s", "peak_mib"))
+    rows = [
+        [f"{size:,}", short(one["wall_s"]), short(one["cpu_s"]), short(1e6 * one["cpu_s"] / size), short(ratio), short(one["peak_mib"])]
+        for (size, one), ratio in zip(found.items(), growth(cpu), strict=True)
+    ]
+    page.table(["requests", "wall (s)", "CPU (s)", "CPU a request (µs)", "ratio of growth", "peak memory (MiB)"], rows)
+    law = line(memory)
+    page.say(f"Law: memory = {law[0]:.0f} MiB + {1024 * law[1]:.2f} KiB a request.")
+    where = about(reached(law, MEMORY_MIB), REQUESTS[-1], "requests")
+    page.limit("requests of one run", f"{MEMORY_MIB:g} MiB in one client", where, "several runs, or `soak`, which measures in slices")
+
+
+def concurrency(page: Page) -> None:
+    """Measure the client as concurrency grows, and simulate more clients."""
+    page.say("## Concurrency", "")
+    page.say(f"One client, a stub that sends each request a chunk every {EACH_MS:g} ms, slowed so that it sends {MOST_CHUNKS_S:g} chunks/s")
+    page.say("at most; client and stub share the cores. Delay: from the stub's send to the client's stamp. SIMULATED: Poisson arrivals at")
+    page.say("the rate that was measured, each chunk holding the client for its measured CPU time.")
+    found = {size: measured("concurrency", size) for size in CONCURRENCIES}
+    rows = []
+    for size, one in found.items():
+        simulated = quantile(waits_ms(one["chunks_s"], one["cpu_us"]), 0.95)
+        cells = [short(one[name]) for name in ("chunks_s", "cpu_us", "ttft_error_ms", "p50_ms", "p95_ms")]
+        rows.append([f"{size:,}", *cells, f"{one['p95_ms'] / BUDGET_MS:.2f}", short(simulated), short(one["peak_mib"])])
+    head = [
+        "concurrency",
+        "chunks/s",
+        "CPU a chunk (µs)",
+        "TTFT error (ms)",
+        "delay p50 (ms)",
+        "p95 (ms)",
+        "p95 ÷ 1 ms",
+        "SIMULATED p95 (ms)",
+    ]
+    page.table([*head, "peak memory (MiB)"], rows)
+    late = crossing([(float(size), one["p95_ms"]) for size, one in found.items()], BUDGET_MS)
+    more = "`bench` takes more client processes by itself, up to the cores; then `bench.ray_clients`"
+    page.limit("concurrency of one client", "delay p95 ≤ 1 ms", about(late, CONCURRENCIES[-1], "in flight at that pace"), more)
+    service_us = max(one["cpu_us"] for one in found.values() if one["chunks_s"] > MOST_CHUNKS_S / 4)
+    fast = MOST_CHUNKS_S / 4
+    page.say(
+        f"Law of a client: a chunk holds it for {service_us:.0f} µs, the most CPU a chunk took above {fast:g} chunks/s. SIMULATED, each"
+    )
+    page.say("client on a core of its own: the highest rate of Poisson arrivals, and, where a server sends every request's chunk at once")
+    page.say(f"each {STEP_MS:g} ms, the highest concurrency, at which p95 ≤ 1 ms.")
+    rate = highest(lambda hundreds: quantile(waits_ms(100 * hundreds, service_us), 0.95) <= BUDGET_MS, int(1e4 / service_us))
+    rows = []
+    for clients in SIMULATED_CLIENTS:
+        width = highest(lambda size, clients=clients: quantile(burst_ms(size, clients, service_us), 0.95) <= BUDGET_MS, 100_000)  # type: ignore[misc]  # a default argument binds it
+        rows.append([str(clients), f"{100 * rate * clients:,}", f"{width:,}"])
+    page.table(["clients", "SIMULATED chunks/s", "SIMULATED concurrency, in bursts"], rows)
+    page.limit(
+        "rate of one client",
+        "delay p95 ≤ 1 ms",
+        f"SIMULATED: {100 * rate:,} chunks/s",
+        "more clients, each with its share; then replicas (`attach.replicas`)",
+    )
+
+
+def stamps(page: Page) -> None:
+    """Measure what a run does with its stamps."""
+    page.say("## Stamps", "")
+    page.say(
+        f"Merging what clients hand over, writing and reading bench.jsonl.gz, figures, charts and comparison, {STAMP_CHUNKS} chunks a request,"
+    )
+    page.say("made up in memory; n = 1 a size. Ratio of growth: of all of it.")
+    found = {size: measured("stamps", size) for size in REQUESTS}
+    names = ["merge_s", "write_s", "read_s", "figures_s", "charts_s", "compare_s"]
+    totals = [(float(size), sum(one[name] for name in names)) for size, one in found.items()]
+    rows = [
+        [
+            f"{size:,}",
+            *(short(one[name]) for name in names),
+            short(ratio),
+            *(short(one[name] / 2**20) for name in ("told_bytes", "written_bytes")),
+        ]
+        + [short(one["peak_mib"])]
+        for (size, one), ratio in zip(found.items(), growth(totals), strict=True)
+    ]
+    head = ["requests", *(f"{name.removesuffix('_s')} (s)" for name in names), "ratio of growth"]
+    page.table([*head, "handed over (MiB)", "file (MiB)", "peak memory (MiB)"], rows)
+    report = [(float(size), one["read_s"] + one["figures_s"] + one["charts_s"]) for size, one in found.items()]
+    where = about(crossing(report, REPORT_S) or reached(line(report), REPORT_S), REQUESTS[-1], "requests")
+    page.limit(
+        "report and compare", f"{REPORT_S:g} s for reading, figures, charts", where, "fewer requests: bounds narrow with their root alone"
+    )
+    merge = line([(float(size), one["merge_s"]) for size, one in found.items()])
+    page.limit(
+        "merging at the leader",
+        f"{REPORT_S:g} s a loop",
+        about(reached(merge, REPORT_S), REQUESTS[-1], "requests"),
+        "shorter loops, of which each is merged alone",
+    )
+
+
+def kept_runs(page: Page) -> None:
+    """Measure what kept runs cost who lists them."""
+    page.say("## Kept runs", "")
+    page.say("`history` (every report read) and finding the latest, reports of 50 figures and 10 gates; n = 1 a size.")
+    found = {size: measured("runs", size) for size in RUNS}
+    lists = [(float(size), one["list_s"]) for size, one in found.items()]
+    rows = [
+        [f"{size:,}", short(one["list_s"]), short(ratio), short(1000 * one["find_s"]), short(one["peak_mib"])]
+        for (size, one), ratio in zip(found.items(), growth(lists), strict=True)
+    ]
+    page.table(["kept runs", "history (s)", "ratio of growth", "find the latest (ms)", "peak memory (MiB)"], rows)
+    where = about(crossing(lists, HISTORY_S) or reached(line(lists[1:]), HISTORY_S), RUNS[-1], "runs")
+    page.limit("kept runs", f"{HISTORY_S:g} s for `history`", where, "`runs.keep` (20 by default) removes older ones")
+
+
+@contextmanager
+def cluster() -> Iterator[Any]:
+    """Run a Ray cluster on this machine whose head has no cores."""
+    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
+    from ray.cluster_utils import Cluster
+
+    small = {"object_store_memory": 80 * 2**20, "include_dashboard": False}
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **small})
+    try:
+        yield made
+    finally:
+        made.shutdown()
+
+
+def add_nodes(made: Any, count: int) -> None:
+    """Bring the cluster to so many nodes of one core."""
+    while len(made.worker_nodes) < count:
+        made.add_node(num_cpus=1, object_store_memory=80 * 2**20)
+
+
+def workers(page: Page) -> None:
+    """Measure what load clients on Ray cost before and after a loop, and simulate more of them."""
+    from pipeline.client.spread import Part
+    from pipeline.client.workers import Workers
+
+    page.say("## Load clients on Ray", "")
+    page.say(
+        "An empty loop: each client's process started, clocks compared twice, stamps fetched; virtual nodes of one core on this machine,"
+    )
+    page.say("median of 5 loops. Clock: by how much times between two clients may be wrong.")
+    rows, points = [], []
+    with cluster() as made:
+        for count in CLIENTS:
+            add_nodes(made, count)
+            place_s, crew = timed(lambda count=count: Workers(made.address, count, (), lambda _: None))  # type: ignore[misc]  # a default argument binds it
+            with crew:
+                parts = [Part(("http://127.0.0.1:9",), [], 0, 1.0, None) for _ in range(count)]
+                loops = [timed(lambda crew=crew, parts=parts: crew.run(parts, lambda: True)) for _ in range(5)]  # type: ignore[misc]  # the same
+            loop_s = quantile([took_s for took_s, _ in loops], 0.5)
+            bounds = [one.clock.bound_ns / 1e6 for _, told in loops for one in told]
+            points.append((float(count), loop_s))
+            rows.append([str(count), short(place_s), short(loop_s), short(quantile(bounds, 0.5)), short(max(bounds))])
+    page.table(["clients = nodes", "joining and placing (s)", "an empty loop (s)", "a clock's bound p50 (ms)", "highest (ms)"], rows)
+    law = line(points)
+    page.say(
+        f"Law: an empty loop takes {law[0]:.2f} s + {law[1]:.3f} s a client. On two cores the processes start one after the other; on nodes of"
+    )
+    page.say("their own they would not, so the law is an upper bound.")
+    page.table(["clients", "SIMULATED empty loop (s)", "÷ a loop of 60 s"], [
+        [str(clients), short(law[0] + law[1] * clients), f"{(law[0] + law[1] * clients) / 60:.2f}"] for clients in SIMULATED_CLIENTS
+    ])  # fmt: skip
+    where = f"SIMULATED: {about(reached(law, SHARE * 60), CLIENTS[-1], 'clients')}"
+    page.limit("load clients on Ray", "a tenth of a loop of 60 s", where, "longer loops; a `bench` for each group of replicas")
+
+
+def sweep(page: Page) -> None:
+    """Measure what a cell costs beside its commands, and simulate more nodes."""
+    page.say("## Cells and nodes", "")
+    page.say(
+        "Cells whose command is `python -c pass`, placed by Ray on virtual nodes of one core on this machine; n = 1 a row. Peer: the same"
+    )
+    page.say("command as a bare process.")
+    bare_s = quantile([timed(lambda: subprocess.run([sys.executable, "-c", "pass"], check=True))[0] for _ in range(9)], 0.5)
+    rows, points, driver_s = [], [], []
+    with cluster() as made, tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        for name in ("tasks.py", "config.yaml", "pipeline", "templates", "suites", "requirements"):
+            (root / name).symlink_to(ROOT / name)
+        for nodes in NODES:
+            add_nodes(made, nodes)
+            for cells in CELLS if nodes == 1 else CELLS[-1:]:
+                wall_s, cpu_s = swept(made.address, root, cells)
+                if nodes == 1:
+                    points.append((float(cells), wall_s))
+                driver_s.append(cpu_s / cells)
+                rows.append(
+                    [
+                        str(nodes),
+                        str(cells),
+                        short(wall_s),
+                        short(wall_s / cells),
+                        short(wall_s / cells / bare_s),
+                        short(1000 * cpu_s / cells),
+                    ]
+                )
+    page.table(["nodes", "cells", "wall (s)", "a cell (s)", "÷ bare process", "driver's CPU a cell (ms)"], rows)
+    law, place_s = line(points), max(driver_s)
+    page.say(
+        f"Law of a node: {law[0]:.2f} s + {law[1]:.2f} s a cell beside its commands: {law[1] / CELL_S:.2%} of a cell of {CELL_S:g} s. Law of the driver: one cell after the"
+    )
+    page.say(
+        f"other, {1000 * place_s:.0f} ms of CPU each. SIMULATED: 4 cells a node, {CELL_S:g} s each; a node here has half a core, so the law is an upper bound."
+    )
+    simulated, efficiency = [], []
+    for count in SIMULATED_NODES:
+        took_s = makespan_s(4 * count, count, CELL_S + law[1], place_s)
+        simulated.append([f"{count:,}", f"{4 * count:,}", short(took_s), f"{4 * CELL_S / took_s:.3f}"])
+        efficiency.append((float(count), took_s / (4 * CELL_S)))
+    page.table(["nodes", "cells", "SIMULATED wall (s)", "without overhead ÷ with"], simulated)
+    late = crossing(efficiency, 1 / (1 - SHARE))
+    page.limit("nodes of one sweep", f"a tenth of the time, cells of {CELL_S:g} s", f"SIMULATED: {about(late, SIMULATED_NODES[-1], 'nodes')}",
+               "a sweep for each part of the grid; `sweep.max_cells` (64) asks first")  # fmt: skip
+
+
+def swept(address: str, root: Path, cells: int) -> tuple[float, float]:
+    """Return (wall s, the driver's CPU s) of so many cells; joining the cluster aside."""
+    from pipeline.sweep.placing import Ended, Nodes, Order, Placing
+
+    ended: list[Ended] = []
+    step = {"words": ["{python}", "-c", "pass"], "shared": False}
+    told = {"root": str(root), "local": "", "code": "", "environment": "venv-vllm", "steps": [step], "variables": {}}
+    limits = {"patience_s": 60.0, "stop_s": 10.0, "most_bytes": 2**20}
+    orders = [Order(f"cell-{number}", 0, {"cell": f"cell-{number}", **told, **limits}) for number in range(cells)]
+    (root / "artifacts" / "sweep").mkdir(parents=True, exist_ok=True)
+    nodes = Nodes(address, 0, 128)
+    try:
+        cpu = time.process_time()
+        placing = Placing(nodes, root, 0, 10.0, print, lambda _order, _where: None, lambda _order, how: ended.append(how))
+        wall_s, _ = timed(lambda: placing.run(orders))
+        cpu_s = time.process_time() - cpu
+    finally:
+        nodes.close()
+    assert [how.code for how in ended] == [0] * cells, ended
+    return wall_s, cpu_s
+
+
+PARTS: Mapping[str, Callable[[Page], None]] = {
+    "requests": requests,
+    "concurrency": concurrency,
+    "stamps": stamps,
+    "runs": kept_runs,
+    "workers": workers,
+    "sweep": sweep,
+}
+
+
+def processor() -> str:
+    """Return the processor's name."""
+    text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    return next((text_line.partition(":")[2].strip() for text_line in text.splitlines() if text_line.startswith("model name")), "unknown")
+
+
+def main() -> None:
+    """Run the parts that are asked for, or one job."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", metavar="part", help=f"{', '.join(PARTS)}; all without a name")
+    parser.add_argument("--write", action="store_true", help="write what all parts print to benchmarks/scale.md")
+    parser.add_argument("--job", choices=list(JOBS), help=argparse.SUPPRESS)
+    parser.add_argument("--size", type=int, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
+    if arguments.job:
+        print(json.dumps(JOBS[arguments.job](arguments.size)))
+        return
+    unknown = [part for part in arguments.parts if part not in PARTS]
+    if unknown:
+        parser.error(f"no part {unknown[0]!r}; there are {', '.join(PARTS)}")
+    if arguments.write and arguments.parts:
+        parser.error("--write takes all parts")
+    page = Page()
+    memory_gib = psutil.virtual_memory().total / 2**30
+    page.say(
+        "# How cost grows", "", "Written by `.venv/bin/python -m benchmarks.scale --write`; its first lines define what is measured.", ""
+    )
+    page.say(
+        f"{os.cpu_count()} cores of {processor()}, {memory_gib:.0f} GiB, Python {platform.python_version()}, {time.strftime('%Y-%m')}.", ""
+    )
+    began, busy, own = time.perf_counter(), busy_s([]), cpu_s()
+    for name in arguments.parts or PARTS:
+        PARTS[name](page)
+        page.say("")
+    wall_s = time.perf_counter() - began
+    others = max(0.0, busy_s([]) - busy - (cpu_s() - own)) / wall_s / (os.cpu_count() or 1)
+    page.say("## Where each part stops being enough")
+    page.table(["part", "limit", "enough up to", "what takes over"], page.limits)
+    page.say(f"All of it took {wall_s:.0f} s; what this script did not start, or Ray started for it, had {others:.0%} of the cores.")
+    if arguments.write:
+        PAGE.write_text("\n".join(squeezed(page.lines)) + "\n", encoding="utf-8")
+
+
+def cpu_s() -> float:
+    """Return the CPU seconds of this process and of its children that have ended."""
+    uses = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(use.ru_utime + use.ru_stime for use in uses)
+
+
+def squeezed(lines: Sequence[str]) -> list[str]:
+    """Return the lines without a second empty one in a row."""
+    return [text for number, text in enumerate(lines) if text or (number and lines[number - 1])]
+
+
+if __name__ == "__main__":
+    main()
