@@ -31,16 +31,17 @@ class MachineError(PipelineError):
 
 def machine_error(error: OSError) -> MachineError | None:
     """Return what a person can do about a disk or file that refuses; None for any other trouble, which is a bug."""
+    where = error.filename2 or error.filename  # of a rename the place that was aimed at
     mine = 'it must be yours to read and write: `sudo chown -R "$USER" .` in the project\'s folder'
     advice = {
         errno.ENOSPC: "free some disk space, then run the same command again",
         errno.EDQUOT: "free some of your disk quota, then run the same command again",
         errno.EROFS: "the file system is mounted read-only: mount it for writing, or move the project",
-        **({errno.EACCES: mine, errno.EPERM: mine} if error.filename else {}),
+        **({errno.EACCES: mine, errno.EPERM: mine, errno.EISDIR: "move it away: a file is to stand there"} if where else {}),
     }
     if error.errno not in advice:
         return None
-    return MachineError(f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror), advice[error.errno])
+    return MachineError(f"{where}: {error.strerror}" if where else str(error.strerror), advice[error.errno])
 
 
 class InstallError(PipelineError):

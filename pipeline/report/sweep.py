@@ -60,11 +60,6 @@ class CellRecord(BaseModel):
         figure = self.figures.get(metric)
         return figure.value if figure is not None else None
 
-    @property
-    def memory(self) -> Figure | None:
-        """Return the peak of VRAM, or of host memory where that has no value."""
-        return self.figures.get(VRAM if self.value(VRAM) is not None else HOST)
-
 
 class Sweep(Artifact):
     """A sweep: its axes, its cells in their order, and which of them is recommended, if any."""

@@ -147,7 +147,7 @@ def front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
 
 
 def pareto(made: Sweep | None, t: Words = ENGLISH) -> str:
-    """Return the picture of accuracy against latency, the memory's peak as area; empty where no cell has both."""
+    """Return the picture of accuracy against latency, the size of the model's files as area; empty where no cell has both."""
     cells = made.cells if made is not None else []
     shown = [(cell, latency, accuracy) for cell in cells if (latency := cell.value(LATENCY)) is not None
              and (accuracy := cell.value(ACCURACY)) is not None]  # fmt: skip
@@ -162,7 +162,7 @@ def pareto(made: Sweep | None, t: Words = ENGLISH) -> str:
     if len(line) > 1:
         d = "".join(f"{'L' if number else 'M'}{x(at):.1f} {y(value):.1f}" for number, (at, value) in enumerate(line))
         body.append(f'<path class="line s5" d="{d}"/>')
-    largest = max((cell.memory.value for cell, _, _ in shown if cell.memory and cell.memory.value), default=1.0)
+    largest = max((cell.size_mib for cell, _, _ in shown if cell.size_mib), default=1.0)
     marks = [(entry, x(entry[1]), y(entry[2]), radius(entry[0], largest)) for entry in shown]
     for (cell, latency, accuracy), across, up, r in sorted(marks, key=lambda mark: -mark[3]):  # the small ones above the large
         colour = "f2" if cell.name == made.recommended else "f0" if cell.passed else "f5"
@@ -172,9 +172,9 @@ def pareto(made: Sweep | None, t: Words = ENGLISH) -> str:
         side = [mark for mark in named if (mark[1] > WIDTH / 2) == left]
         for (entry, across, _, r), row in zip(side, apart([mark[2] for mark in side]), strict=True):
             body.append(text(across + (-1 if left else 1) * (r + SIDE), row + 4, entry[0].name, "end" if left else "start"))
-    body.append(text(LEFT, TOP + PLOT_HEIGHT + 32, t("area: peak of memory; line: no other cell is better in both"), "start"))
+    body.append(text(LEFT, TOP + PLOT_HEIGHT + 32, t("area: size of the model's files; line: no other cell is better in both"), "start"))
     body += [text(LEFT - 6, TOP - 12, "%", "end"), *kinds({"f2": t("recommended"), "f0": t("passes every gate"), "f5": t("does not")})]
-    return picture(t("Router accuracy against latency, the peak of memory as area"), TOP + PLOT_HEIGHT + 44, body)
+    return picture(t("Router accuracy against latency, the model's size as area"), TOP + PLOT_HEIGHT + 44, body)
 
 
 def kinds(named: Mapping[str, str]) -> list[str]:
@@ -187,16 +187,14 @@ def kinds(named: Mapping[str, str]) -> list[str]:
 
 
 def radius(cell: CellRecord, largest: float) -> float:
-    """Return the radius (px) whose area stands for the cell's memory."""
-    size = cell.memory.value if cell.memory else None
-    return SMALLEST_R if size is None else max(SMALLEST_R, LARGEST_R * (size / largest) ** 0.5)
+    """Return the radius (px) whose area stands for the size of the cell's model."""
+    return SMALLEST_R if cell.size_mib is None else max(SMALLEST_R, LARGEST_R * (cell.size_mib / largest) ** 0.5)
 
 
 def hint(cell: CellRecord, latency: float, accuracy: float, t: Words) -> str:
     """Return the cell's figures in words."""
-    size = cell.memory.value if cell.memory else None
-    memory = f"{size:.0f} MiB" if size is not None else t("memory not measured")
-    return f"{cell.name}: {number(accuracy, ends_of('%'))} %, {number(latency)} ms, {memory}"
+    size = f"{number(cell.size_mib)} MiB" if cell.size_mib is not None else t("size not known")
+    return f"{cell.name}: {number(accuracy, ends_of('%'))} %, {number(latency)} ms, {size}"
 
 
 def apart(rows: Sequence[float]) -> list[float]:

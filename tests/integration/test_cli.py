@@ -358,6 +358,13 @@ def test_a_read_only_disk_is_one_line(project: Project) -> None:
         ]
 
 
+def test_a_folder_where_the_report_belongs_is_one_line(project: Project) -> None:
+    (project.root / "REPORT.md").mkdir()
+    done = project.invoke("report", "--only", "--profile", "cpu")
+    assert done.returncode == 2
+    assert "REPORT.md: Is a directory (move it away: a file is to stand there)" in done.stderr
+
+
 def test_stop_with_nothing_running(untouched: Project) -> None:
     assert untouched.says("stop") == ["no server of ours is running"]
 

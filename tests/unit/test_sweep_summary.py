@@ -235,16 +235,15 @@ def test_front_holds_what_nothing_beats_in_both() -> None:
     assert front([(300, 80), (200, 80), (100, 50), (250, 70), (400, 90)]) == [(100, 50), (200, 80), (400, 90)]
 
 
-def test_picture_shows_each_cell_once_with_memory_as_area_and_the_same_bytes() -> None:
-    small = cell("small", 70, 100)
-    large = cell("large", 90, 200, figures={**cell("x", 90, 200).figures, VRAM: Figure(value=3600.0, unit="MiB", n=1)})
+def test_picture_shows_each_cell_once_with_the_models_size_as_area_and_the_same_bytes() -> None:
+    small, large = cell("small", 70, 100, size_mib=250.0), cell("large", 90, 200, size_mib=1000.0)
     made = sweep(small, large, failed("broken"))
     assert made.recommended == "large"
     svg = pareto(made)
     assert svg == pareto(made)
     circles = [node for node in ET.fromstring(svg).iter() if node.tag.endswith("circle")]
     radii = [float(node.attrib["r"]) for node in circles]
-    assert radii[0] / radii[1] == pytest.approx(2, rel=0.01), "four times the memory is four times the area"
+    assert radii[0] / radii[1] == pytest.approx(2, rel=0.01), "four times the size is four times the area"
     assert [node.attrib["class"] for node in circles] == ["f2", "f0"]
     assert pareto(sweep(failed("broken"))) == ""
     assert pareto(None) == ""
