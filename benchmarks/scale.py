@@ -19,9 +19,11 @@ import resource
 import subprocess
 import sys
 import tempfile
+import textwrap
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from statistics import mean
@@ -29,11 +31,11 @@ from typing import Any
 
 import psutil
 
-from benchmarks.clients import busy_s, truth
+from benchmarks.clients import busy_s, children_s, truth
 from pipeline.client.answer import Answer
-from pipeline.client.calibration import EACH_MS, FIRST_MS, MODEL, MOST_CHUNKS_S, stub
+from pipeline.client.calibration import EACH_MS, FIRST_MS, MODEL, MOST_CHUNKS_S, TRIES, stub
 from pipeline.client.clocks import Clock, by_ours
-from pipeline.client.load import closed_loop, streamed
+from pipeline.client.load import closed_loop, streamed, uncollected
 from pipeline.measure.statistics import quantile
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -42,12 +44,13 @@ TIMEOUT_S = 120.0
 REQUESTS = (100, 1_000, 10_000, 100_000)
 REQUEST_TOKENS, REQUEST_CONCURRENCY = 8, 32
 CONCURRENCIES = (1, 4, 16, 64, 256, 1024, 4096)
+RATES, RATE_CONCURRENCY, RATE_S = (800, 1_600, 3_200, 6_400, 12_800, 25_600), 64, 4.0
 BUDGET_MS = 1.0  # bench.client_delay_ms
 STAMP_CHUNKS = 64
 RUNS = (1, 10, 100, 1_000)
 CELLS, NODES = (1, 2, 4, 8), (1, 2, 4)
 CLIENTS, SIMULATED_CLIENTS = (1, 2, 4), (1, 2, 4, 8, 16, 32, 64)
-SIMULATED_NODES = (1, 4, 16, 64, 256, 1024)
+SIMULATED_NODES = (1, 4, 16, 64, 256, 1024, 4096)
 STEP_MS = 20.0  # of a server that sends a token to every request at once
 MEMORY_MIB = 1024.0  # of one client process
 HISTORY_S, REPORT_S = 1.0, 10.0
@@ -110,6 +113,11 @@ def burst_ms(concurrency: int, clients: int, service_us: float, step_ms: float =
     return found
 
 
+def holds_bursts(clients: int, service_us: float, concurrency: int) -> bool:
+    """Tell whether the clients stamp bursts of so many requests within the budget."""
+    return quantile(burst_ms(concurrency, clients, service_us), 0.95) <= BUDGET_MS
+
+
 def highest(holds: Callable[[int], bool], most: int) -> int:
     """Return the largest number up to `most` for which it holds, as it does up to some number and then no more; 0 for none."""
     low, high = 0, most + 1
@@ -145,13 +153,24 @@ def requests_job(size: int) -> dict[str, float]:
 
 
 def concurrency_job(size: int) -> dict[str, float]:
+    """Hold so many requests in flight, at a rate of chunks that the stub keeps to."""
+    return paced_job(size, max(EACH_MS, 1000 * size / MOST_CHUNKS_S), 32 if size <= 64 else 8)
+
+
+def rate_job(size: int) -> dict[str, float]:
+    """Take so many chunks a second, if the stub sends them."""
+    return paced_job(RATE_CONCURRENCY, 1000 * RATE_CONCURRENCY / size, math.ceil(RATE_S / 2 * size / RATE_CONCURRENCY))
+
+
+def paced_job(in_flight: int, each_ms: float, tokens: int) -> dict[str, float]:
     """Hold so many requests in flight against a stub with a schedule, and see how late chunks are stamped."""
-    each_ms = max(EACH_MS, 1000 * size / MOST_CHUNKS_S)
-    tokens = 32 if size <= 64 else 8
-    payloads = [streamed(MODEL, [{"role": "user", "content": "x"}], tokens) for _ in range(max(32, 2 * size))]
+    payloads = [streamed(MODEL, [{"role": "user", "content": "x"}], tokens) for _ in range(max(32, 2 * in_flight))]
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, cores[:1])  # the stub's, which inherits it
     with stub("--first-ms", f"{FIRST_MS:g}", "--each-ms", f"{each_ms:g}", "--role-with-first") as target:
+        os.sched_setaffinity(0, cores[1:] or cores)
         began, cpu = time.perf_counter(), time.process_time()
-        answers, _ = closed_loop(target, payloads, size, TIMEOUT_S)
+        answers, _ = closed_loop(target, payloads, in_flight, TIMEOUT_S)
         wall_s, cpu_s = time.perf_counter() - began, time.process_time() - cpu
         sent_ms, _ = truth(target, len(payloads))
     assert all(answer.ok for answer in answers)
@@ -173,7 +192,7 @@ def stamps_job(size: int) -> dict[str, float]:
     told = pickle.dumps(answers)
     clock = Clock(10**12, 1000)
     steps: dict[str, Callable[[], Any]] = {
-        "merge_s": lambda: [by_ours(answer, clock) for answer in pickle.loads(told)],
+        "merge_s": lambda: merged(told, clock),
         "write_s": lambda: compressed([raw_line("x c1", answer, 0) for answer in answers]),
     }
     done = {name: timed(step) for name, step in steps.items()}
@@ -188,6 +207,12 @@ def stamps_job(size: int) -> dict[str, float]:
     sizes = {"told_bytes": len(told), "written_bytes": len(written), "peak_mib": peak_mib()}
     return {"merge_s": done["merge_s"][0], "write_s": done["write_s"][0], "read_s": read_s, "figures_s": figures_s, "charts_s": charts_s,
             "compare_s": compare_s, **sizes}  # fmt: skip
+
+
+def merged(told: bytes, clock: Clock) -> list[Answer]:
+    """Return the answers that a client handed over, by our clock."""
+    with uncollected():
+        return [by_ours(answer, clock) for answer in pickle.loads(told)]
 
 
 def made_up(number: int, source: random.Random) -> Answer:
@@ -224,6 +249,7 @@ def runs_job(size: int) -> dict[str, float]:
 JOBS: dict[str, Callable[[int], dict[str, float]]] = {
     "requests": requests_job,
     "concurrency": concurrency_job,
+    "rate": rate_job,
     "stamps": stamps_job,
     "runs": runs_job,
 }
@@ -237,18 +263,25 @@ def timed(step: Callable[[], Any]) -> tuple[float, Any]:
 
 
 def peak_mib() -> float:
-    """Return the most memory that this process has had."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    """Return the most memory that this program has had; getrusage would count what its parent had when it was started."""
+    text = Path("/proc/self/status").read_text(encoding="ascii")
+    return next(int(text_line.split()[1]) for text_line in text.splitlines() if text_line.startswith("VmHWM:")) / 1024
 
 
 def measured(job: str, size: int) -> dict[str, float]:
     """Return what the job of that size tells, run as a program of its own."""
     command = [sys.executable, "-m", "benchmarks.scale", "--job", job, "--size", str(size)]
+    began, busy, before_s = time.perf_counter(), busy_s([]), children_s()
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"{job} {size}: {done.stderr.strip().splitlines()[-1] if done.stderr.strip() else done.returncode}")
-    found: dict[str, float] = json.loads(done.stdout)
-    return found
+    wall_s, own_s = time.perf_counter() - began, children_s() - before_s
+    return {**json.loads(done.stdout), "others": max(0.0, busy_s([]) - busy - own_s) / wall_s / (os.cpu_count() or 1)}
+
+
+def others(found: Iterable[Mapping[str, float]]) -> str:
+    """Return how much of the machine others had meanwhile."""
+    return f"Others' work had at most {max(one['others'] for one in found):.0%} of the cores."
 
 
 # The page.
@@ -266,6 +299,10 @@ class Page:
         for text in lines:
             print(text, flush=True)
             self.lines.append(text)
+
+    def prose(self, text: str) -> None:
+        """Print a paragraph."""
+        self.say("", *textwrap.wrap(text, 125, break_on_hyphens=False), "")
 
     def table(self, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Print a table."""
@@ -300,9 +337,12 @@ def about(value: float | None, most: float, what: str) -> str:
 
 def requests(page: Page) -> None:
     """Measure the client as requests grow."""
-    page.say("## Requests", "")
-    page.say(f"One client, a stub that never waits, {REQUEST_TOKENS} tokens a request, concurrency {REQUEST_CONCURRENCY}; n = 1 a size.")
+    page.say("## Requests")
     found = {size: measured("requests", size) for size in REQUESTS}
+    page.prose(
+        f"One client, a stub that never waits, {REQUEST_TOKENS} tokens a request, concurrency {REQUEST_CONCURRENCY}; n = 1 a size. "
+        f"{others(found.values())}"
+    )
     cpu, memory = ([(float(size), one[name]) for size, one in found.items()] for name in ("cpu_s", "peak_mib"))
     rows = [
         [f"{size:,}", short(one["wall_s"]), short(one["cpu_s"]), short(1e6 * one["cpu_s"] / size), short(ratio), short(one["peak_mib"])]
@@ -310,80 +350,102 @@ def requests(page: Page) -> None:
     ]
     page.table(["requests", "wall (s)", "CPU (s)", "CPU a request (µs)", "ratio of growth", "peak memory (MiB)"], rows)
     law = line(memory)
-    page.say(f"Law: memory = {law[0]:.0f} MiB + {1024 * law[1]:.2f} KiB a request.")
+    page.prose(f"Law: memory = {law[0]:.0f} MiB + {1024 * law[1]:.2f} KiB a request.")
     where = about(reached(law, MEMORY_MIB), REQUESTS[-1], "requests")
-    page.limit("requests of one run", f"{MEMORY_MIB:g} MiB in one client", where, "several runs, or `soak`, which measures in slices")
+    page.limit("requests of one run", f"{MEMORY_MIB:g} MiB in one client", where, "several runs, which `compare` sets beside each other")
 
 
 def concurrency(page: Page) -> None:
-    """Measure the client as concurrency grows, and simulate more clients."""
-    page.say("## Concurrency", "")
-    page.say(f"One client, a stub that sends each request a chunk every {EACH_MS:g} ms, slowed so that it sends {MOST_CHUNKS_S:g} chunks/s")
-    page.say("at most; client and stub share the cores. Delay: from the stub's send to the client's stamp. SIMULATED: Poisson arrivals at")
-    page.say("the rate that was measured, each chunk holding the client for its measured CPU time.")
-    found = {size: measured("concurrency", size) for size in CONCURRENCIES}
-    rows = []
-    for size, one in found.items():
-        simulated = quantile(waits_ms(one["chunks_s"], one["cpu_us"]), 0.95)
-        cells = [short(one[name]) for name in ("chunks_s", "cpu_us", "ttft_error_ms", "p50_ms", "p95_ms")]
-        rows.append([f"{size:,}", *cells, f"{one['p95_ms'] / BUDGET_MS:.2f}", short(simulated), short(one["peak_mib"])])
-    head = [
-        "concurrency",
-        "chunks/s",
-        "CPU a chunk (µs)",
-        "TTFT error (ms)",
-        "delay p50 (ms)",
-        "p95 (ms)",
-        "p95 ÷ 1 ms",
-        "SIMULATED p95 (ms)",
-    ]
-    page.table([*head, "peak memory (MiB)"], rows)
+    """Measure the client as concurrency and rate grow, and simulate more clients."""
+    page.say("## Concurrency and rate")
+    found = {size: in_time("concurrency", size) for size in CONCURRENCIES}
+    page.prose(
+        f"One client, and on a core of its own a stub that sends each request a chunk every {EACH_MS:g} ms, slowed so that it sends "
+        f"{MOST_CHUNKS_S:g} chunks/s at most; of at most {TRIES} tries a size the first within {BUDGET_MS:g} ms, else the best, as `bench` "
+        "calibrates. Delay: from the stub's send to the client's stamp. TTFT error: the mean against the stub's own, from when it had the "
+        f"request; one that waits in the stub's socket counts against the client. {others(found.values())}"
+    )
+    head = ["chunks/s", "CPU a chunk (µs)", "TTFT error (ms)", "delay p50 (ms)", "p95 (ms)", f"p95 ÷ {BUDGET_MS:g} ms"]
+    page.table(
+        ["concurrency", *head, "peak memory (MiB)"], [[*paced_cells(size, one), short(one["peak_mib"])] for size, one in found.items()]
+    )
     late = crossing([(float(size), one["p95_ms"]) for size, one in found.items()], BUDGET_MS)
     more = "`bench` takes more client processes by itself, up to the cores; then `bench.ray_clients`"
-    page.limit("concurrency of one client", "delay p95 ≤ 1 ms", about(late, CONCURRENCIES[-1], "in flight at that pace"), more)
-    service_us = max(one["cpu_us"] for one in found.values() if one["chunks_s"] > MOST_CHUNKS_S / 4)
-    fast = MOST_CHUNKS_S / 4
-    page.say(
-        f"Law of a client: a chunk holds it for {service_us:.0f} µs, the most CPU a chunk took above {fast:g} chunks/s. SIMULATED, each"
+    page.limit("concurrency of one client", f"delay p95 ≤ {BUDGET_MS:g} ms", about(late, CONCURRENCIES[-1], "in flight at that rate"), more)
+    rates = {size: in_time("rate", size) for size in RATES}
+    page.prose(
+        f"The same at concurrency {RATE_CONCURRENCY} and a rising rate, as far as the stub sends it, for about "
+        f"{RATE_S:g} s each. SIMULATED: "
+        "Poisson arrivals at the rate that came, each holding the client for the CPU time that a chunk took; what was measured beyond that "
+        f"is chunks that come together, and others' work. {others(rates.values())}"
     )
-    page.say("client on a core of its own: the highest rate of Poisson arrivals, and, where a server sends every request's chunk at once")
-    page.say(f"each {STEP_MS:g} ms, the highest concurrency, at which p95 ≤ 1 ms.")
-    rate = highest(lambda hundreds: quantile(waits_ms(100 * hundreds, service_us), 0.95) <= BUDGET_MS, int(1e4 / service_us))
+    rows = []
+    for size, one in rates.items():
+        simulated = quantile(waits_ms(one["chunks_s"], one["cpu_us"]), 0.95)
+        rows.append([*paced_cells(size, one), short(simulated), f"{one['p95_ms'] / simulated:.1f}"])
+    page.table(["wanted chunks/s", *head, "SIMULATED p95 (ms)", "measured ÷ SIMULATED"], rows)
+    within = [one for one in rates.values() if one["p95_ms"] <= BUDGET_MS] or list(rates.values())[:1]
+    fastest = max(rates.values(), key=lambda one: one["chunks_s"])["chunks_s"]
+    came = crossing([(one["chunks_s"], one["p95_ms"]) for one in rates.values()], BUDGET_MS)
+    service_us = within[-1]["cpu_us"]
+    rate = 100 * highest(lambda hundreds: quantile(waits_ms(100 * hundreds, service_us), 0.95) <= BUDGET_MS, int(1e4 / service_us))
+    widths = {clients: highest(partial(holds_bursts, clients, service_us), 100_000) for clients in SIMULATED_CLIENTS}
+    measured_rate = came or fastest
+    then = "more clients, each with its share; then replicas (`attach.replicas`)"
+    where = f"{about(came, fastest, 'chunks/s')}; SIMULATED: {about(float(rate), rate, 'chunks/s')}"
+    page.limit("rate of one client", f"delay p95 ≤ {BUDGET_MS:g} ms", where, then)
+    where = f"SIMULATED: {about(float(widths[1]), widths[1], 'in flight')}"
+    page.limit(f"bursts at one client, each {STEP_MS:g} ms", f"delay p95 ≤ {BUDGET_MS:g} ms", where, then)
+    page.prose(
+        f"Law of a client with a core of its own: a chunk holds it for {service_us:.0f} µs, as at the highest rate "
+        f"within the limit. SIMULATED: "
+        f"the highest rate of Poisson arrivals, and, where a server sends every request's chunk at once each {STEP_MS:g} ms, the highest "
+        f"concurrency, at which p95 ≤ {BUDGET_MS:g} ms. The rate that was measured within it is "
+        f"{measured_rate / rate:.2f} of the SIMULATED one; "
+        "beside it stands what as many clients as the one that was measured would take."
+    )
     rows = []
     for clients in SIMULATED_CLIENTS:
-        width = highest(lambda size, clients=clients: quantile(burst_ms(size, clients, service_us), 0.95) <= BUDGET_MS, 100_000)  # type: ignore[misc]  # a default argument binds it
-        rows.append([str(clients), f"{100 * rate * clients:,}", f"{width:,}"])
-    page.table(["clients", "SIMULATED chunks/s", "SIMULATED concurrency, in bursts"], rows)
-    page.limit(
-        "rate of one client",
-        "delay p95 ≤ 1 ms",
-        f"SIMULATED: {100 * rate:,} chunks/s",
-        "more clients, each with its share; then replicas (`attach.replicas`)",
-    )
+        width = widths[clients]
+        rows.append([str(clients), short(measured_rate * clients), short(rate * clients), f"{width:,}"])
+    page.table(["clients", "clients × measured chunks/s", "SIMULATED chunks/s", "SIMULATED concurrency, in bursts"], rows)
+
+
+def in_time(job: str, size: int) -> dict[str, float]:
+    """Return the first of a few tries within the budget, else the best: a moment's noise of the machine is not the client's inability."""
+    made: list[dict[str, float]] = []
+    while len(made) < TRIES and not (made and made[-1]["p95_ms"] <= BUDGET_MS):
+        made.append(measured(job, size))
+    return min(made, key=lambda one: one["p95_ms"])
+
+
+def paced_cells(size: int, one: Mapping[str, float]) -> list[str]:
+    """Return the cells that tell how late chunks were stamped."""
+    cells = [short(one[name]) for name in ("chunks_s", "cpu_us", "ttft_error_ms", "p50_ms", "p95_ms")]
+    return [f"{size:,}", *cells, f"{one['p95_ms'] / BUDGET_MS:.2f}"]
 
 
 def stamps(page: Page) -> None:
     """Measure what a run does with its stamps."""
-    page.say("## Stamps", "")
-    page.say(
-        f"Merging what clients hand over, writing and reading bench.jsonl.gz, figures, charts and comparison, {STAMP_CHUNKS} chunks a request,"
-    )
-    page.say("made up in memory; n = 1 a size. Ratio of growth: of all of it.")
+    page.say("## Stamps")
     found = {size: measured("stamps", size) for size in REQUESTS}
+    page.prose(
+        "Merging what clients hand over, writing and reading bench.jsonl.gz, figures, charts and comparison, of "
+        "requests that are made up in "
+        f"memory with {STAMP_CHUNKS} chunks each; n = 1 a size. Ratio of growth: of all of it. {others(found.values())}"
+    )
     names = ["merge_s", "write_s", "read_s", "figures_s", "charts_s", "compare_s"]
     totals = [(float(size), sum(one[name] for name in names)) for size, one in found.items()]
-    rows = [
-        [
-            f"{size:,}",
-            *(short(one[name]) for name in names),
-            short(ratio),
-            *(short(one[name] / 2**20) for name in ("told_bytes", "written_bytes")),
-        ]
-        + [short(one["peak_mib"])]
-        for (size, one), ratio in zip(found.items(), growth(totals), strict=True)
-    ]
+    rows = []
+    for (size, one), ratio in zip(found.items(), growth(totals), strict=True):
+        mib = [one["told_bytes"] / 2**20, one["written_bytes"] / 2**20, one["peak_mib"]]
+        rows.append([f"{size:,}", *(short(one[name]) for name in names), short(ratio), *(short(value) for value in mib)])
     head = ["requests", *(f"{name.removesuffix('_s')} (s)" for name in names), "ratio of growth"]
     page.table([*head, "handed over (MiB)", "file (MiB)", "peak memory (MiB)"], rows)
+    memory = line([(float(size), one["peak_mib"]) for size, one in found.items()])
+    page.prose(f"Law: memory = {memory[0]:.0f} MiB + {1024 * memory[1]:.1f} KiB a request.")
+    where = about(reached(memory, MEMORY_MIB), REQUESTS[-1], "requests")
+    page.limit("stamps of one run", f"{MEMORY_MIB:g} MiB at the leader", where, "several runs, which `compare` sets beside each other")
     report = [(float(size), one["read_s"] + one["figures_s"] + one["charts_s"]) for size, one in found.items()]
     where = about(crossing(report, REPORT_S) or reached(line(report), REPORT_S), REQUESTS[-1], "requests")
     page.limit(
@@ -400,9 +462,12 @@ def stamps(page: Page) -> None:
 
 def kept_runs(page: Page) -> None:
     """Measure what kept runs cost who lists them."""
-    page.say("## Kept runs", "")
-    page.say("`history` (every report read) and finding the latest, reports of 50 figures and 10 gates; n = 1 a size.")
+    page.say("## Kept runs")
     found = {size: measured("runs", size) for size in RUNS}
+    page.prose(
+        "`history`, which reads every report, and finding the latest; reports of 50 figures and 10 gates; n = 1 a size. "
+        f"{others(found.values())}"
+    )
     lists = [(float(size), one["list_s"]) for size, one in found.items()]
     rows = [
         [f"{size:,}", short(one["list_s"]), short(ratio), short(1000 * one["find_s"]), short(one["peak_mib"])]
@@ -438,29 +503,31 @@ def workers(page: Page) -> None:
     from pipeline.client.spread import Part
     from pipeline.client.workers import Workers
 
-    page.say("## Load clients on Ray", "")
-    page.say(
-        "An empty loop: each client's process started, clocks compared twice, stamps fetched; virtual nodes of one core on this machine,"
+    page.say("## Load clients on Ray")
+    page.prose(
+        "An empty loop: each client's process started, clocks compared before and after, results fetched; virtual "
+        "nodes of one core on this "
+        "machine, median of 5 loops. A clock's bound: by how much the clock of a client's host, which here is ours, may be wrong."
     )
-    page.say("median of 5 loops. Clock: by how much times between two clients may be wrong.")
     rows, points = [], []
     with cluster() as made:
         for count in CLIENTS:
             add_nodes(made, count)
-            place_s, crew = timed(lambda count=count: Workers(made.address, count, (), lambda _: None))  # type: ignore[misc]  # a default argument binds it
+            place_s, crew = timed(partial(Workers, made.address, count, (), lambda _: None))
             with crew:
                 parts = [Part(("http://127.0.0.1:9",), [], 0, 1.0, None) for _ in range(count)]
-                loops = [timed(lambda crew=crew, parts=parts: crew.run(parts, lambda: True)) for _ in range(5)]  # type: ignore[misc]  # the same
+                loops = [timed(partial(crew.run, parts, lambda: True)) for _ in range(5)]
             loop_s = quantile([took_s for took_s, _ in loops], 0.5)
             bounds = [one.clock.bound_ns / 1e6 for _, told in loops for one in told]
             points.append((float(count), loop_s))
             rows.append([str(count), short(place_s), short(loop_s), short(quantile(bounds, 0.5)), short(max(bounds))])
     page.table(["clients = nodes", "joining and placing (s)", "an empty loop (s)", "a clock's bound p50 (ms)", "highest (ms)"], rows)
     law = line(points)
-    page.say(
-        f"Law: an empty loop takes {law[0]:.2f} s + {law[1]:.3f} s a client. On two cores the processes start one after the other; on nodes of"
+    page.prose(
+        f"Law: an empty loop takes {law[0]:.2f} s + {law[1]:.3f} s a client. Here the clients' processes all start on "
+        f"this machine's cores, "
+        "so the law is an upper bound for nodes with cores of their own."
     )
-    page.say("their own they would not, so the law is an upper bound.")
     page.table(["clients", "SIMULATED empty loop (s)", "÷ a loop of 60 s"], [
         [str(clients), short(law[0] + law[1] * clients), f"{(law[0] + law[1] * clients) / 60:.2f}"] for clients in SIMULATED_CLIENTS
     ])  # fmt: skip
@@ -470,11 +537,13 @@ def workers(page: Page) -> None:
 
 def sweep(page: Page) -> None:
     """Measure what a cell costs beside its commands, and simulate more nodes."""
-    page.say("## Cells and nodes", "")
-    page.say(
-        "Cells whose command is `python -c pass`, placed by Ray on virtual nodes of one core on this machine; n = 1 a row. Peer: the same"
+    from pipeline.sweep.placing import Order, slots
+
+    page.say("## Cells and nodes")
+    page.prose(
+        "Cells whose command is `python -c pass`, placed by Ray on virtual nodes of one core on this machine; n = 1 a row. Peer: the same "
+        "command as a bare process, median of 9."
     )
-    page.say("command as a bare process.")
     bare_s = quantile([timed(lambda: subprocess.run([sys.executable, "-c", "pass"], check=True))[0] for _ in range(9)], 0.5)
     rows, points, driver_s = [], [], []
     with cluster() as made, tempfile.TemporaryDirectory() as folder:
@@ -500,21 +569,25 @@ def sweep(page: Page) -> None:
                 )
     page.table(["nodes", "cells", "wall (s)", "a cell (s)", "÷ bare process", "driver's CPU a cell (ms)"], rows)
     law, place_s = line(points), max(driver_s)
-    page.say(
-        f"Law of a node: {law[0]:.2f} s + {law[1]:.2f} s a cell beside its commands: {law[1] / CELL_S:.2%} of a cell of {CELL_S:g} s. Law of the driver: one cell after the"
-    )
-    page.say(
-        f"other, {1000 * place_s:.0f} ms of CPU each. SIMULATED: 4 cells a node, {CELL_S:g} s each; a node here has half a core, so the law is an upper bound."
+    page.prose(
+        f"Law of a node: {law[0]:.2f} s + {law[1]:.2f} s a cell beside its commands, {law[1] / CELL_S:.2%} of a cell of "
+        f"{CELL_S:g} s; virtual "
+        f"nodes share the cores, so it is an upper bound. Law of the driver: one cell after the other, "
+        f"{1000 * place_s:.0f} ms of CPU each, "
+        "and the choice among so many nodes, which is measured here. SIMULATED: 4 cells a node, "
+        f"{CELL_S:g} s each; what Ray's own head takes is not in it."
     )
     simulated, efficiency = [], []
     for count in SIMULATED_NODES:
-        took_s = makespan_s(4 * count, count, CELL_S + law[1], place_s)
-        simulated.append([f"{count:,}", f"{4 * count:,}", short(took_s), f"{4 * CELL_S / took_s:.3f}"])
+        alive, orders = [{"CPU": 8.0}] * count, [Order("x", 0, {})] * (4 * count)
+        choose_s = quantile([timed(partial(slots, alive, orders))[0] for _ in range(5)], 0.5)
+        took_s = makespan_s(4 * count, count, CELL_S + law[1], place_s + choose_s)
+        simulated.append([f"{count:,}", f"{4 * count:,}", short(1000 * choose_s), short(took_s), f"{4 * CELL_S / took_s:.3f}"])
         efficiency.append((float(count), took_s / (4 * CELL_S)))
-    page.table(["nodes", "cells", "SIMULATED wall (s)", "without overhead ÷ with"], simulated)
-    late = crossing(efficiency, 1 / (1 - SHARE))
-    page.limit("nodes of one sweep", f"a tenth of the time, cells of {CELL_S:g} s", f"SIMULATED: {about(late, SIMULATED_NODES[-1], 'nodes')}",
-               "a sweep for each part of the grid; `sweep.max_cells` (64) asks first")  # fmt: skip
+    page.table(["nodes", "cells", "choosing (ms)", "SIMULATED wall (s)", "without overhead ÷ with"], simulated)
+    where = f"SIMULATED: {about(crossing(efficiency, 1 / (1 - SHARE)), SIMULATED_NODES[-1], 'nodes')}"
+    then = "a sweep for each part of the grid; `sweep.max_cells` (64) asks first"
+    page.limit("nodes of one sweep", f"a tenth of the time, cells of {CELL_S:g} s", where, then)
 
 
 def swept(address: str, root: Path, cells: int) -> tuple[float, float]:
@@ -580,23 +653,16 @@ def main() -> None:
     page.say(
         f"{os.cpu_count()} cores of {processor()}, {memory_gib:.0f} GiB, Python {platform.python_version()}, {time.strftime('%Y-%m')}.", ""
     )
-    began, busy, own = time.perf_counter(), busy_s([]), cpu_s()
+    began = time.perf_counter()
     for name in arguments.parts or PARTS:
         PARTS[name](page)
         page.say("")
     wall_s = time.perf_counter() - began
-    others = max(0.0, busy_s([]) - busy - (cpu_s() - own)) / wall_s / (os.cpu_count() or 1)
     page.say("## Where each part stops being enough")
     page.table(["part", "limit", "enough up to", "what takes over"], page.limits)
-    page.say(f"All of it took {wall_s:.0f} s; what this script did not start, or Ray started for it, had {others:.0%} of the cores.")
+    page.prose(f"All of it took {wall_s:.0f} s.")
     if arguments.write:
         PAGE.write_text("\n".join(squeezed(page.lines)) + "\n", encoding="utf-8")
-
-
-def cpu_s() -> float:
-    """Return the CPU seconds of this process and of its children that have ended."""
-    uses = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(use.ru_utime + use.ru_stime for use in uses)
 
 
 def squeezed(lines: Sequence[str]) -> list[str]:

@@ -19,7 +19,7 @@ from typing import IO, Any, Protocol
 
 from pipeline.client.answer import Answer
 from pipeline.client.clocks import Clock, apart_ns, by_ours
-from pipeline.client.load import GONE, LOOK_S, Target, closed_loop, open_loop
+from pipeline.client.load import GONE, LOOK_S, Target, closed_loop, open_loop, uncollected
 from pipeline.errors import MeasureError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -204,12 +204,13 @@ def spread(
         for turn, in_flight in zip(turns, shares(max(concurrency, count), count), strict=True)
     ]
     began = time.perf_counter()
-    made = crew.run(parts, target.alive)
     answers: dict[int, Answer] = {}
-    for turn, one in zip(turns, made, strict=True):
-        if one is not None:
-            answers |= {index: by_ours(answer, one.clock) for index, answer in zip(turn, one.result[0], strict=True)}
-        told(len(answers))
+    with uncollected():  # its walks through so many answers take longer than merging them
+        made = crew.run(parts, target.alive)
+        for turn, one in zip(turns, made, strict=True):
+            if one is not None:
+                answers |= {index: by_ours(answer, one.clock) for index, answer in zip(turn, one.result[0], strict=True)}
+            told(len(answers))
     now_ns = time.perf_counter_ns()
     whole = [answers.get(index, Answer(now_ns, error=GONE, scheduled_ns=now_ns)) for index in range(len(payloads))]
     good = [answer for answer in whole if answer.ok]

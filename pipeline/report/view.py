@@ -740,8 +740,7 @@ def closed_table(data: Any, t: Words) -> Table:
                 t("never full") if entry.steady_tok_s is None else number(entry.steady_tok_s),
                 f"{number(own.delay_ms_p50)}, {number(own.delay_ms_p95)} ms",
                 f"{number(own.cpu_us_per_chunk)} µs",
-                t("{share} % of a core", share=f"{100 * entry.client_cpu_share:.2g}")
-                + clients(entry, own, t),
+                t("{share} % of a core", share=f"{100 * entry.client_cpu_share:.2g}") + clients(entry, own, t),
             ]
             for entry, own in zip(data.levels, data.calibrations, strict=True)
         ],

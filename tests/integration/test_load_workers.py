@@ -1,6 +1,7 @@
 """Load clients on a real Ray cluster of several nodes on this machine, one of which is killed in mid-measurement."""
 
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
@@ -123,12 +124,14 @@ def test_bench_counts_what_clients_on_nodes_sent(cluster: Cluster, workspace: Wo
 
 def test_bench_with_a_node_lost_in_mid_measurement_measures_nothing(cluster: Cluster, workspace: Workspace) -> None:
     lost: list[int] = []
+    folders: list[str] = []  # a machine that loses its power cannot tidy up
     last = range(9, 13)  # the prompts of the loop at concurrency 2
 
     def lose() -> None:
         until(lambda: [request for request in fake.ledger.requests if "number 10," in str(request)], "the last loop")
         until(lambda: fake.ledger.in_flight == 2, "two clients at work")
         lost.extend(process.pid for process in processes())
+        folders.extend(process.cwd() for process in processes())
         cluster.kill(next(iter(cluster.ray.worker_nodes)).node_id)
 
     with FakeVllm(Script(by_prompt={f"number {number},": {"first_token_s": 60.0} for number in last})) as fake:
@@ -142,6 +145,8 @@ def test_bench_with_a_node_lost_in_mid_measurement_measures_nothing(cluster: Clu
     assert "another load" in caught.value.hint
     assert len(lost) == 2
     until(lambda: dead(lost), "the end of both clients")
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def refused(cluster: Cluster, clients: int, urls: tuple[str, ...] = ()) -> PipelineError:
