@@ -1,5 +1,6 @@
 """Project folders with the fake server in vLLM's place; nothing that was started in one outlives its test."""
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -43,11 +44,17 @@ def calibrated_before(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench, "calibrate", lambda concurrencies, *_: ([calibrated(number) for number in concurrencies], 1e6))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def interruptible() -> None:
+    """A shell starts what it runs in the background deaf to interrupts."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A fake dies at once or not at all: a second is patience enough."""
+    """A fake dies at once or not at all: two seconds are patience enough."""
     patient = state.dies_within
-    monkeypatch.setattr(state, "dies_within", lambda pid, created, seconds: patient(pid, created, min(seconds, 1.0)))
+    monkeypatch.setattr(state, "dies_within", lambda pid, created, seconds: patient(pid, created, min(seconds, 2.0)))
 
 
 @pytest.fixture(scope="session")
