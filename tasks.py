@@ -279,6 +279,8 @@ def calibrate_noise(commands: Any, options: Any, starts: str = "3") -> Any:
 @command(
     *SETTINGS,
     "force",
+    "quiet",
+    "json",
     grid="axes in place of sweep.grid, as in 'profile=cpu,quick;serve.max_num_seqs=16,32'",
     dry_run="only show the cells, whether they fit, and how long they may take",
     ray_address="host:port of a Ray cluster's head, or auto; without it Ray runs on this machine alone",

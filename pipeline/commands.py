@@ -34,7 +34,7 @@ from pipeline.stages.install import Installation
 from pipeline.stages.report import Report
 from pipeline.stages.serve import Server, joined
 from pipeline.stages.test_determinism import REMEDY_NOTE
-from pipeline.terminal import Answer, Part, Silent, Table, give, show
+from pipeline.terminal import MARKS, Answer, Part, Silent, Table, give, show, write
 from pipeline.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -537,15 +537,20 @@ def sweep(root: Path, options: Options, axes: str | None, dry_run: bool, ray_add
     base = layers.config(None)
     machine = check_gpu(base.gpu.model_copy(update={"required": False}), base.visible)
     asked = sweeping.Asked(axes, ray_address, dry_run, options.force, options.sets)
-    made = sweeping.Sweeping(layers, machine, asked, workspace, say)
+
+    def progress(text: str) -> None:
+        if not options.quiet or text.startswith(MARKS["failed"]):
+            write(sys.stderr, text)
+
+    made = sweeping.Sweeping(layers, machine, asked, workspace, progress)
     if dry_run:
-        return Answer(made.dry_run(), [], None)
+        return made.dry_run()
     with locked(workspace):
         launch = state.read(workspace)
         if launch is not None and state.is_running(launch):
             raise BusyError(f"our server runs (pid {launch.pid}) and would disturb the cells", "stop it first: `./inv stop`")
-        code, session = made.run(), Session(root, options)
-        return Answer(code, [rendered(session.pipeline, session.config.report.output)], None)
+        answer, session = made.run(), Session(root, options)
+        return replace(answer, shown=[*answer.shown, rendered(session.pipeline, session.config.report.output)])
 
 
 def doctor(root: Path, options: Options) -> Answer:

@@ -26,6 +26,7 @@ from pipeline.sweep.grid import Cell
 from pipeline.sweep.node import SWEEPS
 from pipeline.sweep.placing import Ended, Nodes, Order, Placing
 from pipeline.sweep.summary import PLOT, page
+from pipeline.terminal import Answer
 from pipeline.workspace import Workspace
 
 SUMMARY_FILE = "SWEEP.md"
@@ -111,8 +112,8 @@ class Sweeping:
         self._records: dict[str, CellRecord] = {}
         self._started = now()
 
-    def dry_run(self) -> int:
-        """Print each cell, whether it fits, and how long it may take; return 0 when one can run or is done, else 2."""
+    def dry_run(self) -> Answer:
+        """Return each cell, whether it fits, and how long it may take; 0 when one can run or is done, else 2."""
         nodes = self._nodes() if self.asked.ray_address else None
         try:
             jobs, planned_for = self._jobs(nodes)
@@ -120,19 +121,22 @@ class Sweeping:
             if nodes is not None:
                 nodes.close()
         took = estimates(self._documents())
-        self.say(f"{counted(len(jobs), 'cell')}, planned for {planned_for}")
+        lines, rows = [f"{counted(len(jobs), 'cell')}, planned for {planned_for}"], []
         for job in jobs:
-            state = "done" if self._skips(job) else minutes(took.get(job.profile)) if job.fit.runs else "left out"
-            self.say(f"  {job.cell.name}: {state}; {job.fit.words}")
+            state = "done" if self._skips(job) else "to run" if job.fit.runs else "left out"
+            takes_s = took.get(job.profile) if state == "to run" else None
+            lines.append(f"  {job.cell.name}: {minutes(takes_s) if state == 'to run' else state}; {job.fit.words}")
+            rows.append({"cell": job.cell.name, "state": state, "estimate_s": takes_s, "fit": job.fit.words})
         open_ = [took.get(job.profile) for job in jobs if job.fit.runs and not self._skips(job)]
         known = [seconds for seconds in open_ if seconds is not None]
         more = f", beside {counted(len(open_) - len(known), 'cell')} of which no run is kept" if known and len(known) < len(open_) else ""
         total = f", {minutes(sum(known) if known else None)} one after the other" if open_ else ""
-        self.say(f"to run: {counted(len(open_), 'cell')}{total}{more}")
-        return 0 if any(job.fit.runs or job.done for job in jobs) else 2
+        lines.append(f"to run: {counted(len(open_), 'cell')}{total}{more}")
+        code = 0 if any(job.fit.runs or job.done for job in jobs) else 2
+        return Answer(code, lines, {"exit_code": code, "planned_for": planned_for, "cells": rows})
 
-    def run(self) -> int:
-        """Run the cells that are not done; return 0 when a cell passes every gate, 1 when none does, 2 when none was measured."""
+    def run(self) -> Answer:
+        """Run the cells that are not done; 0 when a cell passes every gate, 1 when none does, 2 when none was measured."""
         self.folder.mkdir(parents=True, exist_ok=True)
         if not self.asked.ray_address:
             return self._run(self._jobs(None)[0], None)
@@ -142,7 +146,7 @@ class Sweeping:
         finally:
             nodes.close()
 
-    def _run(self, jobs: Sequence[Job], nodes: Nodes | None) -> int:
+    def _run(self, jobs: Sequence[Job], nodes: Nodes | None) -> Answer:
         for job in jobs:
             record = job.record()
             if self._skips(job):
@@ -173,9 +177,9 @@ class Sweeping:
             self._write(finished=False)
             raise
         made = self._write(finished=True)
-        self.say(f"recommendation: {recommendation(made.cells)}\n{SWEEPS / SUMMARY_FILE}")
         assert made.exit_code is not None
-        return made.exit_code
+        told = [f"recommendation: {recommendation(made.cells)}", str(SWEEPS / SUMMARY_FILE)]
+        return Answer(made.exit_code, told, made.model_dump(mode="json"))
 
     def _skips(self, job: Job) -> bool:
         return job.done and not self.asked.force

@@ -144,6 +144,12 @@ def test_every_stage_task_has_the_same_options(untouched: Project) -> None:
     assert {name for name in COMMANDS if "force" in options[name]} == {"all", "soak", "sweep"}
     assert options["soak"] - options["bench"] == {"hours"}
     assert options["all"] - options["bench"] == {"bundle"}
+    assert {name for name in options if "json" not in options[name]} == {
+        *("bundle", "clean", "graph", "join", "lint", "logs", "publish", "systemd-unit", "test")
+    }
+    assert {name for name in options if "quiet" in options[name]} == {
+        *(*ENGLISH, "all", "bundle", "calibrate-noise", "determinism-remedy", "join", "restart", "soak", "sweep")
+    }
 
 
 def test_help_of_a_stage_says_what_each_option_does(untouched: Project) -> None:

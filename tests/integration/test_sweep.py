@@ -97,8 +97,9 @@ class House(Project):
         asked = Asked(AXES.format(seeds), self.address, force=force, sets=sets)
         workspace = Workspace(self.root, Silent())
         workspace.artifacts.mkdir(exist_ok=True)
-        code = Sweeping(layers, machine(), asked, workspace, say, command, shared).run()
-        return code, self.read()
+        answer = Sweeping(layers, machine(), asked, workspace, say, command, shared).run()
+        assert answer.data == self.read().model_dump(mode="json")
+        return answer.code, self.read()
 
     def read(self) -> Sweep:
         return swept(self)
@@ -218,11 +219,13 @@ def test_a_cell_that_no_node_can_run_is_left_out_with_the_reason(house: House) -
     asked = Asked("profile=qwen2.5-1.5b", house.address)
     said: list[str] = []
     workspace = Workspace(house.root, Silent())
-    assert Sweeping(layers, machine(), asked, workspace, said.append).run() == 2
+    assert Sweeping(layers, machine(), asked, workspace, said.append).run().code == 2
     assert said[0].startswith("▫ profile=qwen2.5-1.5b: left out: needs 1 GPU, and no node has one")
     assert house.read().cells[0].state == "skipped"
-    assert Sweeping(layers, machine(), Asked("profile=quick", house.address, dry_run=True), workspace, said.append).dry_run() == 0
-    assert "1 cell, planned for 3 nodes, the largest GPU none" in said
+    dry = Sweeping(layers, machine(), Asked("profile=quick", house.address, dry_run=True), workspace, said.append).dry_run()
+    assert dry.code == 0
+    assert dry.shown[0] == "1 cell, planned for 3 nodes, the largest GPU none"
+    assert dry.data["cells"] == [{"cell": "profile=quick", "state": "to run", "estimate_s": None, "fit": dry.data["cells"][0]["fit"]}]
 
 
 # By the command line.
@@ -235,6 +238,7 @@ def test_a_cell_is_the_whole_pipeline(tmp_path: Path) -> None:
         grid = f"profile=cpu;attach.url={fake.base_url}"
         done = project.invoke("sweep", "--grid", grid, *SMALL)
         again = project.invoke("sweep", "--grid", grid, *SMALL)
+        told = project.invoke("sweep", "--grid", grid, "--json", "--quiet", *SMALL)
     made = swept(project)
     (cell,) = made.cells
     assert (cell.state, cell.passed) == ("measured", False), done.stdout + done.stderr
@@ -243,7 +247,10 @@ def test_a_cell_is_the_whole_pipeline(tmp_path: Path) -> None:
     assert cell.report is not None
     assert (project.root / cell.report).is_file()
     assert not (project.root / "venv-vllm").exists() or not any((project.root / "venv-vllm").iterdir())
-    assert again.stdout.splitlines()[0].startswith(f"· {cell.name}: done already, NOT MEASURED"), again.stdout
+    assert again.stderr.splitlines()[0].startswith(f"· {cell.name}: done already, NOT MEASURED"), again.stderr
+    assert again.stdout.splitlines()[0] == "recommendation: none, because no cell passes every gate (1 of 1 were measured)"
+    assert (told.returncode, told.stderr) == (1, "")
+    assert json.loads(told.stdout)["cells"] == made.model_dump(mode="json")["cells"]
     assert again.stdout.splitlines()[-1].startswith("REPORT.md: left alone, as there is no report on record here"), again.stdout
     assert (cell.source, cell.model) == (f"artifacts/sweep/{cell.folder}/report.json", "fake-model")
     assert cell.measured_at is not None
