@@ -5,8 +5,6 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-import psutil
-
 
 class Cluster:
     """A head without cores, and two nodes with two cores each."""
@@ -29,11 +27,6 @@ class Cluster:
         """Kill the node whose id begins so, as a machine that loses its power."""
         (found,) = [one for one in self.ray.worker_nodes if one.node_id.startswith(beginning)]
         self.ray.remove_node(found, allow_graceful=False)
-
-
-def dead(pids: list[int]) -> bool:
-    """Tell whether none of the processes lives."""
-    return not [pid for pid in pids if psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE]
 
 
 def in_the_background(action: Callable[[], None]) -> threading.Thread:

@@ -5,7 +5,7 @@ import re
 import socket
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -204,6 +204,18 @@ def code_of(answer: Answer) -> int:
     """Print a command's answer as the command line does; return its exit code."""
     give(answer, as_json=False)
     return answer.code
+
+
+def dead(pids: Iterable[int]) -> bool:
+    """Tell whether none of the processes lives."""
+    return not any(lives(pid) for pid in pids)
+
+
+def lives(pid: int) -> bool:
+    """Tell whether the process runs, not merely waits to be buried; it may end while this asks."""
+    with suppress(psutil.NoSuchProcess):
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    return False
 
 
 def until(condition: Callable[[], object], what: str, timeout_s: float = 30) -> None:

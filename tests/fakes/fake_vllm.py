@@ -261,9 +261,10 @@ class Handler(BaseHTTPRequestHandler):
         script = fake.script.for_request(number, str(payload["messages"][-1]["content"]))
         if script.die_at_request is not None and number >= script.die_at_request:
             print("\n".join(script.last_words), flush=True)
-            self.connection.shutdown(socket.SHUT_RDWR)
-            time.sleep(script.dying_s)
-            os._exit(1)
+            if script.dying_s:
+                self.connection.shutdown(socket.SHUT_RDWR)
+                time.sleep(script.dying_s)
+            os._exit(1)  # which breaks the connection, and nothing answers in between
         if script.rendezvous:
             with ledger.full:
                 ledger.full.wait_for(lambda: ledger.max_in_flight >= script.rendezvous, RENDEZVOUS_S)

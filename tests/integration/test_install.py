@@ -7,7 +7,6 @@ import zipfile
 from collections import namedtuple
 from pathlib import Path
 
-import psutil
 import pytest
 
 from pipeline import packages
@@ -17,7 +16,7 @@ from pipeline.gpu.compatibility import CPU_SET
 from pipeline.stages import install
 from pipeline.terminal import Silent
 from pipeline.workspace import Workspace
-from tests.fakes.environment import machine, until
+from tests.fakes.environment import dead, machine, until
 
 SIX = "six==1.16.0 --hash=sha256:8abb2f1d86890a2dfb989f9a77cfcfd3e47c2a354b01111771326f8aa26e0254\n"
 Usage = namedtuple("Usage", "total used free")
@@ -146,4 +145,4 @@ def test_a_rehearsal_that_fails_or_hangs_harms_nothing(workspace: Workspace, mon
     assert "FileNotFoundError" in log.read_text(encoding="utf-8")
     child = int((workspace.cache / "pids").read_text(encoding="utf-8"))
     # The kernel ends a killed process in its own time, and whoever inherits it reaps it.
-    until(lambda: not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE, "the child's end")
+    until(lambda: dead([child]), "the child's end")

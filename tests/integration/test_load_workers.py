@@ -21,8 +21,8 @@ from pipeline.errors import MachineError, MeasureError, PipelineError
 from pipeline.stages.bench import bench
 from pipeline.terminal import Silent
 from pipeline.workspace import Workspace
-from tests.fakes.cluster import Cluster, dead, in_the_background
-from tests.fakes.environment import simulated_server, until
+from tests.fakes.cluster import Cluster, in_the_background
+from tests.fakes.environment import dead, simulated_server, until
 from tests.fakes.fake_vllm import FakeVllm, Script
 from tests.integration.test_spread import NUMBERS, TIMEOUT_S, payloads
 

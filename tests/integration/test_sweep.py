@@ -23,8 +23,8 @@ from pipeline.sweep.results import read_cell
 from pipeline.sweep.run import Asked, Job, Sweeping
 from pipeline.terminal import Silent
 from pipeline.workspace import Workspace
-from tests.fakes.cluster import Cluster, dead, in_the_background
-from tests.fakes.environment import machine, until
+from tests.fakes.cluster import Cluster, in_the_background
+from tests.fakes.environment import dead, machine, until
 from tests.fakes.fake_vllm import FakeVllm, Script
 from tests.integration.test_cli import SMALL, Project
 from tests.unit.documents import document, figure, gate

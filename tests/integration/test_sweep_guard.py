@@ -9,13 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from pipeline.sweep import node
 from pipeline.sweep.node import Runner, arrange, packed, unpacked
 from pipeline.sweep.placing import packed_project, unpack
-from tests.fakes.environment import until
+from tests.fakes.environment import dead, until
 
 ROOT = Path(__file__).resolve().parents[2]
 # Starts a process in a session of its own, as a server is started, notes both pids, and waits to be interrupted.
@@ -64,10 +63,10 @@ class Guarded:
         self.processes.append(process)
         return process
 
-    def held(self) -> list[psutil.Process]:
-        """Return the processes of HOLD, once it has noted them."""
+    def held(self) -> list[int]:
+        """Return the pids of HOLD's processes, once it has noted them."""
         until((self.folder / "pids").exists, "the command's pids")
-        return [psutil.Process(int(pid)) for pid in (self.folder / "pids").read_text(encoding="ascii").split()]
+        return [int(pid) for pid in (self.folder / "pids").read_text(encoding="ascii").split()]
 
 
 @pytest.fixture
@@ -80,10 +79,6 @@ def guarded(tmp_path: Path) -> Iterator[Guarded]:
         process.wait(60)
 
 
-def gone(processes: list[psutil.Process]) -> bool:
-    return not [one for one in processes if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
-
-
 def test_steps_run_in_order_and_the_last_ones_code_counts(guarded: Guarded) -> None:
     process = guarded.start(python("print(1, flush=True); raise SystemExit(3)", shared=True), python("print(2); raise SystemExit(1)"))
     assert process.wait(60) == 1
@@ -93,7 +88,7 @@ def test_steps_run_in_order_and_the_last_ones_code_counts(guarded: Guarded) -> N
 def test_what_a_command_leaves_behind_does_not_outlive_the_cell(guarded: Guarded) -> None:
     leaves = HOLD.replace("time.sleep(600)\nexcept", "pass\nexcept")
     assert guarded.start(python(leaves)).wait(60) == 0
-    assert gone([psutil.Process(pid) for pid in map(int, (guarded.folder / "pids").read_text().split()) if psutil.pid_exists(pid)])
+    assert dead(map(int, (guarded.folder / "pids").read_text(encoding="ascii").split()))
 
 
 @pytest.mark.parametrize(("code", "interrupted"), [(HOLD, True), (DEAF, False)])
@@ -103,7 +98,7 @@ def test_all_that_was_started_ends_when_the_worker_does(guarded: Guarded, code: 
     assert process.stdin is not None
     process.kill()  # as Ray does to the children of a worker that ends
     process.stdin.close()  # as the kernel does for it
-    until(lambda: gone(held), "the end of what was started")
+    until(lambda: dead(held), "the end of what was started")
     assert (guarded.folder / "interrupted").exists() is interrupted
     assert not (guarded.folder / "second").exists()
 
@@ -133,7 +128,7 @@ def test_a_second_run_of_the_same_cell_waits_and_then_says_why_not(guarded: Guar
     first.stdin.close()
     assert first.wait(60) == 130
     assert third.wait(60) == 0, "a run that was lost lets go"
-    assert gone(held)
+    assert dead(held)
     assert (guarded.folder / "second").exists()
 
 
