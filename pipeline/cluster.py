@@ -1,9 +1,13 @@
 """Ray: a cluster that stands, or one of our own on this machine."""
 
+import io
 import logging
 import os
 import signal
 import socket
+import tarfile
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from pipeline.errors import MachineError
@@ -57,3 +61,12 @@ def answering(address: str, setting: str) -> None:
 def first_line(error: BaseException) -> str:
     """Return the first line of what an error says."""
     return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def packed(root: Path, names: Iterable[str]) -> bytes:
+    """Return these of the project's own files as an archive, for nodes that do not see them."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz", dereference=True) as archive:
+        for name in names:
+            archive.add(root / name, name, filter=lambda entry: None if "__pycache__" in entry.name else entry)
+    return buffer.getvalue()

@@ -136,7 +136,7 @@ class Moving(Silent):
     """
 
     def __init__(self) -> None:
-        from rich.console import Console  # takes a tenth of a second, which none but a terminal is to pay
+        from rich.console import Console  # which only a terminal is to wait for
 
         self._console = Console(stderr=True, highlight=False)
         self._lock = threading.Lock()
@@ -168,9 +168,10 @@ class Moving(Silent):
             sys.stderr.flush()
 
     def ended(self, name: str, state: str, took_s: float, reason: str) -> None:
-        took = f"{took_s:.1f} s" if took_s >= SHOWN_S else ""
         with self._lock:
-            self._print(f"{MARKS[state]} {name:<17} {state:<9} {took:>8}  {reason}".rstrip(), state, folded=state in TROUBLE)
+            self._print(
+                f"{MARKS[state]} {name:<17} {state:<9} {duration(took_s).strip():>8}  {reason}".rstrip(), state, folded=state in TROUBLE
+            )
 
     def line(self, text: str) -> None:
         with self._lock:

@@ -1,9 +1,7 @@
 """Load clients on a Ray cluster: placed on its nodes, told to start at one time, and lost with the measurement if one is lost."""
 
-import io
 import os
 import pickle
-import tarfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -16,9 +14,10 @@ from pipeline.client import on_node
 from pipeline.client.clocks import Clock, asked, over
 from pipeline.client.load import LOOK_S
 from pipeline.client.spread import LEAD_NS, Crew, Task, Told
-from pipeline.cluster import NICENESS, first_line, joined
+from pipeline.cluster import NICENESS, first_line, joined, packed
 from pipeline.config import BenchConfig, is_loopback
 from pipeline.errors import MachineError, MeasureError
+from pipeline.measure.digits import counted
 
 PACKAGE = Path(__file__).resolve().parents[1]
 BOOT = Path("/proc/sys/kernel/random/boot_id")
@@ -59,7 +58,7 @@ class Workers:
                 "take fewer clients, or join more nodes to it",
             )
         self._ray.cloudpickle.register_pickle_by_value(on_node)
-        package = self._ray.put(packed())
+        package = self._ray.put(packed(PACKAGE.parent, [PACKAGE.name]))
         # One thread waits for the client, and another must be free to end it.
         options = {"num_cpus": 1, "max_concurrency": 2, "max_restarts": 0, "scheduling_strategy": "SPREAD"}
         holder = self._ray.remote(on_node.Holder).options(**options)
@@ -168,16 +167,3 @@ def unreachable(urls: Sequence[str], hosts: Sequence[str]) -> None:
             f"{own} is this machine's own address, and there are load clients on {', '.join(sorted(set(hosts)))}",
             "start the server with serve.host 0.0.0.0, and measure it with --attach http://THIS-HOST:PORT",
         )
-
-
-def packed() -> bytes:
-    """Return the project's package as an archive."""
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w:gz", dereference=True) as archive:
-        archive.add(PACKAGE, PACKAGE.name, filter=lambda entry: None if "__pycache__" in entry.name else entry)
-    return buffer.getvalue()
-
-
-def counted(number: int, what: str) -> str:
-    """Return a number of things in words."""
-    return f"{number} {what}{'' if number == 1 else 's'}"

@@ -89,3 +89,8 @@ def plain(value: Decimal) -> str:
 def ends_of(unit: str) -> tuple[float, ...]:
     """Return what a figure of this unit is never rounded to: of a share none and all."""
     return (0.0, 100.0) if unit == "%" else ()
+
+
+def counted(count: int, what: str) -> str:
+    """Return a number of things in words."""
+    return f"{count} {what}{'' if count == 1 else 's'}"

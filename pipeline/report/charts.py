@@ -314,11 +314,8 @@ def parts_table(memory: Any, plan: Any, t: Words) -> Table:
 
 def sweep_charts(plot: str, t: Words) -> list[Chart]:
     """Return the picture of a sweep as it stands beside REPORT.md, where there is one; the table beneath has its numbers."""
-    return (
-        [Chart("sweep-plot", t("Router accuracy against latency, the model's size as area"), "", [], [inlined(plot)], wide=True)]
-        if plot
-        else []
-    )
+    title = t("Router accuracy against latency, the model's size as area")
+    return [Chart("sweep-plot", title, "", [], [inlined(plot)], wide=True)] if plot else []
 
 
 def inlined(svg: str) -> str:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from pipeline.config import Config
 from pipeline.gpu.plan import LAPTOP, LAPTOP_MIB, refusal
+from pipeline.measure.digits import counted
 from pipeline.planning import Candidate, Card, Library, on_processor, row
 from pipeline.report.document import Document
 
@@ -50,11 +51,6 @@ def fit(config: Config, card: Card | None, most_gpus: int, library: Library) -> 
     made = found.asked.at(serve.gpu_memory_utilization)
     peak = f"peak {made.peak_mib:.0f} of {made.total_mib:.0f} MiB"
     return Fit(f"fits, {peak}" if made.fits else f"may not fit, by less than the estimate's error; {peak}", True)
-
-
-def counted(number: int, what: str) -> str:
-    """Return a number of things in words."""
-    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def estimates(documents: Iterable[Document]) -> dict[str, float]:

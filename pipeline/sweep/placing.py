@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.cluster import NICENESS, first_line, joined
+from pipeline.cluster import NICENESS, first_line, joined, packed
 from pipeline.sweep import node as on_node
 
 MIB = 2**20
@@ -228,17 +228,8 @@ class Placing:
     def _packed(self) -> Any:
         """Return the project's files in the object store, for nodes that do not see them."""
         if self._project is None:
-            self._project = self._ray.put(packed_project(self._root))
+            self._project = self._ray.put(packed(self._root, PROJECT))
         return self._project
-
-
-def packed_project(root: Path) -> bytes:
-    """Return the project's own files as an archive."""
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w:gz", dereference=True) as archive:
-        for name in PROJECT:
-            archive.add(root / name, name, filter=lambda entry: None if "__pycache__" in entry.name else entry)
-    return buffer.getvalue()
 
 
 def unpack(archive: bytes, folder: Path) -> None:

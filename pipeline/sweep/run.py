@@ -13,6 +13,7 @@ from pipeline.config import ENVIRONMENT_PREFIX, Config, Layers, nearest, single_
 from pipeline.dag import STAGES
 from pipeline.engine import content_digest
 from pipeline.errors import ConfigError, RecordError
+from pipeline.measure.digits import counted
 from pipeline.planning import Card, Library
 from pipeline.record import SWEEP_NOTE, Outcome, Store, digest, now, write_atomic
 from pipeline.redact import redacted
@@ -21,7 +22,7 @@ from pipeline.report.sweep import INTERRUPTED, CellRecord, Sweep, best_of, exit_
 from pipeline.report.sweep_view import pareto, sweep_section
 from pipeline.stages.check_gpu import Machine
 from pipeline.sweep import grid, results
-from pipeline.sweep.fit import Fit, counted, estimates, fit, gpus_of, minutes
+from pipeline.sweep.fit import Fit, estimates, fit, gpus_of, minutes
 from pipeline.sweep.grid import Cell
 from pipeline.sweep.node import SWEEPS
 from pipeline.sweep.placing import Ended, Nodes, Order, Placing

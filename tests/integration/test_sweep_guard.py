@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
+from pipeline.cluster import packed as packed_files
 from pipeline.sweep import node
 from pipeline.sweep.node import Runner, arrange, packed, unpacked
-from pipeline.sweep.placing import packed_project, unpack
+from pipeline.sweep.placing import PROJECT, unpack
 from tests.fakes.environment import dead, until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -193,7 +194,7 @@ def test_runner_sees_whether_the_folder_is_shared(tmp_path: Path) -> None:
 
 def test_a_node_of_its_own_works_on_a_copy_and_sends_back_what_it_made(tmp_path: Path) -> None:
     root = project(tmp_path / "project")
-    project_bytes = packed_project(root)
+    project_bytes = packed_files(root, PROJECT)
     told = Runner(lambda: ("n", "h")).run(order_of(root, NOTE), project_bytes)
     assert (told["code"], told["left"]) == (0, [])
     local = tmp_path / "local" / "c0de"
