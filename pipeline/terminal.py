@@ -168,10 +168,9 @@ class Moving(Silent):
             sys.stderr.flush()
 
     def ended(self, name: str, state: str, took_s: float, reason: str) -> None:
+        took = duration(took_s).strip()
         with self._lock:
-            self._print(
-                f"{MARKS[state]} {name:<17} {state:<9} {duration(took_s).strip():>8}  {reason}".rstrip(), state, folded=state in TROUBLE
-            )
+            self._print(f"{MARKS[state]} {name:<17} {state:<9} {took:>8}  {reason}".rstrip(), state, folded=state in TROUBLE)
 
     def line(self, text: str) -> None:
         with self._lock:
