@@ -269,7 +269,11 @@ def started(project: FakeProject, settings: ServeConfig) -> Iterator[tuple[state
     words += ["--served-model-name", MODEL_NAME, "--host", settings.host, "--port", str(settings.port)]
     with log.open("w", encoding="utf-8") as file:
         process = psutil.Popen(
-            words, stdout=file, stderr=file, env=launching.environment(settings, os.environ, project.root), start_new_session=True
+            words,
+            stdout=file,
+            stderr=file,
+            env=launching.environment(settings, os.environ, project.root, project.workspace.server_python),
+            start_new_session=True,
         )
     launch = state.Launch(
         id="alone",

@@ -21,7 +21,7 @@ def flag(made: list[str], name: str) -> str:
 
 
 def variables(**inherited: str) -> dict[str, str]:
-    return environment(ServeConfig(), inherited, CACHE)
+    return environment(ServeConfig(), inherited, CACHE, PYTHON)
 
 
 def test_server_is_vllms_module_under_the_environments_python() -> None:
@@ -91,7 +91,7 @@ def test_key_that_our_own_client_does_not_send_is_dropped() -> None:
     assert "VLLM_API_KEY" not in variables(VLLM_API_KEY="k")  # with it the server answers our requests with 401
 
 
-@pytest.mark.parametrize("name", ["PATH", "HOME", "CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH", "VLLM_LOGGING_LEVEL"])
+@pytest.mark.parametrize("name", ["HOME", "CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH", "VLLM_LOGGING_LEVEL"])
 def test_the_rest_is_inherited(name: str) -> None:
     assert variables(**{name: "kept"})[name] == "kept"
 
@@ -109,13 +109,13 @@ def test_caches_stay_inside_the_project() -> None:
 
 def test_settings_beat_what_is_inherited_and_our_own() -> None:
     settings = ServeConfig(env={"VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "0"})
-    made = environment(settings, {"VLLM_CPU_KVCACHE_SPACE": "9"}, CACHE)
+    made = environment(settings, {"VLLM_CPU_KVCACHE_SPACE": "9"}, CACHE, PYTHON)
     assert (made["VLLM_CPU_KVCACHE_SPACE"], made["HF_HUB_OFFLINE"]) == ("1", "0")
 
 
 def test_inherited_environment_is_left_as_it_is() -> None:
     inherited = {"HF_TOKEN": "x", "PATH": "/bin"}
-    environment(ServeConfig(), inherited, CACHE)
+    environment(ServeConfig(), inherited, CACHE, PYTHON)
     assert inherited == {"HF_TOKEN": "x", "PATH": "/bin"}
 
 
