@@ -24,12 +24,12 @@ def toolkit_environment(inherited: Mapping[str, str], python: Path, cache: Path)
     return {"CUDA_HOME": str(arranged(packages, cache / "cuda-toolkit")), "NVCC_APPEND_FLAGS": flags}
 
 
-def has_toolkit(inherited: Mapping[str, str], machine: Path = MACHINE) -> bool:
+def has_toolkit(inherited: Mapping[str, str]) -> bool:
     """Tell whether a compiler for GPUs is found where FlashInfer looks for it."""
     named = inherited.get("CUDA_HOME") or inherited.get("CUDA_PATH")
     if named:
         return (Path(named) / "bin" / "nvcc").is_file()
-    return shutil.which("nvcc", path=inherited.get("PATH", "")) is not None or (machine / "bin" / "nvcc").is_file()
+    return shutil.which("nvcc", path=inherited.get("PATH", "")) is not None or (MACHINE / "bin" / "nvcc").is_file()
 
 
 def own_packages(python: Path) -> Path | None:
