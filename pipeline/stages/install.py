@@ -248,8 +248,7 @@ def build(chosen: VllmSet, requirements: str, wheel: str | None, workspace: Work
     locations = packages.pip_locations(os.environ, packages.pip_files(os.environ))
     backend = [] if chosen != CPU_SET or has_wheel(locations.get("find-links", []), "torch", chosen.torch) else ["--torch-backend", "cpu"]
     run_uv(packages.install_command(workspace.server_python, pinned, os.environ, *backend), log)
-    if chosen == CPU_SET:
-        (environment / "lib" / f"python{chosen.python}" / "site-packages" / "collect_less.pth").write_text(COLLECT_LESS, encoding="utf-8")
+    (environment / "lib" / f"python{chosen.python}" / "site-packages" / "collect_less.pth").write_text(COLLECT_LESS, encoding="utf-8")
     if wheel:
         run_uv([packages.uv(), "pip", "install", "--python", str(workspace.server_python), "--no-deps", wheel], log)
 

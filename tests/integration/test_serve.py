@@ -647,7 +647,7 @@ def test_a_restart_keeps_identity_and_reason_and_puts_the_new_handle_on_record(p
 
 def test_the_command_vllm_is_proven_restarted_and_warmed_up_like_the_module(project: FakeProject) -> None:
     add_command(project.workspace.server_environment)
-    project.play(Script(log=["INFO 11-27 15:20:31 [jit_monitor.py:84] Kernel JIT monitor activated; monitored JIT compilations"]))
+    project.play(Script(log=("INFO 11-27 15:20:31 [jit_monitor.py:84] Kernel JIT monitor activated; monitored JIT compilations",)))
     first = served_and_recorded(project)
     assert first.command[:4] == ["venv-vllm/bin/python", "venv-vllm/bin/vllm", "serve", f"models/{MODEL_NAME}"]
     assert first.real, first.proofs

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.server import toolkit
 from pipeline.server.toolkit import PAIRED, arranged, has_toolkit, own_packages, toolkit_environment
 
 
@@ -19,8 +20,7 @@ def python(tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def without_toolkit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("pipeline.server.toolkit.MACHINE", tmp_path / "usr" / "local" / "cuda")
-    monkeypatch.setattr("pipeline.server.toolkit.has_toolkit.__defaults__", (tmp_path / "usr" / "local" / "cuda",))
+    monkeypatch.setattr(toolkit, "MACHINE", tmp_path / "usr" / "local" / "cuda")
 
 
 def nvcc_in(folder: Path) -> Path:
@@ -52,15 +52,16 @@ def test_flags_of_the_users_own_stay(python: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("variable", ["CUDA_HOME", "CUDA_PATH", "PATH"])
 def test_the_machines_own_toolkit_is_left_alone(python: Path, tmp_path: Path, variable: str) -> None:
-    toolkit = nvcc_in(tmp_path / "toolkit")
-    inherited = {"PATH": "", variable: str(toolkit / "bin" if variable == "PATH" else toolkit)}
+    found = nvcc_in(tmp_path / "toolkit")
+    inherited = {"PATH": "", variable: str(found / "bin" if variable == "PATH" else found)}
     assert has_toolkit(inherited)
     assert toolkit_environment(inherited, python, tmp_path / "cache") == {}
 
 
-def test_the_machines_own_toolkit_counts_where_nothing_names_it(tmp_path: Path) -> None:
+def test_the_machines_own_toolkit_counts_where_nothing_names_it() -> None:
     assert not has_toolkit({"PATH": ""})
-    assert has_toolkit({"PATH": ""}, nvcc_in(tmp_path / "toolkit"))
+    nvcc_in(toolkit.MACHINE)
+    assert has_toolkit({"PATH": ""})
 
 
 def test_a_folder_without_a_compiler_is_no_toolkit(python: Path, tmp_path: Path) -> None:
