@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from pipeline.config import Config, GpuConfig, Layers, ModelConfig, ServeConfig
+from pipeline.config import PLANNED_METRIC, Config, GpuConfig, Layers, ModelConfig, ServeConfig
 from pipeline.errors import ConfigError, HubSilentError, ModelError
 from pipeline.gpu.plan import (
     ERROR_MIB,
@@ -30,7 +30,6 @@ from pipeline.stages.download_model import model_folder
 from pipeline.terminal import Part, Table
 from pipeline.workspace import Workspace
 
-PEAK = "measure-vram.vram_peak_mib"
 ASK_HUB_S = 10.0
 HEAD = ("model", "profile", "weights", "from", "KV/token", "utilisation", "context", "peak", "verdict")
 SOURCES = {HEADERS: "hub", SOURCE: "published", "safetensors headers": "files", "shape in config.json": "config.json"}
@@ -200,9 +199,9 @@ def row(candidate: Candidate, at: Card, target_mib: float | None, library: Libra
 
 
 def target(config: Config) -> float | None:
-    """Return what the gates allow as peak; None where none says."""
-    limits = [gate.target for gate in config.gates.root.values() if gate.metric == PEAK and gate.comparator in ("<", "<=")]
-    return min(limits, default=None)
+    """Return what the gates allow as peak; None where none says, or where the plan itself is the target."""
+    gates = [gate for gate in config.gates.root.values() if gate.metric == PLANNED_METRIC and gate.comparator in ("<", "<=")]
+    return min((number for gate in gates for number in gate.numbers), default=None)
 
 
 def survey(layers: Layers, machine: Machine, workspace: Workspace, total_mib: float | None, ours: bool) -> Survey:

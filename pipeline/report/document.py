@@ -92,7 +92,7 @@ class ReportedGate(Part):
     metric: str
     statistic: str
     comparator: Comparator
-    target: float
+    target: float | Literal["plan"]  # "plan": nothing was planned that would make it a number
     unit: str
     min_n: int
     judge_by: Literal["bound", "point"]

@@ -12,10 +12,10 @@ from pipeline.errors import MeaninglessError
 from pipeline.gpu.remedies import NoRemedy, Remedy, remedy_for
 from pipeline.measure.digits import ends_of, number, shown
 from pipeline.measure.figures import Figure
-from pipeline.measure.verdicts import SIGNS
+from pipeline.measure.verdicts import asked
 from pipeline.record import BLOCKED, Failure, Outcome
 from pipeline.report.definitions import Definition, definitions, noted
-from pipeline.report.gates import Judged, JudgedGate
+from pipeline.report.gates import BETWEEN, Judged, JudgedGate
 from pipeline.report.language import ENGLISH, Words
 from pipeline.report.sweep import CellRecord
 
@@ -236,7 +236,7 @@ def marks_of(gates: Sequence[JudgedGate]) -> dict[str, list[float]]:
     """Return what the gates ask of each metric, which no rounding may hide."""
     found: dict[str, list[float]] = {}
     for row in gates:
-        found.setdefault(row.gate.metric, []).append(row.gate.target)
+        found.setdefault(row.gate.metric, []).extend(row.gate.numbers)
     return found
 
 
@@ -371,7 +371,7 @@ def gate_row(row: JudgedGate, t: Words = ENGLISH) -> GateRow:
     return GateRow(
         t.given(gate.label),
         target_words(gate, t),
-        measured_words(row.figure, t=t, marks=(gate.target,)),
+        measured_words(row.figure, t=t, marks=gate.numbers),
         verdict,
         source(stage, metric),
         gate.metric,
@@ -385,7 +385,8 @@ def with_notes(verdict: str, waiver: str, reason: str) -> str:
 
 def target_words(gate: Gate, t: Words = ENGLISH) -> str:
     """Return what the figure must meet."""
-    return f"{SIGNS[gate.comparator]} {gate.target:g} {t.said(gate.unit)}{f' ({t.given(gate.statistic)})' if gate.statistic else ''}"
+    statistic = BETWEEN.join(t.said(t.given(part)) for part in gate.statistic.split(BETWEEN))
+    return asked(gate.comparator, gate.target, t.said(gate.unit)) + (f" ({statistic})" if statistic else "")
 
 
 def measured_words(figure: Figure | None, bold: str = "**", t: Words = ENGLISH, marks: Collection[float] = ()) -> str:
