@@ -379,7 +379,7 @@ class Gate(Section):
             raise ValueError(f"`plan` is a target only for {PLANNED_METRIC} with < or <=; expected a number")
         if type(given) in (int, float) and math.isfinite(number := float(str(given))):
             return number
-        raise ValueError(f"expected a number{f' or `plan`' if info.data.get('metric') == PLANNED_METRIC else ''}, got {given!r}")
+        raise ValueError(f"expected a number{' or `plan`' if info.data.get('metric') == PLANNED_METRIC else ''}, got {given!r}")
 
 
 class Gates(RootModel[dict[str, Gate]]):

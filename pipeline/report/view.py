@@ -158,6 +158,7 @@ class View:
     edges: list[tuple[str, str]] = field(default_factory=list)  # (needed, needing) of the stages
     badge: str = ""  # the path of its picture
     badge_text: str = ""
+    licence: str = ""  # where it forbids commercial use
     left_out: list[str] = field(default_factory=list)  # so that the report fits
     sweep: SweepSection | None = None
 
@@ -227,9 +228,17 @@ def build_view(
         edges=[edge for edge in edges if {row.name for row in stages}.issuperset(edge)],
         badge=badge,
         badge_text=badge_words(judged),
+        licence=forbidding_licence(model, t),
         sweep=sweep,
     )
     return replace(view, definitions=definitions(used(view), t))
+
+
+def forbidding_licence(model: Any, t: Words = ENGLISH) -> str:
+    """Return the words for a licence that forbids commercial use; empty for any other."""
+    if model is None or not model.facts.non_commercial:
+        return ""
+    return t("licence {licence}: no commercial use", licence=model.facts.license or t("not stated"))
 
 
 def marks_of(gates: Sequence[JudgedGate]) -> dict[str, list[float]]:
@@ -1106,7 +1115,7 @@ def environment(outcomes: Mapping[str, Outcome[Any]], t: Words = ENGLISH) -> lis
         result.append((t("Model"), t("{name} from {origin}, {revision}", name=model.name, origin=model.origin, revision=model.revision)))
         shape = t("{tokens} tokens", tokens=facts.context_length)
         listed = [facts.architecture, facts.dtype, facts.quantization or t("unquantised"), shape, f"{size:.0f} MiB"]
-        licence = t("licence {licence}", licence=facts.license or t("not stated"))
+        licence = forbidding_licence(model, t) or t("licence {licence}", licence=facts.license or t("not stated"))
         result.append((t("Model facts"), f"{', '.join(str(part) for part in listed)}; {licence}"))
     if server and not server.attached:
         phases = ", ".join(f"{t.said(name)} {seconds:.1f}" for name, seconds in server.handle.phases_s.items())
