@@ -212,7 +212,9 @@ def test_what_a_device_is_too_old_for_is_told(capability: str, short: list[str])
 
 def test_on_turing_the_fix_for_bfloat16_is_float16() -> None:
     told = cautions(reading(gpu().model_copy(update={"compute_capability": "7.5"})), KERNEL)
-    assert ("leave serve.dtype at auto, which takes float16 there", True) in [(caution.fix, "bfloat16 needs 8.0" in caution.fact) for caution in told]
+    assert ("leave serve.dtype at auto, which takes float16 there", True) in [
+        (caution.fix, "bfloat16 needs 8.0" in caution.fact) for caution in told
+    ]
 
 
 @pytest.mark.parametrize("limit", LIMITS, ids=lambda limit: limit.what)

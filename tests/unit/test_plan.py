@@ -171,7 +171,9 @@ def test_a_model_that_is_not_for_business_is_taken_unasked_by_the_smallest_row_a
 
 
 def test_the_comment_in_the_configuration_shows_the_table() -> None:
-    rows = re.findall(r"^  #  +\d+ GB  (\S+) +(\S+) +(none|4 bit).*?  +(\d+) +(\d+)", (ROOT / "config.yaml").read_text(encoding="utf-8"), re.M)
+    rows = re.findall(
+        r"^  #  +\d+ GB  (\S+) +(\S+) +(none|4 bit).*?  +(\d+) +(\d+)", (ROOT / "config.yaml").read_text(encoding="utf-8"), re.M
+    )
     shown = []
     for choice in AUTO:
         config = SHIPPED.config(choice.profile)
