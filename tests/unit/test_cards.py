@@ -115,7 +115,7 @@ def test_one_rows_trouble_is_no_others(tmp_path: Path, monkeypatch: pytest.Monke
             raise OSError("no space left")
         return row().model_copy(update={"profile": name, "verdict": "within"})
 
-    monkeypatch.setattr(cards, "total_of_this_gpu", lambda root: 81559.0)
+    monkeypatch.setattr(cards, "total_of_this_gpu", lambda _root: 81559.0)
     monkeypatch.setattr(cards, "measured", broken)
     said: list[str] = []
     rows = cards.run(tmp_path, ["gpu-8gb", "gpu-12gb"], tmp_path / "rows.json", said.append)
