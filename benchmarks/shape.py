@@ -1,38 +1,62 @@
-"""Make a model folder with the shape of Qwen2.5-3B-Instruct and no weights, for `load_format: dummy`.
+"""Make a model folder with the shape of a published model and no weights, for `load_format: dummy`.
 
-`python -m benchmarks.shape` writes models/qwen2.5-3b-shape: the published config.json's sizes, and the embedded model's
-tokenizer with filler tokens up to the vocabulary, so that every token that random weights choose can be written out.
-Run `./inv download-model --profile gpu-embedded` first.
+`python -m benchmarks.shape [REPOSITORY ...]` writes models/qwen2.5-3b-shape for Qwen/Qwen2.5-3B-Instruct, or the like for each
+that is named: the published config.json's sizes, and the embedded model's tokenizer with filler tokens up to the vocabulary,
+so that every token that random weights choose can be written out. Run `./inv download-model --profile gpu-embedded` first.
 """
 
 import json
 import shutil
+import sys
 from pathlib import Path
+from typing import Any
+
+from pipeline.model.published import CONFIGS
 
 ROOT = Path(__file__).resolve().parents[1]
-SOURCE = ROOT / "models" / "smollm2-135m-instruct-bf16"
-TARGET = ROOT / "models" / "qwen2.5-3b-shape"
-# config.json of Qwen/Qwen2.5-3B-Instruct, as published.
-CONFIG = {
+SOURCE = "smollm2-135m-instruct-bf16"
+# What vLLM needs of config.json beside the sizes, as published; the tokens are those of the embedded model's tokenizer.
+TOKENS = {"bos_token_id": 1, "eos_token_id": 2}
+QWEN = {
     "architectures": ["Qwen2ForCausalLM"],
     "model_type": "qwen2",
     "hidden_act": "silu",
-    "hidden_size": 2048,
-    "intermediate_size": 11008,
-    "max_position_embeddings": 32768,
-    "num_attention_heads": 16,
-    "num_hidden_layers": 36,
-    "num_key_value_heads": 2,
     "rms_norm_eps": 1e-06,
     "rope_theta": 1000000.0,
-    "tie_word_embeddings": True,
-    "torch_dtype": "bfloat16",
     "use_sliding_window": False,
-    "vocab_size": 151936,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
+    **TOKENS,
 }
+LLAMA = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "hidden_act": "silu",
+    "rms_norm_eps": 1e-05,
+    "rope_theta": 500000.0,
+    "rope_scaling": {
+        "factor": 32.0,
+        "high_freq_factor": 4.0,
+        "low_freq_factor": 1.0,
+        "original_max_position_embeddings": 8192,
+        "rope_type": "llama3",
+    },
+    **TOKENS,
+}
+FAMILIES = {"Qwen": QWEN, "meta-llama": LLAMA}
+AWQ = {"zero_point": True, "version": "gemm", "modules_to_not_convert": None}
 COPIED = ("tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
+
+
+def config_of(repo: str) -> dict[str, Any]:
+    """Return the config.json of a known repository; KeyError for another."""
+    sizes = CONFIGS[repo]
+    whole = {**FAMILIES[repo.partition("/")[0]], **sizes}
+    packed = sizes.get("quantization_config")
+    return {**whole, "quantization_config": {**packed, **AWQ}} if packed and packed["quant_method"] == "awq" else whole
+
+
+def folder_of(repo: str, models: Path) -> Path:
+    """Return where the shape of a repository is, or will be."""
+    return models / f"{repo.partition('/')[2].replace('-Instruct', '').lower()}-shape"
 
 
 def padded(tokenizer: dict[str, object], size: int) -> dict[str, object]:
@@ -47,18 +71,28 @@ def padded(tokenizer: dict[str, object], size: int) -> dict[str, object]:
     return {**tokenizer, "model": {**model, "vocab": vocabulary}}
 
 
-def main() -> None:
-    """Write the folder."""
-    TARGET.mkdir(parents=True, exist_ok=True)
-    (TARGET / "config.json").write_text(json.dumps(CONFIG, indent=1) + "\n", encoding="utf-8")
-    tokenizer = json.loads((SOURCE / "tokenizer.json").read_text(encoding="utf-8"))
-    made = padded(tokenizer, int(str(CONFIG["vocab_size"])))
-    (TARGET / "tokenizer.json").write_text(json.dumps(made, ensure_ascii=False), encoding="utf-8")
+def make(repo: str, models: Path) -> Path:
+    """Write the folder of a repository's shape below `models`, beside the embedded model's, and return it."""
+    config, source, target = config_of(repo), models / SOURCE, folder_of(repo, models)
+    tokenizer = json.loads((source / "tokenizer.json").read_text(encoding="utf-8"))
+    made = padded(tokenizer, int(config["vocab_size"]))
+    target.mkdir(parents=True, exist_ok=True)
+    (target / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+    (target / "tokenizer.json").write_text(json.dumps(made, ensure_ascii=False), encoding="utf-8")
     for name in COPIED:
-        if (SOURCE / name).exists():
-            shutil.copyfile(SOURCE / name, TARGET / name)
-    print(f"wrote {TARGET.relative_to(ROOT)}")
+        if (source / name).exists():
+            shutil.copyfile(source / name, target / name)
+    return target
+
+
+def main(words: list[str]) -> None:
+    """Write the folders."""
+    known = [repo for repo in CONFIGS if repo.partition("/")[0] in FAMILIES]
+    for repo in words or ["Qwen/Qwen2.5-3B-Instruct"]:
+        if repo not in known:
+            raise SystemExit(f"no shape of {repo} is known; known: {', '.join(known)}")
+        print(f"wrote {make(repo, ROOT / 'models').relative_to(ROOT)}")
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

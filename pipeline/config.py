@@ -1,6 +1,7 @@
 """Settings: typed sections, merged from config.yaml, the profile, the environment and --set, each value with its origin."""
 
 import ipaddress
+import math
 import os
 import re
 import typing
@@ -12,7 +13,7 @@ from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, RootModel, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError, ValidationInfo, field_validator, model_validator
 
 from pipeline.errors import ConfigError
 from pipeline.redact import redacted
@@ -24,6 +25,9 @@ LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 Comparator = Literal["<", "<=", ">", ">=", "=="]
 Positive = Annotated[int, Field(gt=0)]
 Seconds = Annotated[float, Field(gt=0)]
+# A gate's target that is no number: the peak that the plan of the start says, with the plan's error on top.
+PLAN: Literal["plan"] = "plan"
+PLANNED_METRIC = "measure-vram.vram_peak_mib"
 
 
 SECRET_ARGUMENTS = ("--api-key", "--hf-token")
@@ -49,10 +53,14 @@ class Section(BaseModel):
 
 
 class AutoProfile(Section):
-    """The profile that `profile: auto` takes on a GPU with at least this much memory."""
+    """The profile that `profile: auto` takes on a GPU with at least this much memory.
+
+    `non_commercial`: the licence of its model forbids commercial use, which check-gpu says.
+    """
 
     min_total_mib: Positive
     profile: str
+    non_commercial: bool = False
 
 
 class GpuConfig(Section):
@@ -350,12 +358,28 @@ class Gate(Section):
     metric: Annotated[str, Field(pattern=r"^[a-z-]+\.[a-z0-9_]+$")]
     statistic: str = ""
     comparator: Comparator
-    target: FiniteFloat
+    target: float | Literal["plan"]
     unit: str = ""
     min_n: Positive = 1
     judge_by: Literal["bound", "point"] = "bound"
     required: bool = True
     table: Literal["targets", "criteria"] = "targets"
+
+    @property
+    def numbers(self) -> tuple[float, ...]:
+        """Return the target where it is a number, which no rounding may hide."""
+        return () if isinstance(self.target, str) else (self.target,)
+
+    @field_validator("target", mode="plain")
+    @classmethod
+    def is_a_number_or_the_plan(cls, given: object, info: ValidationInfo) -> float | str:
+        if given == PLAN and info.data.get("metric") == PLANNED_METRIC and info.data.get("comparator") in ("<", "<="):
+            return PLAN
+        if given == PLAN:
+            raise ValueError(f"`plan` is a target only for {PLANNED_METRIC} with < or <=; expected a number")
+        if type(given) in (int, float) and math.isfinite(number := float(str(given))):
+            return number
+        raise ValueError(f"expected a number{' or `plan`' if info.data.get('metric') == PLANNED_METRIC else ''}, got {given!r}")
 
 
 class Gates(RootModel[dict[str, Gate]]):
@@ -483,11 +507,11 @@ class Config(Section):
     @property
     def limits(self) -> Limits:
         """Return the limits for a single request that the gates imply, the strictest where several do."""
-        gates = self.gates.root.values()
-        at_most = [gate for gate in gates if gate.comparator in ("<", "<=")]
-        at_least = [gate for gate in gates if gate.comparator in (">", ">=") and gate.target > 0]
-        found = [(name, gate.target) for name in Limits.model_fields for gate in at_most if gate.metric.startswith(f"bench.{name}_")]
-        found += [("tpot_ms", 1000 / gate.target) for gate in at_least if gate.metric.startswith("bench.decode_tok_s_")]
+        asked = [(gate.metric, gate.comparator, number) for gate in self.gates.root.values() for number in gate.numbers]
+        at_most = [(metric, number) for metric, comparator, number in asked if comparator in ("<", "<=")]
+        at_least = [(metric, number) for metric, comparator, number in asked if comparator in (">", ">=") and number > 0]
+        found = [(name, number) for name in Limits.model_fields for metric, number in at_most if metric.startswith(f"bench.{name}_")]
+        found += [("tpot_ms", 1000 / number) for metric, number in at_least if metric.startswith("bench.decode_tok_s_")]
         return Limits(**dict(sorted(found, reverse=True)))  # of the same name the last stays, which is the smallest
 
     @property

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from pipeline.config import Config, GpuConfig, Layers, ModelConfig, ServeConfig
+from pipeline.config import PLANNED_METRIC, Config, GpuConfig, Layers, ModelConfig, ServeConfig
 from pipeline.errors import ConfigError, HubSilentError, ModelError
 from pipeline.gpu.plan import (
     ERROR_MIB,
@@ -21,7 +21,7 @@ from pipeline.gpu.plan import (
     pairs,
     unplanned,
 )
-from pipeline.model.published import EMBEDDED, SOURCE, published_shape, repository
+from pipeline.model.published import EMBEDDED, NON_COMMERCIAL, SOURCE, published_shape, repository
 from pipeline.model.remote import HEADERS, remote_weights
 from pipeline.model.shape import Shape, estimated_bytes, read_shape, weight_bytes
 from pipeline.server.ladder import CPU_CACHE
@@ -30,7 +30,6 @@ from pipeline.stages.download_model import model_folder
 from pipeline.terminal import Part, Table
 from pipeline.workspace import Workspace
 
-PEAK = "measure-vram.vram_peak_mib"
 ASK_HUB_S = 10.0
 HEAD = ("model", "profile", "weights", "from", "KV/token", "utilisation", "context", "peak", "verdict")
 SOURCES = {HEADERS: "hub", SOURCE: "published", "safetensors headers": "files", "shape in config.json": "config.json"}
@@ -66,6 +65,7 @@ class Row(BaseModel):
     name: str
     profiles: tuple[str, ...]
     guide: bool
+    non_commercial: bool = False
     asked: Demand | None = None
     judged: Judgement | None = None
     reason: str = ""
@@ -188,21 +188,23 @@ def on_processor(config: Config) -> bool:
 def row(candidate: Candidate, at: Card, target_mib: float | None, library: Library) -> Row:
     """Return how the candidate fits, or why that is unknown."""
     serve = candidate.config.serve
-    blank = Row(name=candidate.model.name.rpartition("/")[2], profiles=candidate.profiles, guide=candidate.guide)
+    model = candidate.model
+    forbids = model.source == "hub" and model.repo in NON_COMMERCIAL
+    blank = Row(name=model.name.rpartition("/")[2], profiles=candidate.profiles, guide=candidate.guide, non_commercial=forbids)
     strange = unplanned(serve)
     if strange is not None:
         return blank.model_copy(update={"reason": f"{strange} in serve.extra_args changes what is planned here"})
     try:
-        asked = demand(serve, *library.weights(candidate.model, serve.dtype), at.total_mib)
+        asked = demand(serve, *library.weights(model, serve.dtype), at.total_mib)
     except ModelError as error:
         return blank.model_copy(update={"reason": error.message.replace(f"{library.workspace.root}/", "")})
     return blank.model_copy(update={"asked": asked, "judged": judge(asked, at.available_mib, target_mib)})
 
 
 def target(config: Config) -> float | None:
-    """Return what the gates allow as peak; None where none says."""
-    limits = [gate.target for gate in config.gates.root.values() if gate.metric == PEAK and gate.comparator in ("<", "<=")]
-    return min(limits, default=None)
+    """Return what the gates allow as peak; None where none says, or where the plan itself is the target."""
+    gates = [gate for gate in config.gates.root.values() if gate.metric == PLANNED_METRIC and gate.comparator in ("<", "<=")]
+    return min((number for gate in gates for number in gate.numbers), default=None)
 
 
 def survey(layers: Layers, machine: Machine, workspace: Workspace, total_mib: float | None, ours: bool) -> Survey:
@@ -248,6 +250,9 @@ def lines(found: Survey) -> Iterator[Part]:
     yield f"The estimate's error: KV cache ±{ERROR_MIB:.0f} MiB, peak ±{PEAK_ERROR_MIB:.0f}; `set` keeps the peak that clear of the target."
     if found.processor:
         yield f"left out, because they run on the processor: {', '.join(found.processor)}"
+    forbidding = [row.name for row in found.rows if row.non_commercial]
+    if forbidding:
+        yield f"licence forbids commercial use: {', '.join(forbidding)}"
     fitting = [row.name for row in found.rows if row.judged is not None and row.judged.verdict == "fits"]
     yield f"fit {'within the target' if found.target_mib is not None else 'the device'}: {', '.join(fitting) or 'none'}"
     yield from in_force(found)

@@ -43,7 +43,10 @@ class Limit:
     source: str
 
 
-BFLOAT16 = Limit("bfloat16", (8, 0), "set serve.dtype=float16", "vllm/platforms/cuda.py, check_if_supports_dtype (0.32.0)")
+# vLLM 0.33 takes float16 by itself there where dtype is auto (vllm/config/model.py, _resolve_auto_dtype).
+BFLOAT16 = Limit(
+    "bfloat16", (8, 0), "leave serve.dtype at auto, which takes float16 there", "vllm/platforms/cuda.py, check_if_supports_dtype (0.32.0)"
+)
 BATCH_INVARIANCE = Limit(
     "VLLM_BATCH_INVARIANT=1",
     (8, 0),

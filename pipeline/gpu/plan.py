@@ -42,6 +42,7 @@ CONTEXT_STEP = 16  # tokens; vLLM's block on GPUs
 # The guide's card. Source: nvidia-smi on an RTX 4050 Laptop shows 6141MiB in all.
 LAPTOP = "NVIDIA GeForce RTX 4050 Laptop GPU"
 LAPTOP_MIB = 6141.0
+NOTHING_PLANNED = "nothing was planned: no GPU, or a model or flag that the plan does not know"
 KV_DTYPE, COMPILATION = "--kv-cache-dtype", "--compilation-config"
 # Arguments of vLLM that change what these formulas know. --quantization, for one, may pack the weights while loading.
 UNPLANNED = (
@@ -355,7 +356,7 @@ def refusal(asked: Demand, utilization: float | None) -> tuple[str, str] | None:
 def plan_error_figure(made: Plan | None, peak: Figure) -> Figure:
     """Return by how many percent the planned peak was above the measured one (below, where negative)."""
     if made is None:
-        return not_measured("%", "nothing was planned: no GPU, or a model or flag that the plan does not know")
+        return not_measured("%", NOTHING_PLANNED)
     if peak.value is None:
         return not_measured("%", peak.reason)
     if peak.value <= 0:

@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from pipeline.errors import ModelError
+from pipeline.model.licence import read_licence
 
 CHUNK_BYTES = 1 << 20
 
@@ -34,6 +35,7 @@ class Facts(BaseModel):
     vocabulary: int | None
     layers: int | None
     license: str | None
+    non_commercial: bool = False  # its licence forbids commercial use
 
 
 def read_facts(folder: Path, license_name: str | None = None) -> Facts:
@@ -47,6 +49,7 @@ def read_facts(folder: Path, license_name: str | None = None) -> Facts:
         raise ModelError(f"{path} is not JSON ({error})", "download the model again") from error
     quantization = config.get("quantization_config") or {}
     architectures = config.get("architectures") or [None]
+    licence = read_licence(folder, license_name or config.get("license"))
     return Facts(
         architecture=architectures[0],
         dtype=config.get("torch_dtype") or config.get("dtype"),
@@ -54,7 +57,8 @@ def read_facts(folder: Path, license_name: str | None = None) -> Facts:
         context_length=config.get("max_position_embeddings"),
         vocabulary=config.get("vocab_size"),
         layers=config.get("num_hidden_layers"),
-        license=license_name or config.get("license"),
+        license=licence.name,
+        non_commercial=licence.non_commercial,
     )
 
 

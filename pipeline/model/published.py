@@ -71,6 +71,8 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "max_position_embeddings": 8192,
     },
 }
+# Under the Qwen Research licence, by their model cards; the other models of the list allow commercial use.
+NON_COMMERCIAL = ("Qwen/Qwen2.5-3B-Instruct", "Qwen/Qwen2.5-3B-Instruct-AWQ", "Qwen/Qwen2.5-3B-Instruct-GPTQ-Int4")
 
 
 def repository(name: str) -> str | None:

@@ -41,6 +41,8 @@ class Environment(Part):
 
     device: str | None
     model: str | None
+    license: str | None = None
+    non_commercial: bool | None = None  # the model's licence forbids commercial use
     revision: str | None
     vllm: str | None
     distribution: str | None
@@ -92,7 +94,7 @@ class ReportedGate(Part):
     metric: str
     statistic: str
     comparator: Comparator
-    target: float
+    target: float | Literal["plan"]  # "plan": nothing was planned that would make it a number
     unit: str
     min_n: int
     judge_by: Literal["bound", "point"]
@@ -173,6 +175,8 @@ def environment(profile: str, outcomes: Mapping[str, Outcome[Any]]) -> Environme
     return Environment(
         device=server.device if server else None,
         model=server.model if server else model.name if model else None,
+        license=model.facts.license if model else None,
+        non_commercial=model.facts.non_commercial if model else None,
         revision=model.revision if model else None,
         vllm=server.vllm if server else installation.vllm if installation else None,
         distribution=server.distribution if server else installation.distribution if installation else None,

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Literal
 
 from pipeline.measure.digits import ends_of, shown
-from pipeline.measure.verdicts import SIGNS
+from pipeline.measure.verdicts import asked
 from pipeline.report.document import Document, ReportedGate
 from pipeline.report.markdown import cell
 from pipeline.report.view import bounds_words
@@ -18,14 +18,15 @@ NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 def target_words(gate: ReportedGate) -> str:
     """Return what the gate asks."""
-    return f"{SIGNS[gate.comparator]} {gate.target:g} {gate.unit}".rstrip() + (f" ({gate.statistic})" if gate.statistic else "")
+    return asked(gate.comparator, gate.target, gate.unit) + (f" ({gate.statistic})" if gate.statistic else "")
 
 
 def measured_words(gate: ReportedGate) -> str:
     """Return what the gate found."""
     if gate.value is None:
         return "not measured"
-    said = shown(gate.value, gate.low, gate.high, (gate.target, *ends_of(gate.unit)))
+    marks = ends_of(gate.unit) if isinstance(gate.target, str) else (gate.target, *ends_of(gate.unit))
+    said = shown(gate.value, gate.low, gate.high, marks)
     bounds = bounds_words(said.low, said.high)
     return f"{said.value} {gate.unit} (n = {gate.n}{f'; 95 %: {bounds}' if bounds else ''})"
 

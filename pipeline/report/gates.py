@@ -4,13 +4,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pipeline.config import Gate, Gates, Waived
+from pipeline.config import PLAN, Gate, Gates, Waived
 from pipeline.errors import MeaninglessError, NothingAnsweredError
+from pipeline.gpu.plan import NOTHING_PLANNED, PEAK_ERROR_MIB
 from pipeline.measure.figures import Figure, not_measured
 from pipeline.measure.verdicts import Judgement, exit_code, judge
 from pipeline.record import BLOCKED, SOAK_NOTE, SWEEP_NOTE, Failure, Measurement, Outcome
 
 WAIVABLE = ("FAIL", "INCONCLUSIVE", "NOT_MEASURED")
+BETWEEN = "; "  # the parts of a statistic
 OF_OUR_SERVER = ("install", "download-model", "stop", "determinism-remedy")
 
 
@@ -76,10 +78,31 @@ def judge_all(gates: Mapping[str, Gate], outcomes: Mapping[str, Outcome[Any]]) -
         found, simulated = find(outcomes.get(stage), metric, gate.unit)
         if isinstance(found, Judgement):
             result.append(JudgedGate(name, gate, not_measured(gate.unit, found.reason), found))
+            continue
+        asked, figure = by_plan(gate, found, outcomes) if gate.target == PLAN else (gate, found)
+        if isinstance(asked.target, str):
+            judgement = Judgement("NOT_MEASURED", figure.reason)
         else:
-            judgement = judge(found, gate.comparator, gate.target, gate.min_n, gate.judge_by == "bound", simulated)
-            result.append(JudgedGate(name, gate, found, judgement))
+            judgement = judge(figure, asked.comparator, asked.target, asked.min_n, asked.judge_by == "bound", simulated)
+        result.append(JudgedGate(name, asked, figure, judgement))
     return result
+
+
+def by_plan(gate: Gate, peak: Figure, outcomes: Mapping[str, Outcome[Any]]) -> tuple[Gate, Figure]:
+    """Return the gate with the number that the plan of the start makes its target, and the peak to judge by it.
+
+    The plan is for one device, and so is the peak: the highest where several share the model. Without a plan the gate stays
+    as it is and the figure says why.
+    """
+    server, use = (outcomes[name].data if name in outcomes else None for name in ("serve", "measure-vram"))
+    if server is None or server.plan is None:
+        return gate, peak if peak.value is None else not_measured(gate.unit, NOTHING_PLANNED)
+    planned_mib, statistic = server.plan.peak_mib, [gate.statistic] if gate.statistic else []
+    if use is not None and len(use.device_peaks_mib) > 1 and peak.value is not None:
+        peak = Figure(value=max(use.device_peaks_mib.values()), unit=peak.unit, n=peak.n)
+        statistic.append(f"the highest of {len(use.device_peaks_mib)} devices")
+    statistic.append(f"the plan's {planned_mib:.0f} + {PEAK_ERROR_MIB:.0f}")
+    return gate.model_copy(update={"target": float(round(planned_mib + PEAK_ERROR_MIB)), "statistic": BETWEEN.join(statistic)}), peak
 
 
 def find(outcome: Outcome[Any] | None, metric: str, unit: str) -> tuple[Figure | Judgement, bool]:

@@ -20,6 +20,8 @@ SAID = (
     "n = {n} is too small for a confidence bound",
     "the 95 % bound {value} is not {sign} {target}",
     # report/gates.py
+    "the plan's {value} + {target}",
+    "the highest of {n} devices",
     "no such stage",
     "{stage} never ran",
     "{stage} makes no figures",

@@ -34,7 +34,7 @@ def gate_cells(row: JudgedGate, t: Words) -> list[str]:
     """Return a gate's row of the report, without its marks and links."""
     verdict = with_notes(row.judgement.verdict, t.said(row.waiver), t.said(row.judgement.reason))
     required = "" if row.gate.required else t(" (not required by this profile)")
-    measured = measured_words(row.figure, bold="", t=t, marks=(row.gate.target,))
+    measured = measured_words(row.figure, bold="", t=t, marks=row.gate.numbers)
     return [t.given(row.gate.label), target_words(row.gate, t), measured, verdict + required]
 
 

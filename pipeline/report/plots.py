@@ -97,7 +97,8 @@ def memory_pictures(
         Line(t("host memory (RSS)"), host_points(samples, "rss_mib")),
     ]
     metric, name = ("vram_peak_mib", "VRAM") if vram else ("host_pss_peak_mib", t("host memory"))
-    limits = [row.gate.target for row in gates if row.gate.metric == f"measure-vram.{metric}" and row.gate.comparator in ("<", "<=")]
+    asked = [row.gate for row in gates if row.gate.metric == f"measure-vram.{metric}" and row.gate.comparator in ("<", "<=")]
+    limits = [number for gate in asked for number in gate.numbers]
     target = Target(t("target, {name}", name=name), min(limits)) if limits else None
     peak = use.figures[metric].value if metric in use.figures else None
     named = {

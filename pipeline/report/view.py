@@ -12,10 +12,10 @@ from pipeline.errors import MeaninglessError
 from pipeline.gpu.remedies import NoRemedy, Remedy, remedy_for
 from pipeline.measure.digits import ends_of, number, shown
 from pipeline.measure.figures import Figure
-from pipeline.measure.verdicts import SIGNS
+from pipeline.measure.verdicts import asked
 from pipeline.record import BLOCKED, Failure, Outcome
 from pipeline.report.definitions import Definition, definitions, noted
-from pipeline.report.gates import Judged, JudgedGate
+from pipeline.report.gates import BETWEEN, Judged, JudgedGate
 from pipeline.report.language import ENGLISH, Words
 from pipeline.report.sweep import CellRecord
 
@@ -158,6 +158,7 @@ class View:
     edges: list[tuple[str, str]] = field(default_factory=list)  # (needed, needing) of the stages
     badge: str = ""  # the path of its picture
     badge_text: str = ""
+    licence: str = ""  # where it forbids commercial use
     left_out: list[str] = field(default_factory=list)  # so that the report fits
     sweep: SweepSection | None = None
 
@@ -227,16 +228,24 @@ def build_view(
         edges=[edge for edge in edges if {row.name for row in stages}.issuperset(edge)],
         badge=badge,
         badge_text=badge_words(judged),
+        licence=forbidding_licence(model, t),
         sweep=sweep,
     )
     return replace(view, definitions=definitions(used(view), t))
+
+
+def forbidding_licence(model: Any, t: Words = ENGLISH) -> str:
+    """Return the words for a licence that forbids commercial use; empty for any other."""
+    if model is None or not model.facts.non_commercial:
+        return ""
+    return t("licence {licence}: no commercial use", licence=model.facts.license or t("not stated"))
 
 
 def marks_of(gates: Sequence[JudgedGate]) -> dict[str, list[float]]:
     """Return what the gates ask of each metric, which no rounding may hide."""
     found: dict[str, list[float]] = {}
     for row in gates:
-        found.setdefault(row.gate.metric, []).append(row.gate.target)
+        found.setdefault(row.gate.metric, []).extend(row.gate.numbers)
     return found
 
 
@@ -371,7 +380,7 @@ def gate_row(row: JudgedGate, t: Words = ENGLISH) -> GateRow:
     return GateRow(
         t.given(gate.label),
         target_words(gate, t),
-        measured_words(row.figure, t=t, marks=(gate.target,)),
+        measured_words(row.figure, t=t, marks=gate.numbers),
         verdict,
         source(stage, metric),
         gate.metric,
@@ -385,7 +394,8 @@ def with_notes(verdict: str, waiver: str, reason: str) -> str:
 
 def target_words(gate: Gate, t: Words = ENGLISH) -> str:
     """Return what the figure must meet."""
-    return f"{SIGNS[gate.comparator]} {gate.target:g} {t.said(gate.unit)}{f' ({t.given(gate.statistic)})' if gate.statistic else ''}"
+    statistic = BETWEEN.join(t.said(t.given(part)) for part in gate.statistic.split(BETWEEN))
+    return asked(gate.comparator, gate.target, t.said(gate.unit)) + (f" ({statistic})" if statistic else "")
 
 
 def measured_words(figure: Figure | None, bold: str = "**", t: Words = ENGLISH, marks: Collection[float] = ()) -> str:
@@ -1105,7 +1115,7 @@ def environment(outcomes: Mapping[str, Outcome[Any]], t: Words = ENGLISH) -> lis
         result.append((t("Model"), t("{name} from {origin}, {revision}", name=model.name, origin=model.origin, revision=model.revision)))
         shape = t("{tokens} tokens", tokens=facts.context_length)
         listed = [facts.architecture, facts.dtype, facts.quantization or t("unquantised"), shape, f"{size:.0f} MiB"]
-        licence = t("licence {licence}", licence=facts.license or t("not stated"))
+        licence = forbidding_licence(model, t) or t("licence {licence}", licence=facts.license or t("not stated"))
         result.append((t("Model facts"), f"{', '.join(str(part) for part in listed)}; {licence}"))
     if server and not server.attached:
         phases = ", ".join(f"{t.said(name)} {seconds:.1f}" for name, seconds in server.handle.phases_s.items())

@@ -59,4 +59,5 @@ def choose_profile(choices: tuple[AutoProfile, ...], reading: nvml.Reading) -> t
     fitting = [choice for choice in choices if choice.min_total_mib <= first.total_mib]
     if not fitting:
         return CPU_PROFILE, f"{seen} is smaller than every GPU profile's minimum"
-    return max(fitting, key=lambda choice: choice.min_total_mib).profile, seen
+    chosen = max(fitting, key=lambda choice: choice.min_total_mib)
+    return chosen.profile, f"{seen}; its model's licence forbids commercial use" if chosen.non_commercial else seen

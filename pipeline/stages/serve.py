@@ -91,6 +91,7 @@ def serve(
         began = time.monotonic()
         try:
             refuse_hopeless(settings, machine, installation.distribution, folder)
+            made = planned(settings, machine, installation.distribution, folder)  # before the start, for a gate may ask for its peak
             proofs, handle = launched(settings, words, model.name, installation.vllm, folder, workspace)
             break
         except OutOfMemoryError as error:
@@ -106,7 +107,7 @@ def serve(
         environment=dict(settings.env),
         random_weights=settings.load_format == "dummy",
         attempts=attempts,
-        plan=planned(settings, machine, installation.distribution, folder),
+        plan=made,
         real=is_real(proofs),
         proofs=proofs,
         handle=handle,

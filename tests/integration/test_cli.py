@@ -250,7 +250,10 @@ def test_set_may_be_repeated_and_the_last_wins(untouched: Project) -> None:
 def test_unknown_profile(untouched: Project) -> None:
     first, hint = untouched.refuses("all", "--profile", "qwen-7b")
     assert first == "error: --profile: no profile 'qwen-7b'; did you mean 'qwen2.5-7b'?"
-    assert hint == "  → profiles: cpu, gpu-embedded, llama-3.2-3b, quick, qwen2.5-1.5b, qwen2.5-3b-shape, qwen2.5-7b, rtx4050-6gb, auto"
+    assert hint == (
+        "  → profiles: cpu, gpu-12gb, gpu-16gb, gpu-24gb, gpu-48gb, gpu-80gb, gpu-8gb, gpu-embedded, llama-3.2-3b, quick, "
+        "qwen2.5-1.5b, qwen2.5-3b-shape, qwen2.5-7b, rtx4050-6gb, auto"
+    )
 
 
 def test_wrong_setting_of_the_profile_that_check_gpu_chose_is_told_before_it_is_used(project: Project) -> None:

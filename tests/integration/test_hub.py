@@ -377,6 +377,7 @@ def test_stage_records_commit_licence_facts_and_every_file(hub: FakeHub, tmp_pat
         "context_length": 64,
         "vocabulary": 8,
         "license": "apache-2.0",
+        "non_commercial": False,
     }
     stated = {(path, len(file.content), hashlib.sha256(file.content).hexdigest()) for path, file in FILES.items()}
     assert {(entry.path, entry.bytes, entry.sha256) for entry in made.files} == stated

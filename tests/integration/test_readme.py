@@ -7,10 +7,14 @@ import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from pipeline.config import load_layers
+
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
 TURKISH = ROOT / "README.tr.md"
 SHARED = ("excerpt", "graph", "plan", "faults")  # parts that both languages show alike
+CARDS = ("card", "profile", "model", "weights", "context", "sequences")
+TURKISH_CARDS = ("kart", "profil", "model", "ağırlıklar", "bağlam", "eşzamanlı istek")
 
 
 def task_table() -> str:
@@ -46,6 +50,18 @@ def plan() -> str:
     return "\n".join(["```text", device, *rest, "```"])
 
 
+def auto(*header: str) -> str:
+    """Return the rows of gpu.auto as a table."""
+    layers = load_layers(ROOT / "config.yaml", {})
+    rows = []
+    for choice in layers.config(None).gpu.auto:
+        config = layers.config(choice.profile)
+        card, repo, serve = choice.profile.rpartition("-")[2].removesuffix("gb"), str(config.model.repo), config.serve
+        weights = "4 bit (AWQ)" if repo.endswith("-AWQ") else "bf16"
+        rows.append(f"| {card} GB | `{choice.profile}` | {repo} | {weights} | {serve.max_model_len} | {serve.max_num_seqs} |")
+    return "\n".join([f"| {' | '.join(header)} |", f"| {' | '.join(['---'] * len(header))} |", *rows])
+
+
 def part(text: str, name: str) -> str:
     """Return what stands between the marks of `name`."""
     return text.split(f"<!-- {name} -->\n")[1].split(f"\n<!-- /{name} -->")[0]
@@ -69,6 +85,11 @@ def test_the_plan_is_what_the_command_says() -> None:
     assert part(README.read_text(encoding="utf-8"), "plan") == plan()
 
 
+def test_the_table_of_cards_is_the_configurations() -> None:
+    assert part(README.read_text(encoding="utf-8"), "auto") == auto(*CARDS)
+    assert part(TURKISH.read_text(encoding="utf-8"), "auto") == auto(*TURKISH_CARDS)
+
+
 def test_the_excerpt_is_of_a_real_run() -> None:
     shown = part(README.read_text(encoding="utf-8"), "excerpt")
     assert "TBD" not in shown
@@ -82,8 +103,6 @@ def test_every_linked_file_exists() -> None:
 
 
 def test_every_set_key_and_profile_named_in_the_readme_exists() -> None:
-    from pipeline.config import load_layers
-
     text = README.read_text(encoding="utf-8")
     layers = load_layers(ROOT / "config.yaml", {})
     config = layers.config(None).model_dump()
@@ -96,8 +115,14 @@ def test_every_set_key_and_profile_named_in_the_readme_exists() -> None:
 
 if __name__ == "__main__":
     README.write_text(
-        fill(README.read_text(encoding="utf-8"), {"tasks": task_table(), "graph": graph(), "plan": plan(), "excerpt": excerpt()}),
+        fill(
+            README.read_text(encoding="utf-8"),
+            {"tasks": task_table(), "graph": graph(), "plan": plan(), "auto": auto(*CARDS), "excerpt": excerpt()},
+        ),
         encoding="utf-8",
     )
     english = README.read_text(encoding="utf-8")
-    TURKISH.write_text(fill(TURKISH.read_text(encoding="utf-8"), {name: part(english, name) for name in SHARED}), encoding="utf-8")
+    TURKISH.write_text(
+        fill(TURKISH.read_text(encoding="utf-8"), {name: part(english, name) for name in SHARED} | {"auto": auto(*TURKISH_CARDS)}),
+        encoding="utf-8",
+    )

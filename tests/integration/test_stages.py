@@ -632,11 +632,11 @@ def test_of_several_devices_each_has_its_peak_and_the_largest_meets_the_plan(fak
     assert result.figures["plan_error"].value == pytest.approx(100 * (4450 / 4000 - 1))
 
 
-def judged_memory(result: Measurement) -> dict[str, str]:
+def judged_memory(result: Measurement, profile: str = "cpu") -> dict[str, str]:
     """Return the verdicts of the shipped gates on memory, as on a real server."""
     real = result.model_copy(update={"simulated": False})
     judged = judge_all(
-        load_layers(ROOT / "config.yaml", {}).config("cpu").gates.root, {"measure-vram": Outcome("measure-vram", real, None)}
+        load_layers(ROOT / "config.yaml", {}).config(profile).gates.root, {"measure-vram": Outcome("measure-vram", real, None)}
     )
     return {row.id: row.judgement.verdict for row in judged if row.gate.metric.startswith("measure-vram.")}
 
@@ -659,7 +659,8 @@ def test_memory_gates_fail_on_a_preemption_and_on_a_host_that_grows(fake: FakeVl
     for number, sample in enumerate(samples):
         sample["rss_mib"] = 10.0 * number
     path.write_text("".join(f"{json.dumps(sample)}\n" for sample in samples), encoding="utf-8")
-    verdicts = judged_memory(memory.measure_vram(VramConfig(load_s=1.5, concurrency=2), machine(gpu=True), server, workspace))
+    result = memory.measure_vram(VramConfig(load_s=1.5, concurrency=2), machine(gpu=True), server, workspace)
+    verdicts = judged_memory(result, "rtx4050-6gb")
     assert (verdicts["host_memory_steady"], verdicts["host_memory_stable"]) == ("FAIL", "FAIL")
     assert (verdicts["vram_usage"], verdicts["vram_stable"]) == ("PASS", "INCONCLUSIVE")
 
@@ -759,7 +760,7 @@ def measure_all(server: Server, workspace: Workspace) -> dict[str, Measurement]:
 
 
 def gates() -> dict[str, Gate]:
-    return load_layers(ROOT / "config.yaml", {}).config(None).gates.root
+    return load_layers(ROOT / "config.yaml", {}).config("rtx4050-6gb").gates.root
 
 
 def test_no_gate_passes_on_a_simulated_server(fake: FakeVllm, server: Server, workspace: Workspace) -> None:

@@ -36,6 +36,15 @@ def test_the_first_device_counts_because_vllm_takes_it() -> None:
     assert check_gpu.choose_profile(CHOICES, reading(large, small)) == ("large", "large one with 6000 MiB")
 
 
+def test_a_profile_whose_model_is_not_for_business_says_so() -> None:
+    choices = (AutoProfile(min_total_mib=3600, profile="small", non_commercial=True), CHOICES[1])
+    assert check_gpu.choose_profile(choices, reading(gpu(4000, "tiny"))) == (
+        "small",
+        "tiny with 4000 MiB; its model's licence forbids commercial use",
+    )
+    assert check_gpu.choose_profile(choices, reading(gpu(6141, "big"))) == ("large", "big with 6141 MiB")
+
+
 def test_the_variable_has_one_name() -> None:
     assert CUDA_DEVICES == VARIABLE
 
@@ -203,7 +212,9 @@ def test_what_a_device_is_too_old_for_is_told(capability: str, short: list[str])
 
 def test_on_turing_the_fix_for_bfloat16_is_float16() -> None:
     told = cautions(reading(gpu().model_copy(update={"compute_capability": "7.5"})), KERNEL)
-    assert ("set serve.dtype=float16", True) in [(caution.fix, "bfloat16 needs 8.0" in caution.fact) for caution in told]
+    assert ("leave serve.dtype at auto, which takes float16 there", True) in [
+        (caution.fix, "bfloat16 needs 8.0" in caution.fact) for caution in told
+    ]
 
 
 @pytest.mark.parametrize("limit", LIMITS, ids=lambda limit: limit.what)

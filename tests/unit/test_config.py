@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.client.answer import Answer
-from pipeline.config import Config, Gate, Gates, Layers, Limits, ServeConfig, Waived, load_layers
+from pipeline.config import PLAN, PLANNED_METRIC, Config, Gate, Gates, Layers, Limits, ServeConfig, Waived, load_layers
 from pipeline.dag import STAGES
 from pipeline.errors import ConfigError
 from pipeline.measure.memory import SERIES, series_figures
@@ -164,9 +164,28 @@ def test_missing_key_is_told_at_the_nearest_line(tmp_path: Path) -> None:
 
 
 def test_target_that_is_no_number_is_refused(tmp_path: Path) -> None:
-    assert trouble(tmp_path, f"{GATE}    target: .inf\n").message == (
-        "config.yaml:6: gates.a.target: input should be a finite number, got inf"
-    )
+    assert trouble(tmp_path, f"{GATE}    target: .inf\n").message == "config.yaml:6: gates.a.target: expected a number, got inf"
+
+
+@pytest.mark.parametrize(
+    ("metric", "comparator", "target", "says"),
+    [
+        ("bench.ttft_ms_p95", "<", "plan", "`plan` is a target only for measure-vram.vram_peak_mib with < or <=; expected a number"),
+        (PLANNED_METRIC, ">", "plan", "`plan` is a target only for measure-vram.vram_peak_mib with < or <=; expected a number"),
+        (PLANNED_METRIC, "<", "plans", "expected a number or `plan`, got 'plans'"),
+        (PLANNED_METRIC, "<", "true", "expected a number or `plan`, got True"),
+        ("bench.ttft_ms_p95", "<", "[4768]", "expected a number, got [4768]"),
+    ],
+)
+def test_a_target_is_a_number_or_what_the_plan_can_tell(tmp_path: Path, metric: str, comparator: str, target: str, says: str) -> None:
+    gate = f"gates:\n  a:\n    label: x\n    metric: {metric}\n    comparator: '{comparator}'\n    target: {target}\n"
+    assert trouble(tmp_path, gate).message == f"config.yaml:6: gates.a.target: {says}"
+
+
+def test_the_laptops_profiles_have_the_guides_target_and_the_others_the_plans() -> None:
+    targets = {name: SHIPPED.config(name).gates.root["vram_usage"].target for name in SHIPPED.profiles}
+    assert {name for name, target in targets.items() if target == 4768} == {"rtx4050-6gb", "qwen2.5-1.5b"}
+    assert set(targets.values()) == {4768, PLAN}
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,7 @@ def test_a_gpu_without_bfloat16_is_told() -> None:
     assert CUDA12 is not None
     assert doctor.vllm(CUDA12, "x", machine(gpu=True)).level == "OK"
     found = doctor.vllm(CUDA12, "x", with_gpu(compute_capability="7.5"))
-    assert (found.level, found.fix) == ("WARN", "set serve.dtype=float16")
+    assert (found.level, found.fix) == ("WARN", "leave serve.dtype at auto, which takes float16 there")
 
 
 @pytest.mark.parametrize(

@@ -10,11 +10,15 @@ from hypothesis import strategies as st
 
 from pipeline.config import Gate, Gates, Waived, Waiver
 from pipeline.errors import MeaninglessError, NothingAnsweredError
+from pipeline.gpu.plan import NOTHING_PLANNED, Plan
 from pipeline.measure.figures import Figure, not_measured
+from pipeline.measure.verdicts import Judgement
 from pipeline.record import BLOCKED, Artifact, Envelope, Failure, Measurement, Outcome
+from pipeline.report.document import reported_gate
+from pipeline.report.exports import measured_words, target_words
 from pipeline.report.gates import WAIVABLE, Judged, JudgedGate, judge_records
 from pipeline.report.listing import lines
-from pipeline.report.view import headline
+from pipeline.report.view import gate_row, headline
 
 WHEN = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 METRIC = "bench.ttft_ms_p95"
@@ -30,6 +34,13 @@ class Serving(Artifact):
 
     attached: str | None = None
     model: str = "m"
+    plan: Plan | None = None
+
+
+class Memory(Measurement):
+    """A stand-in for the record of measure-vram."""
+
+    device_peaks_mib: dict[int, float] = {}
 
 
 def outcome(stage: str, result: Artifact | Failure | None, server: Serving | None = None) -> Outcome[Any]:
@@ -216,3 +227,83 @@ def test_listing_shows_when_and_where_the_other_servers_figures_were_measured() 
     told = listing(judged(other).gates[0], [other])
     assert told["verdict"] == "NOT_MEASURED: was measured on another server than the one on record"
     assert told["figure"].endswith("measured 2026-01-02 03:04:05 UTC, launch L1")
+
+
+# The plan as the target.
+
+PEAK = Gate(
+    label="VRAM", metric="measure-vram.vram_peak_mib", statistic="peak", comparator="<", target="plan", unit="MiB", judge_by="point"
+)
+PLANNED = Plan(
+    total_mib=8188,
+    budget_mib=6550.4,
+    weights_mib=2944.1,
+    weights_from="a test",
+    activations_mib=175.4,
+    graphs_mib=50.4,
+    context_mib=500,
+    kv_cache_mib=3216.9,
+    kv_bytes_per_token=28672,
+    kv_tokens=117646,
+    max_model_len=8192,
+    error_mib=700,
+)
+
+
+def against_the_plan(
+    peak: Figure, made: Plan | None = PLANNED, devices: dict[int, float] | None = None, *, simulated: bool = False
+) -> JudgedGate:
+    """Return the gate of the peak, whose target is the plan's, judged on that peak."""
+    server = Serving(plan=made)
+    use = Memory(launch_id="L1", simulated=simulated, figures={"vram_peak_mib": peak}, device_peaks_mib=devices or {0: peak.value or 0})
+    (row,) = judge_records(Gates({"vram": PEAK}), Waived(), [outcome("serve", server), outcome("measure-vram", use, server)]).gates
+    return row
+
+
+def mib(value: float | None, reason: str = "") -> Figure:
+    return Figure(value=value, unit="MiB", n=90, reason=reason)
+
+
+@pytest.mark.parametrize(
+    ("peak", "verdict", "reason"),
+    [(7100, "PASS", ""), (7250, "PASS", ""), (7251, "FAIL", "7251 is not < 7251"), (7900, "FAIL", "7900 is not < 7251")],
+)
+def test_the_plans_peak_and_its_error_are_the_target(peak: float, verdict: str, reason: str) -> None:
+    row = against_the_plan(mib(peak))
+    assert (row.gate.target, row.judgement) == (7251, Judgement(verdict, reason))  # type: ignore[arg-type]
+    assert gate_row(row).target == "< 7251 MiB (peak; the plan's 7101 + 150)"
+    shown = reported_gate(row)
+    assert (shown.target, target_words(shown)) == (7251, gate_row(row).target)
+
+
+def test_of_several_devices_the_highest_peak_is_judged_by_the_plan_for_one() -> None:
+    row = against_the_plan(mib(14000), devices={0: 7000.0, 1: 7200.0})
+    assert (row.judgement.verdict, row.figure) == ("PASS", mib(7200))
+    assert gate_row(row).target == "< 7251 MiB (peak; the highest of 2 devices; the plan's 7101 + 150)"
+    assert against_the_plan(mib(14000), devices={0: 6500.0, 1: 7500.0}).judgement.verdict == "FAIL"
+
+
+@pytest.mark.parametrize(
+    ("peak", "made", "reason"),
+    [
+        (mib(7000), None, NOTHING_PLANNED),
+        (not_measured("MiB", "no driver"), None, "no driver"),
+        (not_measured("MiB", "no driver"), PLANNED, "no driver"),
+    ],
+)
+def test_without_a_plan_or_a_peak_nothing_is_measured(peak: Figure, made: Plan | None, reason: str) -> None:
+    row = against_the_plan(peak, made)
+    assert row.judgement == Judgement("NOT_MEASURED", reason)
+    if made is None:
+        assert gate_row(row).target == "< plan (peak)"
+        shown = reported_gate(row)
+        assert (shown.target, target_words(shown), measured_words(shown)) == ("plan", "< plan (peak)", "not measured")
+
+
+def test_a_simulated_peak_passes_no_plan() -> None:
+    assert against_the_plan(mib(7000), simulated=True).judgement.verdict == "SIMULATED"
+
+
+def test_where_no_server_was_started_the_plan_is_no_target() -> None:
+    (row,) = judge_records(Gates({"vram": PEAK}), Waived(), [outcome("serve", None), outcome("measure-vram", None)]).gates
+    assert (row.gate.target, row.judgement) == ("plan", Judgement("NOT_MEASURED", "measure-vram never ran"))

@@ -1,6 +1,7 @@
 """The memory plan: weights and KV cache from the model, the rest estimated, when it cannot fit, and what would."""
 
 import json
+import re
 from itertools import pairwise
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from pipeline.config import ServeConfig, load_layers
+from pipeline.config import PLAN, AutoProfile, ServeConfig, load_layers
 from pipeline.gpu.plan import (
     ERROR_MIB,
     LAPTOP_MIB,
@@ -28,8 +29,9 @@ from pipeline.gpu.plan import (
     unplanned,
 )
 from pipeline.measure.figures import Figure, not_measured
-from pipeline.model.published import CONFIGS, QWEN_3B, published_shape
+from pipeline.model.published import CONFIGS, NON_COMMERCIAL, QWEN_3B, published_shape
 from pipeline.model.shape import Shape, estimated_bytes, read_shape, weight_elements
+from pipeline.planning import profile_for
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -116,11 +118,69 @@ def test_profiles_for_six_gigabytes_fit_and_meet_the_guides_target(tmp_path: Pat
         serve.max_num_batched_tokens,
     )
     assert made.fits
-    assert made.peak_mib < settings.gates.root["vram_usage"].target
+    assert settings.gates.root["vram_usage"].target == 4768
+    assert made.meets(4768)
+
+
+# Real cards of each row's class, by what nvidia-smi shows: RTX 4050 Laptop; RTX 4060, 2080 Ti; RTX A2000 with ECC, RTX 3060;
+# T4, RTX 4080; A10 and L4, RTX 3090, A100 of 40 GB; A40 and L40S, RTX A6000; A100, H100.
+CARDS = {
+    "rtx4050-6gb": (6141.0,),
+    "gpu-8gb": (8188.0, 11264.0),
+    "gpu-12gb": (11514.0, 12282.0),
+    "gpu-16gb": (15360.0, 16376.0),
+    "gpu-24gb": (23028.0, 24564.0, 40960.0),
+    "gpu-48gb": (46068.0, 49140.0),
+    "gpu-80gb": (81559.0, 81920.0),
+}
+AUTO = SHIPPED.config(None).gpu.auto
+DISPLAY_MIB = 400.0  # that a desktop may take of a small card
 
 
 def test_auto_takes_only_profiles_that_are_checked_here() -> None:
-    assert {choice.profile for choice in SHIPPED.config(None).gpu.auto} <= set(SIX_GB_PROFILES)
+    assert [choice.profile for choice in AUTO] == list(CARDS)
+
+
+@pytest.mark.parametrize(("profile", "total_mib"), [(name, total) for name, totals in CARDS.items() for total in totals])
+def test_a_card_takes_its_row_and_fits_with_room_for_a_display(profile: str, total_mib: float) -> None:
+    assert profile_for(SHIPPED.config(None).gpu, total_mib) == profile
+    config = SHIPPED.config(profile)
+    repo = config.model.repo
+    assert repo is not None
+    made = of(repo, config.serve, total_mib).at(config.serve.gpu_memory_utilization)
+    assert made.spare_mib > made.error_mib, "one request of full length, even where the plan is wrong by its error"
+    assert made.peak_mib + PEAK_ERROR_MIB + DISPLAY_MIB < total_mib
+    target = config.gates.root["vram_usage"].target
+    assert target == PLAN or made.meets(float(target))
+
+
+@pytest.mark.parametrize("choice", AUTO, ids=lambda choice: choice.profile)
+def test_the_smallest_card_of_a_row_fits_too(choice: AutoProfile) -> None:
+    config = SHIPPED.config(choice.profile)
+    made = of(str(config.model.repo), config.serve, choice.min_total_mib).at(config.serve.gpu_memory_utilization)
+    assert made.fits
+    assert made.peak_mib + PEAK_ERROR_MIB < choice.min_total_mib
+
+
+def test_a_model_that_is_not_for_business_is_taken_unasked_by_the_smallest_row_alone() -> None:
+    repos = {name: SHIPPED.config(name).model.repo for name in SHIPPED.profiles}
+    assert [choice.profile for choice in AUTO if repos[choice.profile] in NON_COMMERCIAL] == ["rtx4050-6gb"]
+    assert [choice.profile for choice in AUTO if choice.non_commercial] == ["rtx4050-6gb"]
+    smaller = [SHIPPED.config(name).serve.smaller_profile for name in SHIPPED.profiles]
+    assert [name for name in smaller if name is not None and repos[name] in NON_COMMERCIAL] == []
+
+
+def test_the_comment_in_the_configuration_shows_the_table() -> None:
+    rows = re.findall(
+        r"^  #  +\d+ GB  (\S+) +(\S+) +(none|4 bit).*?  +(\d+) +(\d+)", (ROOT / "config.yaml").read_text(encoding="utf-8"), re.M
+    )
+    shown = []
+    for choice in AUTO:
+        config = SHIPPED.config(choice.profile)
+        repo = str(config.model.repo)
+        bits = "4 bit" if "quantization_config" in CONFIGS[repo] else "none"
+        shown.append((choice.profile, repo, bits, str(config.serve.max_model_len), str(config.serve.max_num_seqs)))
+    assert rows == shown
 
 
 # The judgement: shapes and flags as they come.

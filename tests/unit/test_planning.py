@@ -139,7 +139,7 @@ def test_the_profile_in_force_is_judged_as_it_stands(tmp_path: Path) -> None:
     assert code(large) == 1
     close = surveyed(tmp_path, shipped("serve.gpu_memory_utilization=0.55", profile="qwen2.5-1.5b"))
     assert "with utilisation 0.55: does not fit, unless the estimate is off" in plain(lines(close))[-2]
-    bare = surveyed(tmp_path, shipped("serve.gpu_memory_utilization=null", "gates.vram_usage.metric=bench.other"))
+    bare = surveyed(tmp_path, shipped("serve.gpu_memory_utilization=null", profile="gpu-8gb"))
     assert "with utilisation vLLM's default: fits" in plain(lines(bare))[-2]
     assert "fit the device: " in "\n".join(plain(lines(bare)))
 
@@ -152,11 +152,28 @@ def test_a_profile_for_the_processor_takes_no_gpu(tmp_path: Path, profile: str |
     assert code(found) == 0
 
 
+def test_what_the_licence_forbids_is_said_before_anything_is_downloaded(tmp_path: Path) -> None:
+    words = plain(lines(surveyed(tmp_path, shipped())))
+    assert "licence forbids commercial use: Qwen2.5-3B-Instruct, Qwen2.5-3B-Instruct-AWQ" in words
+    mine = surveyed(tmp_path, shipped("model.source=wheel", "model.name=mine"))
+    assert not any(row.non_commercial for row in mine.rows if not row.guide)
+
+
+@pytest.mark.parametrize(("total_mib", "profile"), [(8188, "gpu-8gb"), (24564, "gpu-24gb"), (81559, "gpu-80gb")])
+def test_on_a_larger_card_the_plan_itself_is_the_target(tmp_path: Path, total_mib: float, profile: str) -> None:
+    found = surveyed(tmp_path, shipped(), total_mib)
+    assert (found.profile, found.target_mib, code(found)) == (profile, None, 0)
+    words = plain(lines(found))
+    assert any(line.startswith("fit the device: ") for line in words)
+    assert words[-2].endswith(f" of {total_mib} MiB")
+
+
 def test_the_target_is_the_strictest_gate_of_the_peak() -> None:
-    assert target(shipped().config(None)) == 4768
+    assert target(shipped().config("rtx4050-6gb")) == 4768
+    assert target(shipped().config(None)) is None
     stricter = "gates.mine={label: mine, metric: measure-vram.vram_peak_mib, comparator: '<=', target: 4000}"
     assert target(shipped(stricter).config(None)) == 4000
-    assert target(shipped("gates.vram_usage.metric=bench.other").config(None)) is None
+    assert target(shipped("gates.vram_usage.metric=bench.other", "gates.vram_usage.target=1").config(None)) is None
 
 
 @pytest.mark.parametrize("text", ["much", "0", "-1", "nan", "inf"])

@@ -22,6 +22,7 @@ from pipeline.measure.figures import Figure, not_measured
 from pipeline.measure.memory import Gaps
 from pipeline.model.facts import Facts, ManifestEntry
 from pipeline.record import SOAK_NOTE, SWEEP_NOTE, Artifact, Envelope, Failure, Outcome
+from pipeline.report.document import read_document
 from pipeline.report.gates import Judged, judge_all
 from pipeline.report.markdown import cell
 from pipeline.report.view import MARKS, alternative_row, gate_row, headline, measured_words, shell_command
@@ -801,6 +802,35 @@ def test_the_target_in_the_picture_is_that_of_what_is_shown(house: House) -> Non
     write_samples(house.root)
     house.report()
     assert "target" not in (house.root / "report" / "memory.svg").read_text(encoding="utf-8").partition("</style>")[2]
+
+
+def test_a_licence_that_forbids_commercial_use_stands_beside_the_model(house: House) -> None:
+    assert "no commercial use" not in house.text()
+    facts = model().facts.model_copy(update={"license": "qwen-research", "non_commercial": True})
+    house.results["download-model"] = model().model_copy(update={"facts": facts})
+    said = "licence qwen-research: no commercial use"
+    assert f"**Model: {said}.**" in house.text()
+    assert said in (house.root / "report.html").read_text(encoding="utf-8")
+    environment = read_document((house.root / "report.json").read_bytes(), "report.json").environment
+    assert (environment.license, environment.non_commercial) == ("qwen-research", True)
+    house.language = "tr"
+    assert "lisans qwen-research: ticari kullanım yasak" in house.text()
+
+
+def test_the_plan_as_the_target_is_drawn_and_told_in_every_form(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(GATES, "vram", GATES["vram"].model_copy(update={"target": "plan", "statistic": "peak"}))
+    write_samples(house.root, gpu_used_mib=[4000.0], gpu_tree_mib=[3900.0])
+    assert "| < plan (peak) |" in house.text()
+    assert ">&lt; plan <" in (house.root / "report.html").read_text(encoding="utf-8")
+    assert "target" not in (house.root / "report" / "memory.svg").read_text(encoding="utf-8").partition("</style>")[2]
+    house.results["serve"] = house.measured_on = server().model_copy(update={"plan": PLAN})
+    house.results["measure-vram"] = memory_use().model_copy(update={"figures": {"vram_peak_mib": figure(4000, "MiB")}})
+    assert "| < 4700 MiB (peak; the plan's 4550 + 150) |" in house.text()
+    assert "target, VRAM: 4700 MiB" in (house.root / "report" / "memory.svg").read_text(encoding="utf-8")
+    (shown,) = (gate for gate in read_document((house.root / "report.json").read_bytes(), "report.json").gates if gate.id == "vram")
+    assert (shown.target, shown.verdict) == (4700, "PASS")
+    house.language = "tr"
+    assert "plandaki 4550 + 150" in house.text()
 
 
 def test_random_weights_are_told_first_and_are_no_failure(house: House) -> None:
