@@ -8,14 +8,14 @@ from pydantic import BaseModel, ConfigDict
 from pipeline.config import ServeConfig
 from pipeline.gpu.plan import SHORTEST_CONTEXT
 
-MEMORY_CAUSES = ("free-vram", "free-ram", "kv-below-context", "no-kv-room", "gpu-oom")
+MEMORY_CAUSES = ("free-vram", "free-ram", "kv-below-context", "no-kv-room", "gpu-oom", "warm-up-oom", "killed")
 # Refused by the plan before anything was started: with smaller settings it may fit, or no settings of the ladder would.
 PLANNED, HOPELESS = "planned", "hopeless"
 MOST_ATTEMPTS = 8
 FEWEST_SEQUENCES = 4
 LEAST_SHARE = 0.1
 CPU_CACHE = "VLLM_CPU_KVCACHE_SPACE"
-FREE_TEXT = re.compile(r"Free memory on device \S+ \(([\d.]+)/([\d.]+) GiB\) on startup")
+FREE_TEXT = re.compile(r"Free memory on device (?:\S+ )?\(([\d.]+)/([\d.]+) GiB\) on startup")
 LENGTH_TEXT = re.compile(r"estimated maximum model length is (\d+)")
 
 
@@ -41,8 +41,10 @@ def smaller(settings: ServeConfig, cause: str, log: str) -> tuple[ServeConfig, s
         share = share_that_fits(log)
         if share is not None and LEAST_SHARE <= share < (settings.gpu_memory_utilization or 1):
             return less(settings, "gpu_memory_utilization", share)
+    if cause == "warm-up-oom" and settings.max_num_seqs // 2 >= FEWEST_SEQUENCES:
+        return less(settings, "max_num_seqs", settings.max_num_seqs // 2)
     cache = settings.env.get(CPU_CACHE, "")
-    if cause == "free-ram" and cache.isdecimal() and int(cache) > 1:
+    if cause in ("free-ram", "killed") and cache.isdecimal() and int(cache) > 1:
         less_cache = str(int(cache) // 2)
         env = {**settings.env, CPU_CACHE: less_cache}
         return settings.model_copy(update={"env": env}), f"{CPU_CACHE} {cache} → {less_cache}"
