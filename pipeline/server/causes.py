@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from pipeline.server.toolchain import ON_GPU, ON_PROCESSOR
+from pipeline.server.compilers import ON_GPU, ON_PROCESSOR
 
 
 @dataclass(frozen=True)

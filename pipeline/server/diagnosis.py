@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pipeline.server.causes import CAUSES, NO_SAMPLER
-from pipeline.server.toolchain import ON_PROCESSOR
+from pipeline.server.compilers import ON_PROCESSOR
 
 # Which process wrote a line, and as what; only the words behind are looked at.
 PREFIX = re.compile(r"^(\([\w ]*pid=\d+[^)]*\) ?)?(?:(?:ERROR|CRITICAL) [\d-]+ [\d:]+ \[[^\]]*\] ?)?")

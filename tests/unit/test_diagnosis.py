@@ -597,7 +597,7 @@ def test_a_program_that_is_no_compiler_is_no_build() -> None:
 
 
 def test_torchs_cpp_build_is_told_by_the_compilers_words() -> None:
-    log = f"{CORE}torch._inductor.exc.InductorError: CppCompileError: C++ compile error\n\nCommand:\ng++\n\nOutput:\nx.cpp:3:1: error: no 'at'\n"
+    log = f"{CORE}torch._inductor.exc.InductorError: CppCompileError: C++ compile error\n\nOutput:\nx.cpp:3:1: error: no 'at'\n"
     found = diagnose(log)
     assert found is not None
     assert found.says == "a kernel could not be compiled: x.cpp:3:1: error: no 'at'"

@@ -41,6 +41,12 @@ def test_the_context_that_vllm_names_is_taken() -> None:
     assert changes(FULL, "kv-below-context", LENGTH.replace("2050", "3333"))[0] == "max_model_len 4096 → 3328"
 
 
+def test_our_own_words_for_the_free_memory_leave_room_for_the_context() -> None:
+    words = "not started: 4100 of 5800 MiB are free on GPU 0 (RTX), and serve.gpu_memory_utilization 0.75 asks for 4350"
+    assert changes(FULL, "free-vram", words) == ["gpu_memory_utilization 0.75 → 0.62"]
+    assert changes(FULL, "free-vram", words.replace("4100", "700")) == [], "and no other setting helps"
+
+
 def test_the_older_words_for_the_free_memory_are_read_too() -> None:
     log = "ValueError: Free memory on device (3.21/5.77 GiB) on startup is less than desired GPU memory utilization (0.75, 4.33 GiB)."
     assert changes(FULL, "free-vram", log)[0] == "gpu_memory_utilization 0.75 → 0.55"
