@@ -102,7 +102,7 @@ def test_the_target_of_the_peak_is_any_gates_of_that_metric(monkeypatch: pytest.
     monkeypatch.setattr(doctor, "planned", lambda *_: fit)
     gate = {"label": "x", "metric": "measure-vram.vram_peak_mib", "statistic": "peak", "comparator": "<", "target": 4000, "unit": "MiB"}
     config = Config.model_validate({"gates": {"of_another_name": gate}})
-    (found,) = doctor.memory(config, CUDA12, machine(gpu=True), tmp_path)
+    (found,) = doctor.memory(config, CUDA12, machine(gpu=True), tmp_path, Workspace(tmp_path))
     assert (found.level, "the target is 4000" in found.seen) == ("WARN", True)
 
 
@@ -145,13 +145,14 @@ def test_a_full_card_is_told_before_the_start(tmp_path: Path, free_mib: float, l
     assert ("4000 of 5941 MiB are free" in found.seen) == (level == "FAIL")
 
 
-def compiler(chosen: VllmSet = CPU_SET, workspace: Workspace = Workspace(Path("/nowhere")), **settings: object) -> list[Finding]:
+def compiler(chosen: VllmSet = CPU_SET, root: Path = Path("/nowhere"), **settings: object) -> list[Finding]:
+    workspace = Workspace(root)
     return list(doctor.compiler(Config(serve=ServeConfig.model_validate(settings)), chosen, machine(gpu=chosen != CPU_SET), workspace))
 
 
 def test_a_compiler_is_needed_only_where_something_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CXX", raising=False)
-    monkeypatch.setattr(shutil, "which", lambda name, path=None: name if name.startswith("/") else None)
+    monkeypatch.setattr(shutil, "which", lambda name, **_: name if name.startswith("/") else None)
     monkeypatch.setattr(doctor, "fastest", lambda version, _: version)
     assert [found.level for found in compiler(enforce_eager=True)] == ["OK"]
     missing, headers = compiler(enforce_eager=False)
@@ -162,12 +163,14 @@ def test_a_compiler_is_needed_only_where_something_is_compiled(monkeypatch: pyte
 
 
 @pytest.mark.parametrize(("prints", "level"), [("True", "OK"), ("False", "FAIL")])
-def test_python_headers_are_those_of_the_servers_python(tmp_path: Path, prints: str, level: str) -> None:
+def test_python_headers_are_those_of_the_servers_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prints: str, level: str) -> None:
+    monkeypatch.delenv("CPATH", raising=False)
+    monkeypatch.delenv("C_INCLUDE_PATH", raising=False)
     workspace = Workspace(tmp_path)
     workspace.server_python.parent.mkdir(parents=True)
     workspace.server_python.write_text(f"#!/bin/sh\necho {prints}\n", encoding="utf-8")
     workspace.server_python.chmod(0o755)
-    headers = compiler(workspace=workspace, enforce_eager=False)[1]
+    headers = compiler(root=tmp_path, enforce_eager=False)[1]
     assert (headers.level, str(workspace.server_python) in headers.seen) == (level, True)
 
 
@@ -188,14 +191,14 @@ def test_before_vllm_is_installed_the_python_that_install_would_take_is_judged(
 
 def test_a_gpu_needs_a_c_compiler_whatever_is_compiled_of_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CC", raising=False)
-    monkeypatch.setattr(shutil, "which", lambda name, path=None: None)
+    monkeypatch.setattr(shutil, "which", lambda _, **__: None)
     monkeypatch.setattr(doctor, "fastest", lambda version, _: version)
     assert CUDA13 is not None
     missing, _ = compiler(CUDA13, enforce_eager=True)
     assert missing.level == "FAIL"
     assert missing.seen == "there is no C compiler, which Triton needs (no gcc or clang on the PATH)"
     assert missing.fix == "Debian, Ubuntu: sudo apt install gcc python3-dev; Fedora: sudo dnf install gcc python3-devel"
-    monkeypatch.setattr(shutil, "which", lambda name, path=None: f"/usr/bin/{name}" if name == "clang" else None)
+    monkeypatch.setattr(shutil, "which", lambda name, **_: f"/usr/bin/{name}" if name == "clang" else None)
     assert compiler(CUDA13)[0] == Finding("OK", "compiler", "/usr/bin/clang")
 
 
