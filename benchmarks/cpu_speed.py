@@ -23,8 +23,9 @@ from pipeline.client.answer import Answer
 from pipeline.client.load import closed_loop, streamed
 from pipeline.config import ServeConfig
 from pipeline.gpu import host
+from pipeline.gpu.compatibility import CPU_SET
 from pipeline.measure.latency import tpot_ms, ttft_ms
-from pipeline.stages.install import rehearse
+from pipeline.stages.install import REHEARSALS, rehearse
 
 SHORT_TOKENS, LONG_TOKENS, OUTPUT_TOKENS, CONCURRENCY = 37, 1049, 128, 8
 TIMEOUT_S = 300
@@ -147,7 +148,7 @@ def measure(settings: ServeConfig, folder: Path, name: str, bare: bool) -> tuple
     with tempfile.TemporaryDirectory() as empty:
         os.environ["TMPDIR"] = empty  # torch keeps the headers that it precompiled there
         if not bare:
-            rehearse(workspace, workspace.root / "rehearsal.log")
+            rehearse(REHEARSALS[CPU_SET.distribution], workspace, workspace.root / "rehearsal.log")
         with served(settings, words, workspace) as up:
             first_s = up.ready_s
         print(f"{name}: first start {first_s:.1f} s", flush=True)

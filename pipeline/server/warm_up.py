@@ -1,0 +1,44 @@
+"""Send each kind of request once before anything is timed: a GPU server compiles some kernels when a request first needs them."""
+
+from collections.abc import Iterator
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from pipeline.client.load import Target, closed_loop, streamed
+
+MONITOR = "Kernel JIT monitor activated"  # from here on vLLM's log names each kernel that is compiled while it answers
+SCHEMA = {"type": "object", "properties": {"number": {"type": "integer"}}, "required": ["number"], "additionalProperties": False}
+# What the stages send. Triton compiles a kernel anew for a size of 1, for multiples of 16, and for other sizes.
+KINDS: tuple[dict[str, Any], ...] = (
+    {},
+    {"logprobs": True, "top_logprobs": 2, "return_token_ids": True},
+    {"logprobs": True, "top_logprobs": 2, "temperature": 0.8, "seed": 1},
+    {"temperature": 1.0, "seed": 1, "ignore_eos": True},
+    {"response_format": {"type": "json_schema", "json_schema": {"name": "number", "schema": SCHEMA, "strict": True}}},
+)
+LONG_WORDS = 400
+MAX_TOKENS = 8
+TIMEOUT_S = 120
+
+
+def compiles_late(log: Path) -> bool:
+    """Tell whether the server of this log watches for kernels that are compiled while it answers, as vLLM 0.33 does on GPUs."""
+    return MONITOR in log.read_text(encoding="utf-8", errors="replace")
+
+
+def warm_up(target: Target, model: str, max_num_seqs: int, max_model_len: int) -> int:
+    """Send each kind of request alone, in company and as many as are taken at once; return how many were answered."""
+    answered = 0
+    for together in sorted({1, min(3, max_num_seqs), max_num_seqs}):
+        answers, _ = closed_loop(target, payloads(model, together, max_model_len), together, TIMEOUT_S)
+        answered += sum(answer.ok for answer in answers)
+    return answered
+
+
+def payloads(model: str, together: int, max_model_len: int) -> Iterator[dict[str, Any]]:
+    """Yield `together` requests of each kind, and one with a long prompt where the context has room for it."""
+    for kind, number in product(KINDS, range(together)):
+        yield streamed(model, [{"role": "user", "content": f"Say hello to number {number}."}], MAX_TOKENS, **kind)
+    if max_model_len > 4 * LONG_WORDS:
+        yield streamed(model, [{"role": "user", "content": " ".join(["again"] * LONG_WORDS)}], MAX_TOKENS)

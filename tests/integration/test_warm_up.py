@@ -1,0 +1,42 @@
+"""The requests that make a GPU server compile what it would compile in mid-run."""
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.client.load import Target
+from pipeline.server.warm_up import KINDS, compiles_late, payloads, warm_up
+from tests.fakes.fake_vllm import FakeVllm, Script
+
+
+def test_each_kind_is_sent_alone_in_company_and_as_often_as_the_server_takes() -> None:
+    with FakeVllm(Script()) as fake:
+        assert warm_up(Target(fake.base_url), fake.model, 8, 4096) == len(KINDS) * (1 + 3 + 8) + 3
+
+
+def test_a_server_that_takes_one_request_gets_one() -> None:
+    with FakeVllm(Script()) as fake:
+        assert warm_up(Target(fake.base_url), fake.model, 1, 4096) == len(KINDS) + 1
+
+
+def test_what_the_stages_send_is_among_the_kinds() -> None:
+    sent = {name for payload in payloads("m", 1, 4096) for name in payload}
+    assert {"logprobs", "top_logprobs", "return_token_ids", "response_format", "seed", "ignore_eos"} <= sent
+    assert {payload["temperature"] > 0 for payload in payloads("m", 1, 4096)} == {False, True}
+
+
+def test_a_short_context_gets_no_long_prompt() -> None:
+    assert len(list(payloads("m", 1, 1024))) == len(KINDS)
+
+
+@pytest.mark.parametrize(
+    ("line", "late"),
+    [
+        ("(EngineCore pid=7) INFO 11-27 15:20:31 [jit_monitor.py:84] Kernel JIT monitor activated; monitored JIT compilations", True),
+        ("(EngineCore pid=7) INFO 11-27 15:20:31 [core.py:405] init engine took 70.18 s", False),
+    ],
+)
+def test_only_a_server_that_compiles_late_is_warmed_up(tmp_path: Path, line: str, late: bool) -> None:
+    log = tmp_path / "server.log"
+    log.write_text(f"{line}\n", encoding="utf-8")
+    assert compiles_late(log) == late
