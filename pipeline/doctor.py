@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,18 +9,18 @@ from typing import Literal
 
 import psutil
 
-from pipeline.config import Config, ServeConfig
+from pipeline.config import Config, InstallConfig, ServeConfig
 from pipeline.errors import HubSilentError, InstallError, ModelError, ServerError
 from pipeline.gpu.compatibility import BFLOAT16, CPU_SET, VllmSet, unmet
-from pipeline.gpu.plan import Plan
+from pipeline.gpu.plan import Plan, crowded
 from pipeline.model import hub
 from pipeline.model.shape import read_shape, weight_bytes
 from pipeline.planning import target
-from pipeline.server import ports, state
+from pipeline.server import compilers, ports, state
 from pipeline.server.ladder import CPU_CACHE
 from pipeline.stages.check_gpu import CPU_PROFILE, Machine
 from pipeline.stages.download_model import model_folder
-from pipeline.stages.install import choose_set, read_marker
+from pipeline.stages.install import choose_set, fastest, read_marker
 from pipeline.stages.serve import planned, settled
 from pipeline.workspace import Workspace
 
@@ -29,8 +28,6 @@ GIB, MIB = 2**30, 2**20
 SHM_MIB = 1024  # containers often have 64 MiB, which vLLM's processes fill
 ENGINE_MIB = 2048  # about what vLLM's processes take beside weights and cache
 ASK_HUB_S = 10.0
-COMPILERS = ("g++", "c++", "clang++")
-HEADERS = "import pathlib, sysconfig; print((pathlib.Path(sysconfig.get_path('include')) / 'Python.h').is_file())"
 Level = Literal["OK", "WARN", "FAIL"]
 
 
@@ -64,9 +61,9 @@ def examine(config: Config, machine: Machine, by_hand: bool, workspace: Workspac
         0 if installed else max(config.install.min_free_gib, chosen.min_free_gib),
         config.model.min_free_gib,
     )
-    yield from compiler(config.serve, chosen, machine, workspace)
+    yield from compiler(config, chosen, machine, workspace)
     yield model(config, folder)
-    yield from memory(config, chosen, machine, folder)
+    yield from memory(config, chosen, machine, folder, workspace)
     yield shared_memory(Path("/dev/shm"))
     yield port(config.serve, workspace)
     yield host(config.serve)
@@ -111,24 +108,31 @@ def disk(free_gib: float, for_vllm_gib: float, to_spare_gib: float) -> Finding:
     return Finding("OK", "disk", seen) if free_gib >= needed else Finding("FAIL", "disk", seen, "free some disk space, or move the project")
 
 
-def compiler(settings: ServeConfig, chosen: VllmSet, machine: Machine, workspace: Workspace) -> Iterator[Finding]:
+def compiler(config: Config, chosen: VllmSet, machine: Machine, workspace: Workspace) -> Iterator[Finding]:
     """Look for what torch.compile (on the processor) and Triton (on a GPU) compile with."""
-    if settled(settings, machine.host, chosen.distribution).enforce_eager and chosen == CPU_SET:
+    settings = settled(config.serve, machine.host, chosen.distribution)
+    wanted = compilers.needed(settings, chosen.distribution)
+    if wanted is None:
         yield Finding("OK", "compiler", "not needed: nothing is compiled (serve.enforce_eager)")
         return
-    found = os.environ.get("CXX") or next((path for name in COMPILERS if (path := shutil.which(name))), None)
-    if found:
-        yield Finding("OK", "compiler", found)
+    fix = wanted.install + ("; or set serve.enforce_eager=true" if chosen == CPU_SET else "")
+    environment = {**os.environ, **settings.env}
+    path = wanted.path(environment)
+    yield Finding("OK", "compiler", path) if path else Finding("FAIL", "compiler", wanted.missing(environment), fix)
+    python = servers_python(config.install, chosen, workspace)
+    if python == chosen.python:
+        yield Finding("OK", "Python headers", f"uv fetches Python {python}, which brings them")
+    elif compilers.has_headers(python, environment):
+        yield Finding("OK", "Python headers", f"there ({python})")
     else:
-        yield Finding("FAIL", "compiler", "none found", "Debian, Ubuntu: sudo apt install g++; or set serve.enforce_eager=true")
-    if not workspace.server_python.exists():
-        yield Finding("OK", "Python headers", "not known before vLLM is installed")
-        return
-    told = subprocess.run([str(workspace.server_python), "-c", HEADERS], capture_output=True, text=True)
-    if told.stdout.strip() == "True":
-        yield Finding("OK", "Python headers", "there")
-    else:
-        yield Finding("FAIL", "Python headers", "Python.h is missing", "Debian, Ubuntu: sudo apt install python3-dev")
+        yield Finding("FAIL", "Python headers", f"{wanted.headers_missing}: {python} has none", fix)
+
+
+def servers_python(settings: InstallConfig, chosen: VllmSet, workspace: Workspace) -> str:
+    """Return the Python that the server runs on or, before it is installed, that install would take; the version where uv fetches it."""
+    if settings.python:
+        return str(Path(settings.python).expanduser())
+    return str(workspace.server_python) if workspace.server_python.exists() else fastest(chosen.python, workspace)
 
 
 def model(config: Config, folder: Path) -> Finding:
@@ -150,13 +154,17 @@ def model(config: Config, folder: Path) -> Finding:
     return Finding("OK", "model", f"{settings.repo}: {size_gib:.1f} GiB to download; {token}")
 
 
-def memory(config: Config, chosen: VllmSet, machine: Machine, folder: Path) -> Iterator[Finding]:
+def memory(config: Config, chosen: VllmSet, machine: Machine, folder: Path, workspace: Workspace) -> Iterator[Finding]:
     """Judge model and flags against the memory of the device, and of the host on the processor."""
     available_mib = psutil.virtual_memory().available / MIB
     if chosen == CPU_SET:
         cache_gib = float(config.serve.env.get(CPU_CACHE, 0))
         yield host_memory(available_mib, weights_mib(folder), cache_gib)
         return
+    ours = current(workspace)
+    taken = None if ours is not None and state.is_running(ours) else crowded(machine.gpus, config.serve)
+    if taken is not None:
+        yield Finding("FAIL", "memory", *taken)
     fit = planned(config.serve, machine, chosen.distribution, folder)
     if fit is None:
         yield Finding("OK", "memory", "the plan is known after download-model")

@@ -1,6 +1,7 @@
 """Install hash-pinned requirements with uv, from where pip is configured to look. Standard library only: `./inv` runs it too."""
 
 import configparser
+import json
 import os
 import subprocess
 import sys
@@ -16,6 +17,13 @@ NO_INDEX = "no-index"
 def uv() -> str:
     """Return the path of the uv that `./inv` put beside this interpreter."""
     return str(Path(sys.executable).with_name("uv"))
+
+
+def pythons(version: str) -> list[str]:
+    """Return the paths of the Pythons of this version that are installed."""
+    listed = subprocess.run([uv(), "python", "list", "--only-installed", "--output-format", "json", version], capture_output=True)
+    # One Python stands there more than once, by links and by folders that are twice on the PATH.
+    return list(dict.fromkeys(os.path.realpath(entry["path"]) for entry in json.loads(listed.stdout))) if listed.returncode == 0 else []
 
 
 def pip_settings(environment: Mapping[str, str], files: list[Path]) -> dict[str, str]:

@@ -184,7 +184,7 @@ def aim(manifest: Manifest) -> str:
         **manifest.model_dump(include={"profile", "vllm", "platform", "glibc"}),
         model=manifest.model.origin,
         pythons=" and ".join(pythons),
-        more=", and an NVIDIA driver" if gpu else ", a C++ compiler and Python's headers",
+        more=", an NVIDIA driver, a C compiler and Python's headers" if gpu else ", a C++ compiler and Python's headers",
         top=TOP,
     )
 

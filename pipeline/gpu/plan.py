@@ -353,6 +353,34 @@ def refusal(asked: Demand, utilization: float | None) -> tuple[str, str] | None:
     return why, "no share of this device and no context fits: take a smaller model (`./inv plan` shows which fit)"
 
 
+def crowded(gpus: Sequence[Gpu], settings: ServeConfig) -> tuple[str, str] | None:
+    """Return (why vLLM will refuse for what others hold of a device, what to do); None where it will not.
+
+    It refuses where less is free than its share of the device, both as CUDA counts them: without the driver's reserve.
+    """
+    given = arguments(settings.extra_args)
+    if "--gpu-memory-utilization" in given or "--config" in given:
+        return None
+    share = settings.gpu_memory_utilization or DEFAULT_UTILIZATION
+    for gpu in devices(gpus, settings):
+        total_mib = gpu.total_mib - (CONTEXT_MIB if gpu.reserved_mib is None else gpu.reserved_mib)
+        if gpu.free_mib < share * total_mib:
+            who = [f"pid {one.pid} ({one.name})" + ("" if one.used_mib is None else f" {one.used_mib:.0f}") for one in gpu.processes]
+            why = (
+                f"{gpu.free_mib:.0f} of {total_mib:.0f} MiB are free on GPU {gpu.index} ({gpu.name}), and "
+                f"serve.gpu_memory_utilization {share:g} asks for {share * total_mib:.0f}{'; held by ' + ', '.join(who) if who else ''}"
+            )
+            fits = share_of(gpu.free_mib, total_mib)
+            lower = f", or set serve.gpu_memory_utilization={fits:g} or less" if fits > 0 else ""
+            return why, f"close what you do not need on the GPU (`./inv check-gpu` lists it){lower}"
+    return None
+
+
+def share_of(free_mib: float, total_mib: float) -> float:
+    """Return the largest share of a device, in steps of 0.01, that still fits beside the CUDA context of vLLM itself."""
+    return max(0.0, math.floor(100 * (free_mib - CONTEXT_MIB) / total_mib) / 100)
+
+
 def plan_error_figure(made: Plan | None, peak: Figure) -> Figure:
     """Return by how many percent the planned peak was above the measured one (below, where negative)."""
     if made is None:

@@ -1,139 +1,35 @@
-"""What a server's log says about why it died. Data first: one row per cause, most telling first."""
+"""What a server's log says about why it died: a known cause with its fix, else the line that tells most."""
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 
+from pipeline.server.causes import CAUSES, NO_SAMPLER
+from pipeline.server.compilers import ON_PROCESSOR
 
-@dataclass(frozen=True)
-class Cause:
-    """A cause of death: its name, the text that shows it, and what a person can do; groups of `text` fill {0}, {1}."""
+# Which process wrote a line, and as what; only the words behind are looked at.
+PREFIX = re.compile(r"^(\([\w ]*pid=\d+[^)]*\) ?)?(?:(?:ERROR|CRITICAL) [\d-]+ [\d:]+ \[[^\]]*\] ?)?")
+COLOUR = re.compile(r"\x1b\[[\d;]*m")
+QUIET = re.compile(r"\b(?:DEBUG|INFO|WARNING) \d\d-\d\d |^\d{4}-\d\d-\d\d [\d:,]+ - (?:DEBUG|INFO|WARNING) - ")
+TRACEBACK = "Traceback (most recent call last):"
+# A traceback shows source below each of its places, which may hold the text of any error.
+SOURCE = re.compile(r"(?m)^(  File \"[^\n]*\", line \d+[^\n]*)(?:\n    [^\n]*)+")
+NAMED = re.compile(r"\b[A-Z]\w*(?:Error|Exception)\b")
+RAISED = re.compile(r"[A-Za-z_][\w.]*(?::|$)")
+INVALID = re.compile(r"ValidationError: \d+ validation errors? for (\w+)$")
+SERVES = "Application startup complete"
 
-    name: str
-    text: str
-    says: str
-    fix: str
-
-
-# Texts as they stand in vLLM 0.32's source; those of 0.33 and 0.19 without a device as they were printed.
-CAUSES = (
-    Cause(
-        "driver-too-old",
-        r"The NVIDIA driver on your system is too old \(found version (\d+)\)",
-        "the NVIDIA driver is too old for this vLLM (it offers CUDA {0})",
-        "set install.set=vllm-cuda12, or update the driver to 580 or newer",
-    ),
-    Cause(
-        "no-device",
-        r"Failed to infer device type",
-        "vLLM finds no device that it can run on",
-        "run `./inv check-gpu`; without a GPU use --profile cpu with install.set at auto, which installs the CPU build",
-    ),
-    Cause(
-        "free-vram",
-        r"Free memory on device .*?on startup is less than desired GPU memory utilization",
-        "other programs hold too much of the GPU's memory",
-        "close them (`invoke check-gpu` lists them), or lower serve.gpu_memory_utilization",
-    ),
-    Cause(
-        "free-ram",
-        r"Available memory on node .* (?:is less than desired CPU memory utilization|allocation is less than requested memory for kv)",
-        "too little free main memory",
-        "close other programs, or lower VLLM_CPU_KVCACHE_SPACE in serve.env",
-    ),
-    Cause(
-        "kv-below-context",
-        r"estimated maximum model length is (\d+)",
-        "the KV cache is too small for serve.max_model_len",
-        "set serve.max_model_len={0}, or give it more memory",
-    ),
-    Cause(
-        "kv-below-context",
-        r"To serve at least one request with the model's max seq len \((\d+)\)",
-        "the KV cache is too small for one request of {0} tokens",
-        "lower serve.max_model_len, or give it more memory",
-    ),
-    Cause(
-        "no-kv-room",
-        r"No available memory for the cache blocks",
-        "the weights leave no memory for the KV cache",
-        "raise serve.gpu_memory_utilization, or take a smaller model (--profile qwen2.5-1.5b)",
-    ),
-    Cause(
-        "gpu-oom",
-        r"CUDA out of memory. Tried to allocate|Failed to load model - not enough GPU memory",
-        "the GPU ran out of memory",
-        "take a smaller model (--profile qwen2.5-1.5b), or lower serve.max_num_seqs and serve.max_model_len",
-    ),
-    Cause(
-        "context-too-long",
-        r"User-specified max_model_len \((\d+)\) is greater than the derived max_model_len \((?:[a-z_]+=)?(\d+)",
-        "serve.max_model_len {0} is more than the model's {1}",
-        "set serve.max_model_len={1} or less",
-    ),
-    Cause(
-        "context-too-long",
-        r"User-specified max_model_len .* is greater than the derived",
-        "serve.max_model_len is more than the model has",
-        "lower serve.max_model_len",
-    ),
-    Cause(
-        "bf16-on-turing",
-        r"Bfloat16 is only supported on GPUs with compute capability of at least 8.0",
-        "this GPU cannot compute in bfloat16",
-        "set serve.dtype=float16",
-    ),
-    Cause(
-        "quantization-unsupported",
-        r"is not supported for the current GPU. Minimum capability",
-        "this GPU is too old for the model's quantisation",
-        "take an unquantised or GPTQ model",
-    ),
-    Cause(
-        "architecture-unknown",
-        r"Model architectures (\[.*?\]) are not supported for now",
-        "this vLLM does not know the architecture {0}",
-        "take another model, or a newer vLLM (install.set)",
-    ),
-    Cause("gated", r"Cannot access gated repo for url", "the model is gated", "accept its licence on the hub and set HF_TOKEN"),
-    Cause(
-        "repo-not-found",
-        r"Invalid repository ID or local directory specified:|Repository Not Found for url",
-        "the model's folder or repository is not there",
-        "run `invoke download-model`",
-    ),
-    Cause(
-        "shm-full",
-        r"Insufficient space in /dev/shm for",
-        "/dev/shm is too small",
-        "give the container --shm-size=2g, or free /dev/shm",
-    ),
-    Cause(
-        "disk-full",
-        r"\[Errno 28\] No space left on device|Not enough free disk space to download the file",
-        "the disk is full",
-        "free some disk space",
-    ),
-    Cause("port-taken", r"\[Errno 98\] Address already in use", "the port was taken while the server loaded", "set another serve.port"),
-    Cause(
-        "no-python-headers",
-        r"fatal error: Python.h",
-        "the Python headers are missing, which torch.compile needs",
-        "install them (Debian, Ubuntu: sudo apt install python3-dev), or set serve.enforce_eager to true",
-    ),
-    Cause(
-        "no-compiler",
-        r"Failed to find C compiler|No working C\+\+ compiler found|InvalidCxxCompiler",
-        "no C/C++ compiler, which torch.compile needs",
-        "install one (Debian, Ubuntu: sudo apt install g++), or set serve.enforce_eager to true",
-    ),
-    Cause(
-        "bad-argument",
-        r"api_server\.py: error: (.+)",
-        "vLLM does not take these arguments: {0}",
-        "check serve.extra_args",
-    ),
+# A build that failed: what tells that one did, and how compilers, linkers and shells begin to say why.
+BUILD = re.compile(
+    r"Ninja build failed|Error building extension|CppCompileError|C\+\+ compile error|CalledProcessError: Command '\['([^']+)'"
 )
-
+COMPLAINT = re.compile(
+    r"\berror\s*:|\berror #?\d+|\bfatal\s*:|undefined (?:reference|symbol)|[Nn]ot found$|Permission denied|No such file or directory"
+)
+PYTHONS = re.compile(r"[\w.]*(?:Error|Exception)\b")
+EDGE = re.compile(r"(?m)^FAILED: [^\n]*\n(?P<said>(?:(?!\[\d+/\d+\] |ninja: |FAILED: )[^\n]*\n?)*)")
+COMPILERS = re.compile(r"(?:cc|gcc|g\+\+|c\+\+|clang(?:\+\+)?|nvcc|ninja)(?:-[\d.]+)?$")
+WITHOUT_COMPILE = "--set serve.enforce_eager=true leaves torch.compile out"
 
 # How an end from outside looks, most telling first, where no error tells more; seen in vLLM 0.32's log after each signal.
 KILLED = "was killed (SIGKILL: by hand, or by the kernel for lack of memory)"
@@ -143,6 +39,7 @@ ENDINGS = (
     (r"\[shutdown\] API server: shutdown triggered", "it was asked to end (SIGTERM), and not by us"),
     (r"engine core exited unexpectedly", f"its engine {KILLED}"),
 )
+LONGEST = 300
 # Errors that only follow from another one.
 WRAPPERS = re.compile(
     r"initialization failed|EngineDeadError|cannot schedule new futures after shutdown|Executor failed|RuntimeError: cancelled$"
@@ -159,23 +56,79 @@ class Diagnosis:
 
 
 def diagnose(log: str) -> Diagnosis | None:
-    """Return the first cause whose text stands in the log, or None."""
+    """Return the first cause whose text stands in the log, or that of a build that failed; None where neither is there."""
+    text = SOURCE.sub(r"\1", "\n".join(line for _, line in loud(log)))
     for cause in CAUSES:
-        match = re.search(cause.text, log)
-        if match:
-            groups = match.groups()
+        match = re.search(cause.text, text)
+        if match and not (cause.name == "killed" and SERVES in log):
+            groups = [(group or "").strip() for group in match.groups()]
             return Diagnosis(cause.name, cause.says.format(*groups), cause.fix.format(*groups))
-    return None
+    return broken_build(text)
+
+
+def loud(log: str) -> list[tuple[str, str]]:
+    """Return (process, words) of each line that is no mere information."""
+    found = []
+    for line in COLOUR.sub("", log).splitlines():
+        if not QUIET.search(line):
+            prefix = PREFIX.match(line)
+            assert prefix is not None, "it matches the empty text"
+            found.append((prefix[1] or "", line[prefix.end() :]))
+    return found
+
+
+def broken_build(text: str) -> Diagnosis | None:
+    """Return why kernels could not be compiled, in the compiler's own first words; None where no build failed."""
+    failed = BUILD.search(text)
+    if failed is None or (failed[1] and not COMPILERS.search(failed[1])):
+        return None
+    edge = EDGE.search(text)
+    said = edge["said"].splitlines()[1:] if edge else text.splitlines()  # ninja shows the command first
+    complaints = [line for line in said if COMPLAINT.search(line) and not PYTHONS.match(line)]
+    words = next(iter(complaints or (line for line in said if edge and line.strip())), "")
+    if not words:
+        words = f"{failed[1]} failed without a word in the log" if failed[1] else "the build ended without a word"
+    fix = f"mend that, or do without: {NO_SAMPLER if edge else WITHOUT_COMPILE}; a compiler with all it needs: {ON_PROCESSOR.install}"
+    return Diagnosis("build-failed", f"a kernel could not be compiled: {words.strip()[:LONGEST]}", fix)
 
 
 def last_error(log: str) -> str:
     """Return the log's last line that names an exception, for a cause that the table does not know; else how it was ended."""
-    shouted = [line for line in log.splitlines() if not re.search(r"\b(DEBUG|INFO|WARNING) \d\d-\d\d ", line)]
-    lines = [line for line in shouted if re.search(r"\b[A-Z]\w*(Error|Exception)\b", line)]
-    told = [line for line in lines if not re.search(r"\braise \w", line)] or lines  # a traceback also shows the source
+    told = list(exceptions(log))
     telling = [line for line in told if not WRAPPERS.search(line)]
     if not telling:
         ending = next((says for text, says in ENDINGS if re.search(text, log)), "")
         if ending or not told:
             return ending
-    return re.sub(r"^\(.*?\) (?:[A-Z]+ [\d-]+ [\d:]+ \[.*?\] )?", "", (telling or told)[-1]).strip()[:300]
+    return (telling or told)[-1][:LONGEST]
+
+
+def exceptions(log: str) -> Iterator[str]:
+    """Yield each exception that the log names, in its order: by the tracebacks' ends, or by its name in any other line."""
+    lines = loud(log)
+    source: dict[str, str] = {}  # of each process whose traceback is not at its end: the line of source shown last
+    for number, (process, line) in enumerate(lines):
+        if line.startswith(TRACEBACK):
+            source[process] = ""
+        elif process in source and line[:1].isspace():
+            shown = line.strip()
+            source[process] = shown if line.startswith("    ") and set(shown) - set("^~ ") else source[process]
+        elif process in source and RAISED.match(line):
+            yield whole(line, source.pop(process), [words for other, words in lines[number + 1 :] if other == process])
+        elif NAMED.search(line) and not re.search(r"\braise \w", line):
+            yield whole(line.strip(), "", [words for other, words in lines[number + 1 :] if other == process])
+
+
+def whole(line: str, source: str, after: list[str]) -> str:
+    """Return an exception's line with what makes it telling where it alone says nothing: what comes below, or the source."""
+    invalid = INVALID.search(line)
+    if invalid:
+        below = next((words.strip() for words in after if "[type=" in words or "Value error, " in words), "")
+        field = next(
+            (words.strip() for words in after[:1] if words.strip() and words.strip() not in below and " " not in words.strip()), ""
+        )
+        said = re.sub(r"^Value error, | \[type=.*$", "", below)
+        return f"{invalid[1]}{f'.{field}' if field else ''}: {said}" if said else line
+    if line.endswith(":"):
+        return f"{line} {next((words.strip() for words in after if words.strip()), '')}".strip()
+    return f"{line} ({source})" if source and ":" not in line else line

@@ -1,15 +1,20 @@
 """check-gpu: what the machine offers, and which profile fits it."""
 
+import os
 import platform
+from collections.abc import Iterator
 from typing import Any
 
+from pipeline import packages
 from pipeline.config import AutoProfile, GpuConfig, Visible
 from pipeline.errors import MachineError
 from pipeline.gpu import host, nvml
 from pipeline.gpu.cautions import Caution, cautions
+from pipeline.gpu.compatibility import set_for_driver
 from pipeline.gpu.host import Host
 from pipeline.gpu.nvml import Driver, Gpu
 from pipeline.record import Artifact
+from pipeline.server import compilers
 
 CPU_PROFILE = "cpu"
 
@@ -46,8 +51,21 @@ def check_gpu(settings: GpuConfig, visible: Visible) -> Machine:
         fix=reading.trouble.fix if reading.trouble else "",
         profile=profile,
         profile_reason=why,
-        cautions=cautions(reading, platform.release()),
+        cautions=[*cautions(reading, platform.release()), *of_compiler(reading)],
     )
+
+
+def of_compiler(reading: nvml.Reading) -> Iterator[Caution]:
+    """Yield what is missing of what Triton compiles with on a GPU, which is needed when the server starts."""
+    chosen = set_for_driver(reading.driver.version) if reading.gpus and reading.driver else None
+    if chosen is None:
+        return
+    if compilers.ON_GPU.path(os.environ) is None:
+        yield Caution(fact=compilers.ON_GPU.missing(os.environ), fix=compilers.ON_GPU.install)
+        return
+    found = packages.pythons(chosen.python)  # install takes one with headers, if there is any, and lets uv fetch one, if there is none
+    if found and not any(compilers.has_headers(python, os.environ) for python in found):
+        yield Caution(fact=f"{compilers.ON_GPU.headers_missing}: {found[0]} has none", fix=compilers.ON_GPU.install)
 
 
 def choose_profile(choices: tuple[AutoProfile, ...], reading: nvml.Reading) -> tuple[str, str]:

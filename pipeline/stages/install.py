@@ -255,10 +255,7 @@ def build(chosen: VllmSet, requirements: str, wheel: str | None, workspace: Work
 
 def fastest(version: str, workspace: Workspace) -> str:
     """Return the path of the fastest Python of this version that is installed; the version itself, for uv to fetch, without one."""
-    listed = subprocess.run([packages.uv(), "python", "list", "--only-installed", "--output-format", "json", version], capture_output=True)
-    # One Python stands there more than once, by links and by folders that are twice on the PATH.
-    paths = dict.fromkeys(os.path.realpath(entry["path"]) for entry in json.loads(listed.stdout)) if listed.returncode == 0 else {}
-    done = (subprocess.run([path, "-I", "-c", SPEED], capture_output=True) for path in paths)
+    done = (subprocess.run([path, "-I", "-c", SPEED], capture_output=True) for path in packages.pythons(version))
     found = [Interpreter(**json.loads(told.stdout)) for told in done if told.returncode == 0]
     if not found:
         return version

@@ -9,15 +9,16 @@ from typing import Any
 
 from pipeline.client.control import ModelCard
 from pipeline.client.load import Target
-from pipeline.config import AttachConfig, ModelConfig, ServeConfig
+from pipeline.config import CUDA_DEVICES, AttachConfig, ModelConfig, ServeConfig
 from pipeline.errors import MeaninglessError, MeasureError, ModelError, OutOfMemoryError, ServerError
-from pipeline.gpu.compatibility import CPU_SET
+from pipeline.gpu import nvml
+from pipeline.gpu.compatibility import CPU_SET, set_named
 from pipeline.gpu.host import Host
-from pipeline.gpu.plan import SHORTEST_CONTEXT, Demand, Plan, deciding, demand, refusal, unplanned
+from pipeline.gpu.plan import SHORTEST_CONTEXT, Demand, Plan, crowded, deciding, demand, refusal, unplanned
 from pipeline.model.shape import read_shape, weight_bytes
 from pipeline.record import Artifact, Store
+from pipeline.server import compilers, ports, state
 from pipeline.server import launch as launching
-from pipeline.server import ports, state
 from pipeline.server.identity import Proof, is_real, prove, show
 from pipeline.server.keys import control_of, key_file, key_of
 from pipeline.server.ladder import FEWEST_SEQUENCES, HOPELESS, MOST_ATTEMPTS, PLANNED, Attempt, smaller
@@ -33,6 +34,7 @@ from pipeline.workspace import Workspace
 
 # From here on vLLM's binding of threads to cores should pay for a worker process of its own; measured on 2 cores only.
 MOST_UNBOUND_CORES = 4
+ALL_THE_SAME = "or try all the same: --set serve.force_start=true"
 KERNELS = "flashinfer-jit-cache"  # FlashInfer's kernels, compiled
 
 
@@ -74,6 +76,7 @@ def serve(
         raise ServerError(f"node {settings.node_rank} answers no requests: node 0 does", "start its share of the model with `./inv join`")
     settings = settled(settings, machine.host, installation.distribution, installation.versions)
     insist_on_parts(settings, machine, installation, workspace.root / model.folder)
+    insist_on_machine(settings, machine, installation, workspace)
     clear_old(workspace)
     if not ports.is_free(settings.host, settings.port):
         raise ServerError(
@@ -90,6 +93,7 @@ def serve(
         words = launching.command(settings, python, folder, model.name)
         began = time.monotonic()
         try:
+            refuse_crowded(settings, machine, installation.distribution)
             refuse_hopeless(settings, machine, installation.distribution, folder)
             made = planned(settings, machine, installation.distribution, folder)  # before the start, for a gate may ask for its peak
             proofs, handle = launched(settings, words, model.name, installation.vllm, folder, workspace)
@@ -121,6 +125,7 @@ def joined(settings: ServeConfig, machine: Machine, installation: Installation, 
     settings = settled(settings, machine.host, installation.distribution, installation.versions)
     folder = workspace.root / model.folder
     insist_on_parts(settings, machine, installation, folder)
+    insist_on_machine(settings, machine, installation, workspace)
     clear_old(workspace)
     workspace.say(f"node {settings.node_rank} of {settings.nnodes} joins {settings.master_addr}:{settings.master_port} with {model.name}")
     words = launching.headless(launching.command(settings, workspace.root / installation.interpreter, folder, model.name))
@@ -133,12 +138,44 @@ def insist_on_parts(settings: ServeConfig, machine: Machine, installation: Insta
         check(settings, read_parts(folder), None if installation.distribution == CPU_SET.distribution else len(machine.gpus))
 
 
+def insist_on_machine(settings: ServeConfig, machine: Machine, installation: Installation, workspace: Workspace) -> None:
+    """Raise ServerError where the machine lacks what the start would fail for after a minute: device, driver or compiler."""
+    if settings.force_start:
+        return
+    trouble = lacking(settings, machine, installation, workspace)
+    if trouble:
+        raise ServerError(f"not started: {trouble[0]}", f"{trouble[1]}; {ALL_THE_SAME}")
+
+
+def lacking(settings: ServeConfig, machine: Machine, installation: Installation, workspace: Workspace) -> tuple[str, str] | None:
+    """Return (what the machine lacks for this start, what to do); None where nothing is known to be lacking."""
+    chosen = set_named(installation.set)
+    on_gpu = installation.distribution != CPU_SET.distribution
+    if chosen is not None and chosen.min_driver:
+        if not machine.gpus:
+            return f"{chosen.name} needs a GPU: {machine.reason}", f"{machine.fix}; without a GPU use --profile cpu"
+        major = machine.driver.version.split(".", 1)[0] if machine.driver else ""
+        if machine.driver and major.isdecimal() and int(major) < chosen.min_driver:
+            why = f"the NVIDIA driver {machine.driver.version} is too old for {chosen.name}, which needs {chosen.min_driver}"
+            return why, f"leave install.set at auto, or update the driver to {chosen.min_driver} or newer"
+    compiler = compilers.needed(settings, installation.distribution)
+    if compiler is None or (on_gpu and not machine.gpus):
+        return None
+    environment = {**os.environ, **settings.env}
+    fix = compiler.install + ("" if on_gpu else "; or set serve.enforce_eager=true")
+    if compiler.path(environment) is None:
+        return compiler.missing(environment), fix
+    if not compilers.has_headers(str(workspace.root / installation.interpreter), environment):
+        return compiler.headers_missing, fix
+    return None
+
+
 def next_attempt(
     settings: ServeConfig, error: OutOfMemoryError, took_s: float, before: list[Attempt], workspace: Workspace
 ) -> tuple[ServeConfig, Attempt]:
     """Return smaller settings and the failed attempt; the error itself where none are wanted or none are left."""
     log = error.log
-    text = log.read_text(encoding="utf-8", errors="replace") if log else ""
+    text = log.read_text(encoding="utf-8", errors="replace") if log else error.message
     rung = smaller(settings, error.cause, text) if falls_back(settings) else None
     if rung is None or len(before) >= MOST_ATTEMPTS:
         tried = "; ".join(attempt.changed for attempt in before)
@@ -159,7 +196,17 @@ def refuse_hopeless(settings: ServeConfig, machine: Machine, distribution: str, 
         why, fitting = refused
         least = asked.model_copy(update={"max_model_len": SHORTEST_CONTEXT, "max_num_seqs": FEWEST_SEQUENCES})
         cause = HOPELESS if least.at(share).cannot_fit else PLANNED
-        raise OutOfMemoryError(f"not started: {why}", f"{fitting}; or try all the same: --set serve.force_start=true", None, cause)
+        raise OutOfMemoryError(f"not started: {why}", f"{fitting}; {ALL_THE_SAME}", None, cause)
+
+
+def refuse_crowded(settings: ServeConfig, machine: Machine, distribution: str) -> None:
+    """Raise OutOfMemoryError where others hold so much of the GPU now that vLLM would refuse, after a minute."""
+    if distribution == CPU_SET.distribution or settings.force_start or not machine.gpus:
+        return
+    now = {gpu.uuid: gpu for gpu in nvml.read(settings.env.get(CUDA_DEVICES)).gpus}
+    refused = crowded([now[gpu.uuid] for gpu in machine.gpus if gpu.uuid in now], settings)
+    if refused is not None:
+        raise OutOfMemoryError(f"not started: {refused[0]}", f"{refused[1]}; {ALL_THE_SAME}", None, "free-vram")
 
 
 def falls_back(settings: ServeConfig) -> bool:

@@ -1,6 +1,7 @@
 """Project folders with the fake server in vLLM's place; nothing that was started in one outlives its test."""
 
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +20,17 @@ def project(tmp_path: Path) -> Iterator[FakeProject]:
     made = FakeProject(tmp_path)
     yield made
     made.close()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compilers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What a server of the GPU sets compiles with is there, whatever this machine has; nothing here is compiled with it."""
+    headers = tmp_path_factory.mktemp("headers")
+    (headers / "Python.h").touch()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CC", sys.executable)
+        patch.setenv("C_INCLUDE_PATH", str(headers))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -327,7 +327,7 @@ DEATHS = [
     ("OSError: [Errno 28] No space left on device", "disk is full", "free some"),
     ("OSError: [Errno 98] Address already in use", "port was taken", "serve.port"),
     ("fatal error: Python.h: No such file or directory", "Python headers", "python3-dev"),
-    ("RuntimeError: Failed to find C compiler. Please specify via CC", "compiler", "g++"),
+    ("RuntimeError: Failed to find C compiler. Please specify via CC", "no C compiler", "apt install gcc python3-dev"),
     ("api_server.py: error: unrecognized arguments: --no-such-flag", "unrecognized arguments: --no-such-flag", "extra_args"),
     ("(EngineCore pid=7) ERROR 11-23 12:00:00 [core.py:1] SomeNewError: the moon is full", "SomeNewError: the moon is full", "log"),
     ("Killed quietly", "without a word", "log"),

@@ -1,8 +1,11 @@
 """The machine, its GPU trouble, and the profile that fits."""
 
+import sys
+
 import pynvml
 import pytest
 
+from pipeline import packages
 from pipeline.config import CUDA_DEVICES, AutoProfile, GpuConfig, Visible
 from pipeline.errors import MachineError
 from pipeline.gpu import holders, nvml
@@ -10,6 +13,7 @@ from pipeline.gpu.cautions import cautions
 from pipeline.gpu.compatibility import LIMITS, Limit
 from pipeline.gpu.nvml import NO_DEVICE, TROUBLES, Driver, Gpu, Reading, Trouble, cuda_version, trouble_of
 from pipeline.gpu.visible import VARIABLE, text
+from pipeline.server import compilers
 from pipeline.stages import check_gpu
 from tests.unit.machines import gpu
 
@@ -227,3 +231,15 @@ def test_under_wsl_memory_per_process_is_not_told() -> None:
     assert told.fact == "GPU 0: under WSL2 the driver does not tell which process uses how much memory"
     assert "above its baseline" in told.fix
     assert cautions(reading(gpu()), KERNEL) == []
+
+
+@pytest.mark.parametrize(("pythons", "cautioned"), [([], False), (["/a/python3.12", "/b/python3.12"], False), (["/a/python3.12"], True)])
+def test_missing_python_headers_are_told_where_no_python_that_install_may_take_has_them(
+    monkeypatch: pytest.MonkeyPatch, pythons: list[str], cautioned: bool
+) -> None:
+    monkeypatch.setenv("CC", sys.executable)
+    monkeypatch.setattr(packages, "pythons", lambda _: pythons)
+    monkeypatch.setattr(compilers, "has_headers", lambda python, _: python.startswith("/b/"))
+    told = list(check_gpu.of_compiler(reading(gpu())))
+    assert [caution.fix for caution in told] == ([compilers.ON_GPU.install] if cautioned else [])
+    assert all("Python.h" in caution.fact and "/a/python3.12 has none" in caution.fact for caution in told)

@@ -11,7 +11,7 @@ from pipeline import doctor
 from pipeline.config import Config, GpuConfig, ModelConfig, Profile, ServeConfig
 from pipeline.doctor import Finding
 from pipeline.errors import HubSilentError, ModelError
-from pipeline.gpu.compatibility import CPU_SET, set_named
+from pipeline.gpu.compatibility import CPU_SET, VllmSet, set_named
 from pipeline.gpu.nvml import Driver, GpuProcess
 from pipeline.gpu.plan import plan
 from pipeline.model import hub
@@ -102,7 +102,7 @@ def test_the_target_of_the_peak_is_any_gates_of_that_metric(monkeypatch: pytest.
     monkeypatch.setattr(doctor, "planned", lambda *_: fit)
     gate = {"label": "x", "metric": "measure-vram.vram_peak_mib", "statistic": "peak", "comparator": "<", "target": 4000, "unit": "MiB"}
     config = Config.model_validate({"gates": {"of_another_name": gate}})
-    (found,) = doctor.memory(config, CUDA12, machine(gpu=True), tmp_path)
+    (found,) = doctor.memory(config, CUDA12, machine(gpu=True), tmp_path, Workspace(tmp_path))
     assert (found.level, "the target is 4000" in found.seen) == ("WARN", True)
 
 
@@ -136,29 +136,70 @@ def test_left_over(tmp_path: Path) -> None:
     assert doctor.port(ServeConfig(port=1024), Workspace(tmp_path)).name == "port"
 
 
-def compiler(**settings: object) -> list[Finding]:
-    return list(doctor.compiler(ServeConfig.model_validate(settings), CPU_SET, machine(), Workspace(Path("/nowhere"))))
+@pytest.mark.parametrize(("free_mib", "level"), [(6000, "OK"), (4000, "FAIL")])
+def test_a_full_card_is_told_before_the_start(tmp_path: Path, free_mib: float, level: str) -> None:
+    assert CUDA13 is not None
+    config = Config(serve=ServeConfig(gpu_memory_utilization=0.75))
+    found = next(doctor.memory(config, CUDA13, with_gpu(free_mib=free_mib, reserved_mib=200), tmp_path, Workspace(tmp_path)))
+    assert (found.name, found.level) == ("memory", level)
+    assert ("4000 of 5941 MiB are free" in found.seen) == (level == "FAIL")
+
+
+def compiler(chosen: VllmSet = CPU_SET, root: Path = Path("/nowhere"), **settings: object) -> list[Finding]:
+    workspace = Workspace(root)
+    return list(doctor.compiler(Config(serve=ServeConfig.model_validate(settings)), chosen, machine(gpu=chosen != CPU_SET), workspace))
 
 
 def test_a_compiler_is_needed_only_where_something_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CXX", raising=False)
-    monkeypatch.setattr(shutil, "which", lambda _: None)
+    monkeypatch.setattr(shutil, "which", lambda name, **_: name if name.startswith("/") else None)
+    monkeypatch.setattr(doctor, "fastest", lambda version, _: version)
     assert [found.level for found in compiler(enforce_eager=True)] == ["OK"]
     missing, headers = compiler(enforce_eager=False)
     assert (missing.level, "apt install g++" in missing.fix) == ("FAIL", True)
-    assert headers.seen == "not known before vLLM is installed"
+    assert headers == Finding("OK", "Python headers", "uv fetches Python 3.11, which brings them")
     monkeypatch.setenv("CXX", "/opt/bin/g++")
     assert compiler(enforce_eager=False)[0] == Finding("OK", "compiler", "/opt/bin/g++")
 
 
 @pytest.mark.parametrize(("prints", "level"), [("True", "OK"), ("False", "FAIL")])
-def test_python_headers_are_those_of_the_servers_python(tmp_path: Path, prints: str, level: str) -> None:
+def test_python_headers_are_those_of_the_servers_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prints: str, level: str) -> None:
+    monkeypatch.delenv("CPATH", raising=False)
+    monkeypatch.delenv("C_INCLUDE_PATH", raising=False)
     workspace = Workspace(tmp_path)
     workspace.server_python.parent.mkdir(parents=True)
     workspace.server_python.write_text(f"#!/bin/sh\necho {prints}\n", encoding="utf-8")
     workspace.server_python.chmod(0o755)
-    headers = list(doctor.compiler(ServeConfig(enforce_eager=False), CPU_SET, machine(), workspace))[1]
-    assert headers.level == level
+    headers = compiler(root=tmp_path, enforce_eager=False)[1]
+    assert (headers.level, str(workspace.server_python) in headers.seen) == (level, True)
+
+
+@pytest.mark.parametrize(("prints", "level"), [("True", "OK"), ("False", "FAIL")])
+def test_before_vllm_is_installed_the_python_that_install_would_take_is_judged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prints: str, level: str
+) -> None:
+    python = tmp_path / "python3.12"
+    python.write_text(f"#!/bin/sh\necho {prints}\n", encoding="utf-8")
+    python.chmod(0o755)
+    monkeypatch.delenv("CPATH", raising=False)
+    monkeypatch.delenv("C_INCLUDE_PATH", raising=False)
+    monkeypatch.setattr(doctor, "fastest", lambda version, _: {"3.12": str(python)}[version])
+    assert CUDA13 is not None
+    headers = compiler(CUDA13)[1]
+    assert (headers.level, str(python) in headers.seen) == (level, True)
+
+
+def test_a_gpu_needs_a_c_compiler_whatever_is_compiled_of_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setattr(shutil, "which", lambda _, **__: None)
+    monkeypatch.setattr(doctor, "fastest", lambda version, _: version)
+    assert CUDA13 is not None
+    missing, _ = compiler(CUDA13, enforce_eager=True)
+    assert missing.level == "FAIL"
+    assert missing.seen == "there is no C compiler, which Triton needs (no gcc or clang on the PATH)"
+    assert missing.fix == "Debian, Ubuntu: sudo apt install gcc python3-dev; Fedora: sudo dnf install gcc python3-devel"
+    monkeypatch.setattr(shutil, "which", lambda name, **_: f"/usr/bin/{name}" if name == "clang" else None)
+    assert compiler(CUDA13)[0] == Finding("OK", "compiler", "/usr/bin/clang")
 
 
 def raising(error: Exception) -> Callable[..., float]:

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from pipeline.config import ServeConfig
 from pipeline.gpu.plan import SHORTEST_CONTEXT
-from pipeline.server.diagnosis import CAUSES
+from pipeline.server.causes import CAUSES
 from pipeline.server.ladder import CPU_CACHE, FEWEST_SEQUENCES, HOPELESS, MEMORY_CAUSES, PLANNED, smaller
 
 FREE = "ValueError: Free memory on device cuda:0 ({free}/5.77 GiB) on startup is less than desired GPU memory utilization (0.75, 4.33 GiB)."
@@ -41,6 +41,21 @@ def test_the_context_that_vllm_names_is_taken() -> None:
     assert changes(FULL, "kv-below-context", LENGTH.replace("2050", "3333"))[0] == "max_model_len 4096 → 3328"
 
 
+def test_our_own_words_for_the_free_memory_leave_room_for_the_context() -> None:
+    words = "not started: 4100 of 5800 MiB are free on GPU 0 (RTX), and serve.gpu_memory_utilization 0.75 asks for 4350"
+    assert changes(FULL, "free-vram", words) == ["gpu_memory_utilization 0.75 → 0.62"]
+    assert changes(FULL, "free-vram", words.replace("4100", "700")) == [], "and no other setting helps"
+
+
+def test_the_older_words_for_the_free_memory_are_read_too() -> None:
+    log = "ValueError: Free memory on device (3.21/5.77 GiB) on startup is less than desired GPU memory utilization (0.75, 4.33 GiB)."
+    assert changes(FULL, "free-vram", log)[0] == "gpu_memory_utilization 0.75 → 0.55"
+
+
+def test_a_warm_up_of_many_requests_first_costs_requests() -> None:
+    assert changes(FULL, "warm-up-oom")[:3] == ["max_num_seqs 16 → 8", "max_num_seqs 8 → 4", "max_model_len 4096 → 2048"]
+
+
 def test_what_the_plan_refuses_is_made_smaller_unless_that_is_no_use() -> None:
     assert changes(FULL, PLANNED)[0] == "max_model_len 4096 → 2048"
     assert changes(FULL, HOPELESS) == []
@@ -55,9 +70,10 @@ def test_then_shorter_contexts_and_fewer_sequences() -> None:
     ]
 
 
-def test_a_processor_has_less_cache_first() -> None:
+@pytest.mark.parametrize("cause", ["free-ram", "killed"])
+def test_a_processor_has_less_cache_first(cause: str) -> None:
     settings = FULL.model_copy(update={"env": {CPU_CACHE: "4", "OTHER": "x"}})
-    assert changes(settings, "free-ram")[:3] == [f"{CPU_CACHE} 4 → 2", f"{CPU_CACHE} 2 → 1", "max_model_len 4096 → 2048"]
+    assert changes(settings, cause)[:3] == [f"{CPU_CACHE} 4 → 2", f"{CPU_CACHE} 2 → 1", "max_model_len 4096 → 2048"]
 
 
 @given(
