@@ -17,12 +17,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.served import NAME, ROOT, Up, checkpoint, fresh, served
+from benchmarks.served import NAME, ROOT, Up, checkpoint, command, fresh, served
 from pipeline.client.load import closed_loop, streamed
 from pipeline.config import ServeConfig, load_layers
 from pipeline.gpu import host
 from pipeline.measure.latency import tpot_ms
-from pipeline.server import launch as launching
 from pipeline.server.phases import Phases
 from pipeline.stages.serve import settled
 
@@ -109,7 +108,7 @@ def phases_s(log: Path, ready_s: float) -> dict[str, float]:
 def measure(name: str, kept: Path | None) -> dict[str, Any]:
     """Return the figures of a variant; its logs go to the folder `kept`."""
     settings, workspace = settings_of(VARIANTS[name]), fresh(f"gpu-{name}")
-    words = launching.command(settings, workspace.server_python, checkpoint("none"), NAME)
+    words = command(settings, checkpoint("none"), workspace, distribution="vllm")
     found: dict[str, Any] = {"variant": name}
     for start in ("first", "later"):
         with served(settings, words, workspace) as up:

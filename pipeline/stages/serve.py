@@ -90,7 +90,7 @@ def serve(
     workspace.say(f"starting {installation.distribution} {installation.vllm} with {model.name} on port {settings.port}")
     attempts: list[Attempt] = []
     while True:
-        words = launching.command(settings, python, folder, model.name)
+        words = launching.command(settings, python, folder, model.name, installation.distribution)
         began = time.monotonic()
         try:
             refuse_crowded(settings, machine, installation.distribution)
@@ -128,7 +128,9 @@ def joined(settings: ServeConfig, machine: Machine, installation: Installation, 
     insist_on_machine(settings, machine, installation, workspace)
     clear_old(workspace)
     workspace.say(f"node {settings.node_rank} of {settings.nnodes} joins {settings.master_addr}:{settings.master_port} with {model.name}")
-    words = launching.headless(launching.command(settings, workspace.root / installation.interpreter, folder, model.name))
+    words = launching.headless(
+        launching.command(settings, workspace.root / installation.interpreter, folder, model.name, installation.distribution)
+    )
     return launching.start(settings, words, model.name, workspace)
 
 

