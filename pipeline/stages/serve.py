@@ -233,7 +233,9 @@ def restarted(server: Server, workspace: Workspace) -> Server:
         raise ServerError("the server to restart is not the one on record", "start it with `invoke serve`")
     workspace.say(f"restarting the server (pid {launch.pid})")
     stop_server(launch, workspace)
-    again = server.model_copy(update=relaunched(launch, server.vllm, workspace))
+    changes = relaunched(launch, server.vllm, workspace)
+    handle = changes["handle"].model_copy(update={"earlier": server.handle.launches})
+    again = server.model_copy(update={**changes, "handle": handle})
     store.write("serve", envelope.because, envelope.started, envelope.duration_s, again)
     return again
 

@@ -15,7 +15,6 @@ import pytest
 
 from pipeline.client import meter
 from pipeline.client.calibration import Calibration, calibrate
-from pipeline.client.control import Control
 from pipeline.client.load import Target
 from pipeline.client.stamps import raw_answer
 from pipeline.config import BenchConfig, DeterminismConfig, Gate, Limits, RouterConfig, VramConfig, load_layers
@@ -313,10 +312,10 @@ def test_an_answer_that_changes_under_load_is_noticed_with_its_gap(fake: FakeVll
 
 def test_ctrl_c_under_load_waits_for_no_answer(fake: FakeVllm, server: Server, workspace: Workspace) -> None:
     fake.script = Script(first_token_s=20)
-    asker = determinism.Asker(Control(fake.base_url), server.model, ARMS)
+    asker = determinism.Asker(Target(fake.base_url), server.model, ARMS)
 
     def interrupted() -> None:
-        with determinism.under_load(asker, Target(fake.base_url), 2):
+        with determinism.under_load(asker, 2):
             determinism.in_background(asker, "steady")
             until(lambda: fake.ledger.in_flight == 3, "three requests in flight")
             raise KeyboardInterrupt

@@ -30,7 +30,7 @@ def series(rise_s: float = 0.0, jump: float = 0.0, until: float = 300.0) -> list
 
 
 def figures(points: list[tuple[float, float]], span: float = 300.0, preempted: int | None = 0) -> dict[str, Figure]:
-    return series_figures("vram", points, [(0.0, span)], preempted, "no GPU")
+    return series_figures("vram", [points], [(0.0, span)], settled([(0.0, span)]), preempted, "no GPU")
 
 
 def verdict(figure: Figure) -> str:
