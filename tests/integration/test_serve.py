@@ -632,6 +632,8 @@ def test_a_restart_keeps_identity_and_reason_and_puts_the_new_handle_on_record(p
     assert second.identity() == first.identity()
     assert (second.handle.launch_id, second.handle.pid) != (first.handle.launch_id, first.handle.pid)
     assert second.real
+    assert [left.launch_id for left in second.handle.launches] == [first.handle.launch_id, second.handle.launch_id]
+    assert second.handle.earlier == first.handle.launches
     outcome = Store(project.workspace.artifacts).outcome("serve", Server)
     assert outcome.data == second
     assert outcome.envelope is not None
