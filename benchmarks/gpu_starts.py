@@ -3,24 +3,25 @@
 `./inv install` and `./inv download-model --profile gpu-embedded` first, then
 `.venv/bin/python -m benchmarks.gpu_starts [--json FILE] NAME…` (2 to 6 minutes a name, nothing beside it). Each variant is
 started twice on caches of its own; the second server is measured: decode alone, throughput at concurrency 64, greedy and
-with top_p and top_k, which is where FlashInfer's sampler computes. `toolkit` needs a machine with a CUDA toolkit, the
-others are for `benchmarks/driver_only`, which hides it.
+with top_p and top_k, which is where FlashInfer's sampler computes. `toolkit` is vLLM as it comes, and needs a machine with
+a CUDA toolkit; the others are for `benchmarks/driver_only`, which hides it.
 """
 
 import argparse
 import json
-import os
 import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.served import NAME, ROOT, Up, checkpoint, command, fresh, served
+from benchmarks.served import NAME, ROOT, Up, checkpoint, command, fresh, place, served
 from pipeline.client.load import closed_loop, streamed
 from pipeline.config import ServeConfig, load_layers
 from pipeline.gpu import host
+from pipeline.gpu.plan import COMPILATION
 from pipeline.measure.latency import tpot_ms
 from pipeline.server.phases import Phases
 from pipeline.stages.serve import settled
@@ -32,24 +33,23 @@ SAMPLED = {"temperature": 0.8, "top_p": 0.9, "top_k": 40}
 
 @dataclass(frozen=True)
 class Variant:
-    """What the server is started with beside the profile; None takes a variable away that we set ourselves."""
+    """What the server is started with beside the profile; None takes a variable away that we set ourselves.
+
+    `bare`: with nothing of ours that spares time at the start.
+    """
 
     env: dict[str, str | None] = field(default_factory=dict)
-    arguments: tuple[str, ...] = ()
+    bare: bool = False
 
 
 VARIANTS = {
-    "toolkit": Variant({"VLLM_USE_FLASHINFER_SAMPLER": None}),
+    "toolkit": Variant(bare=True),
     "ours": Variant(),
     "compiled": Variant({"VLLM_USE_FLASHINFER_SAMPLER": None}),
     "hidden": Variant({"CUDA_HOME": "/nonexistent"}),
-    "startup-plan": Variant({"VLLM_ENABLE_STARTUP_PLAN": "1"}),
-    "few-sizes": Variant(arguments=('--compilation-config={"cudagraph_capture_sizes":[1,2,4,8,16,24,32,48,64,96,128,160,192,224,256]}',)),
+    "spawn": Variant({"VLLM_WORKER_MULTIPROC_METHOD": None}),
+    "no-startup-plan": Variant({"VLLM_ENABLE_STARTUP_PLAN": None}),
     "no-aot": Variant({"VLLM_USE_AOT_COMPILE": "0"}),
-    "few-no-aot": Variant(
-        {"VLLM_USE_AOT_COMPILE": "0", "VLLM_ENABLE_STARTUP_PLAN": "1"},
-        ('--compilation-config={"cudagraph_capture_sizes":[1,2,4,8,16,24,32,48,64,96,128,160,192,224,256]}',),
-    ),
 }
 
 
@@ -57,8 +57,11 @@ def settings_of(variant: Variant) -> ServeConfig:
     """Return the settings of profile gpu-embedded with what the variant changes."""
     serve = load_layers(ROOT / "config.yaml", {}, (), "gpu-embedded").config("gpu-embedded").serve
     made = settled(serve, host.read(), "vllm")
-    env = {name: value for name, value in {**made.env, **variant.env}.items() if value is not None}
-    return made.model_copy(update={"env": env, "extra_args": (*made.extra_args, *variant.arguments), "port": 8123})
+    ours = {} if variant.bare else made.env
+    env = {name: value for name, value in {**ours, **variant.env}.items() if value is not None}
+    arguments = tuple(word for word in made.extra_args if not (variant.bare and word.startswith(COMPILATION)))
+    port = 8100 + list(VARIANTS.values()).index(variant)
+    return made.model_copy(update={"env": env, "extra_args": arguments, "port": port, "gpu_memory_utilization": 0.3})
 
 
 def load(up: Up, count: int, concurrency: int, **more: Any) -> tuple[list[float], float]:
@@ -105,12 +108,13 @@ def phases_s(log: Path, ready_s: float) -> dict[str, float]:
     return phases.durations(ready_s)
 
 
-def measure(name: str, kept: Path | None) -> dict[str, Any]:
+def measure(name: str, starts: Sequence[str], kept: Path | None) -> dict[str, Any]:
     """Return the figures of a variant; its logs go to the folder `kept`."""
-    settings, workspace = settings_of(VARIANTS[name]), fresh(f"gpu-{name}")
+    settings = settings_of(VARIANTS[name])
+    workspace = fresh(f"gpu-{name}") if "first" in starts else place(f"gpu-{name}")
     words = command(settings, checkpoint("none"), workspace, distribution="vllm")
     found: dict[str, Any] = {"variant": name}
-    for start in ("first", "later"):
+    for start in starts:
         with served(settings, words, workspace) as up:
             log = up.samples.with_name("server.log")
             found |= {f"{start}_s": round(up.ready_s, 1), f"{start}_phases_s": phases_s(log, up.ready_s)}
@@ -127,13 +131,13 @@ def main() -> None:
     """Measure the variants that are named, and print a row for each."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="+", choices=VARIANTS)
+    parser.add_argument("--starts", nargs="+", choices=("first", "later"), default=("first", "later"))
     parser.add_argument("--json", type=Path)
     parser.add_argument("--logs", type=Path)
     asked = parser.parse_args()
-    os.chdir(ROOT)
     if asked.logs:
         asked.logs.mkdir(parents=True, exist_ok=True)
-    rows = [measure(name, asked.logs) for name in asked.names]
+    rows = [measure(name, asked.starts, asked.logs) for name in asked.names]
     if asked.json:
         asked.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     for row in rows:

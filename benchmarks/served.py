@@ -42,15 +42,20 @@ def checkpoint(quantization: str) -> Path:
     return folder
 
 
+def place(name: str) -> Workspace:
+    """Return the workspace of that name as an earlier `fresh` and its servers left it."""
+    return Workspace(ROOT / ".cache" / "benchmarks" / name, Silent())
+
+
 def fresh(name: str) -> Workspace:
     """Return an empty workspace that shares environment and code with the project and nothing else."""
-    root = ROOT / ".cache" / "benchmarks" / name
+    root = place(name).root
     shutil.rmtree(root, ignore_errors=True)
     root.mkdir(parents=True)
     (root / ".cache").mkdir()
     for shared in ("venv-vllm", "pipeline"):
         (root / shared).symlink_to(ROOT / shared)
-    return Workspace(root, Silent())
+    return place(name)
 
 
 def profile(name: str = "cpu") -> ServeConfig:

@@ -393,8 +393,10 @@ def stopped_words(launch: Launch, closing: Closing) -> str:
     """Return how a stop went: what had to be killed, the port, and the GPU memory left behind."""
     killed = f", killed {', '.join(closing.killed)}" if closing.killed else ""
     port = "free" if closing.port_free else "still taken"
-    residual = closing.residual_mib()
-    memory = "" if residual is None else f"; GPU memory {residual:+.0f} MiB against before the start"
+    residual, memory = closing.residual(), ""
+    if residual is not None:
+        left = "NOT_MEASURED" if residual.value is None else f"{residual.value:.0f} MiB"
+        memory = f"; VRAM residual {left}" + (f" ({residual.reason})" if residual.reason else "")
     what = f"stopped pid {launch.pid} in {closing.took_s:.1f} s" if closing.was_running else f"nothing was left of pid {launch.pid}"
     return f"{what}{killed}; port {launch.port} is {port}{memory}"
 

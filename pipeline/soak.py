@@ -82,8 +82,8 @@ def soak(
     load, started = begun(settings, server, anew, workspace)
     total_s, before_s = hours * S_PER_H, load.seconds
     told = workspace.progress("soak, seconds of load", round(total_s - before_s))
-    watch = Watch(server, workspace)
-    with watched(server.handle, workspace) as target, metered(target) as meter:
+    watch = Watch(server.handle, workspace)
+    with watched(server.handle, workspace, NOTE) as target, metered(target) as meter:
 
         def written(state: SoakState, load: Load) -> Soak:
             meter.read()

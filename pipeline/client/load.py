@@ -24,12 +24,16 @@ GONE = "cut off: the server is gone"
 
 @dataclass(frozen=True)
 class Target:
-    """The server that requests go to, and whether it lives; with `replicas` each takes its turn."""
+    """The server that requests go to, and whether it lives; with `replicas` each takes its turn.
+
+    `loaded` hears from when to when it was at work, in seconds by `time.monotonic`, after each loop of requests.
+    """
 
     base_url: str
     alive: Callable[[], bool] = lambda: True
     api_key: str | None = field(default=None, repr=False)
     replicas: tuple[str, ...] = ()
+    loaded: Callable[[float, float], None] = lambda _begin_s, _end_s: None
 
 
 class Connection(asyncio.Protocol):
@@ -213,7 +217,7 @@ def closed_loop(
                 await asyncio.sleep(AFTER_FAILURE_S)
 
     began, ended = run(target, timeout_s, lambda lines: [work(lines, number) for number in range(concurrency)])
-    return [read(raws[index]) for index in sorted(raws)], ended - began
+    return noted(target, [read(raws[index]) for index in sorted(raws)]), ended - began
 
 
 def open_loop(
@@ -250,7 +254,17 @@ def open_loop(
     due_ns = [start + int(due * 1e9) for due in due_s]
     works = list(zip(requests, due_ns, strict=True))
     _, ended = run(target, timeout_s, lambda lines: [work(index, *each, lines[index % len(lines)]) for index, each in enumerate(works)])
-    return [read(raws[index]) for index in sorted(raws)], ended - start / 1e9
+    return noted(target, [read(raws[index]) for index in sorted(raws)]), ended - start / 1e9
+
+
+def noted(target: Target, answers: list[Answer]) -> list[Answer]:
+    """Return the answers of a loop, after telling `target` from when to when it was at work on those that succeeded."""
+    good = [answer for answer in answers if answer.ok]
+    if good:
+        ahead_s = time.monotonic() - time.perf_counter()
+        begin_ns, end_ns = min(answer.sent_ns for answer in good), max(answer.last_ns for answer in good)
+        target.loaded(begin_ns / 1e9 + ahead_s, end_ns / 1e9 + ahead_s)
+    return answers
 
 
 def routes_to(target: Target) -> list[Route]:

@@ -19,7 +19,7 @@ from typing import IO, Any, Protocol
 
 from pipeline.client.answer import Answer
 from pipeline.client.clocks import Clock, apart_ns, by_ours
-from pipeline.client.load import GONE, LOOK_S, Target, closed_loop, open_loop, uncollected
+from pipeline.client.load import GONE, LOOK_S, Target, closed_loop, noted, open_loop, uncollected
 from pipeline.errors import MeasureError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -212,7 +212,7 @@ def spread(
                 answers |= {index: by_ours(answer, one.clock) for index, answer in zip(turn, one.result[0], strict=True)}
             told(len(answers))
     now_ns = time.perf_counter_ns()
-    whole = [answers.get(index, Answer(now_ns, error=GONE, scheduled_ns=now_ns)) for index in range(len(payloads))]
+    whole = noted(target, [answers.get(index, Answer(now_ns, error=GONE, scheduled_ns=now_ns)) for index in range(len(payloads))])
     good = [answer for answer in whole if answer.ok]
     spans_s = (max(answer.last_ns for answer in good) - min(answer.scheduled_ns for answer in good)) / 1e9 if good else 0.0
     heard = [one for one in made if one is not None]

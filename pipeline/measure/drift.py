@@ -31,26 +31,33 @@ def thinned(items: Sequence[T], most: int = MOST_POINTS) -> list[T]:
     return [items[index * (len(items) - 1) // (most - 1)] for index in range(most)]
 
 
-def theil_sen(points: Sequence[Point]) -> Slope | None:
-    """Return the median of the slopes of all pairs of the thinned points; None without two points apart in x.
+def theil_sen(*series: Sequence[Point]) -> Slope | None:
+    """Return the median of the slopes of all pairs of the thinned points, each of one series; None without two points apart in x.
 
     The interval is made of order statistics of these slopes, by Kendall's normal approximation with its correction for
-    ties (Sen 1968). It takes the points as independent, which samples of a slow process are not: thinning helps, and a
-    series that wanders still gets too narrow an interval.
+    ties (Sen 1968), its variance summed over the series (Hirsch and Slack 1982). It takes the points as independent, which
+    samples of a slow process are not: thinning helps, and a series that wanders still gets too narrow an interval.
     """
-    kept = thinned(points)
-    slopes = sorted((after[1] - before[1]) / (after[0] - before[0]) for before, after in combinations(kept, 2) if after[0] != before[0])
+    points = sum(len(one) for one in series)
+    kept = [thinned(one, max(2, MOST_POINTS * len(one) // points)) for one in series if one]
+    pairs = (pair for one in kept for pair in combinations(one, 2))
+    slopes = sorted((after[1] - before[1]) / (after[0] - before[0]) for before, after in pairs if after[0] != before[0])
     if not slopes:
         return None
-    n, pairs = len(kept), len(slopes)
-    tied = sum(count * (count - 1) * (2 * count + 5) for count in Counter(y for _, y in kept).values())
-    deviation = math.sqrt((n * (n - 1) * (2 * n + 5) - tied) / 18)
-    spread = NormalDist().inv_cdf(1 - (1 - CONFIDENCE) / 2) * deviation
-    low, high = math.floor((pairs - spread) / 2) - 1, math.ceil((pairs + spread) / 2)
-    enough = low >= 0 and high < pairs
+    count = len(slopes)
+    spread = NormalDist().inv_cdf(1 - (1 - CONFIDENCE) / 2) * math.sqrt(sum(map(variance, kept)))
+    low, high = math.floor((count - spread) / 2) - 1, math.ceil((count + spread) / 2)
+    enough = low >= 0 and high < count
     middle = median(slopes)
     # With all values tied the two order statistics stand beside the middle one.
     return Slope(middle, min(slopes[low], middle), max(slopes[high], middle)) if enough else Slope(middle, None, None)
+
+
+def variance(points: Sequence[Point]) -> float:
+    """Return the variance of Kendall's S of points without a trend."""
+    n = len(points)
+    tied = sum(count * (count - 1) * (2 * count + 5) for count in Counter(y for _, y in points).values())
+    return (n * (n - 1) * (2 * n + 5) - tied) / 18
 
 
 def decile_change(values: Sequence[float]) -> float:

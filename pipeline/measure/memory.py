@@ -1,4 +1,4 @@
-"""Memory samples of one launch: peak, steady, drift, stable, gaps, and the state of the GPU meanwhile. Pure: samples in, figures out.
+"""Memory samples of a server: peak, steady, drift, stable, gaps, and the state of the GPU meanwhile. Pure: samples in, figures out.
 
 A sample is a line of the sampler's file as a dict: `t` in seconds, `rss_mib` and sometimes `pss_mib` of the server's
 processes, `gpu_used_mib` and `gpu_tree_mib` by device, `devices` with what NVML says of each, `gpu_error` where it failed.
@@ -7,7 +7,7 @@ processes, `gpu_used_mib` and `gpu_tree_mib` by device, `devices` with what NVML
 from bisect import bisect_left, bisect_right
 from collections import Counter, deque
 from collections.abc import Iterable, Sequence
-from itertools import pairwise
+from itertools import chain, pairwise
 from math import inf
 from statistics import median
 from typing import Any
@@ -22,6 +22,7 @@ WARM_UP_S, WARM_UP_SHARE = 60.0, 0.2  # dropped from the begin of a load: the sh
 STABLE_RANGE_MIB = 64.0
 TELLS_DRIFT_S = 300.0
 GAP_PERIODS = 3
+MOMENT_S = 0.05  # what a client takes from an answer to its next request
 GAPS_AT_MOST = 0.05  # of the load; more, and nothing is said about stability
 S_PER_H = 3600
 SERIES = {"vram": "VRAM", "host_pss": "host memory (PSS)", "host_rss": "host memory (RSS)"}
@@ -56,9 +57,56 @@ def gaps(times: Sequence[float], spans: Iterable[Span]) -> Gaps:
     return Gaps(count=len(found), longest_s=round(max(found, default=0.0), 3), total_s=round(sum(found), 3))
 
 
+def together(parts: Sequence[Gaps]) -> Gaps:
+    """Return the gaps of several launches."""
+    return Gaps(
+        count=sum(part.count for part in parts),
+        longest_s=max((part.longest_s for part in parts), default=0.0),
+        total_s=round(sum(part.total_s for part in parts), 3),
+    )
+
+
 def settled(spans: Iterable[Span]) -> list[Span]:
     """Return the spans of load without the warm-up of each."""
-    return [(begin + min(WARM_UP_S, WARM_UP_SHARE * (end - begin)), end) for begin, end in spans]
+    return [(end - warmed_s(end - begin), end) for begin, end in spans]
+
+
+def warmed_s(load_s: float) -> float:
+    """Return the seconds of so much load that follow its warm-up."""
+    return load_s - min(WARM_UP_S, WARM_UP_SHARE * load_s)
+
+
+def total_s(spans: Iterable[Span]) -> float:
+    """Return how long the spans are together."""
+    return sum(end - begin for begin, end in spans)
+
+
+def united(spans: Iterable[Span]) -> list[Span]:
+    """Return the same times as spans that do not overlap, in order; a moment between two requests parts nothing."""
+    found: list[Span] = []
+    for begin, end in sorted(spans):
+        if found and begin - found[-1][1] <= MOMENT_S:
+            found[-1] = (found[-1][0], max(found[-1][1], end))
+        else:
+            found.append((begin, end))
+    return found
+
+
+def latest(spans: Sequence[Span], seconds: float) -> list[Span]:
+    """Return the last so many seconds of the spans, which are in order and apart; all where they are no longer."""
+    found: list[Span] = []
+    for begin, end in reversed(spans):
+        left_s = seconds - total_s(found)
+        if left_s <= 0:
+            break
+        found.insert(0, (max(begin, end - left_s), end))
+    return found
+
+
+def shared(some: Sequence[Span], others: Sequence[Span]) -> list[Span]:
+    """Return the times that are in both."""
+    pairs = ((max(one[0], other[0]), min(one[1], other[1])) for one in some for other in others)
+    return sorted((begin, end) for begin, end in pairs if begin < end)
 
 
 def within(points: Sequence[Point], spans: Iterable[Span]) -> list[Point]:
@@ -103,42 +151,46 @@ def points(pairs: Iterable[tuple[float, float | None]]) -> list[Point]:
     return [(at, value) for at, value in pairs if value is not None]
 
 
-def series_figures(name: str, series: Sequence[Point], spans: Sequence[Span], preempted: int | None, reason: str) -> dict[str, Figure]:
+def series_figures(
+    name: str, launches: Sequence[Sequence[Point]], spans: Sequence[Span], calm: Sequence[Span], preempted: int | None, reason: str
+) -> dict[str, Figure]:
     """Return the figures of one series, `name` before each; NOT_MEASURED with `reason` where it has nothing under load.
 
-    The peak is of all times, the rest of the load after its warm-up. `stable` is 100 or 0 %, its n the seconds of load.
+    `launches` are its points by start of the server, `spans` the load, `calm` the load after its warm-up. The peak is of all
+    times, the rest of the calm ones: range and change are the largest within one launch, and the drift's pairs are each of
+    one launch, for a restart is no drift. `stable` is 100 or 0 %, its n the seconds of load.
     """
-    calm = settled(spans)
-    loaded = within(series, calm)
-    highest = max((value for _, value in series), default=None)
-    peak = not_measured("MiB", reason) if highest is None else Figure(value=highest, unit="MiB", n=len(series))
+    loaded = [kept for series in launches if (kept := within(series, calm))]
+    highest = max((value for series in launches for _, value in series), default=None)
+    peak = not_measured("MiB", reason) if highest is None else Figure(value=highest, unit="MiB", n=sum(map(len, launches)))
     if not loaded:
         units = {"steady_mib": "MiB", "range_mib": "MiB", "drift_mib_h": "MiB/h", "change_mib": "MiB", "stable": "%"}
         return {f"{name}_peak_mib": peak, **{f"{name}_{part}": not_measured(unit, reason) for part, unit in units.items()}}
-    values, n = [value for _, value in loaded], len(loaded)
-    slope = theil_sen([(at / S_PER_H, value) for at, value in loaded])
+    values, n = [[value for _, value in series] for series in loaded], sum(map(len, loaded))
+    slope = theil_sen(*([(at / S_PER_H, value) for at, value in series] for series in loaded))
     drift = not_measured("MiB/h", "one sample has no slope")
     if slope is not None:
         drift = Figure(value=slope.value, unit="MiB/h", n=n, low=slope.low, high=slope.high)
-    spread = Figure(value=max(values) - min(values), unit="MiB", n=n)
+    spread = Figure(value=max(max(each) - min(each) for each in values), unit="MiB", n=n)
+    missing = gaps([at for series in loaded for at, _ in series], calm)
     found = {
         "peak_mib": peak,
-        "steady_mib": Figure(value=median(values), unit="MiB", n=n),
+        "steady_mib": Figure(value=median(chain(*values)), unit="MiB", n=n),
         "range_mib": spread,
         "drift_mib_h": drift,
-        "change_mib": Figure(value=decile_change(values), unit="MiB", n=n),
-        "stable": stable(spread, drift, preempted, gaps([at for at, _ in loaded], calm), spans),
+        "change_mib": Figure(value=max(map(decile_change, values)), unit="MiB", n=n),
+        "stable": stable(spread, drift, preempted, missing, total_s(spans)),
     }
     return {f"{name}_{part}": figure for part, figure in found.items()}
 
 
-def stable(spread: Figure, drift: Figure, preempted: int | None, missing: Gaps, spans: Sequence[Span]) -> Figure:
+def stable(spread: Figure, drift: Figure, preempted: int | None, missing: Gaps, load_s: float) -> Figure:
     """Return 100 % where the slope may be 0 or less, the range is at most 64 MiB and nothing was preempted; else 0 %, and why.
 
     n is the whole seconds of load: it is for the gate to say how many it takes. Memory that rises in less than 5 minutes may
     be a warm-up as well as a leak, so nothing is said.
     """
-    load_s = sum(end - begin for begin, end in spans)
+    load_s = round(load_s, 3)  # a sum of spans may lack what no clock tells
     if preempted is None:
         return not_measured("%", "the server does not count preemptions")
     if drift.low is None:
@@ -178,6 +230,14 @@ class States:
         self.reasons.update(reasons)
         self.telling += any(device.get("throttle") is not None for device in devices)
         self.slowed += bool(reasons)
+
+    def __add__(self, other: "States") -> "States":
+        """Return what was counted in both."""
+        both = States()
+        both.values = {name: self.values[name] + other.values[name] for name in STATES}
+        both.reasons = self.reasons + other.reasons
+        both.telling, both.slowed = self.telling + other.telling, self.slowed + other.slowed
+        return both
 
     def figures(self, reason: str) -> dict[str, Figure]:
         """Return the medians, and the share of samples under thermal or power throttling."""

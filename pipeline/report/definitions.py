@@ -116,7 +116,12 @@ def every(t: Words) -> list[Definition]:
         Definition(
             "load",
             t("Steady, range, drift"),
-            t("of the load without its first 60 s (a fifth of a shorter load). Drift: Theil–Sen slope with two-sided 95 % bounds."),
+            t(
+                "of the last `vram.load_s` seconds in which requests were in flight, whichever test sent them (of a soak: of its own "
+                "load), without the first 60 s of load after a start (a fifth of a shorter load). Range: the largest within one start. "
+                "Drift: Theil–Sen slope over pairs of "
+                "samples of one start, with two-sided 95 % bounds."
+            ),
         ),
         Definition(
             "stable",

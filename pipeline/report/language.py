@@ -49,9 +49,14 @@ SAID = (
     "no sample under load",
     "the driver tells no memory figures",
     "the server's metrics do not tell",
+    "it is read while load is added, and none was",
     "the memory of the server at {address} is not ours to measure",
     "nothing was planned: no GPU, or a model or flag that the plan does not know",
     "the measured peak is 0",
+    # server/stop.py
+    "other programs freed {n} MiB meanwhile",
+    "other programs took {n} MiB meanwhile",
+    "of the server or of other programs: the driver does not tell",
     # stages/bench.py
     "bench.find_capacity is false",
     "no rate met the limits, down to {value} requests/s",

@@ -28,6 +28,7 @@ MARKS = {
 }
 NOTES = ("stop", "determinism-remedy")  # records that no stage makes
 
+ADDED = "measure-vram"  # whose load was sent for the memory's sake
 THROTTLED_PERCENT = 5  # of the samples under load; a touch of the power limit is no news
 S_PER_H = 3600
 Marks = Mapping[str, Collection[float]]  # by <stage>.<figure>: what its gates ask
@@ -190,7 +191,7 @@ def build_view(
         determinism_scenario(
             outcomes["test-determinism"], outcomes["serve"], outcomes["check-gpu"], outcomes["determinism-remedy"], t, marks
         ),
-        bench_scenario(outcomes["bench"], t, marks),
+        bench_scenario(outcomes["bench"], outcomes["measure-vram"], t, marks),
         with_soak(memory_scenario(outcomes["measure-vram"], outcomes["stop"], outcomes["serve"], pictures, t, marks), soak, outcomes, t),
     ]
     stages = [stage_row(outcome, t) for name, outcome in outcomes.items() if name not in NOTES]
@@ -648,7 +649,7 @@ def batch_invariance(server: Any, t: Words = ENGLISH) -> str:
     return t("Without `VLLM_BATCH_INVARIANT=1` vLLM does not promise the same answer under another load.")
 
 
-def bench_scenario(outcome: Outcome[Any], t: Words, marks: Marks) -> Scenario:
+def bench_scenario(outcome: Outcome[Any], memory: Outcome[Any], t: Words, marks: Marks) -> Scenario:
     """Return latency and throughput."""
     title = t("Latency and throughput")
     data = outcome.data
@@ -692,11 +693,24 @@ def bench_scenario(outcome: Outcome[Any], t: Words, marks: Marks) -> Scenario:
         for entry in data.open_levels
         if entry.overloaded
     ]
+    facts += kernel_facts(data, memory.data, t)
     failed = sum(entry.failed for entry in (*data.levels, *data.open_levels))
     if failed:
         facts.append(t("{failed} requests under load failed.", failed=failed))
     tables = [table for table in (closed_table(data, t), open_table(data, t), capacity_table(data, t)) if table.rows]
     return Scenario(title, "", facts, rows(outcome.stage, data.figures, bench_labels(data, t), t, marks), tables=tables)
+
+
+def kernel_facts(data: Any, memory: Any, t: Words) -> list[str]:
+    """Return what the server's log says of kernels that were compiled while it was measured, where it watched for them."""
+    if memory is None or memory.launch_id != data.launch_id or memory.compiled_kernels is None:
+        return []
+    names = memory.compiled_kernels
+    if not names:
+        return [t("No kernel compiled while measuring.")]
+    many = t("1 kernel") if len(names) == 1 else t("{count} kernels", count=len(names))
+    listed = ", ".join(f"`{name}`" for name in names)
+    return [t("{kernels} compiled while measuring ({names}): the first requests that needed them were slower.", kernels=many, names=listed)]
 
 
 def bench_labels(data: Any, t: Words) -> dict[str, str]:
@@ -889,16 +903,7 @@ def memory_scenario(
         "gpu_clock_mhz": t("GPU clock (SM), median under load"),
         "gpu_throttled": t("GPU throttled, by heat or power, share of samples under load"),
     }
-    load = data.load
-    said = t(
-        "{samples} samples from before the start; {seconds} s of load, {requests} requests",
-        samples=data.samples,
-        seconds=f"{load.seconds:.4g}",
-        requests=load.requests,
-    )
-    if load.failed:
-        said += t(", of which {failed} failed ({error})", failed=load.failed, error=load.error)
-    facts = [f"{said}."]
+    facts = load_facts(data, t)
     if data.method:
         facts.append(t("Told apart by: {method}.", method=t.said(data.method)))
     if len(data.device_peaks_mib) > 1:
@@ -918,11 +923,42 @@ def memory_scenario(
         how = t("{count} processes had to be killed", count=len(end.killed)) if end.killed else t("ended when asked")
         port = t("port free") if end.port_free else t("PORT STILL TAKEN")
         facts.append(t("After stop ({seconds} s): {how}, {port}.", seconds=number(end.took_s), how=how, port=port))
-        residual = end.residual_mib()
-        if residual is not None:
-            facts.append(t("VRAM residual: {mib} MiB above the baseline.", mib=number(residual)))
+        residual = end.residual()
+        if residual is not None and residual.value is None:
+            facts.append(t("VRAM residual: NOT_MEASURED, {reason}.", reason=t.said(residual.reason)))
+        elif residual is not None:
+            why = f" ({t.said(residual.reason)})" if residual.reason else ""
+            facts.append(t("VRAM residual: {mib} MiB above the baseline{why}.", mib=number(residual.value), why=why))
     measured = {name: figure for name, figure in data.figures.items() if figure.value is not None or not name.startswith("gpu_")}
     return Scenario(title, "", facts, rows(outcome.stage, measured, labels, t, marks), pictures=list(pictures))
+
+
+def load_facts(data: Any, t: Words = ENGLISH) -> list[str]:
+    """Return whose load the figures are of, and how many samples."""
+    load = data.load
+    if load.seconds_by:
+        listed = ", ".join(f"{name} {seconds:.4g} s" for name, seconds in load.seconds_by.items() if name != ADDED)
+        said = t(
+            "{samples} samples from before the start; {seconds} s of load count",
+            samples=data.samples,
+            seconds=f"{load.seconds:.4g}",
+        )
+        said += f": {listed}" if listed else ""
+        if load.requests:
+            added = f"{load.seconds_by.get(ADDED, 0):.4g}"
+            said += t("; {seconds} s were added, {requests} requests", seconds=added, requests=load.requests)
+        else:
+            said += t("; none was added")
+    else:  # a record from before other tests' load counted
+        said = t(
+            "{samples} samples from before the start; {seconds} s of load, {requests} requests",
+            samples=data.samples,
+            seconds=f"{load.seconds:.4g}",
+            requests=load.requests,
+        )
+    if load.failed:
+        said += t(", of which {failed} failed ({error})", failed=load.failed, error=load.error)
+    return [f"{said}."]
 
 
 def with_soak(scenario: Scenario, soak: Outcome[Any] | None, outcomes: Mapping[str, Outcome[Any]], t: Words = ENGLISH) -> Scenario:

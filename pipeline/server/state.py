@@ -54,20 +54,36 @@ class Launch(BaseModel):
         return self.settings.is_open
 
 
-class Handle(BaseModel):
-    """How to reach this launch; changes with every start. A server that someone else runs has no process, and "" for log and samples."""
+class Left(BaseModel):
+    """What a launch writes: its log, of which the first `log_start` bytes are of the start and its warm-up, and its memory samples."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     launch_id: str
+    log: str
+    log_start: int = 0
+    samples: str
+
+
+class Handle(Left):
+    """How to reach this launch; changes with every start. A server that someone else runs has no process, and "" for log and samples.
+
+    `earlier` are the launches of the same server before a restart in mid-run, the first one first.
+    """
+
     base_url: str
     keyed: bool = False
     pid: int | None
     created: float | None
-    log: str
-    samples: str
     ready_s: float
     phases_s: dict[str, float]
+    earlier: list[Left] = []
+
+    @property
+    def launches(self) -> list[Left]:
+        """Return all launches of this server, this one last."""
+        own = Left(launch_id=self.launch_id, log=self.log, log_start=self.log_start, samples=self.samples)
+        return [*self.earlier, own]
 
 
 def launch_file(workspace: Workspace) -> Path:

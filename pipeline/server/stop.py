@@ -1,6 +1,7 @@
 """Stop a server of ours and whatever is left of it, and say what was left behind."""
 
 import json
+import os
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -9,6 +10,7 @@ import psutil
 
 from pipeline.config import CUDA_DEVICES
 from pipeline.gpu import nvml
+from pipeline.measure.figures import Figure, not_measured
 from pipeline.record import Artifact, Store, now
 from pipeline.server import ports, state
 from pipeline.server.state import Launch
@@ -19,6 +21,8 @@ POLL_S = 0.1
 KILL_WAIT_S = 5.0
 SAMPLER_WAIT_S = 6.0
 PORT_WAIT_S = 3.0
+TOLERANCE_MIB = 64.0  # what the driver and other programs may change meanwhile without a word
+TAIL_BYTES = 256 * 1024  # of the samples: seconds of them, from machines with many devices too
 SETTLE_S = 1.0  # the driver takes a moment to give a dead process's memory back
 
 
@@ -33,12 +37,29 @@ class Closing(Artifact):
     port_free: bool
     gpu_used_before_mib: list[float] | None
     gpu_used_after_mib: list[float] | None
+    gpu_others_mib: list[float | None] | None = None
 
-    def residual_mib(self) -> float | None:
-        """Return what the devices hold above the baseline from before the start, MiB; None where one is unknown."""
-        if self.gpu_used_before_mib is None or self.gpu_used_after_mib is None:
+    def residual(self) -> Figure | None:
+        """Return what the server's devices hold above the baseline from before its start; None where there is nothing to compare.
+
+        `gpu_others_mib` is what other programs used of each device just before the stop, None of one that the server did not
+        use, and as a whole where that is not known. NOT_MEASURED where others changed their use of one of its devices by more
+        than TOLERANCE_MIB meanwhile. A smaller minus is theirs, and nothing is left of ours.
+        """
+        before, after, others = self.gpu_used_before_mib, self.gpu_used_after_mib, self.gpu_others_mib
+        if before is None or after is None or len(before) != len(after) or (others is not None and len(others) != len(before)):
             return None
-        return sum(self.gpu_used_after_mib) - sum(self.gpu_used_before_mib)
+        ours = [number for number in range(len(before)) if others is None or others[number] is not None]
+        left = {number: after[number] - before[number] for number in ours}
+        seen = {} if others is None else {number: (others[number] or 0.0) - before[number] for number in ours}
+        changes = [*seen.values(), *(mib for mib in left.values() if mib < 0)]
+        most = max(changes, key=abs, default=0.0)
+        if abs(most) > TOLERANCE_MIB:
+            freed, took = f"other programs freed {-most:.0f} MiB meanwhile", f"other programs took {most:.0f} MiB meanwhile"
+            return not_measured("MiB", freed if most < 0 else took)
+        total = max(0.0, sum(left.values()))
+        unknown = "of the server or of other programs: the driver does not tell" if others is None and total > TOLERANCE_MIB else ""
+        return Figure(value=total, unit="MiB", n=len(left), reason=unknown)
 
 
 def stop_server(launch: Launch, workspace: Workspace) -> Closing:
@@ -46,6 +67,8 @@ def stop_server(launch: Launch, workspace: Workspace) -> Closing:
     started, clock = now(), time.perf_counter()
     leader = state.process(launch.pid, launch.created)
     remains = state.members(launch)
+    samples = workspace.launches / launch.id / state.SAMPLES
+    others = others_mib(samples) if remains else None  # what they did after a server's own end nobody knows
     if leader is not None:
         with suppress(psutil.Error):
             leader.terminate()
@@ -71,8 +94,9 @@ def stop_server(launch: Launch, workspace: Workspace) -> Closing:
         killed=killed,
         took_s=round(time.perf_counter() - clock, 2),
         port_free=port_free,
-        gpu_used_before_mib=baseline_mib(workspace.launches / launch.id / state.SAMPLES),
+        gpu_used_before_mib=baseline_mib(samples),
         gpu_used_after_mib=nvml.device_used_mib(chosen),
+        gpu_others_mib=others,
     )
     end_sampler(launch)
     Store(workspace.artifacts).write(NOTE, {"launch": launch.id}, started, closing.took_s, closing)
@@ -90,6 +114,26 @@ def baseline_mib(samples: Path) -> list[float] | None:
     return used if used and None not in used else None
 
 
+def others_mib(samples: Path) -> list[float | None] | None:
+    """Return what other programs used of each device by the last sample that tells the server's own use, None where it used nothing.
+
+    None as a whole where the driver tells no process's use, as in WSL2.
+    """
+    try:
+        with samples.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES))
+            lines = file.read().splitlines()
+    except OSError:
+        return None
+    for line in reversed(lines):
+        with suppress(ValueError, KeyError, TypeError):
+            sample = json.loads(line)
+            pairs = list(zip(sample["gpu_used_mib"], sample["gpu_tree_mib"], strict=True))
+            if any(used is not None and own is not None for used, own in pairs):
+                return [None if used is None or own is None else used - own for used, own in pairs]
+    return None
+
+
 def wait_gone(launch: Launch, timeout_s: float) -> None:
     """Wait until the launch has no process left, at most `timeout_s`."""
     deadline = time.monotonic() + timeout_s
@@ -100,8 +144,6 @@ def wait_gone(launch: Launch, timeout_s: float) -> None:
 
 def reap(pid: int) -> None:
     """Collect the child's exit status where it is our child, so that it does not stay a zombie."""
-    import os
-
     with suppress(ChildProcessError):
         os.waitpid(pid, os.WNOHANG)
 

@@ -2,12 +2,10 @@
 
 from collections.abc import Iterator
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 from pipeline.client.load import Target, closed_loop, streamed
 
-MONITOR = "Kernel JIT monitor activated"  # from here on vLLM's log names each kernel that is compiled while it answers
 SCHEMA = {"type": "object", "properties": {"number": {"type": "integer"}}, "required": ["number"], "additionalProperties": False}
 # What the stages send. Triton compiles a kernel anew for a size of 1, for multiples of 16, and for other sizes.
 KINDS: tuple[dict[str, Any], ...] = (
@@ -20,11 +18,6 @@ KINDS: tuple[dict[str, Any], ...] = (
 LONG_WORDS = 400
 MAX_TOKENS = 8
 TIMEOUT_S = 120
-
-
-def compiles_late(log: Path) -> bool:
-    """Tell whether the server of this log watches for kernels that are compiled while it answers, as vLLM 0.33 does on GPUs."""
-    return MONITOR in log.read_text(encoding="utf-8", errors="replace")
 
 
 def warm_up(target: Target, model: str, max_num_seqs: int, max_model_len: int) -> int:

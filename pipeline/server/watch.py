@@ -2,13 +2,15 @@
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 
-from pipeline.client.control import Control
+from pipeline.client.control import PREEMPTIONS, Control
 from pipeline.client.load import Target
 from pipeline.errors import MeasureError, ServerError
 from pipeline.server import state
 from pipeline.server.keys import key_of
+from pipeline.server.loads import NAME, Notebook
 from pipeline.server.readiness import DEATH_S, died
 from pipeline.server.state import Handle, Launch
 from pipeline.workspace import Workspace
@@ -47,16 +49,24 @@ class Watch:
 
 
 @contextmanager
-def watched(handle: Handle, workspace: Workspace) -> Iterator[Target]:
-    """Measure inside on the target; a server that dies meanwhile is the failure, with its own cause, not the requests that it broke."""
+def watched(handle: Handle, workspace: Workspace, who: str = "") -> Iterator[Target]:
+    """Measure inside on the target; a server that dies meanwhile is the failure, with its own cause, not the requests that it broke.
+
+    Where `who` names itself, the load that it puts on a launch of ours is on record beside the launch's samples.
+    """
     key = key_of(handle, workspace)
     control = Control(handle.base_url, key)
     watch = Watch(handle, control)
+    notes = Notebook((workspace.root / handle.samples).with_name(NAME), who) if who and handle.samples else None
     trouble: MeasureError | None = None
     try:
-        yield Target(handle.base_url, watch.alive, key)
+        target = Target(handle.base_url, watch.alive, key)
+        yield replace(target, loaded=notes.span) if notes else target
     except MeasureError as error:
         trouble = error
+    if notes and trouble is None:
+        with suppress(MeasureError, KeyError):
+            notes.preemptions(time.monotonic(), int(control.metrics()[PREEMPTIONS]))
     fell = not watch.alive()
     if handle.pid is None or handle.created is None:
         if fell:

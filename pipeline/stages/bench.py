@@ -165,7 +165,7 @@ def bench(settings: BenchConfig, limits: Limits, server: Server, workspace: Work
     from pipeline.client.workers import crew_of  # 5 ms that an unchanged run does without
 
     urls = (server.handle.base_url, *server.replicas)
-    with crew_of(settings, urls, workspace.say) as crew, watched(server.handle, workspace) as target:
+    with crew_of(settings, urls, workspace.say) as crew, watched(server.handle, workspace, "bench") as target:
         return measure(settings, limits, server, replace(target, replicas=server.replicas), workspace, crew=crew)
 
 

@@ -3,14 +3,19 @@
 import itertools
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from datetime import datetime
+from functools import reduce
+from itertools import chain
+from operator import or_
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from pipeline.client.control import Control
 from pipeline.client.load import Target, closed_loop, streamed
 from pipeline.client.meter import Meter, metered
 from pipeline.config import VramConfig
@@ -21,11 +26,15 @@ from pipeline.measure.figures import Figure, not_measured
 from pipeline.measure.memory import Gaps, Sample, Span
 from pipeline.record import Measurement, now
 from pipeline.server.breakdown import Breakdown, breakdown
+from pipeline.server.kernels import compiled, is_monitored
+from pipeline.server.loads import NAME, Loads, read_loads
+from pipeline.server.state import Left
 from pipeline.server.watch import watched
 from pipeline.stages.check_gpu import Machine
 from pipeline.stages.serve import Server
 from pipeline.workspace import Workspace
 
+OWN = "measure-vram"  # whose load is added here
 OUTPUT_TOKENS = 32
 TIMEOUT_S = 60
 SLICE_S = 60.0  # answers are kept no longer than this
@@ -34,12 +43,15 @@ SLICE_S = 60.0  # answers are kept no longer than this
 class Load(BaseModel):
     """What the server had to do: from when to when by the monotonic clock, how many requests, what its metrics said meanwhile.
 
-    `preempted` counts the preemptions of the load; None where the server's metrics do not tell.
+    `seconds_by` tells whose load the spans are, where it is not that of this record alone; the requests and the readings of
+    the KV cache are always of its own alone. `preempted` counts the preemptions of the load; None where the server's
+    metrics do not tell.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     spans: list[Span] = []
+    seconds_by: dict[str, float] = {}
     requests: int = 0
     failed: int = 0
     error: str = ""  # of the first that failed
@@ -50,7 +62,7 @@ class Load(BaseModel):
     @property
     def seconds(self) -> float:
         """Return how long the load lasted, pauses left out."""
-        return sum(end - begin for begin, end in self.spans)
+        return memory.total_s(self.spans)
 
 
 class Anchor(BaseModel):
@@ -71,6 +83,7 @@ class MemoryUse(Measurement):
 
     `preemptions` counts since the server's start; None where its metrics do not tell. `throttled` and `gpu_errors` count
     samples by reason, throttled ones under load. `device_peaks_mib` is by the number of the device among the visible ones.
+    `compiled_kernels` are those that the log names as compiled after the warm-up; None where the server did not watch for them.
     """
 
     method: str
@@ -85,6 +98,7 @@ class MemoryUse(Measurement):
     preemptions: int | None
     throttled: dict[str, int]
     gpu_errors: dict[str, int]
+    compiled_kernels: list[str] | None = None
 
 
 SoakState = Literal["running", "interrupted", "complete", "failed"]
@@ -98,7 +112,7 @@ class Soak(MemoryUse):
 
 
 def measure_vram(settings: VramConfig, machine: Machine, server: Server, workspace: Workspace) -> MemoryUse:
-    """Put load on the server and read its memory samples, GPU and host."""
+    """Read the server's memory samples, GPU and host, under the load of the other tests, and of more where that was too short."""
     if server.attached:
         raise MeaninglessError(f"the memory of the server at {server.attached} is not ours to measure")
     with watched(server.handle, workspace) as target:
@@ -106,18 +120,70 @@ def measure_vram(settings: VramConfig, machine: Machine, server: Server, workspa
 
 
 def load_and_read(settings: VramConfig, machine: Machine, server: Server, target: Target, workspace: Workspace) -> MemoryUse:
-    """Return the record of a run; the server is watched by the caller."""
-    workspace.say(f"memory: {settings.load_s:g} s of load at concurrency {settings.concurrency}")
-    told = workspace.progress("memory, seconds of load", round(settings.load_s))
+    """Return the record of a run; the server is watched by the caller.
+
+    What router, determinism and bench put on the launches of this server counts; only what is missing to `load_s` is added.
+    Of more than that the last `load_s` seconds count: what came before has allocated what a first request of each kind
+    takes. The first minute of each launch's load (a fifth of less than five) is its warm-up, and left out where it counts.
+    """
+    before = [read_loads((workspace.root / launch.samples).with_name(NAME)) for launch in server.handle.launches]
+    spans = [memory.united(chain(*known.spans.values())) for known in before]
+    missing_s = max(0.0, settings.load_s - memory.total_s(chain(*spans)))
+    load = Load(preempted=0)
+    if missing_s:
+        load, meter = added(settings, missing_s, server, target, workspace)
+        own = Loads({OWN: load.spans}, [] if meter.preemptions_before is None else [(load.spans[0][0], meter.preemptions_before)])
+        before[-1] = before[-1] | own
+        spans[-1] = memory.united([*spans[-1], *load.spans])
+    else:
+        workspace.say(f"memory: the other tests put {settings.load_s:g} s of load on the server, so none is added")
+        meter = Meter(Control(target.base_url, target.api_key))
+    counted = memory.latest(list(chain(*spans)), settings.load_s)
+    calm = chain(*(memory.latest(each, memory.warmed_s(memory.total_s(each))) for each in spans))
+    load = load.model_copy(
+        update={
+            "spans": counted,
+            "seconds_by": seconds_by(before, counted),
+            "preempted": preempted_since(counted[0][0], before, spans, meter.preemptions),
+        }
+    )
+    watches = [*(Watch(launch, workspace, may_be_gone=True) for launch in server.handle.earlier), Watch(server.handle, workspace)]
+    use = memory_use(load, meter.preemptions, machine, server, *watches, calm=memory.shared(counted, list(calm)))
+    return use.model_copy(update={"compiled_kernels": compiled_kernels(server.handle.launches, workspace)})
+
+
+def added(settings: VramConfig, seconds: float, server: Server, target: Target, workspace: Workspace) -> tuple[Load, Meter]:
+    """Put so much load on the server; return it, and what its metrics said."""
+    workspace.say(f"memory: {seconds:.3g} s of load at concurrency {settings.concurrency}")
+    told = workspace.progress("memory, seconds of load", round(seconds))
     with metered(target) as meter:
         began = time.monotonic()
         load = Load(spans=[(began, began)], preempted=0)
-        while (left_s := began + settings.load_s - time.monotonic()) > 0 and target.alive():
+        while (left_s := began + seconds - time.monotonic()) > 0 and target.alive():
             load = pressed(load, target, server.model, settings.concurrency, min(left_s, SLICE_S), told)
-    load = with_readings(load, meter)
     if load.failed == load.requests:
         raise NothingAnsweredError(f"memory: no request of the load succeeded: {load.error or 'none was sent'}", "see the server's log")
-    return memory_use(load, meter.preemptions, machine, server, Watch(server, workspace))
+    return with_readings(load, meter), meter
+
+
+def seconds_by(launches: Sequence[Loads], counted: Sequence[Span]) -> dict[str, float]:
+    """Return how much of the load that counts each has put on."""
+    spans = reduce(or_, launches).spans
+    shares = {who: memory.total_s(memory.shared(memory.united(each), counted)) for who, each in spans.items()}
+    return {who: round(seconds, 1) for who, seconds in shares.items() if seconds}
+
+
+def preempted_since(at_s: float, launches: Sequence[Loads], spans: Sequence[Sequence[Span]], now: int | None) -> int | None:
+    """Return the preemptions since that moment, or since the last reading before it; None where a launch's count is not known."""
+    total = 0
+    for number, (loads, loaded) in enumerate(zip(launches, spans, strict=True), 1):
+        if not loaded or loaded[-1][1] <= at_s:
+            continue
+        last = now if number == len(launches) else max((count for _, count in loads.preemptions), default=None)
+        if last is None:
+            return None
+        total += last - max((count for at, count in loads.preemptions if at <= at_s), default=0)
+    return total
 
 
 def pressed(
@@ -166,52 +232,81 @@ def with_readings(load: Load, meter: Meter) -> Load:
     )
 
 
+def compiled_kernels(launches: Iterable[Left], workspace: Workspace) -> list[str] | None:
+    """Return the kernels that the logs name as compiled after the warm-up; None where no server watched for them."""
+    found: list[str] | None = None
+    for launch in launches:
+        with suppress(OSError):
+            log = (workspace.root / launch.log).read_bytes()
+            if is_monitored(log.decode("utf-8", errors="replace")):
+                found = [*(found or []), *compiled(log[launch.log_start :].decode("utf-8", errors="replace"))]
+    return None if found is None else list(dict.fromkeys(found))
+
+
 class Watch:
-    """What samples and log of a launch say: read on from where the last reading ended; the log, of the start only, once."""
+    """What samples and log of a launch say: read on from where the last reading ended; the log, of the start only, once.
 
-    def __init__(self, server: Server, workspace: Workspace) -> None:
-        self.samples = Samples(workspace.root / server.handle.samples)
+    A launch before a restart `may_be_gone`: what is left of it counts.
+    """
+
+    def __init__(self, launch: Left, workspace: Workspace, may_be_gone: bool = False) -> None:
+        self.samples = Samples(workspace.root / launch.samples, may_be_gone)
         self.digest = memory.Digest()
-        self.breakdown = breakdown((workspace.root / server.handle.log).read_text(encoding="utf-8", errors="replace"))
+        log = workspace.root / launch.log
+        text = "" if may_be_gone and not log.exists() else log.read_text(encoding="utf-8", errors="replace")
+        self.breakdown = breakdown(text)
 
 
-def memory_use(load: Load, preemptions: int | None, machine: Machine, server: Server, watch: Watch) -> MemoryUse:
-    """Return what the launch's samples and its log say of this load."""
-    digest = watch.digest
-    digest.take(watch.samples.new(), load.spans)
-    if not digest.loaded:
+def memory_use(
+    load: Load, preemptions: int | None, machine: Machine, server: Server, *watches: Watch, calm: Sequence[Span] | None = None
+) -> MemoryUse:
+    """Return what samples and logs of the launches say of this load; `calm` is what is left of it after its warm-up."""
+    for watch in watches:
+        watch.digest.take(watch.samples.new(), load.spans)
+    digests = [watch.digest for watch in watches if watch.digest.times]
+    if not any(digest.loaded for digest in digests):
         raise MeasureError("memory: the sampler wrote nothing during the load", f"see sampler.log beside {server.handle.samples}")
-    method, gpu = memory.told_apart(digest.own, digest.used, digest.baseline)
-    errors = dict(sorted(digest.errors.items()))
+    ways = [memory.told_apart(digest.own, digest.used, digest.baseline) for digest in digests]
+    errors = dict(sorted(sum((digest.errors for digest in digests), Counter[str]()).items()))
     listed = ", ".join(f"{name} in {count} samples" for name, count in errors.items())
     no_gpu = machine.reason or (f"the driver failed: {listed}" if listed else "the driver tells no memory figures")
-    series = {"vram": gpu, "host_pss": digest.host["pss_mib"], "host_rss": digest.host["rss_mib"]}
+    series = {
+        "vram": [points for _, points in ways],
+        "host_pss": [digest.host["pss_mib"] for digest in digests],
+        "host_rss": [digest.host["rss_mib"] for digest in digests],
+    }
+    calm = memory.settled(load.spans) if calm is None else calm
     figures: dict[str, Figure] = {}
-    for name, points in series.items():
+    for name, launches in series.items():
         reason = no_gpu if name == "vram" else "no sample under load"
-        figures |= memory.series_figures(name, points, load.spans, load.preempted, reason)
-    devices, peak = digest.device_peaks_mib(), figures["vram_peak_mib"]
+        figures |= memory.series_figures(name, launches, load.spans, calm, load.preempted, reason)
+    devices: dict[int, float] = {}
+    for digest in digests:
+        devices |= {at: max(peak, devices.get(at, peak)) for at, peak in digest.device_peaks_mib().items()}
+    peak = figures["vram_peak_mib"]
     if len(devices) > 1:  # the plan is for one of them
         peak = Figure(value=max(devices.values()), unit="MiB", n=peak.n)
     figures["plan_error"] = plan_error_figure(server.plan, peak)
-    kv = not_measured("%", "the server's metrics do not tell")
+    kv = not_measured("%", "the server's metrics do not tell" if load.requests else "it is read while load is added, and none was")
     if load.kv_peak_percent is not None:
         kv = Figure(value=load.kv_peak_percent, unit="%", n=load.kv_readings)
+    states = sum((digest.states for digest in digests), memory.States())
+    ends = [*(digest.times[-1] for digest in digests[:-1]), max(load.spans[-1][1], digests[-1].times[0])]
     return MemoryUse(
         launch_id=server.handle.launch_id,
         simulated=not server.real,
-        figures={**figures, **digest.states.figures(no_gpu), "kv_cache_peak": kv},
-        method=method,
-        samples=len(digest.times),
+        figures={**figures, **states.figures(no_gpu), "kv_cache_peak": kv},
+        method=ways[-1][0],
+        samples=sum(len(digest.times) for digest in digests),
         samples_file=server.handle.samples,
         anchor=Anchor(monotonic_s=time.monotonic(), wall=now()),
         load=load,
-        gaps=memory.gaps(digest.times, [(digest.times[0], load.spans[-1][1])]),
-        baseline_gpu_mib=digest.baseline,
+        gaps=memory.together([memory.gaps(digest.times, [(digest.times[0], end)]) for digest, end in zip(digests, ends, strict=True)]),
+        baseline_gpu_mib=watches[-1].digest.baseline,
         device_peaks_mib=devices,
-        breakdown=watch.breakdown,
+        breakdown=watches[-1].breakdown,
         preemptions=preemptions,
-        throttled=dict(sorted(digest.states.reasons.items())),
+        throttled=dict(sorted(states.reasons.items())),
         gpu_errors=errors,
     )
 
@@ -219,8 +314,9 @@ def memory_use(load: Load, preemptions: int | None, machine: Machine, server: Se
 class Samples:
     """A file of samples that is still written; each reading goes on where the last one ended. `lines` counts those read."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, may_be_gone: bool = False) -> None:
         self.path = path
+        self.may_be_gone = may_be_gone
         self.at = self.lines = 0
 
     def new(self) -> Iterator[Sample]:
@@ -228,6 +324,8 @@ class Samples:
         try:
             file = self.path.open("rb")
         except OSError as error:
+            if self.may_be_gone:
+                return
             raise MeasureError(f"memory: no samples: {error}", "restart the server with `invoke serve --force`") from error
         with file:
             file.seek(self.at)

@@ -20,13 +20,14 @@ from pipeline.record import Artifact, Store
 from pipeline.server import compilers, ports, state
 from pipeline.server import launch as launching
 from pipeline.server.identity import Proof, is_real, prove, show
+from pipeline.server.kernels import is_monitored
 from pipeline.server.keys import control_of, key_file, key_of
 from pipeline.server.ladder import FEWEST_SEQUENCES, HOPELESS, MOST_ATTEMPTS, PLANNED, Attempt, smaller
 from pipeline.server.parallel import check, read_parts
 from pipeline.server.readiness import DEATH_S, died, first_completion, gone, says_something, wait_until_ready
 from pipeline.server.state import Handle, Launch
 from pipeline.server.stop import stop_server
-from pipeline.server.warm_up import compiles_late, warm_up
+from pipeline.server.warm_up import warm_up
 from pipeline.stages.check_gpu import CPU_PROFILE, Machine
 from pipeline.stages.download_model import Model
 from pipeline.stages.install import Installation
@@ -288,7 +289,9 @@ def restarted(server: Server, workspace: Workspace) -> Server:
         raise ServerError("the server to restart is not the one on record", "start it with `invoke serve`")
     workspace.say(f"restarting the server (pid {launch.pid})")
     stop_server(launch, workspace)
-    again = server.model_copy(update=relaunched(launch, server.vllm, workspace))
+    changes = relaunched(launch, server.vllm, workspace)
+    handle = changes["handle"].model_copy(update={"earlier": server.handle.launches})
+    again = server.model_copy(update={**changes, "handle": handle})
     store.write("serve", envelope.because, envelope.started, envelope.duration_s, again)
     return again
 
@@ -353,8 +356,14 @@ def quick_start(versions: Mapping[str, str]) -> dict[str, str]:
     """Return the variables that spare a server on a GPU minutes of its first start, and seconds of later ones."""
     # FlashInfer's sampler is compiled for minutes at the first start, unless its kernels came as a package.
     sampler = {} if KERNELS in versions else {"VLLM_USE_FLASHINFER_SAMPLER": "0"}
-    # A later start takes the size of the KV cache that the first one found, instead of measuring it again.
-    return {**sampler, "VLLM_ENABLE_STARTUP_PLAN": "1"}
+    return {
+        **sampler,
+        # The engine comes out of the API server, which has imported everything already; vLLM itself takes a new process
+        # where that cannot be: where CUDA is in use, and in WSL.
+        "VLLM_WORKER_MULTIPROC_METHOD": "fork",
+        # A later start takes the size of the KV cache that the first one found, instead of measuring it again.
+        "VLLM_ENABLE_STARTUP_PLAN": "1",
+    }
 
 
 def planned(settings: ServeConfig, machine: Machine, distribution: str, folder: Path) -> Plan | None:
@@ -414,11 +423,6 @@ def await_server(launch: Launch, version: str, folder: Path, workspace: Workspac
     log = workspace.root / launch.log
     control = control_of(launch, workspace)
     phases, ready_s = wait_until_ready(launch, log, control, workspace.say)
-    if compiles_late(log):
-        began = time.monotonic()
-        target = Target(launch.base_url, lambda: state.is_running(launch), key_of(launch, workspace))
-        count = warm_up(target, launch.model, launch.settings.max_num_seqs, launch.settings.max_model_len)
-        workspace.say(f"warmed up with {count} requests in {time.monotonic() - began:.1f} s")
     try:
         proofs = prove(launch, control, Path(launch.command[0]), version, folder, launch.settings.max_model_len)
     except MeasureError as error:
@@ -432,6 +436,11 @@ def await_server(launch: Launch, version: str, folder: Path, workspace: Workspac
             log,
         )
     workspace.say(f"ready after {ready_s:.1f} s")
+    if is_monitored(log.read_text(encoding="utf-8", errors="replace")):
+        began = time.monotonic()
+        target = Target(launch.base_url, lambda: state.is_running(launch), key_of(launch, workspace))
+        count = warm_up(target, launch.model, launch.settings.max_num_seqs, launch.settings.max_model_len)
+        workspace.say(f"warmed up with {count} requests in {time.monotonic() - began:.1f} s")
     return proofs, Handle(
         launch_id=launch.id,
         base_url=launch.base_url,
@@ -439,6 +448,7 @@ def await_server(launch: Launch, version: str, folder: Path, workspace: Workspac
         pid=launch.pid,
         created=launch.created,
         log=launch.log,
+        log_start=log.stat().st_size,
         samples=workspace.relative(workspace.launches / launch.id / state.SAMPLES),
         ready_s=round(ready_s, 2),
         phases_s={name: round(seconds, 2) for name, seconds in phases.durations(ready_s).items()},

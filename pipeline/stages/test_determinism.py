@@ -5,7 +5,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from concurrent.futures import Future, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -30,7 +30,9 @@ from pipeline.workspace import Workspace
 REMEDY_NOTE = "determinism-remedy"
 LOAD_STARTS_S = 5.0
 LOOK_S = 0.05  # between two looks at how many requests the engine runs
+MOST_AT_ONCE = 8  # a session keeps 10 connections
 LOAD_QUESTION = "Write a letter about subject number {number} to a friend abroad."
+RANDOM: dict[str, Any] = {"temperature": 1.0, "ignore_eos": True}
 
 
 class PromptAgreement(BaseModel):
@@ -137,13 +139,13 @@ def all_arms(
     insist_on_answers(server)
     asked = load_prompts(workspace.root / settings.prompts)[: settings.count]
     handle = server.handle
-    with watched(handle, workspace) as target:
-        asker = Asker(Control(target.base_url, target.api_key), server.model, settings)
+    with watched(handle, workspace, "test-determinism") as target:
+        asker = Asker(target, server.model, settings)
         told = repeat(asker, asked, settings, workspace)
         references = {prompt: commonest(answers) for prompt, answers in told.items()}
         arms = [
             cache_arm(asker, references, settings, workspace),
-            *(load_arm(asker, target, references, others, settings, workspace) for others in settings.load),
+            *(load_arm(asker, references, others, settings, workspace) for others in settings.load),
             *control_arms(asker, references, settings, workspace),
         ]
     arms.append(restart_arm(references, settings, server, workspace, restart))
@@ -163,8 +165,9 @@ def all_arms(
 class Asker:
     """Sends the test's request, greedy unless told otherwise."""
 
-    def __init__(self, control: Control, model: str, settings: DeterminismConfig) -> None:
-        self.control = control
+    def __init__(self, target: Target, model: str, settings: DeterminismConfig) -> None:
+        self.target = target
+        self.control = Control(target.base_url, target.api_key)
         self.model = model
         self.settings = settings
         self.salt = secrets.token_hex(8)  # of this run alone: the server may have answered the same prompts before
@@ -184,7 +187,9 @@ class Asker:
             "top_logprobs": 2,
             **more,
         }
+        began = time.monotonic()
         completion = self.control.chat(payload, self.settings.timeout_s)
+        self.target.loaded(began, time.monotonic())
         choice = completion.choices[0] if completion.choices else None
         if choice is None or not choice.token_ids:
             raise MeasureError("the server returns no token ids", "vLLM 0.10.2 and newer do")
@@ -238,32 +243,57 @@ def cache_arm(asker: Asker, references: dict[str, Told], settings: DeterminismCo
     return Arm(arm="D2", what=what, evidence=f"0 cached prompt tokens cold; a hit in {hits} of {len(warm_cached)} warm", prompts=prompts)
 
 
-def load_arm(
-    asker: Asker, target: Target, references: dict[str, Told], others: int, settings: DeterminismConfig, workspace: Workspace
-) -> Arm:
-    """D3: each prompt amid `others` random requests; those count that ran together by the engine's own gauge."""
+def load_arm(asker: Asker, references: dict[str, Told], others: int, settings: DeterminismConfig, workspace: Workspace) -> Arm:
+    """D3: each prompt amid `others` requests, at least half of them random; those count that ran together by the engine's own gauge."""
     what = f"amid {others} other{'s' if others > 1 else ''}"
     workspace.say(f"determinism: {what}, {settings.load_runs} × each prompt")
-    prompts, most = [], 0
-    looker = Control(target.base_url, target.api_key)
-    with under_load(asker, target, others):
-        await_running(looker, others)
-        for prompt in counted(references, "D3", workspace):
-            reference, answers = references[prompt], []
-            for _ in range(settings.load_runs):
-                future = in_background(asker, prompt)
-                seen = running_meanwhile(future, looker)
-                answer = future.result()
-                most = max(most, seen)
-                if seen > 1:
-                    answers.append(answer)
-            if answers:
-                prompts.append(compared(prompt, reference, against(reference.ids, [answer.ids for answer in answers]), answers))
-    overlapping, sent = sum(prompt.runs for prompt in prompts), len(references) * settings.load_runs
+    at_once = max(1, min(others // 2, MOST_AT_ONCE))
+    asked = [prompt for _ in range(settings.load_runs) for prompt in references]
+    answers: dict[str, list[Told]] = {prompt: [] for prompt in references}
+    most = 0
+    looker = Control(asker.target.base_url, asker.target.api_key)
+    with under_load(asker, others + 1 - at_once):
+        await_running(looker, others + 1 - at_once)
+        for prompt, answer, seen in together(asker, asked, at_once, looker, workspace):
+            most = max(most, seen)
+            if seen > 1:
+                answers[prompt].append(answer)
+    prompts = [
+        compared(prompt, references[prompt], against(references[prompt].ids, [answer.ids for answer in given]), given)
+        for prompt, given in answers.items()
+        if given
+    ]
+    overlapping, sent = sum(prompt.runs for prompt in prompts), len(asked)
     evidence = f"{REQUESTS_RUNNING} above 1 beside {overlapping} of {sent} requests, at most {most}; only these count"
     if not overlapping:
         return Arm(arm="D3", what=what, reason=f"no proof that any two requests overlapped: {evidence}")
     return Arm(arm="D3", what=what, evidence=evidence, prompts=prompts)
+
+
+def together(asker: Asker, prompts: Sequence[str], at_once: int, looker: Control, workspace: Workspace) -> Iterator[tuple[str, Told, int]]:
+    """Yield (prompt, answer, most running requests seen meanwhile) with `at_once` in flight; when none is left, random ones fill up."""
+    told = workspace.progress("determinism, requests of D3", len(prompts))
+    waiting, numbers = list(reversed(prompts)), itertools.count(10**6)  # none that the load itself has
+    counting: dict[Future[Told], str] = {}
+    filling: list[Future[Told]] = []
+    seen: dict[Future[Told], int] = {}
+    done = 0
+    while waiting or counting:
+        while waiting and len(counting) < at_once:
+            prompt = waiting.pop()
+            counting[in_background(asker, prompt)] = prompt
+        filling = [future for future in filling if not future.done()]
+        while len(counting) + len(filling) < at_once:
+            number = next(numbers)
+            filling.append(in_background(asker, LOAD_QUESTION.format(number=number), **{**RANDOM, "seed": number}))
+        running = int(looker.metrics().get(REQUESTS_RUNNING, 0))
+        seen |= {future: max(seen.get(future, 0), running) for future in counting if not future.done()}
+        wait(counting, LOOK_S, FIRST_COMPLETED)
+        for future in [future for future in counting if future.done()]:
+            done += 1
+            told(done)
+            yield counting.pop(future), future.result(), seen.get(future, 0)
+    wait(filling)  # whatever comes next is asked alone
 
 
 def await_running(looker: Control, others: int) -> None:
@@ -273,13 +303,13 @@ def await_running(looker: Control, others: int) -> None:
         time.sleep(LOOK_S)
 
 
-def in_background(asker: Asker, prompt: str) -> "Future[Told]":
+def in_background(asker: Asker, prompt: str, **more: Any) -> "Future[Told]":
     """Return the answer to come; an executor would hold up Ctrl-C until it is there."""
     future: Future[Told] = Future()
 
     def work() -> None:
         try:
-            future.set_result(asker.ask(prompt))
+            future.set_result(asker.ask(prompt, **more))
         except MeasureError as error:
             future.set_exception(error)
 
@@ -287,19 +317,8 @@ def in_background(asker: Asker, prompt: str) -> "Future[Told]":
     return future
 
 
-def running_meanwhile(future: "Future[Told]", looker: Control) -> int:
-    """Return the largest number of running requests that the engine showed before `future` was done."""
-    most = 0
-    while True:
-        running = looker.metrics().get(REQUESTS_RUNNING, 0)
-        if future.done():
-            return most
-        most = max(most, int(running))
-        wait([future], LOOK_S)
-
-
 @contextmanager
-def under_load(asker: Asker, target: Target, others: int) -> Iterator[None]:
+def under_load(asker: Asker, others: int) -> Iterator[None]:
     """Keep `others` random requests in flight while inside."""
     ending = threading.Event()
     payloads = (
@@ -307,13 +326,13 @@ def under_load(asker: Asker, target: Target, others: int) -> Iterator[None]:
             asker.model,
             [{"role": "user", "content": LOAD_QUESTION.format(number=number)}],
             asker.settings.max_tokens,
-            **{"temperature": 1.0, "seed": number, "ignore_eos": True},
+            **{**RANDOM, "seed": number},
         )
         for number in itertools.count()
     )
     wanted = threading.Event()
     wanted.set()
-    load = replace(target, alive=lambda: wanted.is_set() and target.alive())
+    load = replace(asker.target, alive=lambda: wanted.is_set() and asker.target.alive())
     arguments = (load, payloads, others, asker.settings.timeout_s, lambda: not ending.is_set())
     thread = threading.Thread(target=closed_loop, args=arguments, daemon=True)
     thread.start()
@@ -345,8 +364,8 @@ def restart_arm(
     except ServerError as error:
         return Arm(arm="D4", what=what, reason=f"the server did not come back: {error.message}")
     handle = again.handle
-    with watched(handle, workspace) as target:
-        asker = Asker(Control(target.base_url, target.api_key), server.model, settings)
+    with watched(handle, workspace, "test-determinism") as target:
+        asker = Asker(target, server.model, settings)
         answers = {prompt: asker.ask(prompt) for prompt in references}
     changed = [prompt for prompt, answer in answers.items() if answer.prompt_ids != references[prompt].prompt_ids]
     if changed:

@@ -102,7 +102,7 @@ class Row:
 def test_router(settings: RouterConfig, server: Server, workspace: Workspace) -> RouterResult:
     """Send the router suite, prompt-only and constrained, streamed and in one piece, and check every answer."""
     insist_on_answers(server)
-    with watched(server.handle, workspace) as target:
+    with watched(server.handle, workspace, "test-router") as target:
         return send_suite(settings, server, target, workspace)
 
 

@@ -636,6 +636,8 @@ def test_a_restart_keeps_identity_and_reason_and_puts_the_new_handle_on_record(p
     assert second.identity() == first.identity()
     assert (second.handle.launch_id, second.handle.pid) != (first.handle.launch_id, first.handle.pid)
     assert second.real
+    assert [left.launch_id for left in second.handle.launches] == [first.handle.launch_id, second.handle.launch_id]
+    assert second.handle.earlier == first.handle.launches
     outcome = Store(project.workspace.artifacts).outcome("serve", Server)
     assert outcome.data == second
     assert outcome.envelope is not None
@@ -704,7 +706,7 @@ def test_answers_are_compared_across_a_real_restart(project: FakeProject) -> Non
 def test_what_a_restart_changes_is_noticed(project: FakeProject, change: dict[str, Any], agreeing: int, says: str) -> None:
     server = served_and_recorded(project)
     references = test_determinism.repeat(
-        test_determinism.Asker(Control(server.handle.base_url), server.model, DETERMINISM), ["Merhaba"], DETERMINISM, project.workspace
+        test_determinism.Asker(Target(server.handle.base_url), server.model, DETERMINISM), ["Merhaba"], DETERMINISM, project.workspace
     )
     project.play(Script(**change))
     arm = test_determinism.restart_arm({"Merhaba": references["Merhaba"][0]}, DETERMINISM, server, project.workspace)

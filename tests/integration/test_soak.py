@@ -122,7 +122,7 @@ def test_after_a_day_a_minute_costs_a_minutes_lines(server: Server, workspace: W
     path, day_s = workspace.root / "samples.jsonl", 24 * S_PER_H
     line = '{{"t": {at}.0, "processes": 2, "rss_mib": 300.0, "gpu_used_mib": [900.0]}}\n'
     path.write_text('{"t": -1.0, "gpu_used_mib": [100.0]}\n' + "".join(line.format(at=at) for at in range(day_s)), encoding="utf-8")
-    watch = Watch(server, workspace)
+    watch = Watch(server.handle, workspace)
 
     def made(end_s: float) -> MemoryUse:
         return memory_use(Load(spans=[(0.0, end_s)], requests=9, preempted=0), 0, machine(gpu=True), server, watch)

@@ -7,6 +7,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,6 @@ import pytest
 
 from pipeline.client import meter
 from pipeline.client.calibration import Calibration, calibrate
-from pipeline.client.control import Control
 from pipeline.client.load import Target
 from pipeline.client.stamps import raw_answer
 from pipeline.config import BenchConfig, DeterminismConfig, Gate, Limits, RouterConfig, VramConfig, load_layers
@@ -25,6 +25,7 @@ from pipeline.measure.verdicts import exit_code
 from pipeline.record import Measurement, Outcome, Store, now
 from pipeline.report.gates import judge_all
 from pipeline.server import state
+from pipeline.server.loads import Loads, Notebook, read_loads
 from pipeline.stages import bench as benching
 from pipeline.stages import measure_vram as memory
 from pipeline.stages import test_determinism as determinism
@@ -311,12 +312,57 @@ def test_an_answer_that_changes_under_load_is_noticed_with_its_gap(fake: FakeVll
     assert [prompt.gap for prompt in arm.prompts] == pytest.approx([0.25, 0.25])
 
 
+@pytest.mark.parametrize(("others", "at_once"), [(1, 1), (3, 1), (4, 2), (5, 2), (16, 8), (20, 8)])
+def test_each_tested_request_runs_amid_so_many_others_of_which_half_are_random(
+    others: int, at_once: int, fake: FakeVllm, server: Server, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each tested request is answered once all are in flight, which never happens to one that runs amid fewer."""
+    seen: list[int] = []
+    tested: list[str] = []
+
+    def all_there() -> bool:
+        running = fake.ledger.in_flight
+        if running > others:
+            seen.append(running)
+        return running > others
+
+    class Watching(Script):
+        def for_request(self, number: int, prompt: str) -> Script:
+            if "subject number" in prompt:
+                return dataclasses.replace(self, first_token_s=0.02)
+            tested.append(prompt)
+            until(all_there, "all the others")
+            return dataclasses.replace(self, first_token_s=0.2)
+
+    prompts = {f"prompt {number}": determinism.Told((1,), "a", (1,), 0, (None,)) for number in range(5)}
+    fake.script = Watching()
+    asker = determinism.Asker(Target(fake.base_url), server.model, ARMS)
+    random: list[int] = []
+
+    @contextmanager
+    def counted(asker: determinism.Asker, background: int) -> Iterator[None]:
+        random.append(background)
+        with under_load(asker, background):
+            yield
+
+    under_load = determinism.under_load
+    monkeypatch.setattr(determinism, "under_load", counted)
+    arm = determinism.load_arm(asker, prompts, others, ARMS.model_copy(update={"load_runs": 2}), workspace)
+    assert random == [others + 1 - at_once]
+    assert sorted(tested) == sorted([*prompts, *prompts]), "the same n"
+    assert set(seen) == {others + 1}
+    assert len(seen) == len(tested)
+    assert "above 1 beside 10 of 10 requests" in arm.evidence
+    assert [prompt.prompt for prompt in arm.prompts] == list(prompts)
+    assert fake.ledger.in_flight == 0, "what comes next is asked alone"
+
+
 def test_ctrl_c_under_load_waits_for_no_answer(fake: FakeVllm, server: Server, workspace: Workspace) -> None:
     fake.script = Script(first_token_s=20)
-    asker = determinism.Asker(Control(fake.base_url), server.model, ARMS)
+    asker = determinism.Asker(Target(fake.base_url), server.model, ARMS)
 
     def interrupted() -> None:
-        with determinism.under_load(asker, Target(fake.base_url), 2):
+        with determinism.under_load(asker, 2):
             determinism.in_background(asker, "steady")
             until(lambda: fake.ledger.in_flight == 3, "three requests in flight")
             raise KeyboardInterrupt
@@ -630,6 +676,124 @@ def test_of_several_devices_each_has_its_peak_and_the_largest_meets_the_plan(fak
     assert result.device_peaks_mib == {0: 3500, 1: 4000}
     assert result.figures["vram_peak_mib"].value == 7500
     assert result.figures["plan_error"].value == pytest.approx(100 * (4450 / 4000 - 1))
+
+
+def loads_of(workspace: Workspace) -> Loads:
+    return read_loads(workspace.root / "loads.jsonl")
+
+
+def noted(workspace: Workspace, *spans: tuple[str, float, float], preemptions: int | None = 0) -> float:
+    """Note load of so many seconds ago to so many; return now."""
+    at = time.monotonic()
+    for who, begin, end in spans:
+        Notebook(workspace.root / "loads.jsonl", who).span(at - begin, at - end)
+        if preemptions is not None:
+            Notebook(workspace.root / "loads.jsonl", who).preemptions(at - end, preemptions)
+    return at
+
+
+def test_router_determinism_and_bench_note_when_requests_were_in_flight(fake: FakeVllm, server: Server, workspace: Workspace) -> None:
+    fake.script = Script(texts=(json.dumps(GOLD),), first_token_s=0.01, preemptions=3)
+    began = time.monotonic()
+    router.test_router(ROUTER, server, workspace)
+    determinism.test_determinism(ARMS, server, workspace)
+    bench(server, workspace)
+    found = loads_of(workspace)
+    assert list(found.spans) == ["test-router", "test-determinism", "bench"]
+    assert len(found.spans["test-router"]) == 4, "two arms, each with a first request"
+    assert len(found.spans["test-determinism"]) == 8 + 8 + 6 + 6, "D1, D2, D3's two loads and their two prompts each, D5"
+    assert len(found.spans["bench"]) == 10, "its loops and their warm-ups, and nothing of the client's calibration"
+    assert [count for _, count in found.preemptions] == [3, 3, 3]
+    times = [at for spans in found.spans.values() for span in spans for at in span]
+    assert began - 0.001 <= min(times), "rounded to milliseconds"
+    assert max(times) <= time.monotonic() + 0.001
+
+
+def test_requests_that_fail_are_no_load(fake: FakeVllm, server: Server, workspace: Workspace) -> None:
+    fake.script = Script(status=503)
+    with pytest.raises(NothingAnsweredError):
+        router.test_router(ROUTER, server, workspace)
+    assert loads_of(workspace) == Loads()
+
+
+def test_where_the_other_tests_put_enough_load_on_none_is_added(fake: FakeVllm, server: Server, workspace: Workspace) -> None:
+    write_samples(workspace)
+    at = noted(workspace, ("test-router", 40, 30), ("test-determinism", 25, 15), ("bench", 12, 2))
+    fake.script = Script(preemptions=2)
+    result = memory.measure_vram(VramConfig(load_s=15, concurrency=2), machine(), server, workspace)
+    assert fake.ledger.requests == []
+    assert result.load.spans == [pytest.approx((at - 20, at - 15), abs=0.01), pytest.approx((at - 12, at - 2), abs=0.01)]
+    assert result.load.seconds_by == {"test-determinism": 5, "bench": 10}
+    assert (result.load.requests, result.load.preempted, result.preemptions) == (0, 2, 2)
+    assert result.figures["host_rss_stable"].n == 15
+    assert result.figures["kv_cache_peak"].reason == "it is read while load is added, and none was"
+
+
+def test_only_the_load_that_is_missing_is_added(fake: FakeVllm, server: Server, workspace: Workspace) -> None:
+    write_samples(workspace)
+    noted(workspace, ("test-router", 40, 30), ("bench", 12, 2))
+    result = memory.measure_vram(VramConfig(load_s=20.4, concurrency=2), machine(), server, workspace)
+    assert len(result.load.spans) == 3
+    assert result.load.seconds == pytest.approx(20.4)
+    assert result.load.seconds_by["bench"] == 10
+    assert result.load.seconds_by["test-router"] <= 10
+    assert result.load.seconds_by["measure-vram"] >= 0.4
+    assert result.load.requests == len(fake.ledger.requests) > 0
+    again = memory.measure_vram(VramConfig(load_s=20.4, concurrency=2), machine(), server, workspace)
+    assert again.load.seconds_by["measure-vram"] >= 0.4, "its own load does not count the next time"
+
+
+def test_what_an_earlier_test_allocated_first_is_before_the_load_that_counts(fake: FakeVllm, server: Server, workspace: Workspace) -> None:
+    write_samples(workspace)
+    path = workspace.root / "samples.jsonl"
+    samples = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()[:-1]]
+    for sample in samples[1:800]:  # up to 20 s ago
+        sample["rss_mib"] = 100.0
+    path.write_text("".join(f"{json.dumps(sample)}\n" for sample in samples), encoding="utf-8")
+    noted(workspace, ("test-router", 50, 30), ("bench", 19, 2))
+    one = memory.measure_vram(VramConfig(load_s=15, concurrency=2), machine(), server, workspace)
+    assert one.figures["host_rss_range_mib"].value == 1
+    more = memory.measure_vram(VramConfig(load_s=36, concurrency=2), machine(), server, workspace)
+    assert more.figures["host_rss_range_mib"].value == 201, "also after its warm-up it was at another level"
+
+
+def test_the_launch_before_a_restart_counts_and_the_restart_does_not(fake: FakeVllm, server: Server, workspace: Workspace) -> None:
+    write_samples(workspace, gpu_used_mib=[4100.0], gpu_tree_mib=[3500.0])
+    first = workspace.root / "first"
+    first.mkdir()
+    at = time.monotonic()
+    levels = [{"t": at - 50 + number / 20, "processes": 2, "rss_mib": 700.0, "gpu_tree_mib": [3900.0]} for number in range(800)]
+    (first / "samples.jsonl").write_text("".join(f"{json.dumps(sample)}\n" for sample in levels), encoding="utf-8")
+    (first / "server.log").write_text(f"{ACTIVE}\n{WARNING.format('before')}\n{WARNING.format('_first')}\n", encoding="utf-8")
+    notes = Notebook(first / "loads.jsonl", "test-determinism")
+    notes.span(at - 48, at - 14)
+    notes.preemptions(at - 14, 1)
+    noted(workspace, ("bench", 8, 2), preemptions=4)
+    (workspace.root / "server.log").write_text(f"{ACTIVE}\n{WARNING.format('_second')}\n{WARNING.format('_first')}\n", encoding="utf-8")
+    log_start = len(f"{ACTIVE}\n{WARNING.format('before')}\n")
+    earlier = state.Left(launch_id="first", log="first/server.log", log_start=log_start, samples="first/samples.jsonl")
+    restarted = server.model_copy(update={"handle": server.handle.model_copy(update={"earlier": [earlier]})})
+    fake.script = Script(preemptions=4)
+    settings = VramConfig(load_s=40, concurrency=2)
+    result = memory.measure_vram(settings, machine(gpu=True), restarted, workspace)
+    assert fake.ledger.requests == []
+    assert result.load.seconds_by == {"test-determinism": 34, "bench": 6}
+    assert (result.figures["vram_peak_mib"].value, result.figures["vram_range_mib"].value) == (3900, 0)
+    assert result.figures["host_rss_range_mib"].value == 1
+    assert result.device_peaks_mib == {0: 3900}
+    assert (result.load.preempted, result.preemptions) == (5, 4)
+    assert result.samples == 801 + 2400
+    assert result.compiled_kernels == ["_first", "_second"]
+    shutil.rmtree(first)
+    left = memory.measure_vram(VramConfig(load_s=6, concurrency=2), machine(gpu=True), restarted, workspace)
+    assert left.load.seconds_by == {"bench": 6}
+    assert left.compiled_kernels == ["_second", "_first"]
+
+
+ACTIVE = "INFO 11-27 15:20:31 [jit_monitor.py:84] Kernel JIT monitor activated; monitored JIT compilations follow."
+WARNING = (
+    "WARNING 11-27 15:21:00 [jit_monitor.py:141] Triton kernel JIT compilation during inference: {}. This causes a latency spike; extend."
+)
 
 
 def judged_memory(result: Measurement, profile: str = "cpu") -> dict[str, str]:

@@ -1,11 +1,7 @@
 """The requests that make a GPU server compile what it would compile in mid-run."""
 
-from pathlib import Path
-
-import pytest
-
 from pipeline.client.load import Target
-from pipeline.server.warm_up import KINDS, compiles_late, payloads, warm_up
+from pipeline.server.warm_up import KINDS, payloads, warm_up
 from tests.fakes.fake_vllm import FakeVllm, Script
 
 
@@ -27,16 +23,3 @@ def test_what_the_stages_send_is_among_the_kinds() -> None:
 
 def test_a_short_context_gets_no_long_prompt() -> None:
     assert len(list(payloads("m", 1, 1024))) == len(KINDS)
-
-
-@pytest.mark.parametrize(
-    ("line", "late"),
-    [
-        ("(EngineCore pid=7) INFO 11-27 15:20:31 [jit_monitor.py:84] Kernel JIT monitor activated; monitored JIT compilations", True),
-        ("(EngineCore pid=7) INFO 11-27 15:20:31 [core.py:405] init engine took 70.18 s", False),
-    ],
-)
-def test_only_a_server_that_compiles_late_is_warmed_up(tmp_path: Path, line: str, late: bool) -> None:
-    log = tmp_path / "server.log"
-    log.write_text(f"{line}\n", encoding="utf-8")
-    assert compiles_late(log) == late

@@ -422,7 +422,7 @@ def made_figures() -> dict[str, set[str]]:
         "bench": set(bench.figures(alone, alone, [], [])),
         "test-router": {f"{name}_{figure}" for name in ("prompt_only", "constrained") for figure in arm},
         "test-determinism": {*test_determinism.figures([], {}), *test_determinism.arm_figures([])},
-        "measure-vram": {name for series in SERIES for name in series_figures(series, [], [], None, "")},
+        "measure-vram": {name for series in SERIES for name in series_figures(series, [], [], [], None, "")},
     }
 
 

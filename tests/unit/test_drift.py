@@ -32,6 +32,29 @@ def test_slope_does_not_depend_on_where_the_series_lies(points: list[Point], rig
     assert theil_sen([(x + right, y + up) for x, y in points]) == theil_sen(points)
 
 
+@given(SERIES, SERIES)
+def test_slope_of_two_series_is_the_median_of_the_pairs_within_each(first: list[Point], second: list[Point]) -> None:
+    slope = theil_sen(first, second)
+    assert slope is not None
+    assert slope.value == median((d - b) / (c - a) for points in (first, second) for (a, b), (c, d) in combinations(points, 2))
+    assert slope.low is None or slope.high is None or slope.low <= slope.value <= slope.high
+
+
+@given(SERIES)
+def test_an_empty_series_beside_it_changes_no_slope(points: list[Point]) -> None:
+    assert theil_sen(points, []) == theil_sen(points)
+    assert theil_sen([], []) is None
+
+
+def test_a_step_between_two_series_is_no_slope_and_a_rise_within_each_is() -> None:
+    low, high = ([(float(x + shift), float(level)) for x in range(100)] for shift, level in ((0, 10), (100, 90)))
+    flat, rising = theil_sen(low, high), theil_sen([(x, y + x) for x, y in low], [(x, y - 300 + x) for x, y in high])
+    assert flat is not None
+    assert rising is not None
+    assert (flat.value, flat.low, flat.high) == (0, 0, 0)
+    assert (rising.value, rising.low) == (1, 1)
+
+
 @given(SERIES, st.sampled_from([-4.0, -0.5, 0.25, 2.0, 1024.0]))
 def test_slope_scales_with_the_values(points: list[Point], factor: float) -> None:
     slope, scaled = theil_sen(points), theil_sen([(x, factor * y) for x, y in points])

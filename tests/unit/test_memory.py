@@ -1,5 +1,6 @@
 """Memory samples: gaps, what is stable and what is not, and the GPU's state."""
 
+from itertools import pairwise
 from statistics import median
 from typing import Any
 
@@ -15,9 +16,14 @@ from pipeline.measure.memory import (
     gaps,
     gpu_points,
     host_points,
+    latest,
     series_figures,
     settled,
+    shared,
     told_apart,
+    total_s,
+    united,
+    warmed_s,
 )
 from pipeline.measure.verdicts import judge
 
@@ -30,7 +36,7 @@ def series(rise_s: float = 0.0, jump: float = 0.0, until: float = 300.0) -> list
 
 
 def figures(points: list[tuple[float, float]], span: float = 300.0, preempted: int | None = 0) -> dict[str, Figure]:
-    return series_figures("vram", points, [(0.0, span)], preempted, "no GPU")
+    return series_figures("vram", [points], [(0.0, span)], settled([(0.0, span)]), preempted, "no GPU")
 
 
 def verdict(figure: Figure) -> str:
@@ -104,6 +110,78 @@ def test_warm_up_is_a_minute_or_a_fifth_of_a_short_load(span: tuple[float, float
     assert settled([span]) == [calm]
 
 
+SPANS = st.lists(st.tuples(st.integers(0, 200), st.integers(0, 20)), max_size=12).map(
+    lambda drawn: [(float(begin), float(begin + length)) for begin, length in drawn]
+)
+
+
+def moments(spans: list[tuple[float, float]]) -> set[int]:
+    """Return the whole seconds that begin within the spans."""
+    return {second for begin, end in spans for second in range(int(begin), int(end))}
+
+
+@given(SPANS)
+def test_united_spans_are_the_same_times_apart_and_in_order(spans: list[tuple[float, float]]) -> None:
+    found = united(spans)
+    assert moments(found) == moments(spans)
+    assert total_s(found) == len(moments(spans))
+    assert all(end < begin for (_, end), (begin, _) in pairwise(found))
+
+
+def test_a_moment_between_two_requests_parts_no_load_and_a_pause_does() -> None:
+    assert united([(0.0, 1.0), (1.04, 2.0), (2.3, 3.0)]) == [(0.0, 2.0), (2.3, 3.0)]
+
+
+@given(SPANS, st.integers(1, 300))
+def test_the_latest_seconds_are_those_of_the_end(spans: list[tuple[float, float]], seconds: int) -> None:
+    found = latest(united(spans), seconds)
+    assert moments(found) == set(sorted(moments(spans))[-seconds:])
+    assert total_s(found) == min(seconds, len(moments(spans)))
+
+
+@given(SPANS, SPANS)
+def test_shared_times_are_those_of_both(some: list[tuple[float, float]], others: list[tuple[float, float]]) -> None:
+    assert moments(shared(united(some), united(others))) == moments(some) & moments(others)
+
+
+@pytest.mark.parametrize(("load_s", "left_s"), [(300, 240), (7200, 7140), (10, 8), (0, 0)])
+def test_a_launchs_warm_up_is_dropped_once(load_s: float, left_s: float) -> None:
+    assert warmed_s(load_s) == left_s
+
+
+def over_a_restart(second: float, rise_s: float = 0.0) -> dict[str, Figure]:
+    """Return the figures of a launch at 4000 MiB and, after a restart, of one at another level, each with 200 s of load."""
+    first = [(at / 5, 4000 + rise_s * at / 5) for at in range(1000)]
+    again = [(at / 5, second + rise_s * (at / 5 - 300)) for at in range(1500, 2500)]
+    return series_figures("vram", [first, again], [(0.0, 200.0), (300.0, 500.0)], [(40.0, 200.0), (340.0, 500.0)], 0, "no GPU")
+
+
+def test_a_restart_at_another_level_is_neither_range_nor_drift_and_its_peak_counts() -> None:
+    found = over_a_restart(4500)
+    assert (found["vram_range_mib"].value, found["vram_drift_mib_h"].value, found["vram_change_mib"].value) == (0, 0, 0)
+    assert (found["vram_peak_mib"].value, found["vram_peak_mib"].n) == (4500, 2000)
+    assert (verdict(found["vram_stable"]), found["vram_stable"].n) == ("PASS", 400)
+
+
+def test_a_rise_within_each_launch_is_a_drift_though_the_restart_takes_it_back() -> None:
+    found = over_a_restart(4000, rise_s=0.01)
+    assert found["vram_drift_mib_h"].value == pytest.approx(36)
+    assert verdict(found["vram_stable"]) == "FAIL"
+
+
+def test_load_of_a_launch_whose_samples_are_gone_is_missing() -> None:
+    points = [(at / 5, 4000.0) for at in range(1500, 2500)]
+    found = series_figures("vram", [[], points], [(0.0, 200.0), (300.0, 500.0)], [(0.0, 200.0), (300.0, 500.0)], 0, "no GPU")
+    assert found["vram_stable"].reason == "samples are missing for 200 s of 400 s of load"
+    assert found["vram_range_mib"].value == 0
+
+
+def test_a_sum_of_spans_that_lacks_a_billionth_is_the_whole_seconds() -> None:
+    spans = [(at + 0.1, at + 0.2) for at in range(3000)]
+    points = [(at / 20, 4000.0) for at in range(60_000)]
+    assert series_figures("vram", [points], spans, spans, 0, "")["vram_stable"].n == 300
+
+
 def test_a_gap_is_more_than_three_periods_and_ends_count() -> None:
     times = [at / 5 for at in range(100) if not 20 <= at < 30 and not 50 <= at < 52]
     found = gaps(times, [(0.0, 25.0)])
@@ -149,6 +227,12 @@ def test_states_are_medians_and_the_share_of_throttled_samples() -> None:
         "gpu_throttled": pytest.approx(200 / 3),
     }
     assert states(HOT, HOT, COOL).reasons == {"sw_power_cap": 2, "sw_thermal_slowdown": 2}
+
+
+def test_states_of_two_launches_are_those_of_all_their_samples() -> None:
+    both, whole = states(HOT) + states(HOT, COOL), states(HOT, HOT, COOL)
+    assert both.figures("") == whole.figures("")
+    assert both.reasons == whole.reasons
 
 
 def test_states_that_the_driver_does_not_tell_are_not_measured() -> None:

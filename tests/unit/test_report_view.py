@@ -586,11 +586,63 @@ def test_failed_requests_and_unequal_ledger_are_told(house: House) -> None:
     assert "**Client and server did not count the same (output tokens 10 and 9)" in house.text().split("## ")[0]
 
 
+@pytest.mark.parametrize(
+    ("load", "says"),
+    [
+        ({}, "90 samples from before the start; 15 s of load, 40 requests."),
+        (
+            {"seconds_by": {"test-router": 5.0, "bench": 10.0}, "requests": 0},
+            "90 samples from before the start; 15 s of load count: test-router 5 s, bench 10 s; none was added.",
+        ),
+        (
+            {"seconds_by": {"bench": 10.0, "measure-vram": 5.0}, "failed": 2, "error": "x"},
+            "15 s of load count: bench 10 s; 5 s were added, 40 requests, of which 2 failed (x).",
+        ),
+        ({"seconds_by": {"measure-vram": 15.0}}, "15 s of load count; 15 s were added, 40 requests."),
+    ],
+)
+def test_whose_load_the_memory_was_under_is_told(load: dict[str, Any], says: str, house: House) -> None:
+    use = memory_use()
+    house.results["measure-vram"] = use.model_copy(update={"load": use.load.model_copy(update=load)})
+    assert says in house.text()
+
+
+@pytest.mark.parametrize(
+    ("kernels", "says"),
+    [
+        ([], "- No kernel compiled while measuring.\n"),
+        (["_a"], "- 1 kernel compiled while measuring (`_a`): the first requests that needed them were slower.\n"),
+        (["_a", "_b"], "- 2 kernels compiled while measuring (`_a`, `_b`): the first requests that needed them were slower.\n"),
+    ],
+)
+def test_kernels_that_compiled_in_mid_run_are_told(kernels: list[str], says: str, house: House) -> None:
+    assert "compiled while measuring" not in house.text(), "nobody watched for them"
+    house.results["measure-vram"] = memory_use().model_copy(update={"compiled_kernels": kernels})
+    assert says in house.text()
+    house.results["measure-vram"] = memory_use().model_copy(update={"compiled_kernels": kernels, "launch_id": "L2"})
+    assert "compiled while measuring" not in house.text(), "of another launch"
+
+
+def test_a_memory_record_from_before_other_tests_load_counted_is_read() -> None:
+    old = memory_use().model_dump(mode="json")
+    del old["compiled_kernels"], old["load"]["seconds_by"]
+    assert MemoryUse.model_validate(old) == memory_use()
+    handle = server().handle.model_dump(mode="json")
+    del handle["log_start"], handle["earlier"]
+    assert Handle.model_validate(handle) == server().handle
+
+
 def test_close_of_another_launch_is_not_taken_for_this_one(house: House) -> None:
     assert "ended when asked, port free" in house.text()
     assert "VRAM residual" not in house.text(), "the driver told none"
     house.results["stop"] = closing().model_copy(update={"gpu_used_before_mib": [100.0, 0.0], "gpu_used_after_mib": [112.0, 5.0]})
     assert "VRAM residual: 17 MiB above the baseline." in house.text()
+    others: dict[str, Any] = {"gpu_used_before_mib": [42000.0], "gpu_used_after_mib": [185.0], "gpu_others_mib": [185.0]}
+    house.results["stop"] = closing().model_copy(update=others)
+    assert "VRAM residual: NOT_MEASURED, other programs freed 41815 MiB meanwhile." in house.text()
+    house.results["stop"] = closing().model_copy(update={"gpu_used_before_mib": [100.0], "gpu_used_after_mib": [600.0]})
+    told = "VRAM residual: 500 MiB above the baseline (of the server or of other programs: the driver does not tell)."
+    assert told in house.text()
     house.results["stop"] = closing().model_copy(update={"launch_id": "L0"})
     text = house.text()
     assert "After stop: NOT_MEASURED" in text

@@ -1,0 +1,17 @@
+"""Which kernels vLLM's log names as compiled while it served. Pure: text in, names out."""
+
+import re
+
+# Read in vLLM 0.33's utils/jit_monitor.py; each worker process says it once for each kernel.
+ACTIVE = "Kernel JIT monitor activated"
+COMPILED = re.compile(r"JIT compilation during inference: (.+?)(?: \(.*\))?\. This causes a latency spike")
+
+
+def is_monitored(log: str) -> bool:
+    """Tell whether the server watched for kernels that are compiled after its start."""
+    return ACTIVE in log
+
+
+def compiled(log: str) -> list[str]:
+    """Return the names of the kernels that were compiled while requests waited, each once, in the order of the log."""
+    return list(dict.fromkeys(COMPILED.findall(log)))
