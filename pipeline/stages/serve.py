@@ -19,6 +19,7 @@ from pipeline.model.shape import read_shape, weight_bytes
 from pipeline.record import Artifact, Store
 from pipeline.server import compilers, ports, state
 from pipeline.server import launch as launching
+from pipeline.server.environment import quick_start
 from pipeline.server.identity import Proof, is_real, prove, show
 from pipeline.server.kernels import is_monitored
 from pipeline.server.keys import control_of, key_file, key_of
@@ -36,7 +37,6 @@ from pipeline.workspace import Workspace
 # From here on vLLM's binding of threads to cores should pay for a worker process of its own; measured on 2 cores only.
 MOST_UNBOUND_CORES = 4
 ALL_THE_SAME = "or try all the same: --set serve.force_start=true"
-KERNELS = "flashinfer-jit-cache"  # FlashInfer's kernels, compiled
 
 
 class Server(Artifact):
@@ -350,20 +350,6 @@ def settled(settings: ServeConfig, host: Host, distribution: str, versions: Mapp
     threads = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "OMP_NUM_THREADS": str(host.physical_cores)}
     env = {**({} if on_cpu else quick_start(versions)), **(threads if on_cpu and executor == "uni" else {}), **settings.env}
     return settings.model_copy(update={"enforce_eager": eager, "distributed_executor_backend": executor, "env": env})
-
-
-def quick_start(versions: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables that spare a server on a GPU minutes of its first start, and seconds of later ones."""
-    # FlashInfer's sampler is compiled for minutes at the first start, unless its kernels came as a package.
-    sampler = {} if KERNELS in versions else {"VLLM_USE_FLASHINFER_SAMPLER": "0"}
-    return {
-        **sampler,
-        # The engine comes out of the API server, which has imported everything already; vLLM itself takes a new process
-        # where that cannot be: where CUDA is in use, and in WSL.
-        "VLLM_WORKER_MULTIPROC_METHOD": "fork",
-        # A later start takes the size of the KV cache that the first one found, instead of measuring it again.
-        "VLLM_ENABLE_STARTUP_PLAN": "1",
-    }
 
 
 def planned(settings: ServeConfig, machine: Machine, distribution: str, folder: Path) -> Plan | None:
