@@ -7,7 +7,7 @@ from typing import Any
 from pipeline.client.load import Target, closed_loop, streamed
 
 SCHEMA = {"type": "object", "properties": {"number": {"type": "integer"}}, "required": ["number"], "additionalProperties": False}
-# What the stages send. Triton compiles a kernel anew for a size of 1, for multiples of 16, and for other sizes.
+# What the stages send.
 KINDS: tuple[dict[str, Any], ...] = (
     {},
     {"logprobs": True, "top_logprobs": 2, "return_token_ids": True},
@@ -15,15 +15,16 @@ KINDS: tuple[dict[str, Any], ...] = (
     {"temperature": 1.0, "seed": 1, "ignore_eos": True},
     {"response_format": {"type": "json_schema", "json_schema": {"name": "number", "schema": SCHEMA, "strict": True}}},
 )
+TOGETHER = (1, 3, 16)  # Triton compiles a kernel anew for a size of 1, for multiples of 16, and for other sizes
 LONG_WORDS = 400
 MAX_TOKENS = 8
 TIMEOUT_S = 120
 
 
 def warm_up(target: Target, model: str, max_num_seqs: int, max_model_len: int) -> int:
-    """Send each kind of request alone, in company and as many as are taken at once; return how many were answered."""
+    """Send each kind of request alone and in company; return how many were answered."""
     answered = 0
-    for together in sorted({1, min(3, max_num_seqs), max_num_seqs}):
+    for together in sorted({min(count, max_num_seqs) for count in TOGETHER}):
         answers, _ = closed_loop(target, payloads(model, together, max_model_len), together, TIMEOUT_S)
         answered += sum(answer.ok for answer in answers)
     return answered

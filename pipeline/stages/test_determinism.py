@@ -123,8 +123,8 @@ class Told:
     cached: int
     gaps: tuple[float | None, ...]
 
-    def gap_at(self, position: int | None) -> float | None:
-        return self.gaps[position] if position is not None and position < len(self.gaps) else None
+    def gap_at(self, position: int) -> float | None:
+        return self.gaps[position] if position < len(self.gaps) else None
 
 
 def test_determinism(settings: DeterminismConfig, server: Server, workspace: Workspace) -> Determinism:
@@ -148,10 +148,11 @@ def all_arms(
             *(load_arm(asker, references, others, settings, workspace) for others in settings.load),
             *control_arms(asker, references, settings, workspace),
         ]
+        prompts = [
+            compared(asker, prompt, references[prompt], agreement([answer.ids for answer in answers]), answers)
+            for prompt, answers in told.items()
+        ]
     arms.append(restart_arm(references, settings, server, workspace, restart))
-    prompts = [
-        compared(prompt, references[prompt], agreement([answer.ids for answer in answers]), answers) for prompt, answers in told.items()
-    ]
     return Determinism(
         launch_id=handle.launch_id,
         simulated=not server.real,
@@ -183,8 +184,6 @@ class Asker:
             "repetition_penalty": 1.0,
             "max_tokens": self.settings.max_tokens,
             "return_token_ids": True,
-            "logprobs": True,
-            "top_logprobs": 2,
             **more,
         }
         began = time.monotonic()
@@ -203,6 +202,14 @@ class Asker:
             cached=(details.cached_tokens if details else None) or 0,
             gaps=tuple(pair[0] - pair[1] if len(pair) == 2 else None for pair in gaps),
         )
+
+    def gap_at(self, position: int, prompt: str, reference: Told, **more: Any) -> float | None:
+        """Return the logprob gap at that token of `reference`, asked for once more: with logprobs each token takes a third longer.
+
+        None where this answer has left the reference before.
+        """
+        again = self.ask(prompt, **more, logprobs=True, top_logprobs=2)
+        return again.gap_at(position) if again.ids[:position] == reference.ids[:position] else None
 
 
 def repeat(asker: Asker, asked: list[str], settings: DeterminismConfig, workspace: Workspace) -> dict[str, list[Told]]:
@@ -235,7 +242,7 @@ def cache_arm(asker: Asker, references: dict[str, Told], settings: DeterminismCo
             cold_cached += cold.cached
             warm_cached.append(warm.cached)
         reference = references[prompt]
-        prompts.append(compared(prompt, reference, against(reference.ids, [answer.ids for answer in answers]), answers))
+        prompts.append(compared(asker, prompt, reference, against(reference.ids, [answer.ids for answer in answers]), answers))
     if cold_cached or not any(warm_cached):
         seen = f"{cold_cached} cached tokens cold, {sum(warm_cached)} warm"
         return Arm(arm="D2", what=what, reason=f"the server's own count shows no cold and warm cache: {seen}")
@@ -259,7 +266,7 @@ def load_arm(asker: Asker, references: dict[str, Told], others: int, settings: D
             if seen > 1:
                 answers[prompt].append(answer)
     prompts = [
-        compared(prompt, references[prompt], against(references[prompt].ids, [answer.ids for answer in given]), given)
+        compared(asker, prompt, references[prompt], against(references[prompt].ids, [answer.ids for answer in given]), given)
         for prompt, given in answers.items()
         if given
     ]
@@ -367,13 +374,13 @@ def restart_arm(
     with watched(handle, workspace, "test-determinism") as target:
         asker = Asker(target, server.model, settings)
         answers = {prompt: asker.ask(prompt) for prompt in references}
-    changed = [prompt for prompt, answer in answers.items() if answer.prompt_ids != references[prompt].prompt_ids]
-    if changed:
-        return Arm(arm="D4", what=what, reason=f"the prompt's own token ids changed: {changed[0]!r}")
-    prompts = [
-        compared(prompt, reference, against(reference.ids, [answers[prompt].ids]), [answers[prompt]])
-        for prompt, reference in references.items()
-    ]
+        changed = [prompt for prompt, answer in answers.items() if answer.prompt_ids != references[prompt].prompt_ids]
+        if changed:
+            return Arm(arm="D4", what=what, reason=f"the prompt's own token ids changed: {changed[0]!r}")
+        prompts = [
+            compared(asker, prompt, reference, against(reference.ids, [answers[prompt].ids]), [answers[prompt]])
+            for prompt, reference in references.items()
+        ]
     return Arm(arm="D4", what=what, evidence=f"launch {server.handle.launch_id}, then {handle.launch_id}", prompts=prompts)
 
 
@@ -384,8 +391,8 @@ def control_arms(asker: Asker, references: dict[str, Told], settings: Determinis
     same, other = [], []
     for prompt in counted(references, "D5", workspace):
         first, second, third = (asker.ask(prompt, **warm, seed=settings.seed + step) for step in (0, 0, 1))
-        same.append(compared(prompt, first, against(first.ids, [second.ids]), [second]))
-        other.append(compared(prompt, first, against(first.ids, [third.ids]), [third]))
+        same.append(compared(asker, prompt, first, against(first.ids, [second.ids]), [second], **warm))
+        other.append(compared(None, prompt, first, against(first.ids, [third.ids]), [third]))  # these are to differ
     at = f"temperature {settings.control_temperature:g}"
     return [Arm(arm="D5", what=f"{at}, same seed", prompts=same), Arm(arm="D5", what=f"{at}, another seed", prompts=other)]
 
@@ -396,15 +403,16 @@ def commonest(answers: Sequence[Told]) -> Told:
     return max(answers, key=lambda answer: counts[answer.ids])
 
 
-def compared(prompt: str, reference: Told, agreed: Agreement, answers: Iterable[Told]) -> PromptAgreement:
-    """Return the record of one prompt's comparison."""
+def compared(asker: Asker | None, prompt: str, reference: Told, agreed: Agreement, answers: Iterable[Told], **more: Any) -> PromptAgreement:
+    """Return the record of one prompt's comparison; `asker` finds the gap where it parts, `more` is what the reference was asked with."""
+    parted = agreed.first_divergence
     return PromptAgreement(
         prompt=prompt,
         runs=agreed.runs,
         agreeing=agreed.agreeing,
         distinct=agreed.distinct,
         first_divergence=agreed.first_divergence,
-        gap=reference.gap_at(agreed.first_divergence),
+        gap=asker.gap_at(parted, prompt, reference, **more) if asker is not None and parted is not None else None,
         tokens=max(len(answer.ids) for answer in (reference, *answers)),
     )
 

@@ -5,9 +5,9 @@ from pipeline.server.warm_up import KINDS, payloads, warm_up
 from tests.fakes.fake_vllm import FakeVllm, Script
 
 
-def test_each_kind_is_sent_alone_in_company_and_as_often_as_the_server_takes() -> None:
+def test_each_kind_is_sent_alone_and_in_company() -> None:
     with FakeVllm(Script()) as fake:
-        assert warm_up(Target(fake.base_url), fake.model, 8, 4096) == len(KINDS) * (1 + 3 + 8) + 3
+        assert warm_up(Target(fake.base_url), fake.model, 256, 4096) == len(KINDS) * (1 + 3 + 16) + 3
 
 
 def test_a_server_that_takes_one_request_gets_one() -> None:
