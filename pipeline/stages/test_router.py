@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from pipeline.client.answer import Answer
 from pipeline.client.load import Target, closed_loop, streamed, unary
 from pipeline.config import RouterConfig
-from pipeline.errors import NothingAnsweredError
+from pipeline.errors import MeasureError, NothingAnsweredError
 from pipeline.measure.answers import Checked, check
 from pipeline.measure.classification import Confusion, confusion, macro_f1, majority_share, mcnemar_p
 from pipeline.measure.figures import Figure
@@ -168,6 +168,8 @@ def send_arm(
     # The first request pays for the prompt's stable part and for compiling the grammar; it is sent once, uncounted.
     closed_loop(target, payloads[:1], 1, settings.timeout_s)
     answers, _ = closed_loop(target, payloads, 1, settings.timeout_s, told=workspace.progress(what, len(cases)))
+    if len(answers) < len(cases):  # whoever watches the server says what became of it
+        raise MeasureError(f"{what}: {len(answers)} of {len(cases)} requests were sent before the server was gone", "see the server's log")
     if not any(answer.ok for answer in answers):
         raise NothingAnsweredError(f"{what}: no request succeeded: {answers[0].error}", "see the server's log", log_of(server, workspace))
     checked = [check(answer.text, answer.finish_reason, suite.validator) for answer in answers]

@@ -378,8 +378,8 @@ HANGS = {"hangs": Script(hang=True, log=PHASES[:3]), "unhealthy": Script(healthy
 @pytest.mark.parametrize("script", HANGS.values(), ids=HANGS)
 def test_a_server_that_never_gets_ready_is_given_up_in_its_phase_and_place(project: FakeProject, script: Script) -> None:
     project.play(script)
-    settings = project.settings(start_timeout_s=1)
-    with pytest.raises(ServerError, match=r"not ready after 1 s \(in phase weights; main \(tests/fakes/fake_vllm.py:\d+\)\)") as caught:
+    settings = project.settings(start_timeout_s=3)
+    with pytest.raises(ServerError, match=r"not ready after 3 s \(in phase weights; main \(tests/fakes/fake_vllm.py:\d+\)\)") as caught:
         project.serve(settings)
     assert "start_timeout_s" in caught.value.hint
     assert_nothing_left(project, settings.port)
