@@ -348,7 +348,7 @@ def settled(settings: ServeConfig, host: Host, distribution: str, versions: Mapp
         executor = "uni"
     # vLLM takes another executor for the CPU than the one asked for, unless this is set; it then leaves the threads to us.
     threads = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "OMP_NUM_THREADS": str(host.physical_cores)}
-    env = {**({} if on_cpu else quick_start(versions)), **(threads if on_cpu and executor == "uni" else {}), **settings.env}
+    env = {**({} if on_cpu else quick_start(versions, alone)), **(threads if on_cpu and executor == "uni" else {}), **settings.env}
     return settings.model_copy(update={"enforce_eager": eager, "distributed_executor_backend": executor, "env": env})
 
 

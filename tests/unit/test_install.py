@@ -1,5 +1,6 @@
 """Which vLLM is installed, and what uv's words mean."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,13 @@ def test_unknown_words_of_uv_are_told_by_their_last_line() -> None:
 
 def test_silent_uv_is_told() -> None:
     assert uv_trouble(" \n") == ("uv failed: no output", "see the log")
+
+
+@pytest.mark.parametrize("chosen", [one.name for one in SETS])
+def test_no_set_brings_one_module_twice(chosen: str) -> None:
+    pins = dict(re.findall(r"(?m)^([a-z0-9-]+)==([^\s\\]+)", (ROOT / "requirements" / f"{chosen}.txt").read_text(encoding="utf-8")))
+    # Up to 12.6 cuda-python brings the files of cuda-bindings itself; which of the two won was up to the order of installation.
+    assert not ("cuda-bindings" in pins and int(pins.get("cuda-python", "13").partition(".")[0]) < 13), pins["cuda-python"]
 
 
 def test_machine_without_driver_gets_the_cpu_set() -> None:
