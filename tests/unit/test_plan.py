@@ -370,7 +370,8 @@ def test_the_error_bands_held_with_vllm_0_24(repo: str, weights_mib: float, shar
 
 @pytest.mark.parametrize("example", examples(), ids=lambda path: path.name)
 def test_the_error_bands_hold_for_every_example(example: Path) -> None:
-    served, measured = (json.loads((example / "artifacts" / name).read_text(encoding="utf-8")) for name in ("serve.json", "measure-vram.json"))
+    records = (example / "artifacts" / name for name in ("serve.json", "measure-vram.json"))
+    served, measured = (json.loads(record.read_text(encoding="utf-8")) for record in records)
     settings, then = ServeConfig.model_validate(served["because"]["serve"]), served["data"]["plan"]
     found = published_shape(f"HuggingFaceTB/{served['data']['model']}")
     assert found is not None
