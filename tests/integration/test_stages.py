@@ -334,9 +334,9 @@ def test_each_tested_request_runs_amid_so_many_others_of_which_half_are_random(
             until(all_there, "all the others")
             return dataclasses.replace(self, first_token_s=0.2)
 
-    prompts = {f"prompt {number}": determinism.Told((1,), "a", (1,), 0, (None,)) for number in range(5)}
-    fake.script = Watching()
     asker = determinism.Asker(Target(fake.base_url), server.model, ARMS)
+    prompts = {prompt: asker.ask(prompt) for prompt in (f"prompt {number}" for number in range(5))}
+    fake.script = Watching()
     random: list[int] = []
 
     @contextmanager
