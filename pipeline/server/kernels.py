@@ -7,6 +7,10 @@ ACTIVE = "Kernel JIT monitor activated"
 COMPILED = re.compile(r"JIT compilation during inference: (.+?)(?: \(.*\))?\. This causes a latency spike")
 
 
+# A name goes into the report, whatever a log makes of it.
+NOT_A_NAME, LONGEST_NAME = re.compile(r"[^\w.:-]"), 100
+
+
 def is_monitored(log: str) -> bool:
     """Tell whether the server watched for kernels that are compiled after its start."""
     return ACTIVE in log
@@ -14,4 +18,4 @@ def is_monitored(log: str) -> bool:
 
 def compiled(log: str) -> list[str]:
     """Return the names of the kernels that were compiled while requests waited, each once, in the order of the log."""
-    return list(dict.fromkeys(COMPILED.findall(log)))
+    return list(dict.fromkeys(NOT_A_NAME.sub("?", name)[:LONGEST_NAME] for name in COMPILED.findall(log)))

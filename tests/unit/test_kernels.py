@@ -23,6 +23,13 @@ def test_each_kernel_is_named_once_in_the_order_of_the_log() -> None:
     assert compiled(log) == ["_topk_log_softmax_kernel", "Attention", "pkg._gumbel_sample_kernel"]
 
 
+def test_what_is_no_plain_name_is_counted_and_made_harmless() -> None:
+    log = ACTIVE + warning("Triton kernel JIT compilation", "a`<img src=x>" + "k" * 200)
+    (name,) = compiled(log)
+    assert name.startswith("a??img?src?x?kk")
+    assert len(name) == 100
+
+
 def test_a_log_without_such_lines_names_none() -> None:
     assert compiled(ACTIVE) == []
     assert is_monitored(ACTIVE)
