@@ -328,7 +328,9 @@ def test_each_tested_request_runs_amid_so_many_others_of_which_half_are_random(
 
     class Watching(Script):
         def for_request(self, number: int, prompt: str) -> Script:
-            if "subject number" in prompt:
+            if "subject number" in prompt:  # it stays until one more tested request is answered amid it
+                before = len(seen)
+                until(lambda: len(seen) > before or len(seen) == 2 * len(prompts), "an answer to a tested request")
                 return dataclasses.replace(self, first_token_s=0.02)
             tested.append(prompt)
             until(all_there, "all the others")
