@@ -322,7 +322,7 @@ def run_each(programs: list[list[str]]) -> None:
 def stage_summaries() -> dict[str, str]:
     """Return each stage's task name and summary: the first line of its file, as in "serve: the server, started"."""
     summaries = {}
-    for path in sorted((ROOT / "pipeline" / "stages").glob("[a-z]*.py")):
+    for path in (*sorted((ROOT / "pipeline" / "stages").glob("[a-z]*.py")), ROOT / "pipeline" / "report" / "stage.py"):
         with path.open(encoding="utf-8") as file:
             name, _, summary = file.readline().strip().strip('"').partition(": ")
         summaries[name] = summary

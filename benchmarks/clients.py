@@ -44,8 +44,8 @@ from urllib.request import urlopen
 import psutil
 
 from pipeline import packages
-from pipeline.client.calibration import MODEL, stub
-from pipeline.client.load import Target, closed_loop, streamed
+from pipeline.load.calibration import MODEL, stub
+from pipeline.load.generator import Target, closed_loop, streamed
 
 ROOT = Path(__file__).resolve().parents[1]
 PEERS = ROOT / ".cache" / "peers"
@@ -151,7 +151,7 @@ class Installed:
     def found() -> "Installed":
         """Return it from the records; SystemExit without them."""
         # 100 ms of imports that are not to count as our client's.
-        from pipeline.record import Store
+        from pipeline.engine.record import Store
         from pipeline.stages.download_model import Model
         from pipeline.stages.install import Installation
 
@@ -375,7 +375,7 @@ def verdict(met: bool) -> str:
 def observer(clients: list[str], requests: int, tokens: int, concurrency: int) -> None:
     """Print what each client costs on the real server, and how far its rate is from the server's own."""
     from pipeline.client.control import GENERATED_TOKENS, PROMPT_TOKENS, SUCCESSES, Control
-    from pipeline.record import Store
+    from pipeline.engine.record import Store
     from pipeline.stages.serve import Server
 
     installed = Installed.found()

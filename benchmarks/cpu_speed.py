@@ -20,10 +20,10 @@ from statistics import median
 
 from benchmarks.served import Up, checkpoint, command, fresh, profile, served
 from pipeline.client.answer import Answer
-from pipeline.client.load import closed_loop, streamed
-from pipeline.config import ServeConfig
+from pipeline.config.schema import ServeConfig
 from pipeline.gpu import host
 from pipeline.gpu.compatibility import CPU_SET
+from pipeline.load.generator import closed_loop, streamed
 from pipeline.measure.latency import tpot_ms, ttft_ms
 from pipeline.stages.install import REHEARSALS, rehearse
 

@@ -18,13 +18,14 @@ from statistics import median
 from typing import Any
 
 from benchmarks.served import NAME, ROOT, Up, checkpoint, command, fresh, place, served
-from pipeline.client.load import closed_loop, streamed
-from pipeline.config import ServeConfig, load_layers
+from pipeline.config.layers import load_layers
+from pipeline.config.schema import ServeConfig
 from pipeline.gpu import host
 from pipeline.gpu.plan import COMPILATION
+from pipeline.load.generator import closed_loop, streamed
 from pipeline.measure.latency import tpot_ms
-from pipeline.server.phases import Phases
 from pipeline.stages.serve import settled
+from pipeline.vllm.phases import Phases
 
 TIMEOUT_S = 300
 OUTPUT_TOKENS = 128

@@ -16,7 +16,7 @@ import requests
 
 from benchmarks.served import NAME, ROOT, Up, checkpoint, command, fresh, profile, served
 from pipeline.client.control import Control
-from pipeline.config import ServeConfig
+from pipeline.config.schema import ServeConfig
 from pipeline.suite import load_prompts, load_suite
 
 TOKENS = 64

@@ -33,9 +33,9 @@ import psutil
 
 from benchmarks.clients import busy_s, children_s, truth
 from pipeline.client.answer import Answer
-from pipeline.client.calibration import EACH_MS, FIRST_MS, MODEL, MOST_CHUNKS_S, TRIES, stub
-from pipeline.client.clocks import Clock, by_ours
-from pipeline.client.load import closed_loop, streamed, uncollected
+from pipeline.load.calibration import EACH_MS, FIRST_MS, MODEL, MOST_CHUNKS_S, TRIES, stub
+from pipeline.load.clocks import Clock, by_ours
+from pipeline.load.generator import closed_loop, streamed, uncollected
 from pipeline.measure.statistics import quantile
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -182,7 +182,7 @@ def paced_job(in_flight: int, each_ms: float, tokens: int) -> dict[str, float]:
 
 def stamps_job(size: int) -> dict[str, float]:
     """Do what a run does with the stamps of so many requests: merge, write, read, figures, charts, comparison."""
-    from pipeline.client.stamps import between_ms, compressed, first_ms, raw_answer, raw_line
+    from pipeline.load.stamps import between_ms, compressed, first_ms, raw_answer, raw_line
     from pipeline.measure.comparison import by_samples
     from pipeline.measure.statistics import percentile_figure
     from pipeline.report.charts import Series, bins, distribution, histogram
@@ -226,11 +226,12 @@ def made_up(number: int, source: random.Random) -> Answer:
 
 def runs_job(size: int) -> dict[str, float]:
     """List so many kept runs, and find one among them."""
-    from pipeline import history, runs
+    from pipeline.engine.workspace import Workspace
     from pipeline.report.document import text_of
+    from pipeline.runs import history
+    from pipeline.runs import kept as runs
     from pipeline.terminal import Silent
-    from pipeline.workspace import Workspace
-    from tests.unit.documents import document, figure, gate
+    from tests.builders.documents import document, figure, gate
 
     with tempfile.TemporaryDirectory() as made:
         workspace = Workspace(Path(made), Silent())
@@ -500,8 +501,8 @@ def add_nodes(made: Any, count: int) -> None:
 
 def workers(page: Page) -> None:
     """Measure what load clients on Ray cost before and after a loop, and simulate more of them."""
-    from pipeline.client.spread import Part
-    from pipeline.client.workers import Workers
+    from pipeline.load.spread import Part
+    from pipeline.load.workers import Workers
 
     page.say("## Load clients on Ray")
     page.prose(

@@ -7,10 +7,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.client.load import Target
-from pipeline.config import ServeConfig, load_layers
+from pipeline.config.layers import load_layers
+from pipeline.config.schema import ServeConfig
+from pipeline.engine.workspace import Workspace
 from pipeline.gpu import host
 from pipeline.gpu.compatibility import CPU_SET
+from pipeline.load.generator import Target
 from pipeline.server import launch as launching
 from pipeline.server import ports, state
 from pipeline.server.keys import control_of
@@ -19,7 +21,6 @@ from pipeline.server.stop import stop_server
 from pipeline.stages.download_model import embed
 from pipeline.stages.serve import settled
 from pipeline.terminal import Silent
-from pipeline.workspace import Workspace
 
 ROOT = Path(__file__).resolve().parents[1]
 NAME = "model"

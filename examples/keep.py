@@ -19,18 +19,18 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from pipeline.client.stamps import ALONE, COLD, WARM, compressed
-from pipeline.config import IMAGES
+from pipeline.config.schema import IMAGES
 from pipeline.dag import NOTES, STAGES
-from pipeline.engine import Pipeline
+from pipeline.engine.pipeline import Pipeline
+from pipeline.engine.record import Store
+from pipeline.engine.workspace import Workspace
+from pipeline.load.stamps import ALONE, COLD, WARM, compressed
 from pipeline.publish.publication import private_here
 from pipeline.publish.scrub import Private, scrubbed_value
-from pipeline.record import Store
 from pipeline.report.document import FILE_NAME, Document, read_document
 from pipeline.server.state import SAMPLES
 from pipeline.stages.measure_vram import read_samples
 from pipeline.terminal import Silent
-from pipeline.workspace import Workspace
 
 HERE = Path(__file__).resolve().parent
 RENDERED = ("REPORT.md", FILE_NAME, "report.html")

@@ -13,12 +13,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from pipeline.config import Config, load_layers
+from pipeline.config.layers import load_layers
+from pipeline.config.schema import Config
 from pipeline.dag import MEASURING, NOTES, STAGES
-from pipeline.engine import Pipeline, Result
+from pipeline.engine.pipeline import Pipeline, Result
+from pipeline.engine.record import Store, now, write_atomic
+from pipeline.engine.workspace import Workspace
 from pipeline.errors import BundleError, BusyError, ConfigError, PipelineError, PublishError, ServerError
-from pipeline.record import Store, now, write_atomic
 from pipeline.redact import redacted
+from pipeline.report.stage import Report
 from pipeline.server import state
 from pipeline.server.keys import OTHERS, control_of, key_file, key_of
 from pipeline.server.readiness import DEATH_S, gone
@@ -31,14 +34,12 @@ from pipeline.session import CONFIG_FILE, Options, Session, locked, options
 from pipeline.stages.check_gpu import Machine, check_gpu
 from pipeline.stages.download_model import Model
 from pipeline.stages.install import Installation
-from pipeline.stages.report import Report
 from pipeline.stages.serve import Server, joined
 from pipeline.stages.test_determinism import REMEDY_NOTE
 from pipeline.terminal import MARKS, Answer, Part, Silent, Table, give, show, write
-from pipeline.workspace import Workspace
 
 if TYPE_CHECKING:
-    from pipeline.remedy import Bed
+    from pipeline.experiments.remedy import Bed
 
 __all__ = ["give", "options"]  # what tasks.py takes from here besides the commands
 COMPARE_PLOT = "compare.svg"
@@ -124,7 +125,7 @@ def verdicts(session: Session, made: Report | None, code: int, more: Sequence[st
 
 def keep_run(session: Session) -> str | None:
     """Keep what this run left, unless nothing in it is new; return where."""
-    from pipeline import runs
+    from pipeline.runs import kept as runs
 
     settings, workspace = session.config, session.workspace
     kept = runs.keep(workspace.root / settings.report.document, workspace.root / settings.report.output, settings.runs, workspace)
@@ -403,7 +404,7 @@ def stopped_words(launch: Launch, closing: Closing) -> str:
 
 def bed_of(session: Session) -> "Bed | None":
     """Return what servers are started with, installed and downloaded where it was not; None where that failed."""
-    from pipeline.remedy import Bed
+    from pipeline.experiments.remedy import Bed
 
     pipeline = session.pipeline
     pipeline.ensure(["install", "download-model"], present=True)
@@ -415,7 +416,7 @@ def bed_of(session: Session) -> "Bed | None":
 
 def determinism_remedy(root: Path, options: Options) -> Answer:
     """Measure a server without and one with the remedy for unequal answers; 0 when all agree with it, 1 not, 2 not measured."""
-    from pipeline import remedy as remedies
+    from pipeline.experiments import remedy as remedies
 
     refuse_attached(root, options, "start with another environment")
     session = Session(root, options)
@@ -436,7 +437,7 @@ def determinism_remedy(root: Path, options: Options) -> Answer:
 
 def soak(root: Path, options: Options, hours: str) -> Answer:
     """Put load on the server for so many hours in all; 0 when memory is stable, 1 when not shown to be, 2 when not measured."""
-    from pipeline import soak as soaking
+    from pipeline.experiments import soak as soaking
 
     total_h = soaking.parsed(hours)
     if options.why:
@@ -473,7 +474,7 @@ def say_kept(session: Session) -> None:
 
 def history(root: Path) -> Answer:
     """List the runs that are kept, newest first."""
-    from pipeline import history as listing
+    from pipeline.runs import history as listing
 
     workspace = Workspace(root, Silent())
     return Answer(0, listing.lines(workspace), listing.data(workspace))
@@ -481,7 +482,9 @@ def history(root: Path) -> Answer:
 
 def compare(root: Path, first: str, second: str, anyway: bool) -> Answer:
     """Compare run `second` with run `first`; 1 when a figure is worse, 2 when none can be compared, else 0."""
-    from pipeline import comparing, noise, runs
+    from pipeline.experiments import noise
+    from pipeline.runs import compare as comparing
+    from pipeline.runs import kept as runs
 
     workspace = Workspace(root, Silent())
     pair = runs.find(first, workspace), runs.find(second, workspace)
@@ -510,8 +513,8 @@ def shown(svg: str, path: Path) -> str:
 
 def calibrate_noise(root: Path, options: Options, starts: str) -> Answer:
     """Start the server so often, measure each time, and keep the spread; 0, or 2 when something was missing."""
-    from pipeline import noise
-    from pipeline import remedy as remedies
+    from pipeline.experiments import noise
+    from pipeline.experiments import remedy as remedies
 
     number = noise.parsed(starts)
     refuse_attached(root, options, "start again and again")

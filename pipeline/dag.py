@@ -1,7 +1,8 @@
 """The stages, in the order of the user's card; edges come from their signatures."""
 
-from pipeline.engine import Stage
-from pipeline.record import SOAK_NOTE, SWEEP_NOTE, Artifact
+from pipeline.engine.pipeline import Stage
+from pipeline.engine.record import SOAK_NOTE, SWEEP_NOTE, Artifact
+from pipeline.report.stage import report, report_present
 from pipeline.report.sweep import Sweep
 from pipeline.server.stop import NOTE, Closing
 from pipeline.stages.bench import bench
@@ -9,7 +10,6 @@ from pipeline.stages.check_gpu import check_gpu
 from pipeline.stages.download_model import download_model, model_present
 from pipeline.stages.install import environment_present, install
 from pipeline.stages.measure_vram import Soak, measure_vram
-from pipeline.stages.report import report, report_present
 from pipeline.stages.serve import attached, serve, server_present
 from pipeline.stages.test_determinism import REMEDY_NOTE, Remedied, test_determinism
 from pipeline.stages.test_router import test_router

@@ -9,20 +9,21 @@ from typing import Literal
 
 import psutil
 
-from pipeline.config import Config, InstallConfig, ServeConfig
+from pipeline.config.schema import Config, InstallConfig, ServeConfig
+from pipeline.engine.workspace import Workspace
 from pipeline.errors import HubSilentError, InstallError, ModelError, ServerError
 from pipeline.gpu.compatibility import BFLOAT16, CPU_SET, VllmSet, unmet
 from pipeline.gpu.plan import Plan, crowded
 from pipeline.model import hub
 from pipeline.model.shape import read_shape, weight_bytes
 from pipeline.planning import target
-from pipeline.server import compilers, ports, state
-from pipeline.server.ladder import CPU_CACHE
+from pipeline.server import ports, state
 from pipeline.stages.check_gpu import CPU_PROFILE, Machine
 from pipeline.stages.download_model import model_folder
 from pipeline.stages.install import choose_set, fastest, read_marker
 from pipeline.stages.serve import planned, settled
-from pipeline.workspace import Workspace
+from pipeline.vllm import compilers
+from pipeline.vllm.ladder import CPU_CACHE
 
 GIB, MIB = 2**30, 2**20
 SHM_MIB = 1024  # containers often have 64 MiB, which vLLM's processes fill

@@ -5,7 +5,9 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from pipeline.config import PLANNED_METRIC, Config, GpuConfig, Layers, ModelConfig, ServeConfig
+from pipeline.config.layers import Layers
+from pipeline.config.schema import PLANNED_METRIC, Config, GpuConfig, ModelConfig, ServeConfig
+from pipeline.engine.workspace import Workspace
 from pipeline.errors import ConfigError, HubSilentError, ModelError
 from pipeline.gpu.plan import (
     ERROR_MIB,
@@ -24,11 +26,10 @@ from pipeline.gpu.plan import (
 from pipeline.model.published import EMBEDDED, NON_COMMERCIAL, SOURCE, published_shape, repository
 from pipeline.model.remote import HEADERS, remote_weights
 from pipeline.model.shape import Shape, estimated_bytes, read_shape, weight_bytes
-from pipeline.server.ladder import CPU_CACHE
 from pipeline.stages.check_gpu import Machine
 from pipeline.stages.download_model import model_folder
 from pipeline.terminal import Part, Table
-from pipeline.workspace import Workspace
+from pipeline.vllm.ladder import CPU_CACHE
 
 ASK_HUB_S = 10.0
 HEAD = ("model", "profile", "weights", "from", "KV/token", "utilisation", "context", "peak", "verdict")

@@ -10,17 +10,18 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from pipeline.config import CUDA_DEVICES, AttachConfig, Config, Edges, Given, GpuConfig, Instead, Layers, Visible, Waived, load_layers
+from pipeline.config.layers import Layers, load_layers
+from pipeline.config.schema import CUDA_DEVICES, AttachConfig, Config, Edges, Given, GpuConfig, Instead, Visible, Waived
 from pipeline.dag import ATTACHED, NOTES, STAGES
-from pipeline.engine import Pipeline, Result, Stage
+from pipeline.engine.pipeline import Pipeline, Result, Stage
+from pipeline.engine.record import Outcome, now
+from pipeline.engine.workspace import Workspace
 from pipeline.errors import BusyError, ConfigError, OutOfMemoryError
-from pipeline.record import Outcome, now
 from pipeline.server import state
 from pipeline.server.stop import stop_server
 from pipeline.stages.check_gpu import CPU_PROFILE, Machine
 from pipeline.stages.serve import Server, falls_back
 from pipeline.terminal import Silent, screen
-from pipeline.workspace import Workspace
 
 CONFIG_FILE = "config.yaml"
 

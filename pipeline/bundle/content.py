@@ -9,7 +9,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipeline.bundle.unpack import AGAIN, MANIFEST, MODELS
-from pipeline.config import ModelConfig
+from pipeline.config.schema import ModelConfig
 from pipeline.errors import BundleError
 from pipeline.model.facts import sha256_of
 

@@ -12,12 +12,12 @@ from pathlib import Path
 from pipeline.bundle.content import BundledModel, Manifest, copy_tree, files_of, wanted
 from pipeline.bundle.unpack import MANIFEST, MODELS, PART, PIPELINE, SUMS, UNFINISHED, WHEELS, check_sums, sha256_of
 from pipeline.bundle.wheels import Target, fetch, pins, with_places
-from pipeline.config import ModelConfig
+from pipeline.config.schema import ModelConfig
+from pipeline.engine.record import now
+from pipeline.engine.workspace import Workspace
 from pipeline.errors import BundleError, ModelError
 from pipeline.gpu.compatibility import VllmSet
 from pipeline.model import hub
-from pipeline.record import now
-from pipeline.workspace import Workspace
 
 MIB = 1 << 20
 README = "README.txt"

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from pipeline.client.control import PREEMPTIONS, Control
-from pipeline.client.load import Target
 from pipeline.errors import MeasureError
+from pipeline.load.generator import Target
 
 KV_USAGE = "vllm:kv_cache_usage_perc"  # 1 is all of it
 EACH_S = 1.0

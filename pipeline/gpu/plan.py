@@ -15,7 +15,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from pipeline.config import ServeConfig
+from pipeline.config.schema import ServeConfig
 from pipeline.gpu.nvml import Gpu
 from pipeline.measure.figures import Figure, not_measured
 from pipeline.model.shape import DTYPE_BYTES, Shape, kv_bytes_per_token
@@ -33,7 +33,7 @@ WORKSPACE_MIB = 214.0
 # twice max_num_seqs and at most 512.
 GRAPH_MIB = 7.2  # 369 MiB for 51 sizes on an H100 with vLLM 0.24
 # The KV cache of four runs on an H100 with vLLM 0.24 was within 330 MiB of the plan, their peak within 140 and at most 118 above
-# it (tests/unit/test_plan.py, where examples/ is held against the bands too). One card is few, so the bands are wider.
+# it (tests/unit/gpu/test_plan.py, where examples/ is held against the bands too). One card is few, so the bands are wider.
 ERROR_MIB = 700.0
 PEAK_ERROR_MIB = 150.0
 # Below this a router's prompt with its answer gets tight; serve's own retries stop there too.

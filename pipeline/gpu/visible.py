@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-VARIABLE = "CUDA_VISIBLE_DEVICES"  # as pipeline.config.CUDA_DEVICES, which the sampler is not to load
+VARIABLE = "CUDA_VISIBLE_DEVICES"  # as pipeline.config.schema.CUDA_DEVICES, which the sampler is not to load
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """What models are known to be like where neither their files nor the hub can be asked: the guide's, and the embedded one.
 
 Source: each repository's own config.json on the Hugging Face hub; the sizes that follow from them are checked in
-tests/unit/test_shape.py against the published ones.
+tests/unit/model/test_shape.py against the published ones.
 """
 
 import json

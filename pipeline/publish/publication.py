@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from pipeline.config import SECRET_NAME, PublishConfig
+from pipeline.config.schema import SECRET_NAME, PublishConfig
 from pipeline.errors import PublishError
 from pipeline.publish import document
 from pipeline.publish.github import Target, Thread, ThroughGh, ThroughRest

@@ -10,11 +10,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from pipeline.config import Comparator
+from pipeline.config.schema import Comparator
+from pipeline.engine.record import SWEEP_NOTE, Measurement, Outcome, digest
 from pipeline.errors import RecordError
 from pipeline.measure.figures import Figure
 from pipeline.measure.verdicts import Verdict
-from pipeline.record import SWEEP_NOTE, Measurement, Outcome, digest
 from pipeline.report.gates import Judged, JudgedGate
 from pipeline.report.sweep import Sweep
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from pipeline.record import Measurement, Outcome
+from pipeline.engine.record import Measurement, Outcome
 from pipeline.report.gates import JudgedGate
 from pipeline.report.language import Words
 from pipeline.report.view import measured_words, moment, target_words, with_notes

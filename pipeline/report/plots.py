@@ -7,9 +7,9 @@ from statistics import median
 from typing import Any
 from xml.sax.saxutils import escape
 
+from pipeline.engine.record import Outcome
 from pipeline.measure.drift import Point
 from pipeline.measure.memory import GAP_PERIODS, Sample, gpu_points, host_points
-from pipeline.record import Outcome
 from pipeline.report.gates import JudgedGate
 from pipeline.report.language import ENGLISH, Words
 

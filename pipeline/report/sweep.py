@@ -6,9 +6,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from pipeline.engine.record import Artifact
 from pipeline.measure.digits import ends_of, number
 from pipeline.measure.figures import Figure
-from pipeline.record import Artifact
 from pipeline.report.language import ENGLISH, Words
 
 ACCURACY = "test-router.constrained_route_accuracy"

@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from xml.sax.saxutils import escape
 
-from pipeline.config import Alternative
+from pipeline.config.schema import Alternative
+from pipeline.engine.record import SWEEP_NOTE, Outcome
 from pipeline.measure.digits import ends_of, number
-from pipeline.record import SWEEP_NOTE, Outcome
 from pipeline.report.definitions import noted
 from pipeline.report.language import ENGLISH, Words
 from pipeline.report.plots import LEFT, LETTER, PLOT_HEIGHT, RIGHT, TOP, WIDTH, Scale, box, picture, rule, steps, text

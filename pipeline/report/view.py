@@ -7,17 +7,17 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, TypeVar
 
-from pipeline.config import Alternative, Gate, ReportConfig, is_loopback
+from pipeline.config.schema import Alternative, Gate, ReportConfig, is_loopback
+from pipeline.engine.record import BLOCKED, Failure, Outcome
 from pipeline.errors import MeaninglessError
-from pipeline.gpu.remedies import NoRemedy, Remedy, remedy_for
 from pipeline.measure.digits import ends_of, number, shown
 from pipeline.measure.figures import Figure
 from pipeline.measure.verdicts import asked
-from pipeline.record import BLOCKED, Failure, Outcome
 from pipeline.report.definitions import Definition, definitions, noted
 from pipeline.report.gates import BETWEEN, Judged, JudgedGate
 from pipeline.report.language import ENGLISH, Words
 from pipeline.report.sweep import CellRecord
+from pipeline.vllm.remedies import NoRemedy, Remedy, remedy_for
 
 MARKS = {
     "PASS": "✅ PASS",

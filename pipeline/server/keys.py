@@ -7,10 +7,10 @@ from contextlib import suppress
 from pathlib import Path
 
 from pipeline.client.control import Control
+from pipeline.engine.workspace import Workspace
 from pipeline.errors import ServerError
 from pipeline.redact import KEY_PREFIX
 from pipeline.server.state import Handle, Launch
-from pipeline.workspace import Workspace
 
 VARIABLE = "VLLM_API_KEY"  # vLLM's server reads it; arguments could be read by every user of the machine
 OTHERS = (VARIABLE, "OPENAI_API_KEY")  # where the key of somebody else's server may stand

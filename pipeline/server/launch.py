@@ -11,12 +11,12 @@ from pathlib import Path
 
 import psutil
 
-from pipeline.config import CUDA_DEVICES, ServeConfig
-from pipeline.record import now
+from pipeline.config.schema import CUDA_DEVICES, ServeConfig
+from pipeline.engine.record import now
+from pipeline.engine.workspace import Workspace
 from pipeline.server import keys, state
-from pipeline.server.environment import base_environment
 from pipeline.server.state import Launch
-from pipeline.workspace import Workspace
+from pipeline.vllm.environment import base_environment
 
 KEPT_LAUNCHES = 10
 MODULE = "vllm.entrypoints.openai.api_server"
@@ -58,7 +58,7 @@ def headless(words: list[str]) -> list[str]:
     """Return the command of a node that answers no requests, which the API server's module does not know."""
     python, *rest = words
     if rest[:2] == ["-m", MODULE]:
-        rest = ["-m", "pipeline.server.headless", *rest[2:]]
+        rest = ["-m", "pipeline.vllm.headless", *rest[2:]]
     return [python, *rest, "--headless"]
 
 

@@ -5,14 +5,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pipeline.client.control import Completion, Control
+from pipeline.engine.workspace import Workspace
 from pipeline.errors import MeasureError, OutOfMemoryError, ServerError
 from pipeline.server import state
-from pipeline.server.diagnosis import diagnose, last_error
-from pipeline.server.ladder import MEMORY_CAUSES
-from pipeline.server.phases import Phases
 from pipeline.server.stall import Progress, stacks, work_done
 from pipeline.server.state import Launch
-from pipeline.workspace import Workspace
+from pipeline.vllm.diagnosis import diagnose, last_error
+from pipeline.vllm.ladder import MEMORY_CAUSES
+from pipeline.vllm.phases import Phases
 
 POLL_S = 0.2
 LOOK_S = 2.0

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from pipeline.config import WatchConfig
-from pipeline.workspace import Workspace
+from pipeline.config.schema import WatchConfig
+from pipeline.engine.workspace import Workspace
 
 FIRST_PAUSE_S = 1.0
 LONGEST_PAUSE_S = 60.0

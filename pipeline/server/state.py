@@ -8,10 +8,10 @@ from pathlib import Path
 import psutil
 from pydantic import BaseModel, ConfigDict
 
-from pipeline.config import ServeConfig
+from pipeline.config.schema import ServeConfig
+from pipeline.engine.record import write_atomic
+from pipeline.engine.workspace import Workspace
 from pipeline.errors import ServerError
-from pipeline.record import write_atomic
-from pipeline.workspace import Workspace
 
 SAMPLES = "samples.jsonl"  # in the launch's folder
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")

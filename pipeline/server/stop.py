@@ -8,13 +8,13 @@ from pathlib import Path
 
 import psutil
 
-from pipeline.config import CUDA_DEVICES
+from pipeline.config.schema import CUDA_DEVICES
+from pipeline.engine.record import Artifact, Store, now
+from pipeline.engine.workspace import Workspace
 from pipeline.gpu import nvml
 from pipeline.measure.figures import Figure, not_measured
-from pipeline.record import Artifact, Store, now
 from pipeline.server import ports, state
 from pipeline.server.state import Launch
-from pipeline.workspace import Workspace
 
 NOTE = "stop"
 POLL_S = 0.1

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.config import ServeConfig
+from pipeline.config.schema import ServeConfig
 
 MARGIN_S = 15  # for the pipeline itself
 UNIT = """\

@@ -10,22 +10,22 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from pipeline.client.answer import Answer
-from pipeline.client.calibration import Calibration, calibrate
 from pipeline.client.control import CACHE_HITS, GENERATED_TOKENS, PROMPT_TOKENS, SUCCESSES, Control
-from pipeline.client.load import Target, streamed
-from pipeline.client.spread import Crew, Load, Processes, loop
-from pipeline.client.stamps import between_ms, compressed, first_ms, per_token_ms, raw_line, whole_ms
-from pipeline.config import BenchConfig, Limits
+from pipeline.config.schema import BenchConfig, Limits
+from pipeline.engine.record import Measurement, write_atomic
+from pipeline.engine.workspace import Workspace
 from pipeline.errors import NothingAnsweredError
+from pipeline.load.calibration import Calibration, calibrate
+from pipeline.load.generator import Target, streamed
+from pipeline.load.spread import Crew, Load, Processes, loop
+from pipeline.load.stamps import between_ms, compressed, first_ms, per_token_ms, raw_line, whole_ms
 from pipeline.measure.arrivals import Arrival, overloaded, schedule
 from pipeline.measure.capacity import highest
 from pipeline.measure.figures import Figure, not_measured
 from pipeline.measure.latency import NS_PER_MS, e2e_ms, meets_limits, most_in_flight, steady_tok_s, tpot_ms, ttft_ms
 from pipeline.measure.statistics import percentile_figure, quantile, share_figure
-from pipeline.record import Measurement, write_atomic
 from pipeline.server.watch import watched
 from pipeline.stages.serve import Server, log_of
-from pipeline.workspace import Workspace
 
 TTFT_SECONDS = "vllm:time_to_first_token_seconds"
 TPOT_SECONDS = "vllm:request_time_per_output_token_seconds"
@@ -162,7 +162,7 @@ class Batch:
 
 def bench(settings: BenchConfig, limits: Limits, server: Server, workspace: Workspace) -> BenchResult:
     """Measure TTFT, TPOT and throughput, in a closed and an open loop, after the client itself."""
-    from pipeline.client.workers import crew_of  # 5 ms that an unchanged run does without
+    from pipeline.load.workers import crew_of  # 5 ms that an unchanged run does without
 
     urls = (server.handle.base_url, *server.replicas)
     with crew_of(settings, urls, workspace.say) as crew, watched(server.handle, workspace, "bench") as target:

@@ -6,15 +6,15 @@ from collections.abc import Iterator
 from typing import Any
 
 from pipeline import packages
-from pipeline.config import AutoProfile, GpuConfig, Visible
+from pipeline.config.schema import AutoProfile, GpuConfig, Visible
+from pipeline.engine.record import Artifact
 from pipeline.errors import MachineError
 from pipeline.gpu import host, nvml
 from pipeline.gpu.cautions import Caution, cautions
 from pipeline.gpu.compatibility import set_for_driver
 from pipeline.gpu.host import Host
 from pipeline.gpu.nvml import Driver, Gpu
-from pipeline.record import Artifact
-from pipeline.server import compilers
+from pipeline.vllm import compilers
 
 CPU_PROFILE = "cpu"
 

@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.bundle.content import placed
-from pipeline.config import ModelConfig
+from pipeline.config.schema import ModelConfig
+from pipeline.engine.record import Artifact, digest
+from pipeline.engine.workspace import Workspace
 from pipeline.errors import ModelError
 from pipeline.model import hub, wheel
 from pipeline.model.facts import Facts, ManifestEntry, manifest, read_facts
-from pipeline.record import Artifact, digest
 from pipeline.stages.check_gpu import Machine
-from pipeline.workspace import Workspace
 
 WEIGHTS = {"int8": "int8", "none": "bf16"}
 

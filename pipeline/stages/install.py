@@ -16,13 +16,13 @@ from urllib.parse import unquote
 
 from pipeline import packages
 from pipeline.bundle.content import refuse_other_set
-from pipeline.config import InstallConfig
+from pipeline.config.schema import InstallConfig
+from pipeline.engine.record import Artifact
+from pipeline.engine.workspace import Workspace
 from pipeline.errors import InstallError
 from pipeline.gpu.compatibility import CPU_SET, SETS, UPDATE_DRIVER, VllmSet, no_set_for, set_for_driver, set_named
-from pipeline.record import Artifact
-from pipeline.server.environment import base_environment, quick_start
 from pipeline.stages.check_gpu import CPU_PROFILE, Machine
-from pipeline.workspace import Workspace
+from pipeline.vllm.environment import base_environment, quick_start
 
 GIB = 2**30
 MARKER = "vllm-poc.json"

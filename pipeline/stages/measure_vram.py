@@ -16,23 +16,23 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from pipeline.client.control import Control
-from pipeline.client.load import Target, closed_loop, streamed
 from pipeline.client.meter import Meter, metered
-from pipeline.config import VramConfig
+from pipeline.config.schema import VramConfig
+from pipeline.engine.record import Measurement, now
+from pipeline.engine.workspace import Workspace
 from pipeline.errors import MeaninglessError, MeasureError, NothingAnsweredError
 from pipeline.gpu.plan import plan_error_figure
+from pipeline.load.generator import Target, closed_loop, streamed
 from pipeline.measure import memory
 from pipeline.measure.figures import Figure, not_measured
 from pipeline.measure.memory import Gaps, Sample, Span
-from pipeline.record import Measurement, now
-from pipeline.server.breakdown import Breakdown, breakdown
-from pipeline.server.kernels import compiled, is_monitored
 from pipeline.server.loads import NAME, Loads, read_loads
 from pipeline.server.state import Left
 from pipeline.server.watch import watched
 from pipeline.stages.check_gpu import Machine
 from pipeline.stages.serve import Server
-from pipeline.workspace import Workspace
+from pipeline.vllm.breakdown import Breakdown, breakdown
+from pipeline.vllm.kernels import compiled, is_monitored
 
 OWN = "measure-vram"  # whose load is added here
 OUTPUT_TOKENS = 32

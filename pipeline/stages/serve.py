@@ -8,31 +8,32 @@ from types import MappingProxyType
 from typing import Any
 
 from pipeline.client.control import ModelCard
-from pipeline.client.load import Target
-from pipeline.config import CUDA_DEVICES, AttachConfig, ModelConfig, ServeConfig
+from pipeline.config.schema import CUDA_DEVICES, AttachConfig, ModelConfig, ServeConfig
+from pipeline.engine.record import Artifact, Store
+from pipeline.engine.workspace import Workspace
 from pipeline.errors import MeaninglessError, MeasureError, ModelError, OutOfMemoryError, ServerError
 from pipeline.gpu import nvml
 from pipeline.gpu.compatibility import CPU_SET, set_named
 from pipeline.gpu.host import Host
 from pipeline.gpu.plan import SHORTEST_CONTEXT, Demand, Plan, crowded, deciding, demand, refusal, unplanned
+from pipeline.load.generator import Target
 from pipeline.model.shape import read_shape, weight_bytes
-from pipeline.record import Artifact, Store
-from pipeline.server import compilers, ports, state
 from pipeline.server import launch as launching
-from pipeline.server.environment import quick_start
+from pipeline.server import ports, state
 from pipeline.server.identity import Proof, is_real, prove, show
-from pipeline.server.kernels import is_monitored
 from pipeline.server.keys import control_of, key_file, key_of
-from pipeline.server.ladder import FEWEST_SEQUENCES, HOPELESS, MOST_ATTEMPTS, PLANNED, Attempt, smaller
-from pipeline.server.parallel import check, read_parts
 from pipeline.server.readiness import DEATH_S, died, first_completion, gone, says_something, wait_until_ready
 from pipeline.server.state import Handle, Launch
 from pipeline.server.stop import stop_server
-from pipeline.server.warm_up import warm_up
 from pipeline.stages.check_gpu import CPU_PROFILE, Machine
 from pipeline.stages.download_model import Model
 from pipeline.stages.install import Installation
-from pipeline.workspace import Workspace
+from pipeline.vllm import compilers
+from pipeline.vllm.environment import quick_start
+from pipeline.vllm.kernels import is_monitored
+from pipeline.vllm.ladder import FEWEST_SEQUENCES, HOPELESS, MOST_ATTEMPTS, PLANNED, Attempt, smaller
+from pipeline.vllm.parallel import check, read_parts
+from pipeline.vllm.warm_up import warm_up
 
 # From here on vLLM's binding of threads to cores should pay for a worker process of its own; measured on 2 cores only.
 MOST_UNBOUND_CORES = 4

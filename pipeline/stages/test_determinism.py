@@ -13,19 +13,19 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from pipeline.client.control import REQUESTS_RUNNING, Control
-from pipeline.client.load import Target, closed_loop, streamed
-from pipeline.config import DeterminismConfig
+from pipeline.config.schema import DeterminismConfig
+from pipeline.engine.record import Artifact, Failure, Measurement
+from pipeline.engine.workspace import Workspace
 from pipeline.errors import MeasureError, ServerError
+from pipeline.load.generator import Target, closed_loop, streamed
 from pipeline.measure.agreement import Agreement, against, agreement
 from pipeline.measure.answers import canonical
 from pipeline.measure.figures import Figure, not_measured
 from pipeline.measure.statistics import share_figure
-from pipeline.record import Artifact, Failure, Measurement
-from pipeline.server.ladder import Attempt
 from pipeline.server.watch import watched
 from pipeline.stages.serve import Server, insist_on_answers, restarted
 from pipeline.suite import load_prompts
-from pipeline.workspace import Workspace
+from pipeline.vllm.ladder import Attempt
 
 REMEDY_NOTE = "determinism-remedy"
 LOAD_STARTS_S = 5.0

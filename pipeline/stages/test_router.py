@@ -10,19 +10,19 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from pipeline.client.answer import Answer
-from pipeline.client.load import Target, closed_loop, streamed, unary
-from pipeline.config import RouterConfig
+from pipeline.config.schema import RouterConfig
+from pipeline.engine.record import Measurement, write_atomic
+from pipeline.engine.workspace import Workspace
 from pipeline.errors import MeasureError, NothingAnsweredError
+from pipeline.load.generator import Target, closed_loop, streamed, unary
 from pipeline.measure.answers import Checked, check
 from pipeline.measure.classification import Confusion, confusion, macro_f1, majority_share, mcnemar_p
 from pipeline.measure.figures import Figure
 from pipeline.measure.latency import e2e_ms, ttft_ms
 from pipeline.measure.statistics import bootstrap_figure, percentile_figure, share_figure
-from pipeline.record import Measurement, write_atomic
 from pipeline.server.watch import watched
 from pipeline.stages.serve import Server, insist_on_answers, log_of
 from pipeline.suite import Case, Suite, load_suite
-from pipeline.workspace import Workspace
 
 SHOWN_FAILURES = 3  # of each class
 SHOWN_CHARACTERS = 300

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from pipeline.config import Config
+from pipeline.config.schema import Config
 from pipeline.gpu.plan import LAPTOP, LAPTOP_MIB, refusal
 from pipeline.measure.digits import counted
 from pipeline.planning import Candidate, Card, Library, on_processor, row

@@ -14,7 +14,8 @@ from typing import Any
 
 import yaml
 
-from pipeline.config import Config, nearest
+from pipeline.config.layers import nearest
+from pipeline.config.schema import Config
 from pipeline.errors import ConfigError
 
 PROFILE = "profile"

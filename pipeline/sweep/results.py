@@ -6,9 +6,9 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from pipeline.engine.record import BLOCKED, Store, write_atomic
 from pipeline.errors import MeaninglessError, RecordError
 from pipeline.measure.figures import Figure
-from pipeline.record import BLOCKED, Store, write_atomic
 from pipeline.redact import redacted
 from pipeline.report.document import FILE_NAME, MEASURING, Document, ReportedFigure, read_document
 from pipeline.report.sweep import METRICS, CellRecord

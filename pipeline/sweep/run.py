@@ -7,19 +7,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pipeline import runs
-from pipeline.code import CodeDigests
-from pipeline.config import ENVIRONMENT_PREFIX, Config, Layers, nearest, single_value
+from pipeline.config.layers import ENVIRONMENT_PREFIX, Layers, nearest, single_value
+from pipeline.config.schema import Config
 from pipeline.dag import STAGES
-from pipeline.engine import content_digest
+from pipeline.engine.code import CodeDigests
+from pipeline.engine.pipeline import content_digest
+from pipeline.engine.record import SWEEP_NOTE, Outcome, Store, digest, now, write_atomic
+from pipeline.engine.workspace import Workspace
 from pipeline.errors import ConfigError, RecordError
 from pipeline.measure.digits import counted
 from pipeline.planning import Card, Library
-from pipeline.record import SWEEP_NOTE, Outcome, Store, digest, now, write_atomic
 from pipeline.redact import redacted
 from pipeline.report.document import FILE_NAME, Document
 from pipeline.report.sweep import INTERRUPTED, CellRecord, Sweep, best_of, exit_code, recommendation
 from pipeline.report.sweep_view import pareto, sweep_section
+from pipeline.runs import kept as runs
 from pipeline.stages.check_gpu import Machine
 from pipeline.sweep import grid, results
 from pipeline.sweep.fit import Fit, estimates, fit, gpus_of, minutes
@@ -28,7 +30,6 @@ from pipeline.sweep.node import SWEEPS
 from pipeline.sweep.placing import Ended, Nodes, Order, Placing
 from pipeline.sweep.summary import PLOT, page
 from pipeline.terminal import Answer
-from pipeline.workspace import Workspace
 
 SUMMARY_FILE = "SWEEP.md"
 LOCAL = "~/.cache/vllm-poc-sweep"  # on nodes that do not see this folder

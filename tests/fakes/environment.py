@@ -11,7 +11,8 @@ from pathlib import Path
 
 import psutil
 
-from pipeline.config import ServeConfig
+from pipeline.config.schema import ServeConfig
+from pipeline.engine.workspace import Workspace
 from pipeline.gpu.host import Host
 from pipeline.gpu.nvml import Driver, Gpu
 from pipeline.model.facts import Facts
@@ -22,7 +23,6 @@ from pipeline.stages.download_model import Model
 from pipeline.stages.install import Installation
 from pipeline.stages.serve import Server, serve
 from pipeline.terminal import Answer, Silent, give
-from pipeline.workspace import Workspace
 from tests.fakes import fake_vllm
 from tests.fakes.fake_vllm import FakeVllm, Script
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.client.calibration import Calibration
+from pipeline.load.calibration import Calibration
 from pipeline.server import state
 from pipeline.stages import bench
 from tests.fakes.cluster import Cluster

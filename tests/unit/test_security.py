@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from pipeline.config import AttachConfig, ServeConfig, is_loopback
+from pipeline.config.schema import AttachConfig, ServeConfig, is_loopback
+from pipeline.engine.record import Failure, Store, now
+from pipeline.engine.workspace import Workspace
 from pipeline.errors import ServerError
-from pipeline.record import Failure, Store, now
 from pipeline.redact import HIDDEN, KEY_PREFIX, redacted
 from pipeline.server.keys import key_file, made_key, read_key
-from pipeline.workspace import Workspace
 
 TOKEN = "hf_" + "a1B2" * 8
 

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline import terminal
+from pipeline.engine.workspace import Workspace
 from pipeline.terminal import Answer, Lines, Moving, Quiet, Silent, Table, aligned, give, moves, plain, screen, show, style_of
-from pipeline.workspace import Workspace
 
 SECRET = "hf_abcdefghijkl"
 

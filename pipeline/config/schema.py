@@ -1,0 +1,524 @@
+"""The settings: one typed section for each subject, with the rules that a value must meet."""
+
+import ipaddress
+import math
+import os
+import re
+from datetime import date
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationInfo, field_validator, model_validator
+
+from pipeline.redact import redacted
+
+CUDA_DEVICES = "CUDA_VISIBLE_DEVICES"
+Comparator = Literal["<", "<=", ">", ">=", "=="]
+Positive = Annotated[int, Field(gt=0)]
+Seconds = Annotated[float, Field(gt=0)]
+# A gate's target that is no number: the peak that the plan of the start says, with the plan's error on top.
+PLAN: Literal["plan"] = "plan"
+PLANNED_METRIC = "measure-vram.vram_peak_mib"
+
+
+SECRET_ARGUMENTS = ("--api-key", "--hf-token")
+SECRET_NAME = re.compile(r"(^|_)(API_?KEY|KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)$", re.IGNORECASE)
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether only this machine can reach a server that binds there."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+class Section(BaseModel):
+    """Base of the sections; an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+
+    def files(self) -> tuple[str, ...]:
+        """Return the files or folders, relative to the project, whose content counts as part of these settings."""
+        return ()
+
+
+class AutoProfile(Section):
+    """The profile that `profile: auto` takes on a GPU with at least this much memory.
+
+    `non_commercial`: the licence of its model forbids commercial use, which check-gpu says.
+    """
+
+    min_total_mib: Positive
+    profile: str
+    non_commercial: bool = False
+
+
+class GpuConfig(Section):
+    """What check-gpu insists on and chooses."""
+
+    required: bool = False
+    auto: tuple[AutoProfile, ...] = ()
+
+
+class InstallConfig(Section):
+    """Which vLLM goes into venv-vllm."""
+
+    set: str = "auto"
+    python: str | None = None
+    cpu_wheel: str | None = None
+    min_free_gib: Seconds = 5
+
+
+class ModelConfig(Section):
+    """Where the model comes from and what it is called."""
+
+    name: str = "model"
+    source: Literal["hub", "wheel", "path"] = "wheel"
+    repo: str | None = None
+    revision: str = "main"
+    path: str | None = None
+    quantization: Literal["auto", "int8", "none"] = "auto"
+    min_free_gib: Annotated[float, Field(ge=0)] = 1
+
+    @model_validator(mode="after")
+    def source_has_its_place(self) -> "ModelConfig":
+        if self.source == "hub" and not self.repo:
+            raise ValueError("source hub needs model.repo, as in Qwen/Qwen2.5-1.5B-Instruct")
+        if self.source == "path" and not self.path:
+            raise ValueError("source path needs model.path, a folder with config.json and weights")
+        return self
+
+
+class ServeConfig(Section):
+    """How the server is started."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=1, le=65535)] = 8000
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    max_model_len: Positive = 4096
+    max_num_seqs: Positive = 16
+    max_num_batched_tokens: Positive | None = None
+    enforce_eager: Literal["auto"] | bool = "auto"
+    tensor_parallel_size: Positive = 1
+    pipeline_parallel_size: Positive = 1
+    data_parallel_size: Positive = 1
+    distributed_executor_backend: Literal["auto", "mp", "uni", "ray"] = "auto"
+    nnodes: Positive = 1
+    node_rank: Annotated[int, Field(ge=0)] = 0
+    master_addr: str | None = None
+    master_port: Annotated[int, Field(ge=1, le=65535)] = 29501
+    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] | None = None
+    block_size: Positive | None = None
+    seed: int = 0
+    load_format: Literal["auto", "dummy"] = "auto"
+    trust_remote_code: bool = False
+    extra_args: tuple[str, ...] = ()
+    env: dict[str, str] = {}
+    on_oom: Literal["auto", "fallback", "fail"] = "auto"
+    smaller_profile: str | None = None
+    force_start: bool = False
+    start_timeout_s: Seconds = 600
+    stall_timeout_s: Seconds = 180
+    drain_timeout_s: Annotated[int, Field(ge=0)] = 20
+    stop_timeout_s: Seconds = 20
+    memory_samples_per_s: Annotated[float, Field(gt=0, le=20)] = 5
+
+    @property
+    def is_open(self) -> bool:
+        """Tell whether others than this machine's users can reach the server."""
+        return not is_loopback(self.host)
+
+    @property
+    def world_size(self) -> int:
+        """Return how many devices hold a share of the model: tensor × pipeline; each data-parallel replica has as many."""
+        return self.tensor_parallel_size * self.pipeline_parallel_size
+
+    @model_validator(mode="after")
+    def parts_fit_together(self) -> "ServeConfig":
+        backend = self.distributed_executor_backend
+        if self.world_size > 1 and backend == "uni":
+            raise ValueError(f"distributed_executor_backend: uni is one process for one device, not {self.world_size}; take mp or ray")
+        if self.nnodes == 1:
+            if self.node_rank:
+                raise ValueError(f"node_rank {self.node_rank} needs nnodes of {self.node_rank + 1} or more")
+            return self
+        if backend not in ("auto", "mp"):
+            raise ValueError(f"nnodes needs distributed_executor_backend mp, not {backend}; Ray spreads over its own cluster with nnodes 1")
+        if not self.master_addr:
+            raise ValueError("nnodes above 1 needs master_addr, the address of node 0 that the others reach")
+        if self.node_rank >= self.nnodes:
+            raise ValueError(f"node_rank {self.node_rank} is not below nnodes {self.nnodes}: nodes count from 0")
+        devices = self.world_size * self.data_parallel_size
+        if devices % self.nnodes:
+            raise ValueError(f"{devices} devices (tensor × pipeline × data parallel) do not divide into {self.nnodes} nodes")
+        return self
+
+    @field_validator("env", mode="before")
+    @classmethod
+    def numbers_are_text(cls, given: Any) -> Any:
+        """YAML reads `CUDA_VISIBLE_DEVICES: 0` as a number."""
+        return {name: str(value) if type(value) is int else value for name, value in given.items()} if isinstance(given, dict) else given
+
+    @model_validator(mode="after")
+    def secrets_stay_secret(self) -> "ServeConfig":
+        for word in self.extra_args:
+            name = word.partition("=")[0]
+            if name in SECRET_ARGUMENTS:
+                raise ValueError(f"extra_args: every user of the machine can read {name}; an open host gets a key by itself")
+        for name, value in self.env.items():
+            if SECRET_NAME.search(name) or redacted(value) != value:
+                raise ValueError(f"env: {name} looks like a secret, and these values are shown in the report; see README, Who may reach it")
+        if self.is_open and self.env.get("VLLM_SERVER_DEV_MODE", "0") not in ("", "0"):
+            raise ValueError(f"env: VLLM_SERVER_DEV_MODE opens the server's insides; not on host {self.host}, only on loopback")
+        return self
+
+
+class AttachConfig(Section):
+    """A server that someone else runs, to be measured in place of ours, and replicas of it that share `bench`'s load."""
+
+    url: str | None = None
+    replicas: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def replicas_have_a_first(self) -> "AttachConfig":
+        urls = (self.url, *self.replicas)
+        if self.replicas and self.url is None:
+            raise ValueError("replicas: attach.url names the first of them (--attach URL)")
+        if len(set(urls)) < len(urls):
+            raise ValueError("replicas: the same server twice would count twice")
+        return self
+
+    @field_validator("replicas")
+    @classmethod
+    def are_base_urls(cls, urls: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(cls.is_base_url(url) or "" for url in urls)
+
+    @field_validator("url")
+    @classmethod
+    def is_base_url(cls, url: str | None) -> str | None:
+        if url is None:
+            return None
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("expected http://host:port or https://host")
+        if parts.username or parts.password or parts.query or parts.fragment:
+            raise ValueError("expected no user, query or fragment; an API key belongs into the environment variable VLLM_API_KEY")
+        return url.rstrip("/").removesuffix("/v1")
+
+
+class WatchConfig(Section):
+    """When `serve --watch` gives up restarting a server that crashes."""
+
+    max_restarts: Annotated[int, Field(ge=0)] = 5
+    window_s: Seconds = 600
+
+
+class RouterConfig(Section):
+    """The router test."""
+
+    suite: str = "suites/router-en"
+    cases: Positive = 24
+    unary_cases: Annotated[int, Field(ge=0)] = 24
+    max_tokens: Positive = 128
+    timeout_s: Seconds = 120
+
+    def files(self) -> tuple[str, ...]:
+        return (self.suite,)
+
+
+class DeterminismConfig(Section):
+    """The guide's test, the same prompt again and again, and what else may change an answer."""
+
+    prompts: str = "suites/determinism-en.txt"
+    count: Positive = 20
+    runs: Annotated[int, Field(ge=2)] = 10
+    seed: int = 42
+    max_tokens: Positive = 64
+    cache_runs: Annotated[int, Field(ge=0)] = 2
+    load: tuple[Positive, ...] = (2, 4, 8, 16)
+    load_runs: Positive = 2
+    restart: bool = True
+    control_temperature: Annotated[float, Field(gt=0)] = 0.8
+    timeout_s: Seconds = 120
+
+    def files(self) -> tuple[str, ...]:
+        return (self.prompts,)
+
+
+class BenchConfig(Section):
+    """Latency and throughput."""
+
+    ttft_requests: Positive = 64
+    warmup_requests: Annotated[int, Field(ge=1)] = 4
+    decode_requests: Positive = 8
+    output_tokens: Annotated[int, Field(ge=2)] = 64
+    concurrency: tuple[Positive, ...] = Field(default=(1, 4, 8), min_length=1)
+    requests_per_level: Positive = 16
+    open_loop: tuple[Literal["poisson", "constant"], ...] = ("poisson", "constant")
+    open_share: Annotated[float, Field(gt=0)] = 0.6
+    open_requests: Positive = 16
+    find_capacity: bool = False
+    capacity_requests: Positive = 64
+    capacity_steps: Positive = 7
+    capacity_goodput: Annotated[float, Field(gt=0, le=100)] = 95
+    client_delay_ms: Seconds = 1
+    ray_address: str | None = None
+    ray_clients: Positive = 2
+    seed: int = 42
+    timeout_s: Seconds = 300
+
+
+class VramConfig(Section):
+    """Memory under load."""
+
+    load_s: Seconds = 20
+    concurrency: Positive = 4
+
+
+IMAGES = "report"  # the folder of the report's pictures, beside it
+
+
+class ReportConfig(Section):
+    """What the report is called and where it goes."""
+
+    title: str = "vLLM PoC"
+    language: Literal["en", "tr"] = "en"
+    output: str = "REPORT.md"
+    junit_inconclusive: Literal["failure", "skipped"] = "failure"
+    junit_not_measured: Literal["failure", "skipped"] = "failure"
+
+    @property
+    def document(self) -> str:
+        """Return where the report for programs goes: beside the one for people."""
+        return str(Path(self.output).with_name("report.json"))
+
+    @property
+    def page(self) -> str:
+        """Return where the report for a browser goes: beside it too."""
+        return str(Path(self.output).with_name("report.html"))
+
+    @field_validator("output")
+    @classmethod
+    def leaves_the_records_alone(cls, output: str) -> str:
+        if Path(os.path.normpath(output)).parts[0] == "artifacts":
+            raise ValueError("artifacts/ holds the records, report.json among them: choose another folder")
+        return output
+
+    def files(self) -> tuple[str, ...]:
+        return ("templates",)
+
+
+class PublishConfig(Section):
+    """Where `publish` commits the report."""
+
+    repo: Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")] | None = None
+    branch: Annotated[str, Field(pattern=r"^[^-\s]\S*$")] = "vllm-poc-report"
+    path: str = "."
+
+    @field_validator("path")
+    @classmethod
+    def stays_inside(cls, path: str) -> str:
+        parts = PurePosixPath(path).parts
+        if path.startswith("/") or ".." in parts or ".git" in parts:
+            raise ValueError("expected a folder in the repository, as in docs/report")
+        return path
+
+
+class SweepConfig(Section):
+    """The matrix that `sweep` runs the pipeline over, and how much of Ray it takes."""
+
+    grid: dict[str, tuple[Any, ...]] = {}
+    max_cells: Positive = 64
+    retries: Annotated[int, Field(ge=0)] = 2
+    object_store_mib: Annotated[int, Field(ge=80)] = 128
+    node_folder: str = "~/.cache/vllm-poc-sweep"
+
+
+class RunsConfig(Section):
+    """How many runs are kept in artifacts/runs, and how much of the disk they may take."""
+
+    keep: Positive = 20
+    max_mib: Positive = 500
+
+
+class Gate(Section):
+    """A target that a figure must meet; `metric` is <stage>.<figure>."""
+
+    label: str
+    metric: Annotated[str, Field(pattern=r"^[a-z-]+\.[a-z0-9_]+$")]
+    statistic: str = ""
+    comparator: Comparator
+    target: float | Literal["plan"]
+    unit: str = ""
+    min_n: Positive = 1
+    judge_by: Literal["bound", "point"] = "bound"
+    required: bool = True
+    table: Literal["targets", "criteria"] = "targets"
+
+    @property
+    def numbers(self) -> tuple[float, ...]:
+        """Return the target where it is a number, which no rounding may hide."""
+        return () if isinstance(self.target, str) else (self.target,)
+
+    @field_validator("target", mode="plain")
+    @classmethod
+    def is_a_number_or_the_plan(cls, given: object, info: ValidationInfo) -> float | str:
+        if given == PLAN and info.data.get("metric") == PLANNED_METRIC and info.data.get("comparator") in ("<", "<="):
+            return PLAN
+        if given == PLAN:
+            raise ValueError(f"`plan` is a target only for {PLANNED_METRIC} with < or <=; expected a number")
+        if type(given) in (int, float) and math.isfinite(number := float(str(given))):
+            return number
+        raise ValueError(f"expected a number{' or `plan`' if info.data.get('metric') == PLANNED_METRIC else ''}, got {given!r}")
+
+
+class Gates(RootModel[dict[str, Gate]]):
+    """The gates by id."""
+
+    model_config = ConfigDict(frozen=True, defer_build=True)
+
+
+class Waiver(Section):
+    """Why a required gate may miss its target, and the last day on which that counts."""
+
+    reason: str
+    expires: date
+
+    @field_validator("reason")
+    @classmethod
+    def says_why(cls, reason: str) -> str:
+        if not reason.strip():
+            raise ValueError("expected the reason why the gate may miss its target")
+        return " ".join(reason.split())
+
+    @field_validator("expires", mode="before")
+    @classmethod
+    def is_a_date(cls, value: object) -> object:
+        # pydantic would take 20270131 for seconds since 1970.
+        if type(value) is date or (isinstance(value, str) and re.fullmatch(r"\d{4}-\d\d-\d\d", value)):
+            return value
+        raise ValueError(f"expected a date as in 2027-01-31, got {value!r}")
+
+
+class Waived(Section):
+    """The waivers of a day, by the gates' ids: those that count and those that do so no more."""
+
+    in_force: dict[str, Waiver] = {}
+    expired: dict[str, Waiver] = {}
+
+
+class Waivers(RootModel[dict[str, Waiver]]):
+    """The waivers by the gates' ids."""
+
+    model_config = ConfigDict(frozen=True, defer_build=True)
+
+    def on(self, day: date) -> Waived:
+        """Return how the waivers stand on that day."""
+        in_force = {name: waiver for name, waiver in self.root.items() if day <= waiver.expires}
+        return Waived(in_force=in_force, expired={name: waiver for name, waiver in self.root.items() if name not in in_force})
+
+
+class Limits(Section):
+    """What a single request may take for the gates to pass; derived from them, None where no gate says."""
+
+    ttft_ms: float | None = None
+    tpot_ms: float | None = None
+    e2e_ms: float | None = None
+
+
+class Visible(Section):
+    """The devices that serve.env leaves the server, as CUDA_VISIBLE_DEVICES; derived from it, None where our environment decides."""
+
+    devices: str | None = None
+
+
+class Alternative(Section):
+    """One row of the guide's table of models."""
+
+    model: str
+    size: str
+    vram: str
+    use_case: str
+    profile: str | None = None
+
+
+class Alternatives(RootModel[tuple[Alternative, ...]]):
+    """The guide's model alternatives."""
+
+    model_config = ConfigDict(frozen=True, defer_build=True)
+
+
+class Profile(RootModel[str]):
+    """The name of the profile in force."""
+
+    model_config = ConfigDict(frozen=True, defer_build=True)
+
+
+class Given(RootModel[tuple[str, ...]]):
+    """What the environment and --set said, as KEY=VALUE, weakest first; the profile aside."""
+
+    model_config = ConfigDict(frozen=True, defer_build=True)
+
+
+class Instead(RootModel[tuple[str, ...]]):
+    """Why profiles that were asked for were left for the one in force, one sentence each."""
+
+    model_config = ConfigDict(frozen=True, defer_build=True)
+
+
+class Edges(RootModel[tuple[tuple[str, str], ...]]):
+    """Which stage needs which, as (needed, needing)."""
+
+    model_config = ConfigDict(frozen=True, defer_build=True)
+
+
+class Config(Section):
+    """All settings."""
+
+    profile: Profile = Profile("auto")
+    gpu: GpuConfig = GpuConfig()
+    install: InstallConfig = InstallConfig()
+    model: ModelConfig = ModelConfig()
+    serve: ServeConfig = ServeConfig()
+    attach: AttachConfig = AttachConfig()
+    watch: WatchConfig = WatchConfig()
+    router: RouterConfig = RouterConfig()
+    determinism: DeterminismConfig = DeterminismConfig()
+    bench: BenchConfig = BenchConfig()
+    vram: VramConfig = VramConfig()
+    gates: Gates = Gates({})
+    waivers: Waivers = Waivers({})
+    alternatives: Alternatives = Alternatives(())
+    report: ReportConfig = ReportConfig()
+    publish: PublishConfig = PublishConfig()
+    runs: RunsConfig = RunsConfig()
+    sweep: SweepConfig = SweepConfig()
+
+    @property
+    def limits(self) -> Limits:
+        """Return the limits for a single request that the gates imply, the strictest where several do."""
+        asked = [(gate.metric, gate.comparator, number) for gate in self.gates.root.values() for number in gate.numbers]
+        at_most = [(metric, number) for metric, comparator, number in asked if comparator in ("<", "<=")]
+        at_least = [(metric, number) for metric, comparator, number in asked if comparator in (">", ">=") and number > 0]
+        found = [(name, number) for name in Limits.model_fields for metric, number in at_most if metric.startswith(f"bench.{name}_")]
+        found += [("tpot_ms", 1000 / number) for metric, number in at_least if metric.startswith("bench.decode_tok_s_")]
+        return Limits(**dict(sorted(found, reverse=True)))  # of the same name the last stays, which is the smallest
+
+    @property
+    def visible(self) -> Visible:
+        """Return which devices the server's own environment chooses."""
+        return Visible(devices=self.serve.env.get(CUDA_DEVICES))
+
+    def section(self, kind: type[BaseModel]) -> BaseModel:
+        """Return the section of that type."""
+        if kind is Visible:
+            return self.visible
+        if kind is Limits:
+            return self.limits
+        for name in type(self).model_fields:
+            value = getattr(self, name)
+            if isinstance(value, kind):
+                return value
+        raise TypeError(f"{kind.__name__} is not a section of Config")

@@ -1,0 +1,117 @@
+"""calibrate-noise: how far figures move from one start of the server to the next, so that `compare` takes no noise for a change."""
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from pipeline.engine.record import Artifact, Measurement
+from pipeline.errors import ConfigError
+from pipeline.experiments.remedy import Bed, stop_left
+from pipeline.measure import comparison
+from pipeline.measure.verdicts import digits
+from pipeline.server.watch import watched
+from pipeline.stages import bench, test_router
+from pipeline.stages.serve import Server, serve
+
+NOTE = "noise"
+ROUTER_CASES = 16  # so many tell the latency; the whole suite would take minutes at each start
+
+
+class FigureNoise(BaseModel):
+    """A figure at each start: (largest − smallest) / median, and standard deviation / mean."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+
+    unit: str
+    n: int
+    values: list[float]
+    relative_range: float
+    variation: float
+
+
+class RunNoise(Artifact):
+    """The run-to-run spread of figures by their names, as in bench.ttft_ms_p50, and where it holds."""
+
+    device: str
+    model: str
+    vllm: str
+    starts: int
+    simulated: bool
+    figures: dict[str, FigureNoise]
+
+
+def parsed(starts: str) -> int:
+    """Return the number of starts; ConfigError for anything but 2 and more."""
+    if not starts.isdecimal() or int(starts) < 2:
+        raise ConfigError(f"--starts: expected a number from 2 on, got {starts!r}", "for example --starts 3")
+    return int(starts)
+
+
+def calibrated(bed: Bed, starts: int) -> RunNoise:
+    """Start the server so often, measure at each start and stop it again; the records and stamps of others stay as they are."""
+    taken: list[list[Measurement]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for number in range(1, starts + 1):
+            bed.workspace.say(f"start {number} of {starts}")
+            try:
+                server = serve(bed.config.serve, bed.machine, bed.installation, bed.model, bed.workspace)
+                taken.append(list(measured(bed, server, Path(folder))))
+            finally:
+                stop_left(bed.workspace)
+    return RunNoise(
+        device=server.device,
+        model=server.model,
+        vllm=server.vllm,
+        starts=starts,
+        simulated=any(record.simulated for records in taken for record in records),
+        figures=spreads(taken),
+    )
+
+
+def measured(bed: Bed, server: Server, folder: Path) -> list[Measurement]:
+    """Return what one start gives."""
+    config, workspace = bed.config, bed.workspace
+    with watched(server.handle, workspace) as target:
+        found: list[Measurement] = [bench.measure(config.bench, config.limits, server, target, workspace, folder / "bench.jsonl.gz")]
+        if not server.random_weights:
+            few = config.router.model_copy(update={"cases": min(ROUTER_CASES, config.router.cases), "unary_cases": 0})
+            found.append(test_router.send_suite(few, server, target, workspace, folder / "test-router.jsonl"))
+    return found
+
+
+def spreads(taken: Sequence[Sequence[Measurement]]) -> dict[str, FigureNoise]:
+    """Return the spread of each timed figure that every start gave; what answers are worth is for `test-router` to say."""
+    result = {}
+    stages = {bench.BenchResult: "bench", test_router.RouterResult: "test-router"}
+    for position, record in enumerate(taken[0]):
+        for name, figure in record.figures.items():
+            again = [records[position].figures.get(name) for records in taken]
+            values = [one.value for one in again if one is not None and one.value is not None]
+            timed = figure.unit != "%" and comparison.better_when(name, figure.unit) is not None
+            found = comparison.spread(values) if timed and len(values) == len(taken) else None
+            if found is not None:
+                result[f"{stages[type(record)]}.{name}"] = FigureNoise(
+                    unit=figure.unit, n=found.n, values=values, relative_range=found.relative_range, variation=found.variation
+                )
+    return result
+
+
+def lines(noise: RunNoise) -> list[str]:
+    """Return the spread for the terminal."""
+    width = max((len(name) for name in noise.figures), default=0)
+    return [
+        f"run-to-run noise of {noise.starts} starts: {noise.model} on {noise.device}, vLLM {noise.vllm}",
+        *(
+            f"{name:<{width}}  {digits(min(entry.values))} to {digits(max(entry.values))} {entry.unit}, "
+            f"range {percent(entry.relative_range)}, coefficient of variation {percent(entry.variation)}"
+            for name, entry in noise.figures.items()
+        ),
+        f"artifacts/{NOTE}.json; `./inv compare` takes it where device, model and vLLM are these",
+    ]
+
+
+def percent(share: float) -> str:
+    """Return the share in percent, to a tenth."""
+    return f"{100 * share:.1f} %"

@@ -1,0 +1,240 @@
+"""determinism-remedy: the determinism arms and the speed of a server without the remedy and of one with it, side by side."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.config.schema import BenchConfig, Config, ServeConfig
+from pipeline.engine.record import Failure, Store, write_atomic
+from pipeline.engine.workspace import Workspace
+from pipeline.errors import MeaninglessError, PipelineError, ServerError
+from pipeline.load.calibration import Calibration, calibrate
+from pipeline.load.stamps import per_token_ms
+from pipeline.measure.figures import Figure, not_measured
+from pipeline.measure.statistics import percentile_figure
+from pipeline.report.view import remedy_table
+from pipeline.server import state
+from pipeline.server.state import Launch
+from pipeline.server.stop import NOTE, stop_server
+from pipeline.server.watch import watched
+from pipeline.stages.bench import NO_GAP, Run, level, processes, valid
+from pipeline.stages.check_gpu import Machine
+from pipeline.stages.download_model import Model
+from pipeline.stages.install import Installation
+from pipeline.stages.serve import Server, clear_old, device_of, relaunched, serve, settled
+from pipeline.stages.test_determinism import REMEDY_NOTE, Arm, Remedied, Side, all_arms
+from pipeline.suite import load_prompts
+from pipeline.terminal import Part, Table
+from pipeline.vllm.remedies import NoRemedy, Remedy, remedy_for
+
+PROVEN = ("D1", "D2", "D3", "D4")
+UNIT = "tok/s"
+Client = tuple[list[Calibration], float]  # what `calibrate` gives
+
+
+@dataclass(frozen=True)
+class Bed:
+    """What both sides have in common."""
+
+    config: Config
+    machine: Machine
+    installation: Installation
+    model: Model
+    workspace: Workspace
+
+    @property
+    def concurrency(self) -> int:
+        """Return the concurrency of the system throughput."""
+        return max(self.config.bench.concurrency)
+
+    def because(self) -> dict[str, Any]:
+        """Return the settings that count, as the record's envelope keeps them."""
+        sections = {name: getattr(self.config, name) for name in ("serve", "determinism", "bench")}
+        return {name: section.model_dump(mode="json") for name, section in sections.items()}
+
+
+def remedy_of(bed: Bed, inherited: Mapping[str, str]) -> Remedy:
+    """Return the remedy to prove; PipelineError where there is none, or where a comparison would mean nothing."""
+    remedy = remedy_for(bed.installation.distribution, bed.machine.gpus)
+    if isinstance(remedy, NoRemedy):
+        raise PipelineError(f"no remedy is known for this device: {remedy.reason}")
+    if remedy.variable in inherited:
+        raise PipelineError(f"{remedy.variable} is set in the shell, so no server would be without it", f"unset {remedy.variable}")
+    if bed.config.serve.load_format == "dummy":
+        raise MeaninglessError("the weights are random (serve.load_format: dummy), so the answers are noise")
+    load_prompts(bed.workspace.root / bed.config.determinism.prompts)  # told now, not after two starts
+    return remedy
+
+
+def proven(remedy: Remedy, bed: Bed) -> Remedied:
+    """Measure a server without the remedy and one with it, both with the settings otherwise as they are."""
+    settings = settled(bed.config.serve, bed.machine.host, bed.installation.distribution)
+    bare = {name: value for name, value in settings.env.items() if name != remedy.variable}
+    bed.workspace.say("the client itself, against a stub")
+    client = calibrate(sorted({1, bed.concurrency}), bed.config.bench.client_delay_ms)
+    sides = []
+    for words, env in ((f"without {remedy.variable}", bare), (f"with {remedy}", {**bare, remedy.variable: remedy.value})):
+        bed.workspace.say(f"measuring a server {words}")
+        sides.append(measured(settings.model_copy(update={"env": env}), client, bed))
+    return Remedied(
+        variable=remedy.variable,
+        value=remedy.value,
+        why=remedy.why,
+        in_settings=remedy.in_force(settings.env),
+        model=bed.model.name,
+        vllm=bed.installation.vllm,
+        distribution=bed.installation.distribution,
+        device=device_of(bed.machine, bed.installation),
+        seed=bed.config.determinism.seed,
+        concurrency=bed.concurrency,
+        without=sides[0],
+        remedied=sides[1],
+    )
+
+
+def measured(settings: ServeConfig, client: Client, bed: Bed) -> Side:
+    """Return what a server with these settings gives, or why it gives nothing; it is stopped at the end."""
+    workspace = bed.workspace
+    found: dict[str, Any] = {name: not_measured(UNIT, "no server") for name in ("decode_tok_s", "system_tok_s")}
+    launch_ids: list[str] = []
+    met: list[PipelineError] = []
+
+    def again(server: Server, workspace: Workspace) -> Server:
+        """Restart for arm D4, without `serve`'s record, which tells of another server."""
+        launch = state.current(workspace, server.handle.launch_id)
+        assert launch is not None, "nobody else stops it while we hold the lock"
+        workspace.say(f"restarting the server (pid {launch.pid})")
+        stop_server(launch, workspace)
+        try:
+            restarted = server.model_copy(update=relaunched(launch, server.vllm, workspace))
+        except PipelineError as error:  # the arm goes on without
+            met.append(error)
+            raise
+        launch_ids.append(restarted.handle.launch_id)
+        return restarted
+
+    try:
+        server = serve(settings, bed.machine, bed.installation, bed.model, workspace)
+        launch_ids.append(server.handle.launch_id)
+        found |= {"simulated": not server.real, "attempts": server.attempts}
+        found |= speed(bed.config.bench, server, client, workspace)
+        told = all_arms(bed.config.determinism, server, workspace, again)
+        found["arms"] = [Arm(arm="D1", what="one after the other", prompts=told.prompts), *told.arms]
+    except PipelineError as error:
+        met.append(error)
+    finally:
+        stop_left(workspace)
+    if met:
+        found["failure"] = failure_of(met[0], workspace)
+    return Side(environment=settings.env, launch_ids=launch_ids, **found)
+
+
+def failure_of(error: PipelineError, workspace: Workspace) -> Failure:
+    """Return the error as records keep it."""
+    return Failure(kind=error.kind, message=error.message, hint=error.hint, log=workspace.relative(error.log) if error.log else None)
+
+
+def speed(settings: BenchConfig, server: Server, client: Client, workspace: Workspace) -> dict[str, Any]:
+    """Return decode throughput at concurrency 1, system throughput at the highest one, and the errors, of requests as in `bench`."""
+    calibrations, ceiling = client
+    alone, full = calibrations[0], calibrations[-1]
+    with watched(server.handle, workspace) as target:
+        run = Run(server, target, settings, workspace, {entry.concurrency: processes(entry) for entry in calibrations})
+        run.closed("warm-up", run.new(1), settings.output_tokens, 1)
+        decode = run.closed("decode", run.new(settings.decode_requests), settings.output_tokens, 1)
+        run.closed("warm-up", run.new(full.concurrency), settings.output_tokens, full.concurrency)
+        numbers = run.new(max(settings.requests_per_level, full.concurrency))
+        loop = run.closed("closed loop", numbers, settings.output_tokens, full.concurrency)
+    rates = [1000 / value for value in per_token_ms(decode.answers) if value > 0]
+    filled = level(full, loop, settings.client_delay_ms, ceiling)
+    return {
+        **valid(level(alone, decode, settings.client_delay_ms, ceiling), {"decode_tok_s": percentile_figure(rates, 0.5, UNIT, NO_GAP)}),
+        **valid(filled, {"system_tok_s": Figure(value=filled.throughput_tok_s, unit=UNIT, n=len(loop.good))}),
+        "errors": [answer.error for batch in (decode, loop) for answer in batch.answers if not answer.ok],
+    }
+
+
+def verdict(proof: Remedied) -> int:
+    """Return 2 when a side is not whole, 0 when every answer of the remedied side's arms D1 to D4 agrees, else 1."""
+    if proof.without.failure or proof.remedied.failure:
+        return 2
+    return int(any(arm.agreeing < arm.runs for arm in proof.remedied.arms if arm.arm in PROVEN))
+
+
+def lines(proof: Remedied) -> list[Part]:
+    """Return the proof for the terminal: the report's table in columns, and what went wrong."""
+    table = remedy_table(proof)
+    header, *rows = ([cell.replace("`", "") for cell in line] for line in (table.header, *table.rows))
+    return [
+        f"remedy {proof.variable}={proof.value}: {proof.why}",
+        *(["serve.env has it already; both sides were measured all the same"] if proof.in_settings else []),
+        Table(header, rows),
+        *(
+            trouble(words, side.failure)
+            for words, side in zip(table.header[1:], (proof.without, proof.remedied), strict=True)
+            if side.failure
+        ),
+        f"artifacts/{REMEDY_NOTE}.json; `./inv report --only` shows it too",
+    ]
+
+
+def trouble(words: str, failure: Failure) -> str:
+    """Return what went wrong on a side, and what to do about it."""
+    hint = f"\n  → {failure.hint}" if failure.hint else ""
+    return f"not measured {words.replace('`', '')}: {failure.message}{hint}"
+
+
+@contextmanager
+def set_aside(version: str, workspace: Workspace) -> Iterator[None]:
+    """Stop the server that is up; at the end stop what was started inside and bring back the one that `serve` had left running."""
+    before = state.read(workspace)
+    returns = before is not None and before.stays and state.is_running(before)
+    try:
+        clear_old(workspace)
+        with closing_kept(workspace):
+            yield
+    finally:
+        stop_left(workspace)
+        if returns and before is not None:
+            bring_back(before, version, workspace)
+
+
+@contextmanager
+def closing_kept(workspace: Workspace) -> Iterator[None]:
+    """Leave the note of the last stop as it is now: the report reads it with the records of the server that was measured."""
+    path = Store(workspace.artifacts).path(NOTE)
+    note = path.read_bytes() if path.exists() else None
+    try:
+        yield
+    finally:
+        stop_left(workspace)
+        if note is None:
+            path.unlink(missing_ok=True)
+        else:
+            write_atomic(path, note)
+
+
+def stop_left(workspace: Workspace) -> None:
+    """Stop the server that is up, if there is one."""
+    launch = state.read(workspace)
+    if launch is not None:
+        stop_server(launch, workspace)
+
+
+def bring_back(before: Launch, version: str, workspace: Workspace) -> None:
+    """Start the server that was up before once more, as it was, and put its new handle on record; ServerError when it does not come."""
+    workspace.say(f"starting again the server that was up before, on port {before.port}; Ctrl-C leaves it stopped")
+    store = Store(workspace.artifacts)
+    try:
+        changes = relaunched(before, version, workspace)
+        recorded = store.outcome("serve", Server)
+        if recorded.data is not None and recorded.envelope is not None and recorded.data.handle.launch_id == before.id:
+            because, started, took_s = recorded.envelope.because, recorded.envelope.started, recorded.envelope.duration_s
+            store.write("serve", because, started, took_s, recorded.data.model_copy(update=changes))
+    except PipelineError as error:
+        said = f"the server that was up before did not come back: {error.message}"
+        raise ServerError(said, "start it with `./inv serve`", error.log) from error
+    except KeyboardInterrupt:
+        workspace.say("the server that was up before is stopped; `./inv serve` starts it")
+        raise

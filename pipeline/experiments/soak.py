@@ -1,0 +1,148 @@
+"""soak: the load of measure-vram for hours, its record written anew each minute, so that an interrupted one goes on."""
+
+import math
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+from pipeline.client.meter import metered
+from pipeline.config.schema import VramConfig
+from pipeline.engine.pipeline import differences
+from pipeline.engine.record import SOAK_NOTE as NOTE
+from pipeline.engine.record import Outcome, Store, now
+from pipeline.engine.workspace import Workspace
+from pipeline.errors import ConfigError, MeasureError, NothingAnsweredError
+from pipeline.load.generator import Target
+from pipeline.measure.memory import TELLS_DRIFT_S
+from pipeline.measure.verdicts import Judgement, exit_code, judge
+from pipeline.report.view import measured_words, memory_labels
+from pipeline.server.watch import watched
+from pipeline.stages.check_gpu import Machine
+from pipeline.stages.measure_vram import SLICE_S, Load, Soak, SoakState, Watch, memory_use, pressed, with_readings
+from pipeline.stages.serve import Server
+
+S_PER_H = 3600
+
+
+def parsed(hours: str) -> float:
+    """Return the asked hours; ConfigError for anything but a number above 0."""
+    try:
+        value = float(hours)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise ConfigError(f"--hours: expected a number above 0, got {hours!r}", "for example --hours 4, or --hours 0.5")
+    return value
+
+
+def because(settings: VramConfig, server: Server) -> dict[str, Any]:
+    """Return what must not change for a soak to go on."""
+    return {"launch": server.handle.launch_id, "concurrency": settings.concurrency}
+
+
+def begun(settings: VramConfig, server: Server, anew: bool, workspace: Workspace) -> tuple[Load, datetime]:
+    """Return the load so far, and when it began; a record that cannot be gone on with is kept under another name."""
+    store = Store(workspace.artifacts)
+    path = store.path(NOTE)
+    if not path.exists():
+        return Load(preempted=0), now()
+    outcome: Outcome[Soak] = store.outcome(NOTE, Soak)
+    why = "asked to" if anew else "the old record is of another form"
+    if outcome.data is not None and outcome.envelope is not None and not anew:
+        why = "; ".join(differences(outcome.envelope.because, because(settings, server)))
+        if not why:
+            workspace.say(f"soak: going on after {outcome.data.load.seconds / S_PER_H:.3g} h of load")
+            return outcome.data.load, outcome.envelope.started
+    kept = store.path(free_name(store, datetime.fromtimestamp(path.stat().st_mtime, UTC)))
+    path.rename(kept)
+    workspace.say(f"soak: starting anew ({why}); the old record is kept as {workspace.relative(kept)}")
+    return Load(preempted=0), now()
+
+
+def free_name(store: Store, written: datetime) -> str:
+    """Return the name under which a record that was last written then is kept."""
+    name = f"{NOTE}-{written:%Y%m%d-%H%M%S}"
+    return next(free for number in range(1000) if not store.path(free := f"{name}-{number}" if number else name).exists())
+
+
+def soak(
+    settings: VramConfig,
+    hours: float,
+    anew: bool,
+    machine: Machine,
+    server: Server,
+    workspace: Workspace,
+    slice_s: float = SLICE_S,
+    seen: Callable[[Soak], None] = lambda _soak: None,
+) -> Soak:
+    """Put load on the server until the asked total is reached; `seen` hears each record that is written."""
+    load, started = begun(settings, server, anew, workspace)
+    total_s, before_s = hours * S_PER_H, load.seconds
+    told = workspace.progress("soak, seconds of load", round(total_s - before_s))
+    watch = Watch(server.handle, workspace)
+    with watched(server.handle, workspace, NOTE) as target, metered(target) as meter:
+
+        def written(state: SoakState, load: Load) -> Soak:
+            meter.read()
+            use = memory_use(with_readings(load, meter), meter.preemptions, machine, server, watch)
+            made = Soak.model_validate({**dict(use), "asked_h": hours, "state": state})
+            Store(workspace.artifacts).write(NOTE, because(settings, server), started, load.seconds, made)
+            seen(made)
+            return made
+
+        if before_s < total_s:
+            began = time.monotonic()
+            load = load.model_copy(update={"spans": [*load.spans, (began, began)]})
+        try:
+            while (left_s := total_s - load.seconds) > 0:
+                seconds = min(left_s, slice_s)
+                load = answered(load, target, server.model, settings.concurrency, seconds, lambda load_s: told(int(load_s - before_s)))
+                written("running", load)
+        except KeyboardInterrupt:
+            *earlier, (begin, _) = load.spans
+            with suppress(MeasureError):  # within the first moment there is no sample yet
+                written("interrupted", load.model_copy(update={"spans": [*earlier, (begin, time.monotonic())]}))
+            raise
+        except NothingAnsweredError:
+            if load.seconds > before_s:
+                written("failed", load)
+            raise
+        return written("complete", load)
+
+
+def answered(load: Load, target: Target, model: str, concurrency: int, seconds: float, told: Callable[[int], None]) -> Load:
+    """Return `load` with another slice of it; NothingAnsweredError when all of its requests failed.
+
+    A last slice of less than a request's time may send none, which is no failure.
+    """
+    after = pressed(load, target, model, concurrency, seconds, told)
+    if 0 < after.requests - load.requests == after.failed - load.failed:
+        raise NothingAnsweredError(f"soak: no request of the last {seconds:.3g} s succeeded: {after.error}", "see the server's log")
+    return after
+
+
+def verdict(made: Soak) -> Judgement:
+    """Return whether the memory that counts here is stable: the GPU's, or the host's where there is none."""
+    figure = made.figures["vram_stable" if made.figures["vram_peak_mib"].value is not None else "host_rss_stable"]
+    judged = judge(figure, "==", 100, int(TELLS_DRIFT_S), by_bound=False, simulated=made.simulated)
+    return replace(judged, reason=figure.reason) if judged.verdict == "FAIL" else judged
+
+
+def lines(made: Soak) -> list[str]:
+    """Return what a person wants to know at the end."""
+    found = [
+        f"  {label}: {measured_words(made.figures[name], bold='')}"
+        for name, label in memory_labels().items()
+        if made.figures[name].value is not None
+    ]
+    judged = verdict(made)
+    head = f"soak {made.state}: {made.load.seconds / S_PER_H:.3g} of {made.asked_h:g} h of load, {made.load.requests} requests"
+    return [head, *found, f"stable: {judged.verdict}{f' ({judged.reason})' if judged.reason else ''}"]
+
+
+def code(made: Soak) -> int:
+    """Return the exit code: 0 stable, 1 not or not shown to be, 2 not measured."""
+    return exit_code([(verdict(made), True)])

@@ -1,0 +1,187 @@
+"""The client measured with a stub: how late it sees a chunk, what that costs it, and how much it can take."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from pipeline.errors import MeasureError
+from pipeline.load.generator import Target, closed_loop, streamed
+from pipeline.load.spread import Crew, Processes, Task, loop, shares
+from pipeline.measure.statistics import quantile
+
+ROOT = Path(__file__).resolve().parents[2]
+MODEL = "stub"
+FIRST_MS, EACH_MS = 20.0, 5.0
+MOST_CHUNKS_S = 6400.0  # what the stub itself keeps to; at more the schedule is slowed
+TOKENS = 32
+HURRIED_TOKENS, HURRIED_REQUESTS = 500, 64
+ANSWER_S = 60.0
+TRIES = 3  # a moment's noise of the machine is not the client's inability
+CEILING_SHARE = 0.5  # the client is to have twice as much room as it uses
+
+
+class Calibration(BaseModel):
+    """The client, of so many processes, against a stub at one concurrency: per chunk the delay from send to stamp, and our CPU time.
+
+    Processes on `nodes` of a cluster have a stub each, beside them and with their share of the concurrency.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+
+    concurrency: int
+    processes: int = 1
+    nodes: int = 0
+    chunks: int
+    delay_ms_p50: float
+    delay_ms_p95: float
+    cpu_us_per_chunk: float
+
+    def trouble(self, budget_ms: float, chunks_s: float, ceiling_chunks_s: float) -> str:
+        """Return why figures taken at this concurrency, at so many chunks a second, are invalid; empty when they are not."""
+        if self.delay_ms_p95 > budget_ms:
+            return f"the client saw chunks {self.delay_ms_p95:.3g} ms late (p95 against a stub), over its budget of {budget_ms:g} ms"
+        most = self.processes * ceiling_chunks_s
+        if chunks_s > CEILING_SHARE * most:
+            return f"{chunks_s:.0f} chunks/s came, over half of the {most:.0f} that the client can take"
+        return ""
+
+
+def calibrate(concurrencies: Sequence[int], budget_ms: float, crew: Crew | None = None) -> tuple[list[Calibration], float]:
+    """Return a calibration for each concurrency, and one process's ceiling in chunks per second, parsing included.
+
+    Where one process is over its budget in a few tries there are twice as many, up to the number of cores. A `crew` has as
+    many clients as it has, above concurrency 1; the ceiling is then that of its slowest.
+    """
+    levels = []
+    for concurrency in concurrencies:
+        if crew is not None and concurrency > 1:
+            levels.append(best_of_crew(crew, concurrency, budget_ms))
+            continue
+        with paced(concurrency) as target:
+            levels.append(best_of(target, concurrency, budget_ms))
+    if crew is None or max(concurrencies) == 1:
+        return levels, Hurried(max(concurrencies)).do(0)
+    counts = shares(max(concurrencies), crew.count)
+    return levels, min(told(crew, [Hurried(count) for count in counts]))
+
+
+@contextmanager
+def paced(concurrency: int) -> Iterator[Target]:
+    """Run a stub with a schedule that it can keep to at this concurrency."""
+    with stub("--first-ms", f"{FIRST_MS:g}", "--each-ms", f"{max(EACH_MS, 1000 * concurrency / MOST_CHUNKS_S):g}") as target:
+        yield target
+
+
+def best_of(target: Target, concurrency: int, budget_ms: float) -> Calibration:
+    """Return the first calibration within the budget, else the one with the shortest delays."""
+    made: list[Calibration] = []
+    processes = 1
+    while processes <= min(concurrency, os.cpu_count() or 1):
+        for _ in range(TRIES):
+            made.append(calibration(target, concurrency, processes))
+            if made[-1].delay_ms_p95 <= budget_ms:
+                return made[-1]
+        processes *= 2
+    return min(made, key=lambda entry: entry.delay_ms_p95)
+
+
+def best_of_crew(crew: Crew, concurrency: int, budget_ms: float) -> Calibration:
+    """Return the first calibration of the crew within the budget, else the one with the shortest delays."""
+    made: list[Calibration] = []
+    counts = shares(concurrency, crew.count)
+    for _ in range(TRIES):
+        results = told(crew, [Paced(count) for count in counts])
+        delays = [delay for one, _ in results for delay in one]
+        made.append(calibrated(concurrency, len(counts), delays, sum(cpu_s for _, cpu_s in results), crew.nodes))
+        if made[-1].delay_ms_p95 <= budget_ms:
+            return made[-1]
+    return min(made, key=lambda entry: entry.delay_ms_p95)
+
+
+def told(crew: Crew, tasks: Sequence[Task]) -> list[Any]:
+    """Return what the clients tell of their stubs, which live as long as they do."""
+    return [one.result for one in crew.run(tasks, lambda: True) if one is not None]
+
+
+@dataclass(frozen=True)
+class Paced:
+    """A client's own calibration, beside itself."""
+
+    concurrency: int
+
+    def do(self, start_ns: int) -> tuple[list[float], float]:  # noqa: ARG002 -- a task's signature
+        """Return (each chunk's delay in ms, CPU seconds)."""
+        with paced(self.concurrency) as target:
+            return delays(target, self.concurrency, None)
+
+
+@dataclass(frozen=True)
+class Hurried:
+    """The ceiling of a client against a stub that does not wait."""
+
+    concurrency: int
+
+    def do(self, start_ns: int) -> float:  # noqa: ARG002 -- a task's signature
+        """Return the chunks a second, parsing included."""
+        with stub() as target:
+            payloads = [streamed(MODEL, [{"role": "user", "content": "x"}], HURRIED_TOKENS) for _ in range(HURRIED_REQUESTS)]
+            began = time.perf_counter()
+            answers, _ = closed_loop(target, payloads, self.concurrency, ANSWER_S)
+            return round(sum(len(answer.chunk_ns) for answer in answers) / (time.perf_counter() - began), 1)
+
+
+def calibration(target: Target, concurrency: int, processes: int = 1) -> Calibration:
+    """Return what the client costs at one concurrency."""
+    found, cpu_s = delays(target, concurrency, Processes(processes) if processes > 1 else None)
+    return calibrated(concurrency, processes, found, cpu_s)
+
+
+def delays(target: Target, concurrency: int, crew: Crew | None) -> tuple[list[float], float]:
+    """Return (each chunk's delay in ms, our CPU seconds), by answers whose text is the time they were sent."""
+    payloads = [streamed(MODEL, [{"role": "user", "content": "x"}], TOKENS) for _ in range(concurrency * 2 + 2)]
+    closed_loop(target, payloads[:concurrency], concurrency, ANSWER_S)
+    made = loop(target, payloads, concurrency, ANSWER_S, crew)
+    failed = next((answer.error for answer in made.answers if not answer.ok), "")
+    if failed:
+        raise MeasureError(f"the client's calibration: {failed}")
+    pairs = [pair for answer in made.answers for pair in zip(answer.chunk_ns, answer.text.split(), strict=True)]
+    return [(at - int(sent)) / 1e6 for at, sent in pairs], made.cpu_s
+
+
+def calibrated(concurrency: int, processes: int, delays_ms: Sequence[float], cpu_s: float, nodes: int = 0) -> Calibration:
+    """Return the calibration of these delays."""
+    return Calibration(
+        concurrency=concurrency,
+        processes=processes,
+        nodes=nodes,
+        chunks=len(delays_ms),
+        delay_ms_p50=round(quantile(delays_ms, 0.5), 4),
+        delay_ms_p95=round(quantile(delays_ms, 0.95), 4),
+        cpu_us_per_chunk=round(1e6 * cpu_s / len(delays_ms), 2),
+    )
+
+
+@contextmanager
+def stub(*arguments: str) -> Iterator[Target]:
+    """Run the stub while inside; it ends when its standard input closes."""
+    command = [sys.executable, "-m", "pipeline.load.stub", *arguments]
+    # A session of its own: Ctrl-C is for us, and we end it.
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            port = process.stdout.readline().strip()
+            if not port:
+                raise MeasureError("the client's calibration: the stub did not start")
+            yield Target(f"http://127.0.0.1:{port}")
+        finally:
+            process.stdin.close()
+            process.stdin = None

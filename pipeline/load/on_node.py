@@ -1,0 +1,94 @@
+"""What a node does for a load client. It travels to the node by value, so it knows the standard library alone.
+
+The client is a process of its own, so that nothing of Ray's disturbs its stamps; it ends with the worker that holds its input.
+"""
+
+import io
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tarfile
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+PROGRAM = ("-m", "pipeline.load.spread")
+READY = b"ready\n"
+DROPPED = ("RAY_", "VLLM_POC__", "OMP_NUM_THREADS", "PYTHONPATH")  # Ray's own, another's settings, what Ray sets
+
+
+class Holder:
+    """Holds a load client on this node: one process for each loop; `end` may be called while it runs."""
+
+    def __init__(self, package: bytes) -> None:
+        self._folder = Path(tempfile.mkdtemp(prefix="vllm-poc-client-"))
+        with tarfile.open(fileobj=io.BytesIO(package)) as archive:
+            archive.extractall(self._folder, filter="data")
+        self._process: subprocess.Popen[bytes] | None = None
+        self._starting = threading.Lock()
+
+    def where(self) -> dict[str, Any]:
+        """Return where this runs."""
+        import ray
+
+        node = str(ray.get_runtime_context().get_node_id())
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return {"node": node, "host": socket.gethostname(), "boot": boot, "niceness": os.getpriority(os.PRIO_PROCESS, 0)}
+
+    def clock(self) -> int:
+        """Return the clock that the client stamps with, now."""
+        return time.perf_counter_ns()
+
+    def start(self, job: bytes) -> str:
+        """Start a client with its job; return why it is not ready, nothing when it is."""
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(DROPPED)}
+        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        with self._starting:
+            self._process = subprocess.Popen([sys.executable, *PROGRAM], cwd=self._folder, env=environment, start_new_session=True, **pipes)
+        process = self._process
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            process.stdin.write(len(job).to_bytes(8, "big") + job)
+            process.stdin.flush()
+        except BrokenPipeError:
+            pass
+        return "" if process.stdout.readline() == READY else self._last_words()
+
+    def go(self, start_ns: int) -> tuple[bytes, str]:
+        """Let it send from then on, by this node's clock; return its pickled result, or nothing and why."""
+        process = self._process
+        assert process is not None
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            process.stdin.write(b"%d\n" % start_ns)
+            process.stdin.flush()
+        except BrokenPipeError:
+            pass
+        result = process.stdout.read()
+        return result, "" if result else self._last_words()
+
+    def _last_words(self) -> str:
+        assert self._process is not None
+        assert self._process.stderr is not None
+        said = self._process.stderr.read().decode(errors="replace").strip().splitlines()
+        code = self._process.wait()
+        return said[-1][:300] if said else f"exit code {code}"
+
+    def end(self) -> None:
+        """End the client that runs."""
+        with self._starting:
+            process = self._process
+        if process is not None:
+            process.kill()
+            process.wait()
+
+    def close(self) -> None:
+        """End the client and remove what this made."""
+        self.end()
+        shutil.rmtree(self._folder, ignore_errors=True)

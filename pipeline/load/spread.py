@@ -1,0 +1,256 @@
+"""A load spread over several clients, for what one process cannot stamp in time: processes of this machine, or of a cluster's nodes.
+
+Run as a program it is one of them: a pickled job on standard input, "ready" and, once told when to start, the pickled result on
+standard output. It ends when its input closes.
+"""
+
+import os
+import pickle
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+from pipeline.client.answer import Answer
+from pipeline.errors import MeasureError
+from pipeline.load.clocks import Clock, apart_ns, by_ours
+from pipeline.load.generator import GONE, LOOK_S, Target, closed_loop, noted, open_loop, uncollected
+
+ROOT = Path(__file__).resolve().parents[2]
+READY = b"ready\n"
+LEAD_NS = int(LOOK_S * 1e9)  # from the word to start to an open loop's start
+
+
+@dataclass(frozen=True)
+class Load:
+    """The answers in order, the wall seconds, our CPU seconds, and by how much times between stamps of two clients may be wrong."""
+
+    answers: list[Answer]
+    wall_s: float
+    cpu_s: float
+    clock_ms: float = 0.0
+
+
+class Task(Protocol):
+    """What a client is to do; it is pickled."""
+
+    def do(self, start_ns: int) -> Any:
+        """Do it, an open loop from `start_ns` on by this host's clock; the result is pickled."""
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a client made of its task, and its clock meanwhile."""
+
+    result: Any
+    clock: Clock
+
+
+class Crew(Protocol):
+    """Clients that work at the same time."""
+
+    @property
+    def count(self) -> int:
+        """Return how many there are."""
+
+    @property
+    def nodes(self) -> int:
+        """Return how many nodes of a cluster they are on; 0 for processes of this machine."""
+
+    def run(self, tasks: Sequence[Task], alive: Callable[[], bool]) -> list[Told | None]:
+        """Return what each client made of its task, None where it was ended because the target was `alive` no more.
+
+        A client that is lost is a MeasureError: nobody knows what became of its requests.
+        """
+
+
+@dataclass(frozen=True)
+class Part:
+    """One client's part of the load: a closed loop, or, with `due_s`, an open one."""
+
+    base_urls: tuple[str, ...]
+    payloads: list[dict[str, Any]]
+    concurrency: int
+    timeout_s: float
+    api_key: str | None = field(repr=False)
+    due_s: tuple[float, ...] | None = None
+
+    def do(self, start_ns: int) -> tuple[list[Answer], float]:
+        """Send the requests; return (answers in order, CPU seconds)."""
+        first, *replicas = self.base_urls
+        target = Target(first, api_key=self.api_key, replicas=tuple(replicas))
+        began = time.process_time()
+        if self.due_s is None:
+            answers, _ = closed_loop(target, self.payloads, self.concurrency, self.timeout_s)
+        else:
+            answers, _ = open_loop(target, self.payloads, self.due_s, self.timeout_s, start_ns=start_ns)
+        return answers, time.process_time() - began
+
+
+@dataclass(frozen=True)
+class Processes:
+    """So many processes of this machine, of which each stamps with the same clock."""
+
+    count: int
+    nodes: int = 0
+
+    def run(self, tasks: Sequence[Task], alive: Callable[[], bool]) -> list[Told | None]:
+        """Do as a crew does; each task has a new process."""
+        command = [sys.executable, "-m", "pipeline.load.spread"]
+        # In sessions of their own: Ctrl-C is for us, and we end them.
+        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "bufsize": 0}
+        workers = [subprocess.Popen(command, cwd=ROOT, start_new_session=True, **pipes) for _ in tasks]
+        try:
+            for worker, task in zip(workers, tasks, strict=True):
+                job = pickle.dumps(task)
+                say(worker, len(job).to_bytes(8, "big") + job)
+            if not all(worker.stdout is not None and worker.stdout.readline() == READY for worker in workers):
+                raise MeasureError("a process of the client did not start")
+            start_ns = time.perf_counter_ns() + LEAD_NS
+            for worker in workers:
+                say(worker, b"%d\n" % start_ns)
+            with ThreadPoolExecutor(len(workers)) as pool:
+                heard = [pool.submit(worker.stdout.read) for worker in workers if worker.stdout is not None]
+                try:
+                    gone = all_heard(heard, alive)
+                finally:  # all are done, or the target is dead, or Ctrl-C: what still sends is ended before it is heard
+                    for worker in workers:
+                        worker.kill()
+            results = [future.result() for future in heard]
+        finally:
+            for worker in workers:
+                worker.kill()
+                worker.wait()
+        if not gone and not all(results):
+            code = next(worker.returncode for worker, result in zip(workers, results, strict=True) if not result)
+            raise MeasureError(
+                f"a process of the load client ended in mid-measurement (exit code {code})", "free some memory, then run the same command"
+            )
+        return [Told(pickle.loads(result), Clock()) if result else None for result in results]
+
+
+def all_heard(heard: Sequence["Future[bytes]"], alive: Callable[[], bool]) -> bool:
+    """Wait for what the processes tell, until one ends without a word; tell whether the target died first."""
+    waiting = set(heard)
+    while waiting:
+        done, waiting = wait(waiting, LOOK_S, FIRST_COMPLETED)
+        if not alive():
+            return bool(waiting) or not all(future.result() for future in heard)
+        if not all(future.result() for future in done):
+            return False
+    return False
+
+
+def say(worker: "subprocess.Popen[bytes]", data: bytes) -> None:
+    """Send the worker this, if it still listens."""
+    assert worker.stdin is not None
+    rest = memoryview(data)
+    with suppress(BrokenPipeError):
+        while rest:  # an unbuffered pipe takes what it has room for
+            rest = rest[worker.stdin.write(rest) :]
+
+
+def loop(
+    target: Target,
+    payloads: Sequence[dict[str, Any]],
+    concurrency: int,
+    timeout_s: float,
+    crew: Crew | None = None,
+    told: Callable[[int], None] = lambda _answered: None,
+    due_s: Sequence[float] | None = None,
+) -> Load:
+    """Send `payloads` from this process or a crew: together `concurrency` in flight, or each when it is due."""
+    if crew is not None:
+        return spread(crew, target, payloads, concurrency, timeout_s, told, due_s)
+    cpu = time.process_time()
+    if due_s is None:
+        answers, wall_s = closed_loop(target, payloads, concurrency, timeout_s, told=told)
+    else:
+        answers, wall_s = open_loop(target, payloads, due_s, timeout_s, told)
+    return Load(answers, wall_s, time.process_time() - cpu)
+
+
+def spread(
+    crew: Crew,
+    target: Target,
+    payloads: Sequence[dict[str, Any]],
+    concurrency: int,
+    timeout_s: float,
+    told: Callable[[int], None],
+    due_s: Sequence[float] | None = None,
+) -> Load:
+    """Do as `loop` does with a crew, whose clients start when all are ready, and merge their stamps by our clock.
+
+    The wall seconds are those from the first send (of an open loop: from when the first was due) to the last chunk. When the
+    target dies, what a client has not yet handed over counts as failed.
+    """
+    count = min(crew.count, concurrency if due_s is None else len(payloads))
+    turns = [range(start, len(payloads), count) for start in range(count)]
+    parts = [
+        Part(
+            turned(target, turn.start),
+            [payloads[index] for index in turn],
+            in_flight,
+            timeout_s,
+            target.api_key,
+            None if due_s is None else tuple(due_s[index] for index in turn),
+        )
+        for turn, in_flight in zip(turns, shares(max(concurrency, count), count), strict=True)
+    ]
+    began = time.perf_counter()
+    answers: dict[int, Answer] = {}
+    with uncollected():  # its walks through so many answers take longer than merging them
+        made = crew.run(parts, target.alive)
+        for turn, one in zip(turns, made, strict=True):
+            if one is not None:
+                answers |= {index: by_ours(answer, one.clock) for index, answer in zip(turn, one.result[0], strict=True)}
+            told(len(answers))
+    now_ns = time.perf_counter_ns()
+    whole = noted(target, [answers.get(index, Answer(now_ns, error=GONE, scheduled_ns=now_ns)) for index in range(len(payloads))])
+    good = [answer for answer in whole if answer.ok]
+    spans_s = (max(answer.last_ns for answer in good) - min(answer.scheduled_ns for answer in good)) / 1e9 if good else 0.0
+    heard = [one for one in made if one is not None]
+    clock_ms = apart_ns([one.clock for one in heard]) / 1e6
+    return Load(whole, spans_s or time.perf_counter() - began, sum(one.result[1] for one in heard), clock_ms)
+
+
+def shares(concurrency: int, clients: int) -> list[int]:
+    """Return how many each client has in flight, of no more clients than that is."""
+    count = min(concurrency, clients)
+    return [concurrency // count + (number < concurrency % count) for number in range(count)]
+
+
+def turned(target: Target, first: int) -> tuple[str, ...]:
+    """Return the base URLs, those of replicas too, with the one first whose turn the payload of that index is."""
+    urls = (target.base_url, *target.replicas)
+    return urls[first % len(urls) :] + urls[: first % len(urls)]
+
+
+def work(source: IO[bytes], sink: IO[bytes]) -> None:
+    """Do one task; end at once when `source` closes, however whoever holds it has ended."""
+    task: Task = pickle.loads(source.read(int.from_bytes(source.read(8), "big")))
+    sink.write(READY)
+    sink.flush()
+    start = source.readline()
+    if not start:
+        return
+    threading.Thread(target=end_with, args=(source.fileno(),), daemon=True).start()
+    sink.write(pickle.dumps(task.do(int(start))))
+    sink.flush()
+
+
+def end_with(source: int) -> None:
+    """End this process at once when the other end of `source` closes."""
+    while os.read(source, 1):
+        pass
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    work(sys.stdin.buffer, sys.stdout.buffer)

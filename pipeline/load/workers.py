@@ -1,0 +1,169 @@
+"""Load clients on a Ray cluster: placed on its nodes, told to start at one time, and lost with the measurement if one is lost."""
+
+import os
+import pickle
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+from urllib.parse import urlsplit
+
+from pipeline.cluster import NICENESS, first_line, joined, packed
+from pipeline.config.schema import BenchConfig, is_loopback
+from pipeline.errors import MachineError, MeasureError
+from pipeline.load import on_node
+from pipeline.load.clocks import Clock, asked, over
+from pipeline.load.generator import LOOK_S
+from pipeline.load.spread import LEAD_NS, Crew, Task, Told
+from pipeline.measure.digits import counted
+
+PACKAGE = Path(__file__).resolve().parents[1]
+BOOT = Path("/proc/sys/kernel/random/boot_id")
+PLACED_S = 60.0
+CLOSED_S = 5.0
+TRIPS = 10  # of which the shortest tells the clock
+SETTING = "bench.ray_address"
+INSTALL = "install it with `.venv/bin/python -m pipeline.packages requirements/ray.txt`, or leave bench.ray_address empty"
+AGAIN = "see Ray's logs there (/tmp/ray/session_latest/logs), then run the same command: what was measured without it would be another load"
+
+
+class Workers:
+    """So many load clients on the cluster at `address`; a crew."""
+
+    def __init__(self, address: str, count: int, urls: Sequence[str], say: Callable[[str], None]) -> None:
+        self.count = count
+        self._ray = joined(address, SETTING, INSTALL)
+        self._holders: list[Any] = []
+        self._names: list[str] = []
+        try:
+            self._place(address)
+            self._met(urls, say)
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> "Workers":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def _place(self, address: str) -> None:
+        cores = sum(found["Resources"].get("CPU", 0.0) for found in self._ray.nodes() if found["Alive"])
+        if cores < self.count:
+            raise MachineError(
+                f"the Ray cluster at {address} has {cores:g} CPUs, and bench.ray_clients asks for {self.count} load clients, a CPU each",
+                "take fewer clients, or join more nodes to it",
+            )
+        self._ray.cloudpickle.register_pickle_by_value(on_node)
+        package = self._ray.put(packed(PACKAGE.parent, [PACKAGE.name]))
+        # One thread waits for the client, and another must be free to end it.
+        options = {"num_cpus": 1, "max_concurrency": 2, "max_restarts": 0, "scheduling_strategy": "SPREAD"}
+        holder = self._ray.remote(on_node.Holder).options(**options)
+        self._holders = [holder.remote(package) for _ in range(self.count)]
+        self._names = ["a node not known yet"] * self.count
+        wheres = [holder.where.remote() for holder in self._holders]
+        _, waiting = self._ray.wait(wheres, num_returns=self.count, timeout=PLACED_S)
+        if waiting:
+            raise MachineError(
+                f"the Ray cluster at {address} has room for {self.count - len(waiting)} of {self.count} load clients now",
+                "wait until others there give their CPUs back, or set bench.ray_clients lower",
+            )
+        self._wheres = [self._heard(number, where) for number, where in enumerate(wheres)]
+        self._names = [f"{where['host']} (node {where['node'][:8]})" for where in self._wheres]
+
+    def _met(self, urls: Sequence[str], say: Callable[[str], None]) -> None:
+        """Tell where the clients are; MeasureError where they cannot reach the servers."""
+        say(f"bench: {counted(self.count, 'load client')} on {counted(self.nodes, 'node')}: {', '.join(sorted(set(self._names)))}")
+        own = BOOT.read_text(encoding="ascii").strip()
+        unreachable(urls, [where["host"] for where in self._wheres if where["boot"] != own])
+        behind = max(where["niceness"] for where in self._wheres)
+        if behind > os.getpriority(os.PRIO_PROCESS, 0):
+            say(f"bench: load clients run with niceness {behind}, so others' work delays them: start Ray there with {NICENESS}=0")
+
+    @property
+    def nodes(self) -> int:
+        return len({where["node"] for where in self._wheres})
+
+    def run(self, tasks: Sequence[Task], alive: Callable[[], bool]) -> list[Told | None]:
+        """Do as a crew does; each client begins a new process."""
+        holders = self._holders[: len(tasks)]
+        starting = [holder.start.remote(pickle.dumps(task)) for holder, task in zip(holders, tasks, strict=True)]
+        for number, reference in enumerate(starting):
+            trouble = self._heard(number, reference)
+            if trouble:
+                raise MeasureError(
+                    f"the load client on {self._names[number]} did not start: {trouble}",
+                    "every node needs the same Python and this checkout's .venv",
+                )
+        before = [self._clock(number) for number in range(len(tasks))]
+        start_ns = time.perf_counter_ns() + LEAD_NS
+        going = [holder.go.remote(start_ns + clock.ahead_ns) for holder, clock in zip(holders, before, strict=True)]
+        results: dict[int, bytes] = {}
+        gone = False
+        while len(results) < len(tasks) and not gone:
+            waiting = [reference for number, reference in enumerate(going) if number not in results]
+            ready, _ = self._ray.wait(waiting, num_returns=1, timeout=LOOK_S)
+            gone = not alive()
+            if gone:  # what a client has not handed over by then counts as failed
+                self._ray.wait([holder.end.remote() for holder in holders], num_returns=len(holders), timeout=CLOSED_S)
+                ready, _ = self._ray.wait(waiting, num_returns=len(waiting), timeout=CLOSED_S)
+            for reference in ready:
+                number = going.index(reference)
+                results[number], trouble = self._heard(number, reference)
+                if trouble and not gone:
+                    raise MeasureError(f"the load client on {self._names[number]} ended in mid-measurement: {trouble}", AGAIN)
+        clocks = before if gone else [over(clock, self._clock(number)) for number, clock in enumerate(before)]
+        made = [results.get(number) for number in range(len(tasks))]
+        return [Told(pickle.loads(result), clock) if result else None for result, clock in zip(made, clocks, strict=True)]
+
+    def _clock(self, number: int) -> Clock:
+        """Return the clock of a client's host, by round trips through Ray."""
+        trips = []
+        for _ in range(TRIPS):
+            sent_ns = time.perf_counter_ns()
+            told_ns = self._heard(number, self._holders[number].clock.remote())
+            trips.append((sent_ns, told_ns, time.perf_counter_ns()))
+        return asked(trips)
+
+    def _heard(self, number: int, reference: Any) -> Any:
+        """Return what a client told; MeasureError where it is lost."""
+        try:
+            return self._ray.get(reference)
+        except self._ray.exceptions.RayTaskError as error:
+            raise MeasureError(f"the load client on {self._names[number]} failed: {str(error).strip().splitlines()[-1]}", AGAIN) from error
+        except self._ray.exceptions.RayError as error:
+            raise MeasureError(f"the load client on {self._names[number]} was lost: {first_line(error)}", AGAIN) from error
+
+    def close(self) -> None:
+        """End the clients with what they started, and leave the cluster."""
+        with suppress(Exception):
+            closing = [holder.close.remote() for holder in self._holders]
+            if closing:
+                self._ray.wait(closing, num_returns=len(closing), timeout=CLOSED_S)
+        for holder in self._holders:
+            with suppress(Exception):
+                self._ray.kill(holder)
+        self._ray.shutdown()
+
+
+@contextmanager
+def crew_of(settings: BenchConfig, urls: Sequence[str], say: Callable[[str], None]) -> Iterator[Crew | None]:
+    """Have the settings' load clients on their cluster while inside; None without a cluster."""
+    if settings.ray_address is None:
+        yield None
+        return
+    with Workers(settings.ray_address, settings.ray_clients, urls, say) as workers:
+        yield workers
+
+
+def unreachable(urls: Sequence[str], hosts: Sequence[str]) -> None:
+    """Raise MeasureError where a server's address is one that only its own machine can reach, and clients are on other `hosts`."""
+    own = next((url for url in urls if is_loopback(urlsplit(url).hostname or "")), None)
+    if own is not None and hosts:
+        raise MeasureError(
+            f"{own} is this machine's own address, and there are load clients on {', '.join(sorted(set(hosts)))}",
+            "start the server with serve.host 0.0.0.0, and measure it with --attach http://THIS-HOST:PORT",
+        )

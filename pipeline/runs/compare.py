@@ -1,0 +1,302 @@
+"""compare: two runs figure by figure, by the stamps where both have them, with a verdict on each."""
+
+import gzip
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from pipeline.client.answer import Answer
+from pipeline.errors import PipelineError
+from pipeline.experiments.noise import RunNoise
+from pipeline.load.stamps import TIMES, Values, raw_answer
+from pipeline.measure.comparison import Compared, Estimate, Noise, better_when, by_bounds, by_pairs, by_samples, default_noise, verdict
+from pipeline.measure.comparison import exit_code as exit_code_of
+from pipeline.measure.figures import Figure
+from pipeline.measure.latency import NS_PER_MS, e2e_ms, ttft_ms
+from pipeline.measure.statistics import quantile
+from pipeline.measure.verdicts import digits
+from pipeline.report.document import ReportedFigure
+from pipeline.report.ratios import Ratio, ratios
+from pipeline.runs.kept import Run
+from pipeline.terminal import Part, Table
+
+MUST_AGREE = ("device", "model", "vllm")
+# Settings that change what a figure means; sample sizes do not. Files (suites, prompts) are compared by content.
+MEANING = {
+    "bench": ("output_tokens",),
+    "router": ("suite", "max_tokens"),
+    "determinism": ("prompts", "max_tokens"),
+    "vram": ("concurrency",),
+}
+PERCENTILE = re.compile(r"_p(\d\d)$")
+FROM_DUE: dict[str, Values] = {
+    "ttft_ms": lambda answers: [ttft_ms(answer.scheduled_ns, answer.first_ns) for answer in answers if answer.ok],
+    "e2e_ms": lambda answers: [e2e_ms(answer.scheduled_ns, answer.last_ns) for answer in answers if answer.ok],
+}
+RIGHT: dict[str, Callable[[Mapping[str, Any]], bool | None]] = {
+    "schema_valid": lambda line: line["failure"] is None,
+    "route_accuracy": lambda line: line.get("route_right"),
+    "joint_accuracy": lambda line: line.get("all_right"),
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One figure of both runs."""
+
+    metric: str
+    unit: str
+    a: float | None
+    b: float | None
+    compared: Compared
+    noise: Noise
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two runs, what they differ in that should be alike, and each figure."""
+
+    a: Run
+    b: Run
+    unlike: list[str]
+    rows: list[Row]
+
+    @property
+    def exit_code(self) -> int:
+        """Return 1 where a figure is worse, 2 where none could be compared, else 0."""
+        return exit_code_of([row.compared.verdict for row in self.rows])
+
+
+class Raw:
+    """The stamps and answers that a run has kept; nothing where it kept none, or none that can be read."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self.folder = folder / "raw" if folder else None
+
+    @cached_property
+    def phases(self) -> dict[str, list[Answer]]:
+        """Return the answers of `bench` by phase."""
+        found: dict[str, list[Answer]] = {}
+        for line in self._lines("bench.jsonl.gz"):
+            found.setdefault(line["phase"].rpartition(" ")[0] if line["phase"].endswith("/s") else line["phase"], []).append(
+                raw_answer(line)
+            )
+        return found
+
+    @cached_property
+    def arms(self) -> dict[str, dict[str, dict[str, Any]]]:
+        """Return the answers of `test-router` by arm and case."""
+        found: dict[str, dict[str, dict[str, Any]]] = {}
+        for line in self._lines("test-router.jsonl"):
+            found.setdefault(line["arm"], {})[line["case"]] = line
+        return found
+
+    def samples(self, metric: str) -> list[float]:
+        """Return the values of which the figure is a percentile; none where they are not known."""
+        stage, _, name = metric.partition(".")
+        base = PERCENTILE.sub("", name)
+        if stage == "bench":
+            arrival, _, rest = base.partition("_")
+            phase, values = (arrival, FROM_DUE.get(rest)) if arrival in ("poisson", "constant") else TIMES.get(base, ("", None))
+            return values(self.phases.get(phase, [])) if values else []
+        for arm, lines in self.arms.items():
+            position = {f"{arm}_ttft_ms": 0, f"{arm}_latency_ms": -1}.get(base)
+            if stage == "test-router" and position is not None:
+                return [line["chunk_ns"][position] / NS_PER_MS for line in lines.values() if line["chunk_ns"] and not line["error"]]
+        return []
+
+    def right(self, metric: str) -> dict[str, bool]:
+        """Return for each case whether it counts for the figure, a share; nothing where that is not known."""
+        stage, _, name = metric.partition(".")
+        for arm, lines in self.arms.items():
+            told = RIGHT.get(name.removeprefix(f"{arm}_"))
+            if stage == "test-router" and told is not None and name.startswith(arm):
+                found = {case: told(line) for case, line in lines.items()}
+                return {case: holds for case, holds in found.items() if holds is not None}
+        return {}
+
+    def _lines(self, name: str) -> list[dict[str, Any]]:
+        if self.folder is None:
+            return []
+        path = self.folder / name
+        try:
+            text = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+            return [json.loads(line) for line in text.splitlines()]
+        except (OSError, EOFError, ValueError):
+            return []
+
+
+def compare(a: Run, b: Run, measured: RunNoise | None, anyway: bool) -> Comparison:
+    """Return B against A; PipelineError where they ran on something else, unless that is wanted."""
+    first, second = a.document.environment.model_dump(), b.document.environment.model_dump()
+    unlike = [f"{fact} ({first[fact]} against {second[fact]})" for fact in MUST_AGREE if first[fact] != second[fact]]
+    if unlike and not anyway:
+        raise PipelineError(f"{a.name} and {b.name} differ in {', '.join(unlike)}", "compare them all the same with --anyway")
+    raw = Raw(a.folder), Raw(b.folder)
+    metrics = dict.fromkeys(figure.metric for run in (a, b) for figure in run.document.figures)
+    reasons = {} if anyway else {stage: other_settings(settings_of(a, stage), settings_of(b, stage)) for stage in stages_of(a)}
+    rows = [row(metric, a, b, raw, measured, reasons.get(metric.partition(".")[0], [])) for metric in metrics]
+    return Comparison(a, b, unlike, rows)
+
+
+def stages_of(run: Run) -> list[str]:
+    """Return the names of the run's stages."""
+    return [stage.stage for stage in run.document.stages]
+
+
+def settings_of(run: Run, name: str) -> dict[str, Any]:
+    """Return the settings that the stage measured with."""
+    return next((stage.settings for stage in run.document.stages if stage.stage == name), {})
+
+
+def other_settings(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
+    """Return each setting by which the figures of a stage mean something else."""
+    found = []
+    for section in a.keys() & b.keys():
+        if " file " in section and a[section] != b[section]:
+            found.append(f"{section.partition(' file ')[2]} has changed")
+        for name in MEANING.get(section, ()):
+            before, after = a[section].get(name), b[section].get(name)
+            if before != after:
+                found.append(f"{section}.{name} {before} against {after}")
+    if a.get("limits") != b.get("limits"):
+        found.append("limits")
+    return sorted(found)
+
+
+def row(metric: str, a: Run, b: Run, raw: tuple[Raw, Raw], measured: RunNoise | None, unlike: Sequence[str]) -> Row:
+    """Return one figure's row."""
+    first, second = a.document.figure(metric), b.document.figure(metric)
+    any_of = first or second
+    assert any_of is not None, "the metric is one of the figures'"
+    noise = noise_of(any_of, measured)
+    judged = "goodput" in metric or "capacity" in metric
+    reasons = [words for words in unlike if words != "limits"] + (["other limits"] if judged and "limits" in unlike else [])
+    trouble = not_comparable(first, second) or "; ".join(reasons)
+    compared = Compared("not comparable", None, trouble) if trouble else judged_pair(first, second, raw, noise)
+    return Row(metric, any_of.unit, first.value if first else None, second.value if second else None, compared, noise)
+
+
+def not_comparable(a: ReportedFigure | None, b: ReportedFigure | None) -> str:
+    """Return why two figures cannot be compared, whatever their values; empty when they can."""
+    if a is None or b is None:
+        return f"not in {'A' if a is None else 'B'}"
+    for name, figure in (("A", a), ("B", b)):
+        if figure.value is None:
+            return f"not measured in {name}: {figure.reason}"
+        if figure.simulated:
+            return f"SIMULATED in {name}"
+    if a.unit != b.unit:
+        return "other units"
+    for name, figure in (("A", a), ("B", b)):
+        if PERCENTILE.search(figure.name) and (figure.low is None or figure.high is None):
+            return f"n = {figure.n} in {name} is too small for bounds"
+    return ""
+
+
+def judged_pair(a: ReportedFigure | None, b: ReportedFigure | None, raw: tuple[Raw, Raw], noise: Noise) -> Compared:
+    """Return the verdict on two figures that have values."""
+    assert a is not None, "told before"
+    assert b is not None, "told before"
+    found = of_pairs(a, b, raw) or of_samples(a, b, raw) or by_bounds(plain(a), plain(b))
+    if found is None:
+        return Compared("not comparable", None, "no bounds, or no ratio of these values")
+    return verdict(better_when(a.name, a.unit), found, noise)
+
+
+def plain(figure: ReportedFigure) -> Figure:
+    """Return the figure without its place."""
+    return Figure(value=figure.value, unit=figure.unit, n=figure.n, low=figure.low, high=figure.high)
+
+
+def of_samples(a: ReportedFigure, b: ReportedFigure, raw: tuple[Raw, Raw]) -> Estimate | None:
+    """Return the ratio by the stamps, where both runs have those that their figures were made of."""
+    percent = PERCENTILE.search(a.name)
+    if percent is None:
+        return None
+    q = int(percent[1]) / 100
+    both = raw[0].samples(a.metric), raw[1].samples(b.metric)
+    for values, figure in zip(both, (a, b), strict=True):
+        if not values or min(values) <= 0 or quantile(values, q) != figure.value:
+            return None
+    return by_samples(*both, q)
+
+
+def of_pairs(a: ReportedFigure, b: ReportedFigure, raw: tuple[Raw, Raw]) -> Estimate | None:
+    """Return the ratio of two shares case by case, where both runs have the cases that their figures were made of."""
+    both = raw[0].right(a.metric), raw[1].right(b.metric)
+    for cases, figure in zip(both, (a, b), strict=True):
+        if not cases or 100 * sum(cases.values()) / len(cases) != figure.value:
+            return None
+    shared = [case for case in both[0] if case in both[1]]
+    return by_pairs([(both[0][case], both[1][case]) for case in shared]) if shared else None
+
+
+def noise_of(figure: ReportedFigure, measured: RunNoise | None) -> Noise:
+    """Return the run-to-run noise of a figure: as it was measured, else a default."""
+    entry = measured.figures.get(figure.metric) if measured else None
+    return Noise(entry.relative_range, measured=True) if entry else default_noise(figure.name, figure.unit)
+
+
+def fits(noise: RunNoise, runs: Sequence[Run]) -> bool:
+    """Tell whether the noise was measured on what both runs ran on."""
+    facts = [run.document.environment for run in runs]
+    return not noise.simulated and all((noise.device, noise.model, noise.vllm) == (one.device, one.model, one.vllm) for one in facts)
+
+
+def lines(made: Comparison, measured: RunNoise | None) -> list[Part]:
+    """Return the comparison for the terminal."""
+    header = ("figure", "A", "B", "B/A (95 %)", "noise", "verdict", "by")
+    counts = {word: [row for row in made.rows if row.compared.verdict == word] for word in ("better", "worse", "same", "not comparable")}
+    source = (
+        f"noise: measured by {measured.starts} starts (artifacts/noise.json); where it says default, "
+        if measured
+        else "noise: not measured on this device, model and vLLM (`./inv calibrate-noise` does); "
+    )
+    return [
+        *(f"{letter}: {run.name}, {run_words(run)}" for letter, run in (("A", made.a), ("B", made.b))),
+        *([f"NOT ALIKE: these runs differ in {', '.join(made.unlike)}."] if made.unlike else []),
+        f"{source}10 % for times, rates and memory, none for shares, whose answers are counted",
+        Table(header, [cells_of(row) for row in made.rows]),
+        ", ".join(f"{len(found)} {word}" for word, found in counts.items()),
+        *(f"WORSE: {row.metric}, {digits(row.a or 0)} → {digits(row.b or 0)} {row.unit}" for row in counts["worse"]),
+    ]
+
+
+def run_words(run: Run) -> str:
+    """Return when a run was, on what, and how it ended."""
+    facts, document = run.document.environment, run.document
+    when = f"{document.finished:%Y-%m-%d %H:%M} UTC" if document.finished else "nothing measured"
+    return f"{when}, {facts.model} on {facts.device}, vLLM {facts.vllm}, profile {facts.profile}: {document.verdict}"
+
+
+def cells_of(row: Row) -> list[str]:
+    """Return a row's cells."""
+    found = row.compared.estimate
+    ratio = "" if found is None or found.ratio is None else f"{found.ratio:.3f}"
+    bounds = "" if found is None or found.low is None or found.high is None else f" ({found.low:.3f} to {found.high:.3f})"
+    of = "" if row.noise.measured else " default"
+    reason = row.compared.reason
+    by = "; ".join(words for words in (found.method if found else "", reason) if words)
+    values = [f"{digits(value)} {row.unit}" if value is not None else "" for value in (row.a, row.b)]
+    return [row.metric, *values, ratio + bounds, f"{100 * row.noise.relative:.2g} %{of}", row.compared.verdict, by]
+
+
+def plot(made: Comparison) -> str:
+    """Return the comparison as a picture; empty where no figure has a ratio."""
+    drawn = [
+        Ratio(row.metric, found.ratio, found.low, found.high, row.noise.relative, row.compared.verdict)
+        for row in made.rows
+        if (found := row.compared.estimate) is not None and found.ratio is not None
+    ]
+    return ratios(f"{made.b.name} (B) against {made.a.name} (A)", drawn, len(made.rows) - len(drawn))
+
+
+def data(made: Comparison, plot: str | None = None) -> dict[str, Any]:
+    """Return the comparison for programs; `plot` is where its picture is."""
+    runs = {"a": made.a.name, "b": made.b.name, "plot": plot}
+    return {**runs, "exit_code": made.exit_code, "unlike": made.unlike, "figures": [asdict(row) for row in made.rows]}

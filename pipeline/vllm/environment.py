@@ -1,0 +1,67 @@
+"""The environment variables that every program of venv-vllm runs with."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from pipeline.config.layers import ENVIRONMENT_PREFIX
+from pipeline.vllm.toolkit import toolkit_environment
+
+# Inherited settings that would bend the server's own Python, secrets that it does not need, and a key that our client
+# does not send.
+DROPPED = (
+    "PYTHONDONTWRITEBYTECODE",
+    "PYTHONPATH",
+    "PYTHONHOME",
+    "VIRTUAL_ENV",
+    "HF_TOKEN",
+    "HUGGING_FACE_HUB_TOKEN",
+    "VLLM_API_KEY",
+)
+
+
+KERNELS = "flashinfer-jit-cache"  # FlashInfer's kernels, compiled
+# Where a library keeps what it compiled or fetched, by the folder below ours.
+CACHES = {
+    "VLLM_CACHE_ROOT": "vllm",
+    "TORCHINDUCTOR_CACHE_DIR": "inductor",
+    "TRITON_CACHE_DIR": "triton",
+    "FLASHINFER_WORKSPACE_BASE": "flashinfer",
+    "CUDA_CACHE_PATH": "cuda",
+    "HF_HOME": "huggingface",
+    "XDG_CACHE_HOME": "other",
+}
+
+
+def base_environment(inherited: Mapping[str, str], cache: Path, python: Path) -> dict[str, str]:
+    """Return what an activated environment of `python` has: `inherited` without what harms, telemetry and hub, caches below `cache`."""
+    kept = {k: v for k, v in inherited.items() if k not in DROPPED and not k.startswith(ENVIRONMENT_PREFIX)}
+    return {
+        **kept,
+        "PATH": os.pathsep.join(filter(None, (str(python.parent), inherited.get("PATH")))),  # programs that packages bring, as ninja
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # as nvidia-smi counts; CUDA's own order begins with what it guesses to be the fastest
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONFAULTHANDLER": "1",  # a start that hangs is aborted and then tells where it stood
+        "VLLM_NO_USAGE_STATS": "1",
+        "DO_NOT_TRACK": "1",
+        "HF_HUB_OFFLINE": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        **{name: str(cache / folder) for name, folder in CACHES.items()},
+        **toolkit_environment(inherited, python, cache),
+    }
+
+
+def quick_start(versions: Mapping[str, str], alone: bool = True) -> dict[str, str]:
+    """Return the variables that spare a server on a GPU minutes of its first start, and seconds of later ones.
+
+    `versions` are those of the packages of the server's environment; `alone` tells that one device has the whole model.
+    """
+    return {
+        # FlashInfer's sampler is compiled for minutes at the first start, unless its kernels came as a package.
+        **({} if KERNELS in versions else {"VLLM_USE_FLASHINFER_SAMPLER": "0"}),
+        # The engine comes out of the API server, which has imported everything already; vLLM itself takes a new process
+        # where that cannot be: where CUDA is in use, and in WSL.
+        **({"VLLM_WORKER_MULTIPROC_METHOD": "fork"} if alone else {}),
+        # A later start takes the size of the KV cache that the first one found, instead of measuring it again.
+        "VLLM_ENABLE_STARTUP_PLAN": "1",
+    }

