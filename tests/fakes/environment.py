@@ -1,12 +1,16 @@
 """A project folder whose venv-vllm holds the fake server in vLLM's place, and records as the earlier stages leave them."""
 
+import atexit
 import os
 import re
+import shutil
 import socket
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 import psutil
@@ -44,7 +48,7 @@ class FakeProject:
         self.folder.mkdir(parents=True)
         (self.folder / "config.json").write_text("{}", encoding="utf-8")
         make_server_environment(self.workspace.server_environment)
-        link_pipeline(root / "pipeline", waits)
+        (root / "pipeline").symlink_to(pipeline_with(tuple(waits.items())))  # where the sampler is started from
         self.machine = machine()
         self.installation = installation()
         self.model = model(self.workspace.relative(self.folder))
@@ -123,18 +127,22 @@ def add_command(environment: Path) -> None:
     (environment / "bin" / "vllm").write_text(f"#!{environment}/bin/python\n{server}", encoding="utf-8")
 
 
-def link_pipeline(target: Path, waits: Mapping[str, float]) -> None:
-    """Make the pipeline package importable below the root, where the sampler is started from."""
-    (target / "gpu").mkdir(parents=True)
-    for folder in (Path(), Path("gpu")):
-        for path in (PIPELINE / folder).iterdir():
+@cache
+def pipeline_with(waits: tuple[tuple[str, float], ...]) -> Path:
+    """Return a folder with the pipeline in it whose sampler has these constants, once for all tests of a process."""
+    folder = Path(tempfile.mkdtemp(prefix="pipeline-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    (folder / "gpu").mkdir()
+    for inner in (Path(), Path("gpu")):
+        for path in (PIPELINE / inner).iterdir():
             if path.name not in ("gpu", "sampler.py", "__pycache__"):
-                (target / folder / path.name).symlink_to(path)
+                (folder / inner / path.name).symlink_to(path)
     text = (PIPELINE / "gpu" / "sampler.py").read_text(encoding="utf-8")
-    for name, value in waits.items():
+    for name, value in waits:
         text, count = re.subn(rf"(?m)^{name} = [\d.]+", f"{name} = {value}", text)
         assert count == 1, f"the sampler has no constant {name}"
-    (target / "gpu" / "sampler.py").write_text(text, encoding="utf-8")
+    (folder / "gpu" / "sampler.py").write_text(text, encoding="utf-8")
+    return folder
 
 
 def free_port() -> int:

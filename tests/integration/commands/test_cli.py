@@ -24,6 +24,7 @@ from pipeline.gpu import nvml
 from pipeline.session import Options, Session
 from tests.fakes.fake_hub import GATED, FakeHub, HubFile
 from tests.fakes.fake_vllm import FakeVllm, Script
+from tests.fakes.forkserver import Process, start
 
 ROOT = Path(__file__).resolve().parents[3]
 ENGLISH = ("check-gpu", "install", "download-model", "serve", "test-router", "test-determinism", "bench", "measure-vram", "report")
@@ -45,10 +46,9 @@ class Project:
         for name in ("pipeline", "templates", "suites", "requirements"):
             (root / name).symlink_to(ROOT / name)
 
-    def start(self, *words: str, **variables: str) -> "subprocess.Popen[str]":
+    def start(self, *words: str, **variables: str) -> Process:
         environment = {"PATH": os.environ["PATH"], "HOME": str(self.root / "home"), "COLUMNS": "200", **variables}
-        command = [sys.executable, "-m", "invoke", *words]
-        return subprocess.Popen(command, cwd=self.root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        return start(["-m", "invoke", *words], self.root, environment)
 
     def invoke(self, *words: str, **variables: str) -> "subprocess.CompletedProcess[str]":
         """Run a command to its end; no command may end in a traceback."""
@@ -57,6 +57,7 @@ class Project:
             out, err = process.communicate(timeout=120)
         finally:
             process.kill()
+        assert process.returncode is not None
         assert "Traceback" not in out + err, err
         return subprocess.CompletedProcess(words, process.returncode, out, err)
 
@@ -622,7 +623,7 @@ def test_the_report_is_stale_when_a_waiver_comes_or_expires_and_not_before(proje
 
 
 @contextmanager
-def busy(project: Project, hub: FakeHub) -> Iterator["subprocess.Popen[str]"]:
+def busy(project: Project, hub: FakeHub) -> Iterator[Process]:
     """Have a command at work that waits for the hub until `go_on` is set."""
     model = {"name": "tiny", "source": "hub", "repo": hub.repo, "min_free_gib": 0.01}
     project.configure(profile="cpu", profiles={"cpu": {"model": model}})
@@ -632,7 +633,7 @@ def busy(project: Project, hub: FakeHub) -> Iterator["subprocess.Popen[str]"]:
         yield first
     finally:
         first.kill()
-        first.communicate()
+        first.communicate(timeout=60)
 
 
 def tiny_hub() -> FakeHub:
