@@ -4,6 +4,7 @@ Such a process is like any other: it has its own pid, environment, folder, outpu
 shares is what importing fixed, so modules that read the environment when they are imported (huggingface_hub) are left to it.
 """
 
+import atexit
 import gc
 import importlib
 import json
@@ -11,16 +12,20 @@ import os
 import pkgutil
 import runpy
 import select
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+from tests.fakes.templates import compile_once
 
 ROOT = Path(__file__).resolve().parents[2]
 LIBRARIES = ("invoke.main", "jinja2", "jsonschema", "numpy", "requests", "filelock", "rich.console", "yaml", "psutil", "pynvml")
@@ -92,13 +97,19 @@ class ForkServer:
     def __init__(self, environment: Mapping[str, str]) -> None:
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
-            subprocess.Popen(
+            self._process = subprocess.Popen(
                 [sys.executable, "-m", "tests.fakes.forkserver", str(theirs.fileno())],
                 cwd=ROOT,
                 env=dict(environment),
                 stdin=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
             )
+        atexit.register(self.close)
+
+    def close(self) -> None:
+        """Let it end, as soon as it may."""
+        self._socket.close()
+        self._process.wait()
 
     def start(self, words: Sequence[str], folder: Path, environment: Mapping[str, str]) -> Fork:
         """Start what `python *words` would, `-m MODULE …` or `-c CODE …`, in that folder and environment."""
@@ -201,9 +212,16 @@ def main(descriptor: int) -> None:
 
     for name in (*LIBRARIES, *(module.name for module in pkgutil.walk_packages(pipeline.__path__, "pipeline."))):
         importlib.import_module(name)
+    templates = Path(tempfile.mkdtemp(prefix="templates-"))
+    compile_once(templates)
     gc.collect()
     gc.freeze()
-    serve(socket.socket(fileno=descriptor))
+    own = os.getpid()
+    try:
+        serve(socket.socket(fileno=descriptor))
+    finally:
+        if os.getpid() == own:
+            shutil.rmtree(templates)
 
 
 if __name__ == "__main__":
