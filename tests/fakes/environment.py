@@ -34,7 +34,13 @@ PIPELINE = Path(__file__).resolve().parents[2] / "pipeline"
 MODEL_NAME = "fake-model"
 # The sampler's patience in these tests; everything else of it is the real one.
 QUICK = {"AFTER_END_S": 0.3, "LIST_EVERY_S": 0.1, "SHARE_EVERY_S": 0.2, "RETRY_S": 0.3}
-API_SERVER = "import sys\n\nsys.path.insert(0, {folder!r})\nimport fake_vllm\n\nsys.exit(fake_vllm.main(sys.argv[1:]))\n"
+API_SERVER = f"""import sys
+
+sys.path.insert(0, {str(PIPELINE.parent)!r})
+from tests.fakes.fake_vllm import main
+
+sys.exit(main(sys.argv[1:]))
+"""
 
 
 class FakeProject:
@@ -117,14 +123,12 @@ def make_server_environment(folder: Path) -> None:
     (package / "entrypoints" / "openai").mkdir(parents=True)
     for inner in (package, package / "entrypoints", package / "entrypoints" / "openai"):
         (inner / "__init__.py").touch()
-    server = API_SERVER.format(folder=str(Path(fake_vllm.__file__).parent))
-    (package / "entrypoints" / "openai" / "api_server.py").write_text(server, encoding="utf-8")
+    (package / "entrypoints" / "openai" / "api_server.py").write_text(API_SERVER, encoding="utf-8")
 
 
 def add_command(environment: Path) -> None:
     """Add the command `vllm`, which vLLM has and its build for processors has not."""
-    server = API_SERVER.format(folder=str(Path(fake_vllm.__file__).parent))
-    (environment / "bin" / "vllm").write_text(f"#!{environment}/bin/python\n{server}", encoding="utf-8")
+    (environment / "bin" / "vllm").write_text(f"#!{environment}/bin/python\n{API_SERVER}", encoding="utf-8")
 
 
 @cache

@@ -25,6 +25,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from tests.fakes.templates import compile_once
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -205,6 +207,14 @@ def become(order: dict[str, Any], descriptors: list[int]) -> None:
         exec(compile(program, "<string>", "exec"), {"__name__": "__main__"})
 
 
+def build(model: type[BaseModel]) -> None:
+    """Build the validators of all models below this one, which a command builds when it needs them."""
+    for kind in model.__subclasses__():
+        if kind.__module__.startswith("pipeline."):
+            kind.model_rebuild()
+        build(kind)
+
+
 def main(descriptor: int) -> None:
     """Import what commands import, then serve."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -212,6 +222,7 @@ def main(descriptor: int) -> None:
 
     for name in (*LIBRARIES, *(module.name for module in pkgutil.walk_packages(pipeline.__path__, "pipeline."))):
         importlib.import_module(name)
+    build(BaseModel)
     templates = Path(tempfile.mkdtemp(prefix="templates-"))
     compile_once(templates)
     gc.collect()
