@@ -68,9 +68,9 @@ class FakeProject:
         self,
         port: int | None = None,
         host: str = "127.0.0.1",
-        start_timeout_s: float = 30,
-        stall_timeout_s: float = 30,
-        stop_timeout_s: float = 10,
+        start_timeout_s: float = 120,
+        stall_timeout_s: float = 120,
+        stop_timeout_s: float = 30,
     ) -> ServeConfig:
         return ServeConfig(
             host=host,
@@ -236,7 +236,7 @@ def lives(pid: int) -> bool:
     return False
 
 
-def until(condition: Callable[[], object], what: str, timeout_s: float = 30) -> None:
+def until(condition: Callable[[], object], what: str, timeout_s: float = 120) -> None:
     """Wait for `condition`; AssertionError names what never came."""
     deadline = time.monotonic() + timeout_s
     while not condition():

@@ -27,8 +27,8 @@ __all__ = ["VERSION", "FakeVllm", "Script"]
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT_VARIABLE = "FAKE_VLLM_SCRIPT"
 TOKEN_CHARACTERS = 4
-LIFETIME_S = 120.0  # no fake outlives its tests for long, whatever happens to them
-RENDEZVOUS_S = 10.0
+LIFETIME_S = 600.0  # no fake outlives its tests for long, whatever happens to them
+RENDEZVOUS_S = 60.0
 
 
 class FakeVllm:

@@ -492,7 +492,7 @@ def test_interrupt_ends_a_download_at_once_and_the_next_run_completes_it(root: P
     def interrupt(_hub: FakeHub, process: Process) -> None:
         process.send_signal(signal.SIGINT)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(10)
+            process.wait(60)
         ended.append(process.poll())
         process.kill()
 
