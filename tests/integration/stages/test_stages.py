@@ -14,15 +14,15 @@ from typing import Any
 import psutil
 import pytest
 
-from pipeline.client import meter
+from pipeline.client.target import Target
+from pipeline.client.tokens import Asker
 from pipeline.config.layers import load_layers
 from pipeline.config.schema import BenchConfig, DeterminismConfig, Gate, Limits, RouterConfig, VramConfig
 from pipeline.engine.record import Measurement, Outcome, Store, now
 from pipeline.engine.workspace import Workspace
 from pipeline.errors import ConfigError, MeaninglessError, MeasureError, NothingAnsweredError, PipelineError, ServerError
-from pipeline.gpu.plan import Plan
+from pipeline.load import background
 from pipeline.load.calibration import Calibration, calibrate
-from pipeline.load.generator import Target
 from pipeline.load.stamps import raw_answer
 from pipeline.measure.verdicts import exit_code
 from pipeline.report.gates import judge_all
@@ -34,6 +34,8 @@ from pipeline.stages import test_determinism as determinism
 from pipeline.stages import test_router as router
 from pipeline.stages.serve import Server
 from pipeline.terminal import Silent
+from pipeline.vllm import meter
+from pipeline.vllm.plan import Plan
 from tests.fakes.environment import machine, simulated_server, until
 from tests.fakes.fake_vllm import FakeVllm, Script, split
 from tests.integration.conftest import calibrated
@@ -337,18 +339,18 @@ def test_each_tested_request_runs_amid_so_many_others_of_which_half_are_random(
             until(all_there, "all the others")
             return dataclasses.replace(self, first_token_s=0.2)
 
-    asker = determinism.Asker(Target(fake.base_url), server.model, ARMS)
+    asker = Asker(Target(fake.base_url), server.model, ARMS)
     prompts = {prompt: asker.ask(prompt) for prompt in (f"prompt {number}" for number in range(5))}
     fake.script = Watching()
     random: list[int] = []
 
     @contextmanager
-    def counted(asker: determinism.Asker, background: int) -> Iterator[None]:
-        random.append(background)
-        with under_load(asker, background):
+    def counted(asker: Asker, others: int) -> Iterator[None]:
+        random.append(others)
+        with under_load(asker, others):
             yield
 
-    under_load = determinism.under_load
+    under_load = background.under_load
     monkeypatch.setattr(determinism, "under_load", counted)
     arm = determinism.load_arm(asker, prompts, others, ARMS.model_copy(update={"load_runs": 2}), workspace)
     assert random == [others + 1 - at_once]
@@ -362,11 +364,11 @@ def test_each_tested_request_runs_amid_so_many_others_of_which_half_are_random(
 
 def test_ctrl_c_under_load_waits_for_no_answer(fake: FakeVllm, server: Server, workspace: Workspace) -> None:
     fake.script = Script(first_token_s=20)
-    asker = determinism.Asker(Target(fake.base_url), server.model, ARMS)
+    asker = Asker(Target(fake.base_url), server.model, ARMS)
 
     def interrupted() -> None:
-        with determinism.under_load(asker, 2):
-            determinism.in_background(asker, "steady")
+        with background.under_load(asker, 2):
+            background.in_background(asker, "steady")
             until(lambda: fake.ledger.in_flight == 3, "three requests in flight")
             raise KeyboardInterrupt
 
@@ -386,7 +388,7 @@ def test_ctrl_c_under_load_waits_for_no_answer(fake: FakeVllm, server: Server, w
 def test_an_arm_without_evidence_is_not_measured(
     script: Script, arm: str, says: str, fake: FakeVllm, server: Server, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(determinism, "LOAD_STARTS_S", 0.2)
+    monkeypatch.setattr(background, "LOAD_STARTS_S", 0.2)
     fake.script = script
     result = determinism.test_determinism(ARMS, server, workspace)
     assert all(says in entry.reason and not entry.prompts for entry in of_arm(result, arm))

@@ -12,12 +12,12 @@ from pipeline.config.schema import Config, GpuConfig, ModelConfig, Profile, Serv
 from pipeline.doctor import Finding
 from pipeline.engine.workspace import Workspace
 from pipeline.errors import HubSilentError, ModelError
-from pipeline.gpu.compatibility import CPU_SET, VllmSet, set_named
 from pipeline.gpu.nvml import Driver, GpuProcess
-from pipeline.gpu.plan import plan
 from pipeline.model import hub
 from pipeline.model.shape import Shape
 from pipeline.stages.check_gpu import Machine
+from pipeline.vllm.plan import plan
+from pipeline.vllm.sets import CPU_SET, VllmSet, set_named
 from tests.fakes.environment import machine
 
 CUDA13, CUDA12 = set_named("vllm-cuda13"), set_named("vllm-cuda12")

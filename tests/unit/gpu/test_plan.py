@@ -12,7 +12,13 @@ from hypothesis import strategies as st
 from examples.keep import examples
 from pipeline.config.layers import load_layers
 from pipeline.config.schema import PLAN, AutoProfile, ServeConfig
-from pipeline.gpu.plan import (
+from pipeline.measure.figures import Figure, not_measured
+from pipeline.model.published import CONFIGS, NON_COMMERCIAL, QWEN_3B, published_shape
+from pipeline.model.shape import Shape, estimated_bytes, read_shape, weight_elements
+from pipeline.planning import profile_for
+from pipeline.vllm.arguments import unplanned
+from pipeline.vllm.fit import fit_of, pairs, refusal
+from pipeline.vllm.plan import (
     ERROR_MIB,
     LAPTOP_MIB,
     MIB,
@@ -23,17 +29,9 @@ from pipeline.gpu.plan import (
     Plan,
     captured_sizes,
     demand,
-    judge,
-    pairs,
     plan,
     plan_error_figure,
-    refusal,
-    unplanned,
 )
-from pipeline.measure.figures import Figure, not_measured
-from pipeline.model.published import CONFIGS, NON_COMMERCIAL, QWEN_3B, published_shape
-from pipeline.model.shape import Shape, estimated_bytes, read_shape, weight_elements
-from pipeline.planning import profile_for
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -232,7 +230,7 @@ def test_what_fits_has_room_and_what_cannot_does_not_fit(asked: Demand) -> None:
 
 @given(DEMANDS, TARGETS)
 def test_the_advised_share_meets_the_target_and_the_next_step_does_not(asked: Demand, target: float | None) -> None:
-    judged = judge(asked, asked.total_mib, target)
+    judged = fit_of(asked, asked.total_mib, target)
     assume(judged.verdict == "fits" and judged.advised is not None)
     assert judged.advised is not None
 
@@ -247,7 +245,7 @@ def test_the_advised_share_meets_the_target_and_the_next_step_does_not(asked: De
 
 @given(DEMANDS, TARGETS)
 def test_the_verdict_agrees_with_the_shares_and_contexts(asked: Demand, target: float | None) -> None:
-    judged = judge(asked, asked.total_mib, target)
+    judged = fit_of(asked, asked.total_mib, target)
     between = judged.least is not None and judged.most is not None and judged.least <= judged.most
     assert between == (judged.verdict in ("fits", "fits, over the target"))
     if judged.least is not None:
@@ -276,7 +274,7 @@ def test_only_what_cannot_start_is_refused_and_what_is_said_to_fit_does(asked: D
     if refused is None:
         return
     why, fitting = refused
-    judged = judge(asked, asked.total_mib, None)
+    judged = fit_of(asked, asked.total_mib, None)
     assert "\n" not in why + fitting
     assert f"for one request of {asked.max_model_len} tokens" in why
     assert ("serve.gpu_memory_utilization from" in fitting) == (judged.verdict == "fits")
@@ -301,20 +299,20 @@ def of(repo: str, settings: ServeConfig, total_mib: float = LAPTOP_MIB) -> Deman
     ],
 )
 def test_the_guides_models_on_the_guides_card(repo: str, verdict: str) -> None:
-    assert judge(of(repo, ServeConfig()), LAPTOP_MIB, 4768).words == verdict
+    assert fit_of(of(repo, ServeConfig()), LAPTOP_MIB, 4768).words == verdict
 
 
 def test_what_others_hold_of_the_device_is_not_planned_with() -> None:
     asked = of("Qwen/Qwen2.5-3B-Instruct-AWQ", ServeConfig())
-    free, shared = judge(asked, LAPTOP_MIB, None), judge(asked, LAPTOP_MIB - 1000, None)
+    free, shared = fit_of(asked, LAPTOP_MIB, None), fit_of(asked, LAPTOP_MIB - 1000, None)
     assert (free.most, shared.most) == (0.91, 0.74)
 
 
 def test_a_target_that_cannot_be_met_is_told_and_so_is_a_context_that_is_too_long() -> None:
     asked = of("Qwen/Qwen2.5-3B-Instruct", ServeConfig(), 24564)
-    assert judge(asked, 24564, 4768).words == "fits, over the target: takes 6978 MiB at least"
+    assert fit_of(asked, 24564, 4768).words == "fits, over the target: takes 6978 MiB at least"
     long = of("Qwen/Qwen2.5-1.5B-Instruct", ServeConfig(max_model_len=131072))
-    assert judge(long, LAPTOP_MIB, None).words == "fits only below context 32768"
+    assert fit_of(long, LAPTOP_MIB, None).words == "fits only below context 32768"
 
 
 # Flags.

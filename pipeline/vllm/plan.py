@@ -7,11 +7,8 @@ cache; that is within the error below.) Weights and KV cache follow from the mod
 and context are estimates, each with its reasoning beside it.
 """
 
-import itertools
-import json
 import math
 from collections.abc import Iterator, Sequence
-from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -19,6 +16,7 @@ from pipeline.config.schema import ServeConfig
 from pipeline.gpu.nvml import Gpu
 from pipeline.measure.figures import Figure, not_measured
 from pipeline.model.shape import DTYPE_BYTES, Shape, kv_bytes_per_token
+from pipeline.vllm.arguments import kv_bytes, listed_sizes
 
 MIB = 2**20
 DEFAULT_UTILIZATION = 0.92  # vLLM 0.32
@@ -43,14 +41,6 @@ CONTEXT_STEP = 16  # tokens; vLLM's block on GPUs
 LAPTOP = "NVIDIA GeForce RTX 4050 Laptop GPU"
 LAPTOP_MIB = 6141.0
 NOTHING_PLANNED = "nothing was planned: no GPU, or a model or flag that the plan does not know"
-KV_DTYPE, COMPILATION = "--kv-cache-dtype", "--compilation-config"
-# Arguments of vLLM that change what these formulas know. --quantization, for one, may pack the weights while loading.
-UNPLANNED = (
-    *("--tensor-parallel-size", "-tp", "--pipeline-parallel-size", "-pp", "--data-parallel-size", "-dp", "--cpu-offload-gb"),
-    *("--quantization", "-q", "--kv-cache-memory-bytes", "--num-gpu-blocks-override", "--hf-overrides", "--enable-lora"),
-    *("--speculative-config", "--max-model-len", "--max-num-seqs", "--max-num-batched-tokens", "--gpu-memory-utilization"),
-    *("--model", "--dtype", "--enforce-eager", "--config", "--offload-group-size"),
-)
 
 
 class Plan(BaseModel):
@@ -134,39 +124,6 @@ class Demand(BaseModel):
     def steps(self) -> Iterator[tuple[float, Plan]]:
         """Yield each share in steps of 0.01, smallest first, with its plan."""
         return ((step / 100, self.at(step / 100)) for step in range(1, 101))
-
-
-Verdict = Literal["fits", "fits, over the target", "fits only below context", "does not fit"]
-
-
-class Judgement(BaseModel):
-    """Whether a demand fits a device, and with which share of it.
-
-    `least` is the smallest share at which one request of full length fits, `most` the largest whose peak the device holds,
-    None where there is none; `advised` is the share to set and `plan` the plan with it. `alone` is the longest context of
-    one request, `each` that of max_num_seqs requests at once.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
-
-    verdict: Verdict
-    least: float | None
-    most: float | None
-    advised: float | None
-    plan: Plan
-    alone: int
-    each: int
-
-    @property
-    def words(self) -> str:
-        """Return the verdict as a person reads it, with what its estimate's error leaves open."""
-        more = {
-            "fits only below context": f" {self.alone}",
-            "fits, over the target": f": takes {self.plan.needed_mib:.0f} MiB at least",
-            "does not fit": f": takes {self.plan.needed_mib:.0f} MiB at least",
-        }.get(self.verdict, "")
-        close = abs(self.plan.spare_mib) < self.plan.error_mib
-        return f"{self.verdict}{more}{' (by less than the estimate’s error)' if close else ''}"
 
 
 def devices(gpus: Sequence[Gpu], settings: ServeConfig) -> list[Gpu]:
@@ -260,125 +217,6 @@ def demand(settings: ServeConfig, shape: Shape, weights_bytes: int, weights_from
         captured=0 if settings.enforce_eager is True else listed_sizes(settings),
         kv_dtype_bytes=kv_bytes(settings, dtype) or 2,
     )
-
-
-def arguments(words: tuple[str, ...]) -> dict[str, str]:
-    """Return vLLM's arguments with their values, written as `--name=value`, `--name value` or with underscores."""
-    found: dict[str, str] = {}
-    for word, after in itertools.zip_longest(words, words[1:], fillvalue=""):
-        if word.startswith("-"):
-            name, equals, value = word.partition("=")
-            found[name.replace("_", "-")] = value if equals else ("" if after.startswith("-") else after)
-    return found
-
-
-def listed_sizes(settings: ServeConfig) -> int | None:
-    """Return how many batch sizes the compilation config lists for graphs; None where it leaves that to vLLM."""
-    try:
-        return len(json.loads(arguments(settings.extra_args).get(COMPILATION, ""))["cudagraph_capture_sizes"])
-    except (ValueError, KeyError, TypeError):
-        return None
-
-
-def kv_bytes(settings: ServeConfig, dtype: str) -> int | None:
-    """Return the bytes of a number in the KV cache; None for a kind that is not known here."""
-    asked = arguments(settings.extra_args).get(KV_DTYPE, "auto")
-    return 1 if asked.startswith("fp8") else DTYPE_BYTES.get(dtype if asked == "auto" else asked)
-
-
-def unplanned(settings: ServeConfig) -> str | None:
-    """Return the argument that changes the memory in a way that is not planned here; None where there is none."""
-    given = arguments(settings.extra_args)
-    if kv_bytes(settings, "bfloat16") is None:
-        return f"{KV_DTYPE} {given[KV_DTYPE]}"
-    return next((name for name in UNPLANNED if name in given), None)
-
-
-def judge(asked: Demand, available_mib: float, target_mib: float | None) -> Judgement:
-    """Return whether it fits into `available_mib` of the device, if it can below the target of its peak."""
-    steps = list(asked.steps())
-    held = [(share, made) for share, made in steps if made.peak_mib <= available_mib]
-    within = [(share, made) for share, made in held if target_mib is None or made.meets(target_mib)]
-    least = next((share for share, made in steps if made.fits), None)
-    most = held[-1][0] if held else None
-    verdict: Verdict
-    if within and within[-1][1].fits:
-        verdict, (advised, made) = "fits", within[-1]
-    elif held and held[-1][1].fits:
-        verdict, (advised, made) = "fits, over the target", held[-1]
-    elif held and longest(held[-1][1], asked.shape, 1) >= SHORTEST_CONTEXT:
-        verdict, (advised, made) = "fits only below context", held[-1]
-    else:
-        made = held[-1][1] if held else asked.at(None)
-        return Judgement(verdict="does not fit", least=least, most=most, advised=None, plan=made, alone=0, each=0)
-    alone, each = (longest(made, asked.shape, requests) for requests in (1, asked.max_num_seqs))
-    return Judgement(verdict=verdict, least=least, most=most, advised=advised, plan=made, alone=alone, each=each)
-
-
-def longest(made: Plan, shape: Shape, requests: int) -> int:
-    """Return the context that so many requests at once may each have: what the KV cache holds and the model knows."""
-    tokens = made.kv_tokens // requests // CONTEXT_STEP * CONTEXT_STEP
-    return min(tokens, shape.context or tokens)
-
-
-def pairs(asked: Demand, available_mib: float, target_mib: float | None) -> list[tuple[int, int, float]]:
-    """Return (max_num_seqs, the longest max_model_len that all of them may have at once, the share to set), fewest first.
-
-    vLLM starts with less: it asks for one request of full length, and lets the others wait or begin anew.
-    """
-    found = []
-    for sequences in (1, 2, 4, 8, 16, 32, 64, 128, 256):
-        judged = judge(asked.model_copy(update={"max_num_seqs": sequences, "max_model_len": SHORTEST_CONTEXT}), available_mib, target_mib)
-        if judged.advised is not None and judged.each >= SHORTEST_CONTEXT:
-            found.append((sequences, judged.each, judged.advised))
-    return found
-
-
-def refusal(asked: Demand, utilization: float | None) -> tuple[str, str] | None:
-    """Return (why a start cannot succeed even with the estimate's error in its favour, what would fit); None where it can."""
-    made = asked.at(utilization)
-    if not made.cannot_fit:
-        return None
-    needed = math.ceil(made.max_model_len * made.kv_bytes_per_token / MIB)
-    why = (
-        f"the plan leaves {made.kv_cache_mib:.0f} MiB (±{made.error_mib:.0f}) for a KV cache that needs {needed} for one request of "
-        f"{made.max_model_len} tokens: {made.budget_mib:.0f} of {made.total_mib:.0f} MiB less {made.weights_mib:.0f} of weights, "
-        f"{made.activations_mib + WORKSPACE_MIB:.0f} of activations"
-    )
-    judged = judge(asked, asked.total_mib, None)
-    if judged.verdict == "fits":
-        return why, f"what would fit: serve.gpu_memory_utilization from {judged.least} to {judged.most}"
-    if judged.advised is not None:
-        return why, f"what would fit: serve.max_model_len up to {judged.alone} with serve.gpu_memory_utilization {judged.advised}"
-    return why, "no share of this device and no context fits: take a smaller model (`./inv plan` shows which fit)"
-
-
-def crowded(gpus: Sequence[Gpu], settings: ServeConfig) -> tuple[str, str] | None:
-    """Return (why vLLM will refuse for what others hold of a device, what to do); None where it will not.
-
-    It refuses where less is free than its share of the device, both as CUDA counts them: without the driver's reserve.
-    """
-    given = arguments(settings.extra_args)
-    if "--gpu-memory-utilization" in given or "--config" in given:
-        return None
-    share = settings.gpu_memory_utilization or DEFAULT_UTILIZATION
-    for gpu in devices(gpus, settings):
-        total_mib = gpu.total_mib - (CONTEXT_MIB if gpu.reserved_mib is None else gpu.reserved_mib)
-        if gpu.free_mib < share * total_mib:
-            who = [f"pid {one.pid} ({one.name})" + ("" if one.used_mib is None else f" {one.used_mib:.0f}") for one in gpu.processes]
-            why = (
-                f"{gpu.free_mib:.0f} of {total_mib:.0f} MiB are free on GPU {gpu.index} ({gpu.name}), and "
-                f"serve.gpu_memory_utilization {share:g} asks for {share * total_mib:.0f}{'; held by ' + ', '.join(who) if who else ''}"
-            )
-            fits = share_of(gpu.free_mib, total_mib)
-            lower = f", or set serve.gpu_memory_utilization={fits:g} or less" if fits > 0 else ""
-            return why, f"close what you do not need on the GPU (`./inv check-gpu` lists it){lower}"
-    return None
-
-
-def share_of(free_mib: float, total_mib: float) -> float:
-    """Return the largest share of a device, in steps of 0.01, that still fits beside the CUDA context of vLLM itself."""
-    return max(0.0, math.floor(100 * (free_mib - CONTEXT_MIB) / total_mib) / 100)
 
 
 def plan_error_figure(made: Plan | None, peak: Figure) -> Figure:
