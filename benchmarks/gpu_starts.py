@@ -23,7 +23,7 @@ from pipeline.config.schema import ServeConfig
 from pipeline.gpu import host
 from pipeline.load.generator import closed_loop, streamed
 from pipeline.measure.latency import tpot_ms
-from pipeline.vllm.arguments import COMPILATION
+from pipeline.vllm.demand import COMPILATION
 from pipeline.vllm.phases import Phases
 from pipeline.vllm.settle import settle
 

@@ -20,11 +20,11 @@ from pipeline.stages.check_gpu import CPU_PROFILE, Machine
 from pipeline.stages.download_model import model_folder
 from pipeline.stages.install import choose_set, fastest, read_marker
 from pipeline.vllm import compilers
-from pipeline.vllm.fit import crowded
+from pipeline.vllm.demand import plan_of
 from pipeline.vllm.ladder import CPU_CACHE
 from pipeline.vllm.limits import BFLOAT16, unmet
 from pipeline.vllm.plan import Plan
-from pipeline.vllm.preflight import plan_of
+from pipeline.vllm.preflight import crowded
 from pipeline.vllm.sets import CPU_SET, VllmSet
 from pipeline.vllm.settle import settle
 

@@ -15,10 +15,10 @@ from pipeline.model.shape import Shape, estimated_bytes, read_shape, weight_byte
 from pipeline.stages.check_gpu import Machine
 from pipeline.stages.download_model import model_folder
 from pipeline.terminal import Part, Table
-from pipeline.vllm.arguments import unplanned
+from pipeline.vllm.demand import demand, devices, unplanned
 from pipeline.vllm.fit import Fit, fit_of, pairs
 from pipeline.vllm.ladder import CPU_CACHE
-from pipeline.vllm.plan import ERROR_MIB, LAPTOP, LAPTOP_MIB, MIB, PEAK_ERROR_MIB, Demand, demand, devices
+from pipeline.vllm.plan import ERROR_MIB, LAPTOP, LAPTOP_MIB, MIB, PEAK_ERROR_MIB, Demand
 
 ASK_HUB_S = 10.0
 HEAD = ("model", "profile", "weights", "from", "KV/token", "utilisation", "context", "peak", "verdict")

@@ -86,7 +86,7 @@ def measured(settings: ServeConfig, client: Client, bed: ServerInputs) -> Side:
         workspace.say(f"restarting the server (pid {launch.pid})")
         stop_server(launch, workspace)
         try:
-            restarted = server.model_copy(update=relaunch(launch, server.vllm, workspace))
+            restarted = server.model_copy(update=relaunch(launch, server.vllm, workspace)._asdict())
         except PipelineError as error:  # the arm goes on without
             met.append(error)
             raise
@@ -201,11 +201,11 @@ def bring_back(before: Launch, version: str, workspace: Workspace) -> None:
     workspace.say(f"starting again the server that was up before, on port {before.port}; Ctrl-C leaves it stopped")
     store = Store(workspace.artifacts)
     try:
-        changes = relaunch(before, version, workspace)
+        ready = relaunch(before, version, workspace)
         recorded = store.outcome("serve", Server)
         if recorded.data is not None and recorded.envelope is not None and recorded.data.handle.launch_id == before.id:
             because, started, took_s = recorded.envelope.because, recorded.envelope.started, recorded.envelope.duration_s
-            store.write("serve", because, started, took_s, recorded.data.model_copy(update=changes))
+            store.write("serve", because, started, took_s, recorded.data.model_copy(update=ready._asdict()))
     except PipelineError as error:
         said = f"the server that was up before did not come back: {error.message}"
         raise ServerError(said, "start it with `./inv serve`", error.log) from error

@@ -1,10 +1,9 @@
 """Start a server of ours and wait until it is ready and proven; what was started goes where that fails."""
 
 import time
-from typing import Any
+from typing import NamedTuple
 
 from pipeline.client.target import Target
-from pipeline.config.schema import ServeConfig
 from pipeline.engine.workspace import Workspace
 from pipeline.errors import MeasureError, ServerError
 from pipeline.server import launch as launching
@@ -19,20 +18,28 @@ from pipeline.vllm.kernels import is_monitored
 from pipeline.vllm.warm_up import warm_up
 
 
-def relaunch(launch: Launch, version: str, workspace: Workspace) -> dict[str, Any]:
-    """Start what was stopped again, with the same command and environment; return what changes in the server's record."""
-    proofs, handle = start_and_prove(launch.settings, launch.command, launch.model, version, workspace)
+class Ready(NamedTuple):
+    """What is on record of a server that is ready: whether each proof holds, the proofs, and how to reach it."""
+
+    real: bool
+    proofs: list[Proof]
+    handle: Handle
+
+
+def relaunch(launch: Launch, version: str, workspace: Workspace) -> Ready:
+    """Start what was stopped again, with the same command and environment."""
+    launching.start(launch.settings, launch.command, launch.model, workspace)
+    ready = await_ready(version, workspace)
     started = state.read(workspace)
     if started is not None:
         state.write(workspace, started.model_copy(update={"stays": launch.stays}))
-    return {"real": is_real(proofs), "proofs": proofs, "handle": handle}
+    return ready
 
 
-def start_and_prove(settings: ServeConfig, words: list[str], model: str, version: str, workspace: Workspace) -> tuple[list[Proof], Handle]:
-    """Start `words` and wait; return the proofs and the handle of a launch that is ready and ours, or leave nothing running."""
-    launching.start(settings, words, model, workspace)
+def await_ready(version: str, workspace: Workspace) -> Ready:
+    """Wait until the launch on record is ready and proven to be ours; where that fails, nothing of it is left running."""
     try:
-        return await_server(version, workspace)
+        return await_proofs(version, workspace)
     except BaseException:  # also Ctrl-C: what we started must not outlive us
         stop_current(workspace)
         raise
@@ -51,8 +58,8 @@ def clear_old(workspace: Workspace) -> None:
         workspace.say(f"killed what was left of it: {killed}")
 
 
-def await_server(version: str, workspace: Workspace) -> tuple[list[Proof], Handle]:
-    """Return (proofs, handle) of the launch on record once it is ready and proven; ServerError otherwise."""
+def await_proofs(version: str, workspace: Workspace) -> Ready:
+    """Wait until the launch on record is ready and proven; ServerError otherwise."""
     launch = state.read(workspace)
     assert launch is not None, "nobody else stops it while we hold the lock"
     log = workspace.root / launch.log
@@ -76,7 +83,7 @@ def await_server(version: str, workspace: Workspace) -> tuple[list[Proof], Handl
         target = Target(launch.base_url, lambda: state.is_running(launch), key_of(launch, workspace))
         count = warm_up(target, launch.model, launch.settings.max_num_seqs, launch.settings.max_model_len)
         workspace.say(f"warmed up with {count} requests in {time.monotonic() - began:.1f} s")
-    return proofs, Handle(
+    handle = Handle(
         launch_id=launch.id,
         base_url=launch.base_url,
         keyed=launch.keyed,
@@ -88,3 +95,4 @@ def await_server(version: str, workspace: Workspace) -> tuple[list[Proof], Handl
         ready_s=round(ready_s, 2),
         phases_s={name: round(seconds, 2) for name, seconds in phases.durations(ready_s).items()},
     )
+    return Ready(is_real(proofs), proofs, handle)

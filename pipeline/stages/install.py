@@ -21,9 +21,10 @@ from pipeline.engine.record import Artifact
 from pipeline.engine.workspace import Workspace
 from pipeline.errors import InstallError
 from pipeline.stages.check_gpu import CPU_PROFILE, Machine
-from pipeline.vllm.environment import base_environment, quick_start
+from pipeline.vllm.environment import base_environment
 from pipeline.vllm.rehearsals import COLLECT_LESS, REHEARSALS
 from pipeline.vllm.sets import CPU_SET, SETS, UPDATE_DRIVER, VllmSet, no_set_for, set_for_driver, set_named
+from pipeline.vllm.settle import quick_start
 
 GIB = 2**30
 MARKER = "vllm-poc.json"

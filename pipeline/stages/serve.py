@@ -11,15 +11,15 @@ from pipeline.errors import MeaninglessError, MeasureError, OutOfMemoryError, Se
 from pipeline.server import launch as launching
 from pipeline.server import ports, state
 from pipeline.server.keys import control_of, key_file
-from pipeline.server.start import clear_old, relaunch, start_and_prove
+from pipeline.server.start import await_ready, clear_old, relaunch
 from pipeline.server.state import Handle, Launch
 from pipeline.server.stop import stop_server
 from pipeline.stages.check_gpu import CPU_PROFILE, Machine
 from pipeline.stages.download_model import Model
 from pipeline.stages.install import Installation
 from pipeline.vllm.command import headless_command, server_command, without_address
-from pipeline.vllm.identity import Proof, is_real
-from pipeline.vllm.ladder import MOST_ATTEMPTS, Attempt, falls_back, smaller
+from pipeline.vllm.identity import Proof
+from pipeline.vllm.ladder import Attempt, next_attempt
 from pipeline.vllm.plan import Plan
 from pipeline.vllm.preflight import Site, insist_on_site, plan_start
 from pipeline.vllm.sets import CPU_SET
@@ -61,6 +61,8 @@ def serve(
     """Start vLLM, wait until it answers, and prove that it is ours."""
     if settings.node_rank:
         raise ServerError(f"node {settings.node_rank} answers no requests: node 0 does", "start its share of the model with `./inv join`")
+    for caution in cautions(settings, workspace):
+        workspace.say(f"caution: {caution}")
     site = site_of(machine, installation, model, workspace)
     settings = prepare(settings, site, workspace)
     if not ports.is_free(settings.host, settings.port):
@@ -68,8 +70,6 @@ def serve(
             f"port {settings.port} is taken by {ports.describe_owner(settings.host, settings.port)}",
             f"end it, or choose another port: --set serve.port={settings.port + 1}",
         )
-    for caution in cautions(settings, workspace):
-        workspace.say(f"caution: {caution}")
     workspace.say(f"starting {installation.distribution} {installation.vllm} with {model.name} on port {settings.port}")
     attempts: list[Attempt] = []
     while True:
@@ -77,11 +77,14 @@ def serve(
         began = time.monotonic()
         try:
             plan = plan_start(settings, site)  # before the start, for a gate may ask for its peak
-            proofs, handle = start_and_prove(settings, words, model.name, installation.vllm, workspace)
+            launching.start(settings, words, model.name, workspace)
+            ready = await_ready(installation.vllm, workspace)
             break
         except OutOfMemoryError as error:
-            settings, attempt = next_attempt(settings, error, round(time.monotonic() - began, 1), attempts, workspace)
+            log = workspace.relative(error.log) if error.log else ""
+            settings, attempt = next_attempt(settings, error, attempts, round(time.monotonic() - began, 1), log)
             attempts.append(attempt)
+            workspace.say(f"{error.message}; trying again with {attempt.changed}")
     return Server(
         model=model.name,
         vllm=installation.vllm,
@@ -93,9 +96,7 @@ def serve(
         random_weights=settings.load_format == "dummy",
         attempts=attempts,
         plan=plan,
-        real=is_real(proofs),
-        proofs=proofs,
-        handle=handle,
+        **ready._asdict(),
     )
 
 
@@ -134,21 +135,6 @@ def prepare(settings: ServeConfig, site: Site, workspace: Workspace) -> ServeCon
     return settings
 
 
-def next_attempt(
-    settings: ServeConfig, error: OutOfMemoryError, took_s: float, before: list[Attempt], workspace: Workspace
-) -> tuple[ServeConfig, Attempt]:
-    """Return smaller settings and the failed attempt; the error itself where none are wanted or none are left."""
-    log = error.log
-    text = log.read_text(encoding="utf-8", errors="replace") if log else error.message
-    rung = smaller(settings, error.cause, text) if falls_back(settings) else None
-    if rung is None or len(before) >= MOST_ATTEMPTS:
-        tried = "; ".join(attempt.changed for attempt in before)
-        raise OutOfMemoryError(f"{error.message} (tried in vain: {tried})", error.hint, log, error.cause) if tried else error
-    less, changed = rung
-    workspace.say(f"{error.message}; trying again with {changed}")
-    return less, Attempt(cause=error.message, changed=changed, took_s=took_s, log=workspace.relative(log) if log else "")
-
-
 def restart(server: Server, workspace: Workspace) -> Server:
     """Stop the server, start it again with the same command and put its new handle on record; its identity stays."""
     store = Store(workspace.artifacts)
@@ -157,9 +143,9 @@ def restart(server: Server, workspace: Workspace) -> Server:
         raise ServerError("the server to restart is not the one on record", "start it with `invoke serve`")
     workspace.say(f"restarting the server (pid {launch.pid})")
     stop_server(launch, workspace)
-    changes = relaunch(launch, server.vllm, workspace)
-    handle = changes["handle"].model_copy(update={"earlier": server.handle.launches})
-    again = server.model_copy(update={**changes, "handle": handle})
+    ready = relaunch(launch, server.vllm, workspace)
+    handle = ready.handle.model_copy(update={"earlier": server.handle.launches})
+    again = server.model_copy(update={**ready._asdict(), "handle": handle})
     store.write("serve", envelope.because, envelope.started, envelope.duration_s, again)
     return again
 

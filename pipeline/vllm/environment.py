@@ -20,7 +20,6 @@ DROPPED = (
     API_KEY,
 )
 
-KERNELS = "flashinfer-jit-cache"  # FlashInfer's kernels, compiled
 # Where a library keeps what it compiled or fetched, by the folder below ours.
 CACHES = {
     "VLLM_CACHE_ROOT": "vllm",
@@ -48,22 +47,6 @@ def base_environment(inherited: Mapping[str, str], cache: Path, python: Path) ->
         "HF_HUB_DISABLE_TELEMETRY": "1",
         **{name: str(cache / folder) for name, folder in CACHES.items()},
         **toolkit_environment(inherited, python, cache),
-    }
-
-
-def quick_start(versions: Mapping[str, str], alone: bool = True) -> dict[str, str]:
-    """Return the variables that spare a server on a GPU minutes of its first start, and seconds of later ones.
-
-    `versions` are those of the packages of the server's environment; `alone` tells that one device has the whole model.
-    """
-    return {
-        # FlashInfer's sampler is compiled for minutes at the first start, unless its kernels came as a package.
-        **({} if KERNELS in versions else {"VLLM_USE_FLASHINFER_SAMPLER": "0"}),
-        # The engine comes out of the API server, which has imported everything already; vLLM itself takes a new process
-        # where that cannot be: where CUDA is in use, and in WSL.
-        **({"VLLM_WORKER_MULTIPROC_METHOD": "fork"} if alone else {}),
-        # A later start takes the size of the KV cache that the first one found, instead of measuring it again.
-        "VLLM_ENABLE_STARTUP_PLAN": "1",
     }
 
 

@@ -1,26 +1,12 @@
 """Whether a demand fits a device, and what to set where it does not."""
 
 import math
-from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from pipeline.config.schema import ServeConfig
-from pipeline.gpu.nvml import Gpu
 from pipeline.model.shape import Shape
-from pipeline.vllm.arguments import arguments
-from pipeline.vllm.plan import (
-    CONTEXT_MIB,
-    CONTEXT_STEP,
-    DEFAULT_UTILIZATION,
-    MIB,
-    SHORTEST_CONTEXT,
-    WORKSPACE_MIB,
-    Demand,
-    Plan,
-    devices,
-)
+from pipeline.vllm.plan import CONTEXT_MIB, CONTEXT_STEP, MIB, SHORTEST_CONTEXT, WORKSPACE_MIB, Demand, Plan
 
 FitVerdict = Literal["fits", "fits, over the target", "fits only below context", "does not fit"]
 
@@ -112,29 +98,6 @@ def refusal(asked: Demand, utilization: float | None) -> tuple[str, str] | None:
     if judged.advised is not None:
         return why, f"what would fit: serve.max_model_len up to {judged.alone} with serve.gpu_memory_utilization {judged.advised}"
     return why, "no share of this device and no context fits: take a smaller model (`./inv plan` shows which fit)"
-
-
-def crowded(gpus: Sequence[Gpu], settings: ServeConfig) -> tuple[str, str] | None:
-    """Return (why vLLM will refuse for what others hold of a device, what to do); None where it will not.
-
-    It refuses where less is free than its share of the device, both as CUDA counts them: without the driver's reserve.
-    """
-    given = arguments(settings.extra_args)
-    if "--gpu-memory-utilization" in given or "--config" in given:
-        return None
-    share = settings.gpu_memory_utilization or DEFAULT_UTILIZATION
-    for gpu in devices(gpus, settings):
-        total_mib = gpu.total_mib - (CONTEXT_MIB if gpu.reserved_mib is None else gpu.reserved_mib)
-        if gpu.free_mib < share * total_mib:
-            who = [f"pid {one.pid} ({one.name})" + ("" if one.used_mib is None else f" {one.used_mib:.0f}") for one in gpu.processes]
-            why = (
-                f"{gpu.free_mib:.0f} of {total_mib:.0f} MiB are free on GPU {gpu.index} ({gpu.name}), and "
-                f"serve.gpu_memory_utilization {share:g} asks for {share * total_mib:.0f}{'; held by ' + ', '.join(who) if who else ''}"
-            )
-            fits = share_of(gpu.free_mib, total_mib)
-            lower = f", or set serve.gpu_memory_utilization={fits:g} or less" if fits > 0 else ""
-            return why, f"close what you do not need on the GPU (`./inv check-gpu` lists it){lower}"
-    return None
 
 
 def share_of(free_mib: float, total_mib: float) -> float:

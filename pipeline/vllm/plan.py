@@ -8,15 +8,12 @@ and context are estimates, each with its reasoning beside it.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from pydantic import BaseModel, ConfigDict
 
-from pipeline.config.schema import ServeConfig
-from pipeline.gpu.nvml import Gpu
 from pipeline.measure.figures import Figure, not_measured
 from pipeline.model.shape import DTYPE_BYTES, Shape, kv_bytes_per_token
-from pipeline.vllm.arguments import kv_bytes, listed_sizes
 
 MIB = 2**20
 DEFAULT_UTILIZATION = 0.92  # vLLM 0.32
@@ -31,7 +28,7 @@ WORKSPACE_MIB = 214.0
 # twice max_num_seqs and at most 512.
 GRAPH_MIB = 7.2  # 369 MiB for 51 sizes on an H100 with vLLM 0.24
 # The KV cache of four runs on an H100 with vLLM 0.24 was within 330 MiB of the plan, their peak within 140 and at most 118 above
-# it (tests/unit/gpu/test_plan.py, where examples/ is held against the bands too). One card is few, so the bands are wider.
+# it (tests/unit/vllm/test_plan.py, where examples/ is held against the bands too). One card is few, so the bands are wider.
 ERROR_MIB = 700.0
 PEAK_ERROR_MIB = 150.0
 # Below this a router's prompt with its answer gets tight; serve's own retries stop there too.
@@ -103,49 +100,34 @@ class Demand(BaseModel):
     max_num_seqs: int
     max_num_batched_tokens: int | None = None
     captured: int | None = None
-    kv_dtype_bytes: int
+    kv_dtype_bytes: int | None = None
 
     def at(self, utilization: float | None) -> Plan:
         """Return the plan with that share of the device, or vLLM's default."""
-        return plan(
-            self.shape,
-            self.weights_bytes,
-            self.weights_from,
-            self.total_mib,
-            utilization,
-            self.max_model_len,
-            self.max_num_seqs,
-            self.max_num_batched_tokens,
-            self.captured == 0,
-            self.captured,
-            self.kv_dtype_bytes,
+        shape, tokens = self.shape, batched_tokens(self.total_mib, self.max_num_batched_tokens)
+        budget_mib = math.ceil(self.total_mib * MIB * (utilization or DEFAULT_UTILIZATION)) / MIB
+        activations_mib = activations_bytes(shape, tokens, self.max_num_seqs) / MIB
+        sizes = captured_sizes(self.max_num_seqs) if self.captured is None else self.captured
+        per_token = kv_bytes_per_token(shape, self.kv_dtype_bytes or DTYPE_BYTES.get(shape.dtype, 2))
+        kv_cache_mib = budget_mib - self.weights_bytes / MIB - activations_mib - WORKSPACE_MIB
+        return Plan(
+            total_mib=self.total_mib,
+            budget_mib=round(budget_mib, 1),
+            weights_mib=round(self.weights_bytes / MIB, 1),
+            weights_from=self.weights_from,
+            activations_mib=round(activations_mib, 1),
+            graphs_mib=round(GRAPH_MIB * sizes, 1),
+            context_mib=CONTEXT_MIB,
+            kv_cache_mib=round(kv_cache_mib, 1),
+            kv_bytes_per_token=per_token,
+            kv_tokens=max(0, int(kv_cache_mib * MIB / per_token)),
+            max_model_len=self.max_model_len,
+            error_mib=ERROR_MIB,
         )
 
     def steps(self) -> Iterator[tuple[float, Plan]]:
         """Yield each share in steps of 0.01, smallest first, with its plan."""
         return ((step / 100, self.at(step / 100)) for step in range(1, 101))
-
-
-def devices(gpus: Sequence[Gpu], settings: ServeConfig) -> list[Gpu]:
-    """Return the devices that a server with these settings takes on this host: the first of the visible ones, as many as it needs."""
-    return list(gpus[: max(1, settings.world_size * settings.data_parallel_size // settings.nnodes)])
-
-
-def deciding(gpus: Sequence[Gpu], settings: ServeConfig) -> Gpu | None:
-    """Return the device that decides what fits: the smallest of those that share the model; None without any."""
-    return min(devices(gpus, settings), key=lambda gpu: gpu.total_mib, default=None)
-
-
-def shared(shape: Shape, settings: ServeConfig) -> Shape:
-    """Return the shape of one device's share: heads and MLP are split by tensor, layers by pipeline parallelism."""
-    tensor, pipeline = settings.tensor_parallel_size, settings.pipeline_parallel_size
-    return shape.model_copy(
-        update={
-            "layers": math.ceil(shape.layers / pipeline),
-            "kv_heads": math.ceil(shape.kv_heads / tensor),
-            "intermediate": math.ceil(shape.intermediate / tensor),
-        }
-    )
 
 
 def batched_tokens(total_mib: float, asked: int | None) -> int:
@@ -165,58 +147,6 @@ def activations_bytes(shape: Shape, tokens: int, max_num_seqs: int) -> int:
     width = DTYPE_BYTES.get(shape.dtype, 2)
     layers = tokens * (4 * shape.hidden + 3 * shape.intermediate) * width
     return layers + min(max_num_seqs, tokens) * shape.vocabulary * (2 * 4 + width)
-
-
-def plan(
-    shape: Shape,
-    weights_bytes: int,
-    weights_from: str,
-    total_mib: float,
-    utilization: float | None,
-    max_model_len: int,
-    max_num_seqs: int,
-    max_num_batched_tokens: int | None = None,
-    eager: bool = False,
-    captured: int | None = None,
-    kv_dtype_bytes: int | None = None,
-) -> Plan:
-    """Return what the server will take of a device of `total_mib`."""
-    budget_mib = math.ceil(total_mib * MIB * (utilization or DEFAULT_UTILIZATION)) / MIB
-    activations_mib = activations_bytes(shape, batched_tokens(total_mib, max_num_batched_tokens), max_num_seqs) / MIB
-    sizes = captured_sizes(max_num_seqs) if captured is None else captured
-    graphs_mib = 0.0 if eager else GRAPH_MIB * sizes
-    per_token = kv_bytes_per_token(shape, kv_dtype_bytes or DTYPE_BYTES.get(shape.dtype, 2))
-    kv_cache_mib = budget_mib - weights_bytes / MIB - activations_mib - WORKSPACE_MIB
-    return Plan(
-        total_mib=total_mib,
-        budget_mib=round(budget_mib, 1),
-        weights_mib=round(weights_bytes / MIB, 1),
-        weights_from=weights_from,
-        activations_mib=round(activations_mib, 1),
-        graphs_mib=round(graphs_mib, 1),
-        context_mib=CONTEXT_MIB,
-        kv_cache_mib=round(kv_cache_mib, 1),
-        kv_bytes_per_token=per_token,
-        kv_tokens=max(0, int(kv_cache_mib * MIB / per_token)),
-        max_model_len=max_model_len,
-        error_mib=ERROR_MIB,
-    )
-
-
-def demand(settings: ServeConfig, shape: Shape, weights_bytes: int, weights_from: str, total_mib: float) -> Demand:
-    """Return what a start with these settings asks of each device, which has `total_mib`; a spread model's weights in equal shares."""
-    dtype = shape.served_dtype(settings.dtype)
-    return Demand(
-        shape=shared(shape, settings).model_copy(update={"dtype": dtype}),
-        weights_bytes=math.ceil(weights_bytes / settings.world_size),
-        weights_from=weights_from,
-        total_mib=total_mib,
-        max_model_len=settings.max_model_len,
-        max_num_seqs=settings.max_num_seqs,
-        max_num_batched_tokens=settings.max_num_batched_tokens,
-        captured=0 if settings.enforce_eager is True else listed_sizes(settings),
-        kv_dtype_bytes=kv_bytes(settings, dtype) or 2,
-    )
 
 
 def plan_error_figure(made: Plan | None, peak: Figure) -> Figure:

@@ -5,18 +5,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.config.schema import CUDA_DEVICES, ServeConfig
-from pipeline.errors import ModelError, OutOfMemoryError, ServerError
+from pipeline.config.schema import ServeConfig
+from pipeline.errors import OutOfMemoryError, ServerError
 from pipeline.gpu import nvml
 from pipeline.gpu.host import Host
 from pipeline.gpu.nvml import Driver, Gpu
-from pipeline.model.shape import read_shape, weight_bytes
 from pipeline.vllm import compilers
-from pipeline.vllm.arguments import unplanned
-from pipeline.vllm.fit import crowded, refusal
+from pipeline.vllm.demand import arguments, demand_on, devices
+from pipeline.vllm.fit import refusal, share_of
 from pipeline.vllm.ladder import FEWEST_SEQUENCES, HOPELESS, PLANNED
 from pipeline.vllm.parallel import check_parts, read_parts
-from pipeline.vllm.plan import SHORTEST_CONTEXT, Demand, Plan, deciding, demand
+from pipeline.vllm.plan import CONTEXT_MIB, DEFAULT_UTILIZATION, SHORTEST_CONTEXT, Demand, Plan
 from pipeline.vllm.sets import CPU_SET, set_named
 
 ALL_THE_SAME = "or try all the same: --set serve.force_start=true"
@@ -90,8 +89,7 @@ def refuse_crowded(settings: ServeConfig, site: Site) -> None:
     """Raise OutOfMemoryError where others hold so much of the GPU now that vLLM would refuse, after a minute."""
     if site.on_cpu or not site.gpus:
         return
-    now = {gpu.uuid: gpu for gpu in nvml.read(settings.env.get(CUDA_DEVICES)).gpus}
-    refused = crowded([now[gpu.uuid] for gpu in site.gpus if gpu.uuid in now], settings)
+    refused = crowded(nvml.read(",".join(gpu.uuid for gpu in site.gpus)).gpus, settings)
     if refused is not None:
         raise OutOfMemoryError(f"not started: {refused[0]}", f"{refused[1]}; {ALL_THE_SAME}", None, "free-vram")
 
@@ -106,20 +104,24 @@ def refuse_hopeless(wanted: Demand | None, share: float | None) -> None:
         raise OutOfMemoryError(f"not started: {why}", f"{fitting}; {ALL_THE_SAME}", None, cause)
 
 
-def demand_on(settings: ServeConfig, gpus: Sequence[Gpu], distribution: str, folder: Path) -> Demand | None:
-    """Return what the start asks of the device that decides; None without one, or where model or flags do not tell."""
-    device = deciding(gpus, settings)
-    if distribution == CPU_SET.distribution or device is None or unplanned(settings):
-        return None
-    try:
-        shape = read_shape(folder)
-        weights, source = weight_bytes(folder, shape, settings.dtype)
-    except ModelError:
-        return None
-    return demand(settings, shape, weights, source, device.total_mib)
+def crowded(gpus: Sequence[Gpu], settings: ServeConfig) -> tuple[str, str] | None:
+    """Return (why vLLM will refuse for what others hold of a device, what to do); None where it will not.
 
-
-def plan_of(settings: ServeConfig, gpus: Sequence[Gpu], distribution: str, folder: Path) -> Plan | None:
-    """Return what a start will take of the device that decides; None where it is not known."""
-    wanted = demand_on(settings, gpus, distribution, folder)
-    return wanted.at(settings.gpu_memory_utilization) if wanted else None
+    It refuses where less is free than its share of the device, both as CUDA counts them: without the driver's reserve.
+    """
+    given = arguments(settings.extra_args)
+    if "--gpu-memory-utilization" in given or "--config" in given:
+        return None
+    share = settings.gpu_memory_utilization or DEFAULT_UTILIZATION
+    for gpu in devices(gpus, settings):
+        total_mib = gpu.total_mib - (CONTEXT_MIB if gpu.reserved_mib is None else gpu.reserved_mib)
+        if gpu.free_mib < share * total_mib:
+            who = [f"pid {one.pid} ({one.name})" + ("" if one.used_mib is None else f" {one.used_mib:.0f}") for one in gpu.processes]
+            why = (
+                f"{gpu.free_mib:.0f} of {total_mib:.0f} MiB are free on GPU {gpu.index} ({gpu.name}), and "
+                f"serve.gpu_memory_utilization {share:g} asks for {share * total_mib:.0f}{'; held by ' + ', '.join(who) if who else ''}"
+            )
+            fits = share_of(gpu.free_mib, total_mib)
+            lower = f", or set serve.gpu_memory_utilization={fits:g} or less" if fits > 0 else ""
+            return why, f"close what you do not need on the GPU (`./inv check-gpu` lists it){lower}"
+    return None

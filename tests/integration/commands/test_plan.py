@@ -14,8 +14,8 @@ from pipeline.errors import HubSilentError, ModelError, OutOfMemoryError
 from pipeline.model.published import CONFIGS, QWEN_3B
 from pipeline.model.remote import HEADERS, remote_weights
 from pipeline.model.shape import INDEX
+from pipeline.vllm.demand import demand_on
 from pipeline.vllm.ladder import HOPELESS, PLANNED
-from pipeline.vllm.preflight import demand_on
 from tests.fakes import fake_hub
 from tests.fakes.environment import FakeProject, free_port, installation, machine
 from tests.fakes.fake_hub import FakeHub, HubFile

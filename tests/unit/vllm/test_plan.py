@@ -16,7 +16,7 @@ from pipeline.measure.figures import Figure, not_measured
 from pipeline.model.published import CONFIGS, NON_COMMERCIAL, QWEN_3B, published_shape
 from pipeline.model.shape import Shape, estimated_bytes, read_shape, weight_elements
 from pipeline.planning import profile_for
-from pipeline.vllm.arguments import unplanned
+from pipeline.vllm.demand import demand, unplanned
 from pipeline.vllm.fit import fit_of, pairs, refusal
 from pipeline.vllm.plan import (
     ERROR_MIB,
@@ -28,8 +28,6 @@ from pipeline.vllm.plan import (
     Demand,
     Plan,
     captured_sizes,
-    demand,
-    plan,
     plan_error_figure,
 )
 
@@ -43,7 +41,19 @@ def shape(tmp_path: Path, config: dict[str, object]) -> Shape:
 
 def planned(tmp_path: Path, total_mib: float, utilization: float | None, max_num_seqs: int = 16) -> Plan:
     found = shape(tmp_path, QWEN_3B)
-    return plan(found, 2 * weight_elements(found), "shape in config.json", total_mib, utilization, 4096, max_num_seqs)
+    return plain_demand(found, 2 * weight_elements(found), total_mib, max_num_seqs).at(utilization)
+
+
+def plain_demand(found: Shape, weights_bytes: int, total_mib: float, max_num_seqs: int) -> Demand:
+    """Return the demand of that model with the context of the profiles."""
+    return Demand(
+        shape=found,
+        weights_bytes=weights_bytes,
+        weights_from="a test",
+        total_mib=total_mib,
+        max_model_len=4096,
+        max_num_seqs=max_num_seqs,
+    )
 
 
 def test_the_guides_model_does_not_fit_its_card_and_fits_a_large_one(tmp_path: Path) -> None:
@@ -107,16 +117,16 @@ def test_profiles_for_six_gigabytes_fit_and_meet_the_guides_target(tmp_path: Pat
     config, weights_mib = SIX_GB_PROFILES[profile]
     settings = SHIPPED.config(profile)
     serve = settings.serve
-    made = plan(
-        shape(tmp_path, config),
-        int(weights_mib * MIB),
-        "published",
-        6141,
-        serve.gpu_memory_utilization,
-        serve.max_model_len,
-        serve.max_num_seqs,
-        serve.max_num_batched_tokens,
+    asked = Demand(
+        shape=shape(tmp_path, config),
+        weights_bytes=int(weights_mib * MIB),
+        weights_from="published",
+        total_mib=6141,
+        max_model_len=serve.max_model_len,
+        max_num_seqs=serve.max_num_seqs,
+        max_num_batched_tokens=serve.max_num_batched_tokens,
     )
+    made = asked.at(serve.gpu_memory_utilization)
     assert made.fits
     assert settings.gates.root["vram_usage"].target == 4768
     assert made.meets(4768)
@@ -362,7 +372,7 @@ VLLM_0_24 = [
 def test_the_error_bands_held_with_vllm_0_24(repo: str, weights_mib: float, share: float, kv_cache_mib: float, peak_mib: float) -> None:
     found = published_shape(repo)
     assert found is not None
-    made = plan(found, int(weights_mib * MIB), "headers", 81559, share, 4096, 256)
+    made = plain_demand(found, int(weights_mib * MIB), 81559, 256).at(share)
     assert abs(made.kv_cache_mib - kv_cache_mib) < ERROR_MIB / 2
     assert abs(made.peak_mib - peak_mib) < PEAK_ERROR_MIB
 
