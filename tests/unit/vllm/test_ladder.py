@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.config.schema import ServeConfig
-from pipeline.vllm.causes import CAUSES
+from pipeline.vllm.causes.table import CAUSES
 from pipeline.vllm.ladder import CPU_CACHE, FEWEST_SEQUENCES, HOPELESS, MEMORY_CAUSES, PLANNED, smaller
 from pipeline.vllm.plan import SHORTEST_CONTEXT
 

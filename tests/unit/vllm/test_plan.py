@@ -46,14 +46,8 @@ def planned(tmp_path: Path, total_mib: float, utilization: float | None, max_num
 
 def plain_demand(found: Shape, weights_bytes: int, total_mib: float, max_num_seqs: int) -> Demand:
     """Return the demand of that model with the context of the profiles."""
-    return Demand(
-        shape=found,
-        weights_bytes=weights_bytes,
-        weights_from="a test",
-        total_mib=total_mib,
-        max_model_len=4096,
-        max_num_seqs=max_num_seqs,
-    )
+    sizes = {"weights_bytes": weights_bytes, "total_mib": total_mib, "max_model_len": 4096, "max_num_seqs": max_num_seqs}
+    return Demand.model_validate({"shape": found, "weights_from": "a test", **sizes})
 
 
 def test_the_guides_model_does_not_fit_its_card_and_fits_a_large_one(tmp_path: Path) -> None:
