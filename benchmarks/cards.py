@@ -18,13 +18,13 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from benchmarks import shape
+from pipeline.commands.session import Session, locked, options
 from pipeline.errors import PipelineError
 from pipeline.gpu.plan import DEFAULT_BATCHED_TOKENS, LARGE_GPU_MIB, PEAK_ERROR_MIB, Plan
 from pipeline.load.generator import Target, closed_loop, streamed
 from pipeline.measure.memory import baseline_mib, gpu_points
 from pipeline.server import state
 from pipeline.server.stop import stop_server
-from pipeline.session import Session, locked, options
 from pipeline.stages.check_gpu import Machine
 from pipeline.stages.measure_vram import read_samples
 from pipeline.stages.serve import Server

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TextIO
+from typing import TextIO
 
 from pipeline.redact import redacted
 
@@ -41,16 +41,19 @@ Part = str | Table
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What a command answers: its exit code, what a person is shown, and the same for a program.
+class Output:
+    """What a command ends with: its exit code, the parts that a person sees, and the same for a program.
 
     `verbatim` is for a shell or a file: neither folded nor without the secrets that were asked for.
     """
 
     code: int
-    shown: Sequence[Part]
-    data: Any
+    parts: Sequence[Part]
+    data: object
     verbatim: bool = False
+
+
+FAILED = Output(2, [], {"exit_code": 2})  # the failed stage has already reported
 
 
 class Silent:
@@ -211,15 +214,15 @@ def moves(stream: TextIO) -> bool:
     return stream.isatty() and os.environ.get("TERM", "dumb") not in ("dumb", "unknown")
 
 
-def give(answer: Answer, as_json: bool) -> None:
-    """Print a command's answer."""
+def give(output: Output, as_json: bool) -> None:
+    """Print a command's output."""
     if as_json:
-        text = json.dumps(answer.data, indent=1, ensure_ascii=False, default=str)
-        print(text if answer.verbatim else redacted(text), flush=True)
-    elif answer.verbatim:
-        print("\n".join(plain(answer.shown)), flush=True)
+        text = json.dumps(output.data, indent=1, ensure_ascii=False, default=str)
+        print(text if output.verbatim else redacted(text), flush=True)
+    elif output.verbatim:
+        print("\n".join(plain(output.parts)), flush=True)
     else:
-        show(answer.shown)
+        show(output.parts)
 
 
 def show(parts: Sequence[Part]) -> None:

@@ -16,12 +16,12 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline import session
-from pipeline.commands import graph
+from pipeline.commands import session
+from pipeline.commands.chain import graph
+from pipeline.commands.session import Options, Session
 from pipeline.dag import STAGES
 from pipeline.engine.record import Failure, Store, now
 from pipeline.gpu import nvml
-from pipeline.session import Options, Session
 from tests.fakes.fake_hub import GATED, FakeHub, HubFile
 from tests.fakes.fake_vllm import FakeVllm, Script
 
@@ -170,7 +170,7 @@ def test_unknown_task_is_told(untouched: Project) -> None:
 
 def test_graph_is_the_order_and_edges_of_the_stages(untouched: Project) -> None:
     lines = untouched.says("graph")
-    assert lines == graph().shown
+    assert lines == graph(untouched.root).parts
     names = {stage.makes: stage.name for stage in STAGES}
     edges = {(names[kind], "-->", stage.name) for stage in STAGES for kind in stage.needs.values()}
     edges |= {(names[kind], "-.->", stage.name) for stage in STAGES for kind in stage.reads.values() if kind in names}

@@ -13,7 +13,8 @@ import psutil
 import pytest
 import yaml
 
-from pipeline.commands import soak as soak_command
+from pipeline.commands.experiments import soak as soak_command
+from pipeline.commands.session import Options
 from pipeline.config.schema import VramConfig
 from pipeline.engine.pipeline import Pipeline
 from pipeline.engine.record import SOAK_NOTE as NOTE
@@ -25,7 +26,6 @@ from pipeline.experiments.soak import S_PER_H, parsed
 from pipeline.load.generator import Target
 from pipeline.measure.figures import Figure, not_measured
 from pipeline.server import state
-from pipeline.session import Options
 from pipeline.stages.measure_vram import Load, MemoryUse, Soak, Watch, memory_use
 from pipeline.stages.serve import Server
 from pipeline.terminal import Silent

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.commands import machine_lines
+from pipeline.commands.words import machine_lines
 from pipeline.config.schema import InstallConfig
 from pipeline.errors import InstallError
 from pipeline.gpu.compatibility import ON_GPU, UPDATE_DRIVER

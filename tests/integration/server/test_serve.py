@@ -16,7 +16,8 @@ import psutil
 import pytest
 
 from pipeline.client.control import GENERATED_TOKENS, Control
-from pipeline.commands import attend
+from pipeline.commands.server import attend
+from pipeline.commands.session import locked
 from pipeline.config.schema import BenchConfig, DeterminismConfig, Limits, ServeConfig, VramConfig
 from pipeline.engine.record import Store, now
 from pipeline.errors import MeasureError, ServerError
@@ -28,7 +29,6 @@ from pipeline.server.identity import prove, runs_python
 from pipeline.server.readiness import gone, wait_until_ready
 from pipeline.server.stop import Closing, stop_server
 from pipeline.server.watch import Watch, watched
-from pipeline.session import locked
 from pipeline.stages import test_determinism
 from pipeline.stages.bench import bench
 from pipeline.stages.measure_vram import measure_vram

@@ -225,8 +225,9 @@ def test_a_cell_that_no_node_can_run_is_left_out_with_the_reason(house: House) -
     assert house.read().cells[0].state == "skipped"
     dry = Sweeping(layers, machine(), Asked("profile=quick", house.address, dry_run=True), workspace, said.append).dry_run()
     assert dry.code == 0
-    assert dry.shown[0] == "1 cell, planned for 3 nodes, the largest GPU none"
-    assert dry.data["cells"] == [{"cell": "profile=quick", "state": "to run", "estimate_s": None, "fit": dry.data["cells"][0]["fit"]}]
+    assert dry.parts[0] == "1 cell, planned for 3 nodes, the largest GPU none"
+    data: Any = dry.data
+    assert data["cells"] == [{"cell": "profile=quick", "state": "to run", "estimate_s": None, "fit": data["cells"][0]["fit"]}]
 
 
 # By the command line.

@@ -6,13 +6,14 @@ from typing import Any
 import pytest
 
 from pipeline import planning
+from pipeline.commands.plan import code, lines, total
 from pipeline.config.layers import Layers, load_layers
 from pipeline.config.schema import ModelConfig, ServeConfig
 from pipeline.engine.workspace import Workspace
 from pipeline.errors import ConfigError, HubSilentError, ModelError
 from pipeline.gpu.plan import LAPTOP, LAPTOP_MIB
 from pipeline.model.shape import Shape
-from pipeline.planning import Library, Survey, card, code, lines, survey, target, total
+from pipeline.planning import Library, Survey, card, survey, target
 from pipeline.terminal import Silent, plain
 from tests.builders.machines import gpu, machine
 

@@ -16,7 +16,7 @@ from pipeline.dag import ATTACHED, NOTES, STAGES
 from pipeline.engine.pipeline import Pipeline, Result, Stage
 from pipeline.engine.record import Outcome, now
 from pipeline.engine.workspace import Workspace
-from pipeline.errors import BusyError, ConfigError, OutOfMemoryError
+from pipeline.errors import BusyError, ConfigError, OutOfMemoryError, ServerError
 from pipeline.server import state
 from pipeline.server.stop import stop_server
 from pipeline.stages.check_gpu import CPU_PROFILE, Machine
@@ -75,6 +75,12 @@ class Session:
                     f"profile {profile}: serve.env.{CUDA_DEVICES} cannot stand in a profile that is chosen by the devices it names",
                     f"name the profile (--profile {profile}), or set serve.env.{CUDA_DEVICES} above the profiles",
                 )
+
+    def refuse_attached(self, what: str) -> None:
+        """Raise ServerError when the server is one that someone else runs; `what` is what it is not ours to do."""
+        url = self.config.attach.url
+        if url:
+            raise ServerError(f"the server at {url} is not ours to {what}", "unset attach.url for a server of our own")
 
     @property
     def config(self) -> Config:
