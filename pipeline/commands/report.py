@@ -8,7 +8,7 @@ from pathlib import Path
 from pipeline.commands.chain import why
 from pipeline.commands.session import Options, Session, locked
 from pipeline.dag import MEASURING
-from pipeline.engine.pipeline import Result
+from pipeline.engine.stage import Result
 from pipeline.redact import redacted
 from pipeline.report.stage import Report
 from pipeline.terminal import Output, Part, Table

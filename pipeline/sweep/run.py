@@ -11,7 +11,7 @@ from pipeline.config.layers import ENVIRONMENT_PREFIX, Layers, nearest, single_v
 from pipeline.config.schema import Config
 from pipeline.dag import STAGES
 from pipeline.engine.code import CodeDigests
-from pipeline.engine.pipeline import content_digest
+from pipeline.engine.fingerprint import content_digest
 from pipeline.engine.record import SWEEP_NOTE, Outcome, Store, digest, now, write_atomic
 from pipeline.engine.workspace import Workspace
 from pipeline.errors import ConfigError, RecordError

@@ -68,7 +68,7 @@ def point_at(endpoint: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def fetch(folder: Path, repo: str = REPO, revision: str = "main", min_free_gib: float = LITTLE) -> HubModel:
-    return fetching.fetch(repo, revision, folder / "model", min_free_gib, folder / "cache", lambda _text: None)
+    return fetching.fetch(repo, revision, folder / "model", min_free_gib, lambda _text: None)
 
 
 def trouble(folder: Path, **arguments: Any) -> ModelError:
@@ -90,7 +90,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def test_model_is_fetched_at_the_commit_that_the_branch_means(hub: FakeHub, tmp_path: Path) -> None:
     said: list[str] = []
-    got = fetching.fetch(REPO, "main", tmp_path / "model", LITTLE, tmp_path / "cache", said.append)
+    got = fetching.fetch(REPO, "main", tmp_path / "model", LITTLE, said.append)
     assert got == HubModel(folder=tmp_path / "model", commit=hub.branches["main"], license="apache-2.0")
     assert contents(tmp_path) == {path: file.content for path, file in FILES.items()}
     assert said == [f"downloading {REPO} at {got.commit[:12]}: 0.00 GiB to go"]
