@@ -16,10 +16,10 @@ from pipeline.model.remote import HEADERS, remote_weights
 from pipeline.model.shape import INDEX
 from pipeline.stages import serve as serving
 from pipeline.vllm.ladder import HOPELESS, PLANNED
+from tests.builders.project import Project
 from tests.fakes import fake_hub
 from tests.fakes.environment import FakeProject, free_port, installation, machine
 from tests.fakes.fake_hub import FakeHub, HubFile
-from tests.integration.commands.test_cli import Project
 from tests.integration.model.test_hub import point_at
 
 TINY = {**QWEN_3B, "num_hidden_layers": 2, "vocab_size": 100}

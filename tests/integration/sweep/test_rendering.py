@@ -12,8 +12,8 @@ from pipeline.engine.record import SWEEP_NOTE, Store
 from pipeline.report.document import read_document
 from pipeline.sweep.rendering import rendered
 from tests.builders.documents import WHEN
+from tests.builders.project import Project
 from tests.fakes.environment import code_of
-from tests.integration.commands.test_cli import Project
 from tests.unit.report.test_sweep import SWEPT, part
 
 CPU = Options(profile="cpu")

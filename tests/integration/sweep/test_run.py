@@ -25,10 +25,10 @@ from pipeline.sweep.results import read_cell
 from pipeline.sweep.run import Asked, Job, Sweeping
 from pipeline.terminal import Silent
 from tests.builders.documents import document, figure, gate
+from tests.builders.project import SMALL, Project
 from tests.fakes.cluster import Cluster, in_the_background
 from tests.fakes.environment import dead, machine, until
 from tests.fakes.fake_vllm import FakeVllm, Script
-from tests.integration.commands.test_cli import SMALL, Project
 
 # Stands in for a cell's pipeline: notes its pids and a child's, holds until it may go on, and leaves the report of its seed.
 STAND_IN = """
