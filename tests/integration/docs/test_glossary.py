@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.docs.parts import DOCS, GENERATED, README, ROOT
+from tests.integration.docs.parts import DOCS, README, ROOT
 from tests.integration.docs.test_links import prose
 
 GLOSSARY = DOCS / "reference" / "glossary.md"
@@ -14,6 +14,7 @@ TERMS = [term for row in ROWS for term in row.split(", ")]
 PAGES = [README, *(page for page in sorted(DOCS.rglob("*.md")) if page != GLOSSARY)]
 ABBREVIATION = re.compile(r"(?<![\w./-])[A-Z][A-Z0-9]+(?:-\d+)?(?!\w|\.\w|-[A-Za-z])")
 VERDICTS = {"PASS", "FAIL", "INCONCLUSIVE", "NOT_MEASURED", "SIMULATED", "INVALID"}
+OUTPUT = re.compile(r"<!-- (excerpt|faults) -->.*?<!-- /\1 -->", re.DOTALL)  # what programs said
 NAMES = {"NVIDIA", "RTX", "H100", "HTTP", "URL", "OK", "WARN", "PATH", "LICENSE"}
 
 
@@ -24,8 +25,8 @@ def elsewhere() -> str:
 
 
 def abbreviations(page: Path) -> set[str]:
-    """Return the abbreviations in the page's words; code, generated parts and targets of links are left out."""
-    words = re.sub(r"^    .*$|`[^`]*`|\]\([^)]*\)", "", GENERATED.sub("", prose(page)), flags=re.MULTILINE)
+    """Return the abbreviations in the page's words; code, the output of programs and targets of links are left out."""
+    words = re.sub(r"^    .*$|`[^`]*`|\]\([^)]*\)", "", OUTPUT.sub("", prose(page)), flags=re.MULTILINE)
     return set(ABBREVIATION.findall(words))
 
 

@@ -65,6 +65,13 @@ def test_the_documentations_first_page_lists_every_other_once_and_the_readme_lea
     assert "docs/README.md" in links(prose(ROOT / "README.md"))
 
 
+def test_every_page_that_code_and_settings_name_exists() -> None:
+    files = [ROOT / "config.yaml", ROOT / "tasks.py", *sorted((ROOT / "pipeline").rglob("*.py"))]
+    named = {name for file in files for name in re.findall(r"\bdocs/[\w/-]+\.md", file.read_text(encoding="utf-8"))}
+    assert named
+    assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
+
+
 def test_what_leads_nowhere_is_found() -> None:
     page = ROOT / "README.md"
     text = (

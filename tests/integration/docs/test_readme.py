@@ -38,6 +38,16 @@ def test_the_readme_is_short_and_says_what_a_newcomer_needs() -> None:
     assert re.findall(r"^    (\./inv [a-z]+)  ", text, re.MULTILINE)[:2] == ["./inv all", last]
 
 
+def test_the_readmes_times_are_those_of_the_benchmarks_and_the_example() -> None:
+    text = README.read_text(encoding="utf-8")
+    benchmarks, example = ((ROOT / folder / "README.md").read_text(encoding="utf-8") for folder in ("benchmarks", "examples"))
+    seconds, minutes = re.findall(r"\b(\d+) s\b", text), re.findall(r"\b(\d+) minutes\b", text)
+    assert len(seconds) == 2
+    assert len(minutes) == 1
+    assert [number for number in seconds if f" {number} s " not in benchmarks] == []
+    assert f"took {minutes[0]} minutes" in example
+
+
 @pytest.mark.parametrize("page", PAGES, ids=named)
 def test_every_command_setting_and_profile_that_a_page_names_exists(page: Path) -> None:
     text = GENERATED.sub("", page.read_text(encoding="utf-8"))
