@@ -62,12 +62,6 @@ def test_the_readmes_figures_stand_in_a_report() -> None:
     assert [figure for figure in quoted if figure not in reports] == []
 
 
-def test_the_readmes_minutes_are_the_records() -> None:
-    text = (HERE / "README.md").read_text(encoding="utf-8")
-    records = [json.loads(path.read_text(encoding="utf-8")) for path in (examples()[0] / "artifacts").glob("*.json")]
-    assert f"took {sum(record['duration_s'] for record in records) / 60:.0f} minutes together" in text
-
-
 def test_an_example_is_made_of_a_project_folder(tmp_path: Path) -> None:
     """An example made of an example is that example: everything is thin and scrubbed already."""
     first = examples()[0]
