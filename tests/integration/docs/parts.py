@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 
 from pydantic import BaseModel
 
+import tasks
 from pipeline.config.layers import load_layers
 from pipeline.config.schema import Config
 
@@ -36,9 +37,25 @@ def said(*words: str, **variables: str) -> str:
 
 def commands() -> str:
     """Return the commands as a table, from the collection itself."""
-    code = "import tasks\nfor n in sorted(tasks.namespace.task_names): print(n, tasks.namespace[n].__doc__.splitlines()[0], sep='|')"
-    lines = [line.split("|", 1) for line in said("-c", code).splitlines()]
-    return table(("command", "does"), [(f"`{name}`", summary.rstrip(".")) for name, summary in lines])
+    names = sorted(tasks.namespace.task_names)
+    return table(("command", "does"), [(f"`{name}`", str(tasks.namespace[name].__doc__).splitlines()[0].rstrip(".")) for name in names])
+
+
+def options() -> str:
+    """Return the options that single commands have beside the common ones."""
+    common = re.findall(r"^\| `--([a-z]+)", page_of("commands").split("## Common options")[1], re.MULTILINE)
+    rows = []
+    for name in sorted(tasks.namespace.task_names):
+        for argument in tasks.namespace[name].get_arguments():
+            if argument.name not in common:
+                value = "" if argument.kind is bool else f" {argument.name.upper().replace('-', '_')}"
+                rows.append((f"`{name}`", f"`--{argument.name.replace('_', '-')}{value}`", argument.help))
+    return table(("command", "option", "effect"), rows)
+
+
+def page_of(name: str) -> str:
+    """Return the text of a page of the reference."""
+    return (DOCS / "reference" / f"{name}.md").read_text(encoding="utf-8")
 
 
 def graph() -> str:
@@ -113,7 +130,7 @@ PARTS: dict[Path, dict[str, Callable[[], str]]] = {
     TURKISH: {"excerpt": excerpt, "graph": graph, "auto": lambda: cards(*TURKISH_CARDS)},
     DOCS / "how-to" / "choose-a-model.md": {"plan": plan},
     DOCS / "explanation" / "architecture.md": {"floors": floors},
-    DOCS / "reference" / "commands.md": {"tasks": commands},
+    DOCS / "reference" / "commands.md": {"tasks": commands, "options": options},
     DOCS / "reference" / "gates.md": {"gates": gates},
     DOCS / "reference" / "profiles.md": {"auto": lambda: cards(*CARDS)},
     DOCS / "reference" / "settings.md": {"sections": sections},
