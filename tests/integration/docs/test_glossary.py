@@ -12,7 +12,7 @@ GLOSSARY = DOCS / "reference" / "glossary.md"
 ROWS = re.findall(r"^\| (?!term|---)(.+?) \|", GLOSSARY.read_text(encoding="utf-8"), re.MULTILINE)
 TERMS = [term for row in ROWS for term in row.split(", ")]
 PAGES = [README, *(page for page in sorted(DOCS.rglob("*.md")) if page != GLOSSARY)]
-ABBREVIATION = re.compile(r"(?<![\w./-])[A-Z][A-Z0-9]+(?:-\d+)?(?!\w|\.\w|-[A-Za-z])")
+ABBREVIATION = re.compile(r"(?<![\w./:-])[A-Z][A-Z0-9]+(?:-\d+)?(?!\w|\.\w|-[A-Za-z])")
 VERDICTS = {"PASS", "FAIL", "INCONCLUSIVE", "NOT_MEASURED", "SIMULATED", "INVALID"}
 OUTPUT = re.compile(r"<!-- (excerpt|faults) -->.*?<!-- /\1 -->", re.DOTALL)  # what programs said
 NAMES = {"NVIDIA", "RTX", "H100", "HTTP", "URL", "OK", "WARN", "PATH", "LICENSE"}
