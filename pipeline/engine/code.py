@@ -6,8 +6,18 @@ import json
 from contextlib import suppress
 from pathlib import Path
 
-# What these modules contribute to a stage arrives as values (settings, records, paths), which are compared themselves.
-CONTRACT = frozenset({"pipeline.config.schema", "pipeline.errors", "pipeline.engine.record", "pipeline.engine.workspace"})
+# What these modules contribute to a stage arrives as values (settings, records, paths), which are compared themselves, or is words.
+CONTRACT = frozenset(
+    {
+        "pipeline.config.layers",
+        "pipeline.config.schema",
+        "pipeline.engine.record",
+        "pipeline.engine.workspace",
+        "pipeline.errors",
+        "pipeline.message",
+        "pipeline.redact",
+    }
+)
 STAGES = "pipeline.stages."  # what other stages do arrives as their records
 
 

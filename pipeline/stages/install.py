@@ -7,6 +7,7 @@ import re
 import shutil
 import signal
 import subprocess
+import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -278,7 +279,8 @@ def rehearse(codes: Sequence[str], workspace: Workspace, log: Path) -> None:
 def run_uv(command: list[str], log: Path) -> None:
     """Run uv with its words in `log`; InstallError classifies its failure."""
     with log.open("a", encoding="utf-8") as file:
-        code = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT).returncode
+        # With a limit the wait looks up now and then, so that an interrupt reaches a thread too, which then ends uv.
+        code = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, timeout=threading.TIMEOUT_MAX).returncode
     if code != 0:
         said = log.read_text(encoding="utf-8", errors="replace")
         problem, fix = uv_trouble(said)

@@ -26,7 +26,7 @@ from pipeline.stages.check_gpu import Machine
 from pipeline.stages.download_model import Model
 from pipeline.stages.install import Installation
 from pipeline.stages.serve import Server, serve
-from pipeline.terminal import Answer, Silent, give
+from pipeline.terminal import Output, Silent, give
 from tests.fakes import fake_vllm
 from tests.fakes.fake_vllm import FakeVllm, Script
 
@@ -218,7 +218,7 @@ def simulated_server(fake: FakeVllm, workspace: Workspace) -> Server:
     )
 
 
-def code_of(answer: Answer) -> int:
+def code_of(answer: Output) -> int:
     """Print a command's answer as the command line does; return its exit code."""
     give(answer, as_json=False)
     return answer.code

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from pipeline import terminal
 from pipeline.engine.workspace import Workspace
-from pipeline.terminal import Answer, Lines, Moving, Quiet, Silent, Table, aligned, give, moves, plain, screen, show, style_of
+from pipeline.terminal import Lines, Moving, Output, Quiet, Silent, Table, aligned, give, moves, plain, screen, show, style_of
 
 SECRET = "hf_abcdefghijkl"
 
@@ -163,16 +163,16 @@ def test_a_table_without_a_header_or_without_rows() -> None:
 
 
 def test_a_result_holds_no_secret_unless_it_was_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
-    answer = Answer(0, [f"key {SECRET}", Table(("key",), [(SECRET,)])], {"key": SECRET})
+    answer = Output(0, [f"key {SECRET}", Table(("key",), [(SECRET,)])], {"key": SECRET})
     for as_json in (False, True):
         give(answer, as_json)
         assert SECRET not in capsys.readouterr().out
-        give(Answer(0, answer.shown, answer.data, verbatim=True), as_json)
+        give(Output(0, answer.parts, answer.data, verbatim=True), as_json)
         assert SECRET in capsys.readouterr().out
 
 
 def test_json_is_one_document(capsys: pytest.CaptureFixture[str]) -> None:
-    give(Answer(1, ["for people"], {"exit_code": 1, "profile": "ş"}), as_json=True)
+    give(Output(1, ["for people"], {"exit_code": 1, "profile": "ş"}), as_json=True)
     said = capsys.readouterr().out
     assert json.loads(said) == {"exit_code": 1, "profile": "ş"}
     assert "ş" in said

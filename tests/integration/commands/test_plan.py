@@ -17,10 +17,10 @@ from pipeline.model.shape import INDEX
 from pipeline.vllm.demand import demand_on
 from pipeline.vllm.ladder import HOPELESS, PLANNED
 from tests.builders.hub import point_at
+from tests.builders.project import Project
 from tests.fakes import fake_hub
 from tests.fakes.environment import FakeProject, free_port, installation, machine
 from tests.fakes.fake_hub import FakeHub, HubFile
-from tests.integration.commands.test_cli import Project
 
 TINY = {**QWEN_3B, "num_hidden_layers": 2, "vocab_size": 100}
 CONFIG = HubFile(json.dumps(TINY).encode())

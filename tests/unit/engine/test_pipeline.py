@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from pipeline.engine.pipeline import Pipeline, Result, Stage, content_digest, differences
+from pipeline.engine.fingerprint import content_digest, differences
+from pipeline.engine.pipeline import Pipeline
 from pipeline.engine.record import Artifact, Outcome
+from pipeline.engine.stage import Result, Stage
 from pipeline.engine.workspace import Workspace
 from pipeline.errors import ServerError
 from pipeline.terminal import Silent
