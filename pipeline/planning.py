@@ -9,22 +9,15 @@ from pipeline.config.layers import Layers
 from pipeline.config.schema import PLANNED_METRIC, Config, GpuConfig, ModelConfig, ServeConfig
 from pipeline.engine.workspace import Workspace
 from pipeline.errors import HubSilentError, ModelError
-from pipeline.gpu.plan import (
-    LAPTOP,
-    LAPTOP_MIB,
-    Demand,
-    Judgement,
-    demand,
-    devices,
-    judge,
-    unplanned,
-)
 from pipeline.model.published import EMBEDDED, NON_COMMERCIAL, SOURCE, published_shape, repository
 from pipeline.model.remote import remote_weights
 from pipeline.model.shape import Shape, estimated_bytes, read_shape, weight_bytes
 from pipeline.stages.check_gpu import Machine
 from pipeline.stages.download_model import model_folder
+from pipeline.vllm.demand import demand, devices, unplanned
+from pipeline.vllm.fit import Fit, fit_of
 from pipeline.vllm.ladder import CPU_CACHE
+from pipeline.vllm.plan import LAPTOP, LAPTOP_MIB, Demand
 
 ASK_HUB_S = 10.0
 
@@ -61,7 +54,7 @@ class ModelFit(BaseModel):
     guide: bool
     non_commercial: bool = False
     asked: Demand | None = None
-    judged: Judgement | None = None
+    judged: Fit | None = None
     reason: str = ""
 
 
@@ -192,7 +185,7 @@ def model_fit(candidate: Candidate, at: Card, target_mib: float | None, library:
         asked = demand(serve, *library.weights(model, serve.dtype), at.total_mib)
     except ModelError as error:
         return blank.model_copy(update={"reason": error.message.replace(f"{library.workspace.root}/", "")})
-    return blank.model_copy(update={"asked": asked, "judged": judge(asked, at.available_mib, target_mib)})
+    return blank.model_copy(update={"asked": asked, "judged": fit_of(asked, at.available_mib, target_mib)})
 
 
 def target(config: Config) -> float | None:

@@ -6,9 +6,9 @@ from pipeline.bundle import make, wheels
 from pipeline.commands.session import Options, Session, locked
 from pipeline.config.schema import Config
 from pipeline.errors import BundleError
-from pipeline.gpu.compatibility import CPU_SET, ON_GPU, SETS, VllmSet, set_named
 from pipeline.planning import on_processor
 from pipeline.terminal import Output
+from pipeline.vllm.sets import CPU_SET, ON_GPU, SETS, VllmSet, set_named
 
 MIB = 2**20
 

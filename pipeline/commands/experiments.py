@@ -11,6 +11,7 @@ from pipeline.engine.record import now
 from pipeline.experiments import noise
 from pipeline.experiments import remedy as remedies
 from pipeline.experiments import soak as soaks
+from pipeline.experiments.inputs import ServerInputs
 from pipeline.server import state
 from pipeline.stages.check_gpu import Machine
 from pipeline.stages.download_model import Model
@@ -20,14 +21,14 @@ from pipeline.stages.test_determinism import REMEDY_NOTE
 from pipeline.terminal import FAILED, Output
 
 
-def server_inputs(session: Session) -> remedies.Bed | None:
+def server_inputs(session: Session) -> ServerInputs | None:
     """Return what servers are started with, installed and downloaded where it was not; None where that failed."""
     pipeline = session.pipeline
     pipeline.ensure(["install", "download-model"], present=True)
     machine, installation, model = (pipeline.outcome(kind).data for kind in (Machine, Installation, Model))
     if machine is None or installation is None or model is None:
         return None
-    return remedies.Bed(session.config, machine, installation, model, session.workspace)
+    return ServerInputs(session.config, machine, installation, model, session.workspace)
 
 
 def determinism_remedy(root: Path, options: Options) -> Output:

@@ -5,13 +5,14 @@ from pathlib import Path
 
 from pipeline.commands.session import Options, Session
 from pipeline.errors import ConfigError
-from pipeline.gpu.plan import ERROR_MIB, MIB, PEAK_ERROR_MIB, pairs
 from pipeline.model.published import SOURCE
 from pipeline.model.remote import HEADERS
 from pipeline.planning import ModelFit, Survey, survey
 from pipeline.server import state
 from pipeline.stages.check_gpu import check_gpu
 from pipeline.terminal import Output, Part, Table
+from pipeline.vllm.fit import pairs
+from pipeline.vllm.plan import ERROR_MIB, MIB, PEAK_ERROR_MIB
 
 HEAD = ("model", "profile", "weights", "from", "KV/token", "utilisation", "context", "peak", "verdict")
 SOURCES = {HEADERS: "hub", SOURCE: "published", "safetensors headers": "files", "shape in config.json": "config.json"}

@@ -19,7 +19,7 @@ from pipeline.server.unit import unit
 from pipeline.stages.check_gpu import Machine
 from pipeline.stages.download_model import Model
 from pipeline.stages.install import Installation
-from pipeline.stages.serve import joined
+from pipeline.stages.serve import join_node
 from pipeline.terminal import FAILED, Output, show
 
 FOLLOW_S = 0.2
@@ -56,7 +56,7 @@ def join(root: Path, options: Options) -> Output:
         machine, installation, model = (pipeline.outcome(kind).data for kind in (Machine, Installation, Model))
         if machine is None or installation is None or model is None:
             return FAILED
-        launch = joined(session.config.serve, machine, installation, model, workspace)
+        launch = join_node(session.config.serve, machine, installation, model, workspace)
         state.write(workspace, launch.model_copy(update={"stays": True}))
     return attend(root)
 

@@ -21,8 +21,9 @@ from pipeline.errors import BusyError, ConfigError, OutOfMemoryError, ServerErro
 from pipeline.server import state
 from pipeline.server.stop import stop_server
 from pipeline.stages.check_gpu import CPU_PROFILE, Machine
-from pipeline.stages.serve import Server, falls_back
+from pipeline.stages.serve import Server
 from pipeline.terminal import Silent, screen
+from pipeline.vllm.ladder import falls_back
 
 CONFIG_FILE = "config.yaml"
 
@@ -202,7 +203,7 @@ def locked(workspace: Workspace, wait: bool = False) -> Iterator[None]:
         lock.acquire(timeout=-1 if wait else 0)
     except Timeout:
         who = holder.read_text(encoding="utf-8").strip() if holder.exists() else "another process"
-        raise BusyError(f"another command is at work here ({who})", "wait for it, or stop it with Ctrl-C in its terminal") from None
+        raise BusyError(f"only one command can run in this folder at a time ({who})", "wait for it, or stop it with Ctrl-C in its terminal") from None
     try:
         holder.write_text(f"pid {os.getpid()}: {' '.join(sys.argv[1:])}", encoding="utf-8")
         yield

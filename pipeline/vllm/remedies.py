@@ -3,8 +3,9 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from pipeline.gpu.compatibility import BATCH_INVARIANCE, CPU_SET
 from pipeline.gpu.nvml import Gpu
+from pipeline.vllm.limits import BATCH_INVARIANCE
+from pipeline.vllm.sets import CPU_SET
 
 LEAST_CAPABILITY = BATCH_INVARIANCE.least
 

@@ -1,4 +1,4 @@
-"""docs/ci.md: its workflow is one, its commands and settings exist, and its step that compares passes the exit code on."""
+"""docs/how-to/ci.md: its workflow is one, its commands and settings exist, and its step that compares passes the exit code on."""
 
 import os
 import re
@@ -13,7 +13,7 @@ from pipeline.config.layers import load_layers
 from tests.builders.project import COMMAND_NAMES, STAGE_NAMES
 
 ROOT = Path(__file__).resolve().parents[3]
-PAGE = ROOT / "docs" / "ci.md"
+PAGE = ROOT / "docs" / "how-to" / "ci.md"
 
 
 @pytest.fixture(scope="module")

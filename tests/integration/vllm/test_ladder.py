@@ -12,7 +12,7 @@ from pipeline.config.schema import Instead, ServeConfig
 from pipeline.engine.pipeline import Pipeline
 from pipeline.engine.record import Failure, Store, now
 from pipeline.errors import OutOfMemoryError, ServerError
-from pipeline.stages.serve import falls_back
+from pipeline.vllm.ladder import falls_back
 from tests.fakes.environment import FakeProject, code_of
 from tests.fakes.fake_vllm import Script
 

@@ -7,6 +7,7 @@ import pytest
 from pipeline.client.answer import Answer
 from pipeline.config.layers import load_layers
 from pipeline.dag import STAGES
+from pipeline.load.spread import Batch
 from pipeline.measure.memory import SERIES, series_figures
 from pipeline.stages import bench, test_determinism, test_router
 
@@ -46,7 +47,7 @@ def test_shipped_suites_and_templates_exist() -> None:
 
 def made_figures() -> dict[str, set[str]]:
     """Return the names of the figures that each measuring stage makes."""
-    alone = bench.Batch([Answer(0, 1, 2, [1, 2], "x", "stop", tokens=2)], 1, 0)
+    alone = Batch([Answer(0, 1, 2, [1, 2], "x", "stop", tokens=2)], 1, 0)
     arm = [*test_router.arm_figures([]), "ttft_ms_p50"]
     return {
         "bench": set(bench.figures(alone, alone, [], [])),

@@ -1,0 +1,88 @@
+"""What to know about the devices before anything is installed on them: each fact with what to do. Pure."""
+
+from collections.abc import Iterator, Sequence
+
+from pydantic import BaseModel, ConfigDict
+
+from pipeline.gpu.nvml import Driver, Gpu, Reading
+from pipeline.gpu.visible import VARIABLE
+from pipeline.vllm.limits import unmet
+from pipeline.vllm.sets import ON_GPU, UPDATE_DRIVER, no_set_for, set_for_driver
+
+NOTABLE_MIB = 256.0  # an idle device's driver keeps about as much, where it does not tell that apart
+
+
+class Caution(BaseModel):
+    """A fact that may spoil a run, and what to do about it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+
+    fact: str
+    fix: str
+
+
+def cautions(reading: Reading, kernel: str) -> list[Caution]:
+    """Return what is worth knowing; `kernel` is the release of the running kernel, which tells WSL."""
+    found = [Caution(fact=trouble.reason, fix=trouble.fix) for trouble in reading.others]
+    if reading.gpus and reading.driver:
+        found += of_driver(reading.driver)
+    found += several(reading.gpus)
+    wsl = "microsoft" in kernel.lower()
+    for gpu in reading.gpus:
+        found += of_memory(gpu, wsl)
+        found += [
+            Caution(
+                fact=f"{gpu.name} has compute capability {gpu.compute_capability}, and {limit.what} needs {dotted(limit.least)}",
+                fix=limit.instead,
+            )
+            for limit in unmet(gpu.compute_capability)
+        ]
+        if gpu.mig:
+            yours = f"it is one instance of GPU {gpu.index}, which is in MIG mode, of which CUDA sees one"
+            found.append(
+                Caution(fact=f"{gpu.name}: {yours}", fix=f"choose it by {VARIABLE}={gpu.uuid}, or turn MIG off: `sudo nvidia-smi -mig 0`")
+            )
+    return found
+
+
+def of_driver(driver: Driver) -> Iterator[Caution]:
+    """Yield what this driver does not run."""
+    chosen, newest = set_for_driver(driver.version), ON_GPU[0]
+    if chosen is None:
+        yield Caution(fact=no_set_for(driver.version), fix=UPDATE_DRIVER)
+    elif chosen != newest:
+        fact = f"NVIDIA driver {driver.version} runs CUDA {chosen.cuda}, so vLLM {chosen.vllm} and not {newest.vllm}"
+        yield Caution(fact=fact, fix=f"update the driver to {newest.min_driver} or newer, if you want the newer vLLM")
+
+
+def several(gpus: Sequence[Gpu]) -> Iterator[Caution]:
+    """Yield which of unlike devices counts: vLLM takes the first, which need not be the largest."""
+    largest = max(gpus, key=lambda gpu: gpu.total_mib, default=None)
+    if largest and largest is not gpus[0] and len({(gpu.name, gpu.total_mib) for gpu in gpus}) > 1:
+        fact = f"{len(gpus)} unlike devices are visible: vLLM takes the first, {gpus[0].name}, and profile and plan count on that"
+        yield Caution(fact=fact, fix=f"set {VARIABLE}={largest.uuid} (environment or serve.env) for the largest, {largest.name}")
+
+
+def of_memory(gpu: Gpu, wsl: bool) -> Iterator[Caution]:
+    """Yield who takes the device's memory before us, and whether the driver tells that at all."""
+    told = [process.used_mib for process in gpu.processes if process.used_mib is not None]
+    if gpu.display or gpu.processes or gpu.taken_mib >= NOTABLE_MIB:
+        fact = f"GPU {gpu.index}: {gpu.taken_mib:.0f} of {gpu.total_mib:.0f} MiB are taken" + (
+            "; it drives a display" if gpu.display else ""
+        )
+        elsewhere = "; let the display use the processor's own graphics (laptops: `sudo prime-select on-demand`)" if gpu.display else ""
+        yield Caution(fact=fact, fix=f"close what you do not need{elsewhere}")
+    if wsl:
+        fact = f"GPU {gpu.index}: under WSL2 the driver does not tell which process uses how much memory"
+        yield Caution(
+            fact=fact, fix="nothing to do: the server's memory is measured as the device's above its baseline; leave Windows alone"
+        )
+    elif not gpu.listed or len(told) < len(gpu.processes):
+        fact = f"GPU {gpu.index}: the driver does not tell which process uses how much memory"
+        fix = "start nothing else on it: the server's memory is measured as the device's above its baseline"
+        yield Caution(fact=fact, fix=fix)
+
+
+def dotted(capability: tuple[int, int]) -> str:
+    """Return (8, 0) as "8.0"."""
+    return ".".join(map(str, capability))

@@ -1,0 +1,66 @@
+"""What the server's own /metrics tell while a load runs: use of the KV cache, and preemptions."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from pipeline.client.control import Control
+from pipeline.client.target import Target
+from pipeline.errors import MeasureError
+from pipeline.vllm.metrics import KV_USAGE, PREEMPTIONS
+
+EACH_S = 1.0
+
+
+class Meter:
+    """The readings of a load: how many, the highest use of the KV cache among them, and the counter of preemptions."""
+
+    def __init__(self, control: Control) -> None:
+        self._control = control
+        self.readings = 0
+        self.kv_peak_percent: float | None = None
+        self.preemptions_before = self.preemptions = self._counted()
+
+    @property
+    def preempted(self) -> int | None:
+        """Return the preemptions during the load so far; None where the server does not count them."""
+        return None if self.preemptions is None or self.preemptions_before is None else self.preemptions - self.preemptions_before
+
+    def read(self) -> None:
+        """Read once; a server too busy to answer is asked again the next time."""
+        try:
+            told = self._control.metrics()
+        except MeasureError:
+            return
+        if PREEMPTIONS in told:
+            self.preemptions = int(told[PREEMPTIONS])
+        if KV_USAGE in told:
+            self.readings += 1
+            self.kv_peak_percent = max(self.kv_peak_percent or 0.0, 100 * told[KV_USAGE])
+
+    def _counted(self) -> int | None:
+        try:
+            count = self._control.metrics().get(PREEMPTIONS)
+        except MeasureError:
+            return None
+        return None if count is None else int(count)
+
+
+@contextmanager
+def metered(target: Target, each_s: float = EACH_S) -> Iterator[Meter]:
+    """Read the server's metrics while the block runs, in a thread of its own, and once more at its end."""
+    meter = Meter(Control(target.base_url, target.api_key))
+    over = threading.Event()
+
+    def work() -> None:
+        while not over.wait(each_s):
+            meter.read()
+
+    thread = threading.Thread(target=work, name="meter", daemon=True)
+    thread.start()
+    try:
+        yield meter
+    finally:
+        over.set()
+        thread.join()
+        meter.read()
