@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from pipeline.config.schema import Config
 from pipeline.measure.digits import counted
-from pipeline.planning import Candidate, Card, Library, on_processor, row
+from pipeline.planning import Candidate, Card, Library, model_fit, on_processor
 from pipeline.report.document import Document
 from pipeline.vllm.fit import refusal
 from pipeline.vllm.plan import LAPTOP, LAPTOP_MIB
@@ -43,7 +43,7 @@ def fit(config: Config, card: Card | None, most_gpus: int, library: Library) -> 
         there = f"no node has more than {most_gpus}" if most_gpus else "and no node has one"
         guide = fit(config, GUIDE, wanted, library)
         return Fit(f"needs {counted(wanted, 'GPU')}, {there}; on the guide's {GUIDE.name}: {guide.words}", False)
-    found = row(Candidate(model=config.model, config=config, profiles=()), card, None, library)
+    found = model_fit(Candidate(model=config.model, config=config, profiles=()), card, None, library)
     if found.asked is None or found.judged is None:
         return Fit(f"unknown: {found.reason}", True)
     refused = None if serve.force_start else refusal(found.asked, serve.gpu_memory_utilization)

@@ -94,6 +94,10 @@ class Project:
         start = text.index(old) + len(old) - len(old.lstrip())
         return text[:start].count("\n") + 1
 
+    def has(self, stage: str) -> bool:
+        """Tell whether the stage has left a record."""
+        return (self.root / "artifacts" / f"{stage}.json").exists()
+
     def record(self, stage: str) -> dict[str, Any]:
         loaded: dict[str, Any] = json.loads((self.root / "artifacts" / f"{stage}.json").read_text(encoding="utf-8"))
         return loaded
