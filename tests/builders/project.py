@@ -60,7 +60,7 @@ class Project:
             process.kill()
         assert process.returncode is not None
         assert "Traceback" not in out + err, err
-        return subprocess.CompletedProcess(words, process.returncode, out, err)
+        return subprocess.CompletedProcess(words, process.wait(), out, err)
 
     def says(self, *words: str, **variables: str) -> list[str]:
         """Return the lines that a command prints that must succeed."""
