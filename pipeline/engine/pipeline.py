@@ -16,6 +16,7 @@ from pipeline.engine.code import CodeDigests
 from pipeline.engine.record import BLOCKED, OLDER_FORM, SCHEMA_VERSION, Artifact, Failure, Outcome, Store, digest, now
 from pipeline.engine.workspace import Workspace
 from pipeline.errors import MeaninglessError, NewerRecordError, PipelineError, RecordError, machine_error
+from pipeline.message import _
 
 LOG_TAIL_LINES = 40
 State = Literal["made", "unchanged", "left out", "failed", "blocked"]
@@ -237,7 +238,7 @@ class Pipeline:
     def _blocked(self, stage: Stage, root: str, broken: dict[str, str]) -> Result:
         """Record that `stage` could not run because `root` failed."""
         broken[stage.name] = root
-        failure = Failure(kind=BLOCKED, message=f"needs {root}, which failed")
+        failure = Failure(kind=BLOCKED, message=_("needs {stage}, which failed", stage=root))
         self.store.write(stage.name, {}, now(), 0.0, failure)
         return Result(stage.name, "blocked", failure.message)
 

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipeline.errors import NewerRecordError, RecordError
 from pipeline.measure.figures import Figure
+from pipeline.message import WHOLE, Sentence
 from pipeline.redact import redacted
 
 SCHEMA_VERSION = 1
@@ -46,8 +47,8 @@ class Failure(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     kind: str
-    message: str
-    hint: str = ""
+    message: Sentence
+    hint: Sentence = ""
     log: str | None = None
     log_tail: list[str] = []
 
@@ -150,10 +151,10 @@ class Store:
             started=started,
             duration_s=round(duration_s, 3),
             host=f"{platform.system()} {platform.release()} {platform.machine()}, Python {platform.python_version()}",
-            data=None if failed else result.model_dump(mode="json"),
+            data=None if failed else result.model_dump(mode="json", context=WHOLE),
             failure=result if isinstance(result, Failure) else None,
         )
-        write_atomic(self.path(stage), redacted(envelope.model_dump_json(indent=1)) + "\n")
+        write_atomic(self.path(stage), redacted(envelope.model_dump_json(indent=1, context=WHOLE)) + "\n")
 
 
 def now() -> datetime:

@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict
 from pipeline.gpu.compatibility import ON_GPU, UPDATE_DRIVER, no_set_for, set_for_driver, unmet
 from pipeline.gpu.nvml import Driver, Gpu, Reading
 from pipeline.gpu.visible import VARIABLE
+from pipeline.message import Sentence
 
 NOTABLE_MIB = 256.0  # an idle device's driver keeps about as much, where it does not tell that apart
 
@@ -16,8 +17,8 @@ class Caution(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
-    fact: str
-    fix: str
+    fact: Sentence
+    fix: Sentence
 
 
 def cautions(reading: Reading, kernel: str) -> list[Caution]:

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict
 from pipeline.config.schema import ServeConfig
 from pipeline.gpu.nvml import Gpu
 from pipeline.measure.figures import Figure, not_measured
+from pipeline.message import _
 from pipeline.model.shape import DTYPE_BYTES, Shape, kv_bytes_per_token
 
 MIB = 2**20
@@ -42,7 +43,7 @@ CONTEXT_STEP = 16  # tokens; vLLM's block on GPUs
 # The guide's card. Source: nvidia-smi on an RTX 4050 Laptop shows 6141MiB in all.
 LAPTOP = "NVIDIA GeForce RTX 4050 Laptop GPU"
 LAPTOP_MIB = 6141.0
-NOTHING_PLANNED = "nothing was planned: no GPU, or a model or flag that the plan does not know"
+NOTHING_PLANNED = _("nothing was planned: no GPU, or a model or flag that the plan does not know")
 KV_DTYPE, COMPILATION = "--kv-cache-dtype", "--compilation-config"
 # Arguments of vLLM that change what these formulas know. --quantization, for one, may pack the weights while loading.
 UNPLANNED = (
@@ -388,5 +389,5 @@ def plan_error_figure(made: Plan | None, peak: Figure) -> Figure:
     if peak.value is None:
         return not_measured("%", peak.reason)
     if peak.value <= 0:
-        return not_measured("%", "the measured peak is 0")
+        return not_measured("%", _("the measured peak is 0"))
     return Figure(value=100 * (made.peak_mib / peak.value - 1), unit="%", n=1)

@@ -14,7 +14,7 @@ from pipeline.measure.digits import ends_of, number, shown
 from pipeline.measure.figures import Figure
 from pipeline.measure.verdicts import asked
 from pipeline.report.definitions import Definition, definitions, noted
-from pipeline.report.gates import BETWEEN, Judged, JudgedGate
+from pipeline.report.gates import Judged, JudgedGate
 from pipeline.report.language import ENGLISH, Words
 from pipeline.report.sweep import CellRecord
 from pipeline.vllm.remedies import NoRemedy, Remedy, remedy_for
@@ -395,7 +395,7 @@ def with_notes(verdict: str, waiver: str, reason: str) -> str:
 
 def target_words(gate: Gate, t: Words = ENGLISH) -> str:
     """Return what the figure must meet."""
-    statistic = BETWEEN.join(t.said(t.given(part)) for part in gate.statistic.split(BETWEEN))
+    statistic = t.said(gate.statistic)
     return asked(gate.comparator, gate.target, t.said(gate.unit)) + (f" ({statistic})" if statistic else "")
 
 
@@ -912,8 +912,7 @@ def memory_scenario(
     for series, name in series_names(t).items():
         against = data.figures.get(f"{series}_stable")
         if against is not None and against.value == 0:
-            reasons = ", ".join(t.said(reason) for reason in against.reason.split(", "))
-            facts.append(t("NOT STABLE, {name}: {reasons}.", name=name, reasons=reasons))
+            facts.append(t("NOT STABLE, {name}: {reasons}.", name=name, reasons=t.said(against.reason)))
     facts += sampling_facts(data, t)
     facts += plan_facts(server.data.plan if server.data else None, data, t)
     end = closing.data

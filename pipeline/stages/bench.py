@@ -24,6 +24,7 @@ from pipeline.measure.capacity import highest
 from pipeline.measure.figures import Figure, not_measured
 from pipeline.measure.latency import NS_PER_MS, e2e_ms, meets_limits, most_in_flight, steady_tok_s, tpot_ms, ttft_ms
 from pipeline.measure.statistics import percentile_figure, quantile, share_figure
+from pipeline.message import Digits, Sentence, _
 from pipeline.server.watch import watched
 from pipeline.stages.serve import Server, log_of
 
@@ -37,6 +38,7 @@ TOLERANCE = 0.05
 CLOCK_SHARE = 0.01  # of a loop's wall time: so far may clients' clocks be apart
 NO_GAP = "no answer has two tokens apart in time"
 QUESTION = "Describe an ordinary day in town number {number}, from morning to night."
+PER_S = _("requests/s")
 Metrics = Mapping[str, float]
 
 
@@ -60,7 +62,7 @@ class Level(BaseModel):
     chunks_s: float
     client_cpu_share: float
     clock_ms: float = 0.0
-    invalid: str = ""
+    invalid: Sentence = ""
 
 
 class OpenLevel(BaseModel):
@@ -95,7 +97,7 @@ class Count(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
-    name: str
+    name: Sentence
     client: int
     server: int | None
 
@@ -243,9 +245,9 @@ def measure(
         calibrations=calibrations,
         ceiling_chunks_s=ceiling,
         ledger=[
-            Count(name="output tokens", client=run.tokens, server=rise(at_start, at_end, GENERATED_TOKENS)),
-            Count(name="prompt tokens", client=run.prompt_tokens, server=rise(at_start, at_end, PROMPT_TOKENS)),
-            Count(name="requests answered", client=run.answered, server=rise(at_start, at_end, SUCCESSES)),
+            Count(name=_("output tokens"), client=run.tokens, server=rise(at_start, at_end, GENERATED_TOKENS)),
+            Count(name=_("prompt tokens"), client=run.prompt_tokens, server=rise(at_start, at_end, PROMPT_TOKENS)),
+            Count(name=_("requests answered"), client=run.answered, server=rise(at_start, at_end, SUCCESSES)),
         ],
         means=[
             mean_check("TTFT", TTFT_SECONDS, first_ms(cold.answers), before_cold, before_warm),
@@ -418,12 +420,12 @@ def capacity(run: Run, settings: BenchConfig, limits: Limits, best_per_s: float)
 def capacity_figure(trials: Sequence[Trial]) -> Figure:
     """Return the highest rate that met the limits, with the lowest that did not as its upper bound."""
     if not trials:
-        return not_measured("requests/s", "bench.find_capacity is false")
+        return not_measured(PER_S, _("bench.find_capacity is false"))
     met = [trial.rate_per_s for trial in trials if trial.meets]
     missed = [trial.rate_per_s for trial in trials if not trial.meets]
     if not met:
-        return not_measured("requests/s", f"no rate met the limits, down to {min(missed):.3g} requests/s")
-    return Figure(value=max(met), unit="requests/s", n=len(trials), low=max(met), high=min(missed, default=None))
+        return not_measured(PER_S, _("no rate met the limits, down to {value} requests/s", value=Digits(f"{min(missed):.3g}")))
+    return Figure(value=max(met), unit=PER_S, n=len(trials), low=max(met), high=min(missed, default=None))
 
 
 def meeting(batch: Batch, limits: Limits) -> int:
@@ -499,7 +501,10 @@ def valid(entry: Level, made: Mapping[str, Figure]) -> dict[str, Figure]:
     """Return the figures, without their values where the client was over its budget at that concurrency; what was answered stands."""
     if not entry.invalid:
         return dict(made)
-    return {name: figure if name == "answered" else not_measured(figure.unit, f"INVALID: {entry.invalid}") for name, figure in made.items()}
+    return {
+        name: figure if name == "answered" else not_measured(figure.unit, _("INVALID: {reason}", reason=entry.invalid))
+        for name, figure in made.items()
+    }
 
 
 def open_figures(opened: Mapping[Arrival, Batch], limits: Limits) -> dict[str, Figure]:

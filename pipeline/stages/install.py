@@ -21,6 +21,7 @@ from pipeline.engine.record import Artifact
 from pipeline.engine.workspace import Workspace
 from pipeline.errors import InstallError
 from pipeline.gpu.compatibility import CPU_SET, SETS, UPDATE_DRIVER, VllmSet, no_set_for, set_for_driver, set_named
+from pipeline.message import Sentence
 from pipeline.stages.check_gpu import CPU_PROFILE, Machine
 from pipeline.vllm.environment import base_environment, quick_start
 
@@ -137,7 +138,7 @@ class Installation(Artifact):
     python: str
     requirements_sha256: str
     wheel: str | None
-    reason: str
+    reason: Sentence
     versions: dict[str, str]
     log: str | None
 

@@ -17,6 +17,7 @@ from pipeline.gpu.compatibility import CPU_SET, set_named
 from pipeline.gpu.host import Host
 from pipeline.gpu.plan import SHORTEST_CONTEXT, Demand, Plan, crowded, deciding, demand, refusal, unplanned
 from pipeline.load.generator import Target
+from pipeline.message import _
 from pipeline.model.shape import read_shape, weight_bytes
 from pipeline.server import launch as launching
 from pipeline.server import ports, state
@@ -229,7 +230,7 @@ def attached(settings: AttachConfig, model: ModelConfig, workspace: Workspace) -
                 f"{replica} is no replica of {url}: it serves {other.id} with vLLM {its_version}, not {card.id} with {version}",
                 "name servers of the same model and version in attach.replicas",
             )
-        proofs += [proof.model_copy(update={"claim": f"{proof.claim} ({replica})"}) for proof in more]
+        proofs += [proof.model_copy(update={"claim": _("{claim} ({address})", claim=proof.claim, address=replica)}) for proof in more]
     workspace.say(f"attached to {', '.join((url, *settings.replicas))}: {card.id}, vLLM {version}")
     return Server(
         model=card.id,
@@ -375,7 +376,7 @@ def demanded(settings: ServeConfig, machine: Machine, distribution: str, folder:
 def insist_on_answers(server: Server) -> None:
     """Raise MeaninglessError when the server's answers are noise."""
     if server.random_weights:
-        raise MeaninglessError("the weights are random (serve.load_format: dummy), so the answers are noise")
+        raise MeaninglessError(_("the weights are random (serve.load_format: dummy), so the answers are noise"))
 
 
 def server_present(server: Server, workspace: Workspace) -> bool:

@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict
 
 from pipeline.config.schema import ServeConfig
 from pipeline.gpu.plan import SHORTEST_CONTEXT, share_of
+from pipeline.message import Sentence
 
 MEMORY_CAUSES = ("free-vram", "free-ram", "kv-below-context", "no-kv-room", "gpu-oom", "warm-up-oom", "killed")
 # Refused by the plan before anything was started: with smaller settings it may fit, or no settings of the ladder would.
@@ -25,7 +26,7 @@ class Attempt(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
-    cause: str
+    cause: Sentence
     changed: str
     took_s: float
     log: str
