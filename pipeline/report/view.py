@@ -489,17 +489,18 @@ def router_scenario(outcome: Outcome[Any], t: Words, marks: Marks) -> Scenario:
         listed = ", ".join(f"{t.said(name)} {count}" for name, count in classes.items()) or t("none")
         facts.append(t("Failure classes, {arm}: {classes}.", arm=told.get(arm, arm), classes=listed))
     pairs = data.routes_paired
-    facts.append(
-        t(
-            "Routes, case by case: both arms right {both}, only prompt-only {prompt_only}, only constrained {constrained}, "
-            "neither {neither}; McNemar's exact p of the difference {p}.",
-            both=pairs.both,
-            prompt_only=pairs.only_prompt_only,
-            constrained=pairs.only_constrained,
-            neither=pairs.neither,
-            p=f"{pairs.p:.2g}",
+    if pairs is not None:
+        facts.append(
+            t(
+                "Routes, case by case: both arms right {both}, only prompt-only {prompt_only}, only constrained {constrained}, "
+                "neither {neither}; McNemar's exact p of the difference {p}.",
+                both=pairs.both,
+                prompt_only=pairs.only_prompt_only,
+                constrained=pairs.only_constrained,
+                neither=pairs.neither,
+                p=f"{pairs.p:.2g}",
+            )
         )
-    )
     tables = [confusion_table(told.get(arm, arm), counts, t) for arm, counts in data.confusion.items()]
     examples = [(example.case, told.get(example.arm, example.arm), t.said(example.failure), example.text) for example in data.examples]
     return Scenario(title, "", facts, rows(outcome.stage, data.figures, labels, t, marks), examples, tables)
@@ -664,7 +665,7 @@ def bench_scenario(outcome: Outcome[Any], memory: Outcome[Any], t: Words, marks:
             "request; warm: the same requests again.",
             prompt=data.prompt_tokens,
             output=data.output_tokens,
-            per_chunk=number(data.tokens_per_chunk),
+            per_chunk=t("not available") if data.tokens_per_chunk is None else number(data.tokens_per_chunk),
         ),
         t(
             "Tokens from the prefix cache by the server's own counter: cold {cold}, warm {warm}.",
@@ -678,11 +679,14 @@ def bench_scenario(outcome: Outcome[Any], memory: Outcome[Any], t: Words, marks:
         ),
         t("Goodput: requests that meet {limits} (the gates' limits), of all that were sent.", limits=limits),
         *ledger_facts(data, t),
-        t(
-            "The client against a stub: it takes {ceiling} chunks/s at most; delays and CPU time per chunk are below.",
-            ceiling=number(data.ceiling_chunks_s),
-        ),
     ]
+    if data.ceiling_chunks_s is not None:
+        facts.append(
+            t(
+                "The client against a stub: it takes {ceiling} chunks/s at most; delays and CPU time per chunk are below.",
+                ceiling=number(data.ceiling_chunks_s),
+            )
+        )
     facts += [
         t("INVALID at concurrency {concurrency}: {why}.", concurrency=entry.concurrency, why=t.said(entry.invalid))
         for entry in data.levels
@@ -766,7 +770,7 @@ def closed_table(data: Any, t: Words) -> Table:
                 f"{number(own.cpu_us_per_chunk)} µs",
                 t("{share} % of a core", share=f"{100 * entry.client_cpu_share:.2g}") + clients(entry, own, t),
             ]
-            for entry, own in zip(data.levels, data.calibrations, strict=True)
+            for entry, own in zip(data.levels, data.calibrations, strict=False)  # an older record has no calibrations
         ],
         notes=("closed", "client"),
     )

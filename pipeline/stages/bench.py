@@ -123,11 +123,14 @@ class MeanCheck(BaseModel):
 
 
 class BenchResult(Measurement):
-    """Latency alone, throughput and latency under load, the client's own calibration, and its ledger against the server's."""
+    """Latency alone, throughput and latency under load, the client's own calibration, and its ledger against the server's.
+
+    None stands for what an older version did not record.
+    """
 
     prompt_tokens: int
     output_tokens: int
-    tokens_per_chunk: float
+    tokens_per_chunk: float | None
     warmups: int
     first_request_ttft_ms: float | None
     cold_hit_tokens: int | None
@@ -137,7 +140,7 @@ class BenchResult(Measurement):
     trials: list[Trial]
     limits: Limits
     calibrations: list[Calibration]
-    ceiling_chunks_s: float
+    ceiling_chunks_s: float | None
     ledger: list[Count]
     means: list[MeanCheck]
     raw: str

@@ -64,7 +64,7 @@ class RouterResult(Measurement):
     majority_route: str
     failures: dict[str, dict[str, int]]
     confusion: dict[str, Confusion]
-    routes_paired: Paired
+    routes_paired: Paired | None  # None where an older version did not compare them
     examples: list[Example]
     raw: str
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
+from pipeline.engine import migrations
 from pipeline.engine.pipeline import Pipeline, Result, Stage, content_digest, differences
 from pipeline.engine.record import Artifact, Outcome
 from pipeline.engine.workspace import Workspace
@@ -476,11 +477,24 @@ def test_any_other_trouble_of_the_system_is_a_bug(house: House, error: OSError) 
         house.run()
 
 
-def test_record_of_an_older_form_runs_the_stage_again(house: House) -> None:
+def test_record_of_no_known_form_runs_the_stage_again(house: House) -> None:
     house.run()
     path = house.root / "artifacts" / "use.json"
     path.write_text(path.read_text(encoding="utf-8").replace('"tens"', '"zehner"'), encoding="utf-8")
-    assert house.why("use") == "its record has an older form"
+    assert house.why("use") == "its record has no form that this program knows"
+    assert house.run()["use"] == "made"
+
+
+def test_record_of_an_older_form_stands_while_its_inputs_do(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    house.run()
+    path = house.root / "artifacts" / "use.json"
+    path.write_text(path.read_text(encoding="utf-8").replace('"tens"', '"zehner"'), encoding="utf-8")
+    before = path.read_bytes()
+    monkeypatch.setattr(migrations, "STEPS", {"use": (lambda data, _because: {"tens": data["zehner"]},)})
+    assert house.why("use") == ""
+    assert house.run()["use"] == "unchanged"
+    assert path.read_bytes() == before
+    house.knob = house.knob.model_copy(update={"level": 20})
     assert house.run()["use"] == "made"
 
 
