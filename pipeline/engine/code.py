@@ -7,7 +7,9 @@ from contextlib import suppress
 from pathlib import Path
 
 # What these modules contribute to a stage arrives as values (settings, records, paths), which are compared themselves.
-CONTRACT = frozenset({"pipeline.config.schema", "pipeline.errors", "pipeline.engine.record", "pipeline.engine.workspace"})
+CONTRACT = frozenset(
+    {"pipeline.config.schema", "pipeline.errors", "pipeline.engine.migrations", "pipeline.engine.record", "pipeline.engine.workspace"}
+)
 STAGES = "pipeline.stages."  # what other stages do arrives as their records
 
 

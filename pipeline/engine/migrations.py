@@ -87,10 +87,17 @@ def without_words(data: Data, _because: Mapping[str, Any]) -> Data:
     return {key: value for key, value in data.items() if key not in ("schema_version", "recommendation")}
 
 
+def with_backend(data: Data, _because: Mapping[str, Any]) -> Data:
+    """launch, until 2026-11-24 17:49: serve.distributed_executor_backend was serve.executor."""
+    settings = {"distributed_executor_backend" if name == "executor" else name: value for name, value in data["settings"].items()}
+    return {**data, "settings": settings}
+
+
 STEPS: Mapping[str, tuple[Step, ...]] = {
     "bench": (with_server_metrics, with_open_loops),
     "check-gpu": (with_cores,),
     "install": (with_interpreter,),
+    "launch": (with_backend,),
     "measure-vram": (with_breakdown, with_load),
     "report": (with_cells,),
     "serve": (with_plan,),

@@ -1,6 +1,5 @@
 """The report's language, as gettext does it: the English text is the key, other languages stand in catalogues of templates/."""
 
-import gettext
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -85,6 +84,8 @@ def words(language: Literal["en", "tr"], templates: Path) -> Words:
 
 def read_catalogue(path: Path) -> Catalogue:
     """Return the texts of a gettext catalogue; a text that nobody has translated is not among them."""
+    from gettext import c2py
+
     from babel.messages.pofile import read_po
 
     with path.open("rb") as file:
@@ -96,4 +97,4 @@ def read_catalogue(path: Path) -> Catalogue:
             texts[entry.id] = entry.string
         elif isinstance(entry.id, tuple) and isinstance(entry.string, tuple) and all(entry.string):
             forms[entry.id[0]] = entry.string
-    return Catalogue(texts, forms, gettext.c2py(read.plural_expr))
+    return Catalogue(texts, forms, c2py(read.plural_expr))
