@@ -18,9 +18,9 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from benchmarks import shape
+from pipeline.client.target import Target
 from pipeline.errors import PipelineError
-from pipeline.gpu.plan import DEFAULT_BATCHED_TOKENS, LARGE_GPU_MIB, PEAK_ERROR_MIB, Plan
-from pipeline.load.generator import Target, closed_loop, streamed
+from pipeline.load.generator import closed_loop, streamed
 from pipeline.measure.memory import baseline_mib, gpu_points
 from pipeline.server import state
 from pipeline.server.stop import stop_server
@@ -29,6 +29,7 @@ from pipeline.stages.check_gpu import Machine
 from pipeline.stages.measure_vram import read_samples
 from pipeline.stages.serve import Server
 from pipeline.vllm.breakdown import breakdown
+from pipeline.vllm.plan import DEFAULT_BATCHED_TOKENS, LARGE_GPU_MIB, PEAK_ERROR_MIB, Plan
 
 ROOT = Path(__file__).resolve().parents[1]
 # The smallest common card of each row, by what nvidia-smi shows: RTX 4050 Laptop, RTX 4060, RTX 3060, T4, A10, A40, H100.

@@ -44,8 +44,9 @@ from urllib.request import urlopen
 import psutil
 
 from pipeline import packages
+from pipeline.client.target import Target
 from pipeline.load.calibration import MODEL, stub
-from pipeline.load.generator import Target, closed_loop, streamed
+from pipeline.load.generator import closed_loop, streamed
 
 ROOT = Path(__file__).resolve().parents[1]
 PEERS = ROOT / ".cache" / "peers"
@@ -374,9 +375,10 @@ def verdict(met: bool) -> str:
 
 def observer(clients: list[str], requests: int, tokens: int, concurrency: int) -> None:
     """Print what each client costs on the real server, and how far its rate is from the server's own."""
-    from pipeline.client.control import GENERATED_TOKENS, PROMPT_TOKENS, SUCCESSES, Control
+    from pipeline.client.control import Control
     from pipeline.engine.record import Store
     from pipeline.stages.serve import Server
+    from pipeline.vllm.metrics import GENERATED_TOKENS, PROMPT_TOKENS, SUCCESSES
 
     installed = Installed.found()
     server = Store(ROOT / "artifacts").outcome("serve", Server).data

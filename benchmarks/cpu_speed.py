@@ -22,10 +22,11 @@ from benchmarks.served import Up, checkpoint, command, fresh, profile, served
 from pipeline.client.answer import Answer
 from pipeline.config.schema import ServeConfig
 from pipeline.gpu import host
-from pipeline.gpu.compatibility import CPU_SET
 from pipeline.load.generator import closed_loop, streamed
 from pipeline.measure.latency import tpot_ms, ttft_ms
-from pipeline.stages.install import REHEARSALS, rehearse
+from pipeline.stages.install import rehearse
+from pipeline.vllm.rehearsals import REHEARSALS
+from pipeline.vllm.sets import CPU_SET
 
 SHORT_TOKENS, LONG_TOKENS, OUTPUT_TOKENS, CONCURRENCY = 37, 1049, 128, 8
 TIMEOUT_S = 300

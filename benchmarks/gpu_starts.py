@@ -21,11 +21,11 @@ from benchmarks.served import NAME, ROOT, Up, checkpoint, command, fresh, place,
 from pipeline.config.layers import load_layers
 from pipeline.config.schema import ServeConfig
 from pipeline.gpu import host
-from pipeline.gpu.plan import COMPILATION
 from pipeline.load.generator import closed_loop, streamed
 from pipeline.measure.latency import tpot_ms
-from pipeline.stages.serve import settled
+from pipeline.vllm.demand import COMPILATION
 from pipeline.vllm.phases import Phases
+from pipeline.vllm.settle import settle
 
 TIMEOUT_S = 300
 OUTPUT_TOKENS = 128
@@ -57,7 +57,7 @@ VARIANTS = {
 def settings_of(variant: Variant) -> ServeConfig:
     """Return the settings of profile gpu-embedded with what the variant changes."""
     serve = load_layers(ROOT / "config.yaml", {}, (), "gpu-embedded").config("gpu-embedded").serve
-    made = settled(serve, host.read(), "vllm")
+    made = settle(serve, host.read(), "vllm")
     ours = {} if variant.bare else made.env
     env = {name: value for name, value in {**ours, **variant.env}.items() if value is not None}
     arguments = tuple(word for word in made.extra_args if not (variant.bare and word.startswith(COMPILATION)))

@@ -501,7 +501,7 @@ def add_nodes(made: Any, count: int) -> None:
 
 def workers(page: Page) -> None:
     """Measure what load clients on Ray cost before and after a loop, and simulate more of them."""
-    from pipeline.load.spread import Part
+    from pipeline.load.spread import LoadShare
     from pipeline.load.workers import Workers
 
     page.say("## Load clients on Ray")
@@ -516,7 +516,7 @@ def workers(page: Page) -> None:
             add_nodes(made, count)
             place_s, crew = timed(partial(Workers, made.address, count, (), lambda _: None))
             with crew:
-                parts = [Part(("http://127.0.0.1:9",), [], 0, 1.0, None) for _ in range(count)]
+                parts = [LoadShare(("http://127.0.0.1:9",), [], 0, 1.0, None) for _ in range(count)]
                 loops = [timed(partial(crew.run, parts, lambda: True)) for _ in range(5)]
             loop_s = quantile([took_s for took_s, _ in loops], 0.5)
             bounds = [one.clock.bound_ns / 1e6 for _, told in loops for one in told]

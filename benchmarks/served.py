@@ -7,20 +7,21 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.client.target import Target
 from pipeline.config.layers import load_layers
 from pipeline.config.schema import ServeConfig
 from pipeline.engine.workspace import Workspace
 from pipeline.gpu import host
-from pipeline.gpu.compatibility import CPU_SET
-from pipeline.load.generator import Target
 from pipeline.server import launch as launching
 from pipeline.server import ports, state
 from pipeline.server.keys import control_of
 from pipeline.server.readiness import wait_until_ready
 from pipeline.server.stop import stop_server
 from pipeline.stages.download_model import embed
-from pipeline.stages.serve import settled
 from pipeline.terminal import Silent
+from pipeline.vllm.command import server_command
+from pipeline.vllm.sets import CPU_SET
+from pipeline.vllm.settle import settle
 
 ROOT = Path(__file__).resolve().parents[1]
 NAME = "model"
@@ -61,14 +62,14 @@ def fresh(name: str) -> Workspace:
 
 def profile(name: str = "cpu") -> ServeConfig:
     """Return the profile's settings of the server, with what they leave to this machine decided."""
-    return settled(load_layers(ROOT / "config.yaml", {}, (), name).config(name).serve, host.read(), CPU_SET.distribution)
+    return settle(load_layers(ROOT / "config.yaml", {}, (), name).config(name).serve, host.read(), CPU_SET.distribution)
 
 
 def command(
     settings: ServeConfig, folder: Path, workspace: Workspace, bare: bool = False, distribution: str = CPU_SET.distribution
 ) -> list[str]:
     """Return the server's command line; `bare`: with no flag but the model's and the address."""
-    words = launching.command(settings, workspace.server_python, folder, NAME, distribution)
+    words = server_command(settings, workspace.server_python, folder, NAME, distribution)
     return words[: words.index("--dtype")] if bare else words
 
 

@@ -34,12 +34,12 @@ from pipeline.session import CONFIG_FILE, Options, Session, locked, options
 from pipeline.stages.check_gpu import Machine, check_gpu
 from pipeline.stages.download_model import Model
 from pipeline.stages.install import Installation
-from pipeline.stages.serve import Server, joined
+from pipeline.stages.serve import Server, join_node
 from pipeline.stages.test_determinism import REMEDY_NOTE
 from pipeline.terminal import MARKS, Answer, Part, Silent, Table, give, show, write
 
 if TYPE_CHECKING:
-    from pipeline.experiments.remedy import Bed
+    from pipeline.experiments.inputs import ServerInputs
 
 __all__ = ["give", "options"]  # what tasks.py takes from here besides the commands
 COMPARE_PLOT = "compare.svg"
@@ -50,8 +50,8 @@ NOTHING = Answer(2, [], {"exit_code": 2})  # what a stage that failed has told i
 def bundle(root: Path, options: Options, python: str | None, platform: str | None, output: str, part_mib: str | None) -> Answer:
     """Make a folder with all that a machine without a network needs to run a profile."""
     from pipeline.bundle import make, wheels
-    from pipeline.gpu.compatibility import CPU_SET, ON_GPU, SETS, set_named
     from pipeline.planning import on_processor
+    from pipeline.vllm.sets import CPU_SET, ON_GPU, SETS, set_named
 
     session = Session(root, options)
     name = session.layers.profile[0]
@@ -249,7 +249,7 @@ def join(root: Path, options: Options) -> Answer:
             return NOTHING
         made: list[Any] = [pipeline.outcome(kind).data for kind in (Machine, Installation, Model)]
         machine, installation, model = made
-        launch = joined(session.config.serve, machine, installation, model, workspace)
+        launch = join_node(session.config.serve, machine, installation, model, workspace)
         state.write(workspace, launch.model_copy(update={"stays": True}))
     return attend(root)
 
@@ -402,16 +402,16 @@ def stopped_words(launch: Launch, closing: Closing) -> str:
     return f"{what}{killed}; port {launch.port} is {port}{memory}"
 
 
-def bed_of(session: Session) -> "Bed | None":
+def bed_of(session: Session) -> "ServerInputs | None":
     """Return what servers are started with, installed and downloaded where it was not; None where that failed."""
-    from pipeline.experiments.remedy import Bed
+    from pipeline.experiments.inputs import ServerInputs
 
     pipeline = session.pipeline
     pipeline.ensure(["install", "download-model"], present=True)
     machine, installation, model = (pipeline.outcome(kind).data for kind in (Machine, Installation, Model))
     if machine is None or installation is None or model is None:
         return None
-    return Bed(session.config, machine, installation, model, session.workspace)
+    return ServerInputs(session.config, machine, installation, model, session.workspace)
 
 
 def determinism_remedy(root: Path, options: Options) -> Answer:

@@ -5,12 +5,13 @@ from pipeline.engine.record import SOAK_NOTE, SWEEP_NOTE, Artifact
 from pipeline.report.stage import report, report_present
 from pipeline.report.sweep import Sweep
 from pipeline.server.stop import NOTE, Closing
+from pipeline.stages.attach import attach_server
 from pipeline.stages.bench import bench
 from pipeline.stages.check_gpu import check_gpu
 from pipeline.stages.download_model import download_model, model_present
 from pipeline.stages.install import environment_present, install
 from pipeline.stages.measure_vram import Soak, measure_vram
-from pipeline.stages.serve import attached, serve, server_present
+from pipeline.stages.serve import serve, server_present
 from pipeline.stages.test_determinism import REMEDY_NOTE, Remedied, test_determinism
 from pipeline.stages.test_router import test_router
 
@@ -25,6 +26,6 @@ STAGES = (
     Stage(measure_vram),
     Stage(report, present=report_present),
 )
-ATTACHED = tuple(Stage(attached, present=server_present, called="serve") if stage.name == "serve" else stage for stage in STAGES)
+ATTACHED = tuple(Stage(attach_server, present=server_present, called="serve") if stage.name == "serve" else stage for stage in STAGES)
 MEASURING = ("test-router", "test-determinism", "bench", "measure-vram")
 NOTES: dict[type[Artifact], str] = {Closing: NOTE, Remedied: REMEDY_NOTE, Soak: SOAK_NOTE, Sweep: SWEEP_NOTE}

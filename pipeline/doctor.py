@@ -12,8 +12,6 @@ import psutil
 from pipeline.config.schema import Config, InstallConfig, ServeConfig
 from pipeline.engine.workspace import Workspace
 from pipeline.errors import HubSilentError, InstallError, ModelError, ServerError
-from pipeline.gpu.compatibility import BFLOAT16, CPU_SET, VllmSet, unmet
-from pipeline.gpu.plan import Plan, crowded
 from pipeline.model import hub
 from pipeline.model.shape import read_shape, weight_bytes
 from pipeline.planning import target
@@ -21,9 +19,14 @@ from pipeline.server import ports, state
 from pipeline.stages.check_gpu import CPU_PROFILE, Machine
 from pipeline.stages.download_model import model_folder
 from pipeline.stages.install import choose_set, fastest, read_marker
-from pipeline.stages.serve import planned, settled
 from pipeline.vllm import compilers
+from pipeline.vllm.demand import plan_of
 from pipeline.vllm.ladder import CPU_CACHE
+from pipeline.vllm.limits import BFLOAT16, unmet
+from pipeline.vllm.plan import Plan
+from pipeline.vllm.preflight import crowded
+from pipeline.vllm.sets import CPU_SET, VllmSet
+from pipeline.vllm.settle import settle
 
 GIB, MIB = 2**30, 2**20
 SHM_MIB = 1024  # containers often have 64 MiB, which vLLM's processes fill
@@ -111,7 +114,7 @@ def disk(free_gib: float, for_vllm_gib: float, to_spare_gib: float) -> Finding:
 
 def compiler(config: Config, chosen: VllmSet, machine: Machine, workspace: Workspace) -> Iterator[Finding]:
     """Look for what torch.compile (on the processor) and Triton (on a GPU) compile with."""
-    settings = settled(config.serve, machine.host, chosen.distribution)
+    settings = settle(config.serve, machine.host, chosen.distribution)
     wanted = compilers.needed(settings, chosen.distribution)
     if wanted is None:
         yield Finding("OK", "compiler", "not needed: nothing is compiled (serve.enforce_eager)")
@@ -166,7 +169,7 @@ def memory(config: Config, chosen: VllmSet, machine: Machine, folder: Path, work
     taken = None if ours is not None and state.is_running(ours) else crowded(machine.gpus, config.serve)
     if taken is not None:
         yield Finding("FAIL", "memory", *taken)
-    fit = planned(config.serve, machine, chosen.distribution, folder)
+    fit = plan_of(config.serve, machine.gpus, chosen.distribution, folder)
     if fit is None:
         yield Finding("OK", "memory", "the plan is known after download-model")
     else:

@@ -9,27 +9,16 @@ from pipeline.config.layers import Layers
 from pipeline.config.schema import PLANNED_METRIC, Config, GpuConfig, ModelConfig, ServeConfig
 from pipeline.engine.workspace import Workspace
 from pipeline.errors import ConfigError, HubSilentError, ModelError
-from pipeline.gpu.plan import (
-    ERROR_MIB,
-    LAPTOP,
-    LAPTOP_MIB,
-    MIB,
-    PEAK_ERROR_MIB,
-    Demand,
-    Judgement,
-    demand,
-    devices,
-    judge,
-    pairs,
-    unplanned,
-)
 from pipeline.model.published import EMBEDDED, NON_COMMERCIAL, SOURCE, published_shape, repository
 from pipeline.model.remote import HEADERS, remote_weights
 from pipeline.model.shape import Shape, estimated_bytes, read_shape, weight_bytes
 from pipeline.stages.check_gpu import Machine
 from pipeline.stages.download_model import model_folder
 from pipeline.terminal import Part, Table
+from pipeline.vllm.demand import demand, devices, unplanned
+from pipeline.vllm.fit import Fit, fit_of, pairs
 from pipeline.vllm.ladder import CPU_CACHE
+from pipeline.vllm.plan import ERROR_MIB, LAPTOP, LAPTOP_MIB, MIB, PEAK_ERROR_MIB, Demand
 
 ASK_HUB_S = 10.0
 HEAD = ("model", "profile", "weights", "from", "KV/token", "utilisation", "context", "peak", "verdict")
@@ -68,7 +57,7 @@ class Row(BaseModel):
     guide: bool
     non_commercial: bool = False
     asked: Demand | None = None
-    judged: Judgement | None = None
+    judged: Fit | None = None
     reason: str = ""
 
 
@@ -199,7 +188,7 @@ def row(candidate: Candidate, at: Card, target_mib: float | None, library: Libra
         asked = demand(serve, *library.weights(model, serve.dtype), at.total_mib)
     except ModelError as error:
         return blank.model_copy(update={"reason": error.message.replace(f"{library.workspace.root}/", "")})
-    return blank.model_copy(update={"asked": asked, "judged": judge(asked, at.available_mib, target_mib)})
+    return blank.model_copy(update={"asked": asked, "judged": fit_of(asked, at.available_mib, target_mib)})
 
 
 def target(config: Config) -> float | None:

@@ -20,8 +20,9 @@ from pipeline.errors import BusyError, ConfigError, OutOfMemoryError
 from pipeline.server import state
 from pipeline.server.stop import stop_server
 from pipeline.stages.check_gpu import CPU_PROFILE, Machine
-from pipeline.stages.serve import Server, falls_back
+from pipeline.stages.serve import Server
 from pipeline.terminal import Silent, screen
+from pipeline.vllm.ladder import falls_back
 
 CONFIG_FILE = "config.yaml"
 

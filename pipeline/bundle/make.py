@@ -16,8 +16,8 @@ from pipeline.config.schema import ModelConfig
 from pipeline.engine.record import now
 from pipeline.engine.workspace import Workspace
 from pipeline.errors import BundleError, ModelError
-from pipeline.gpu.compatibility import VllmSet
 from pipeline.model import hub
+from pipeline.vllm.sets import VllmSet
 
 MIB = 1 << 20
 README = "README.txt"

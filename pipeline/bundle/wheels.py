@@ -12,7 +12,7 @@ from pathlib import Path
 from pipeline import packages
 from pipeline.bundle.unpack import sha256_of
 from pipeline.errors import BundleError
-from pipeline.gpu.compatibility import SETS, VllmSet
+from pipeline.vllm.sets import SETS, VllmSet
 
 # Pip tells its progress to a terminal only; after so many packages we do. A broken-off run goes on at the last full batch.
 BATCH = 12

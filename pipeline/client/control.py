@@ -7,13 +7,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pipeline.errors import MeasureError
 
 TIMEOUT_S = 10.0
+GREETING_TIMEOUT_S = 120.0  # a server's first answer may wait for kernels that are compiled
 HEALTH_TIMEOUT_S = 5.0  # a loaded machine takes its time, and a wrong "no" restarts the server
-GENERATED_TOKENS = "vllm:generation_tokens_total"
-PROMPT_TOKENS = "vllm:prompt_tokens_total"
-SUCCESSES = "vllm:request_success_total"
-CACHE_HITS = "vllm:prefix_cache_hits_total"
-PREEMPTIONS = "vllm:num_preemptions_total"
-REQUESTS_RUNNING = "vllm:num_requests_running"
 M = TypeVar("M", bound=BaseModel)
 
 
@@ -94,6 +89,12 @@ class Completion(BaseModel):
     usage: Usage
     prompt_token_ids: list[int] | None = None
 
+    @property
+    def says_something(self) -> bool:
+        """Tell whether it holds a letter or a digit: a broken model fills it with one sign again and again."""
+        text = self.choices[0].message.content if self.choices else None
+        return self.usage.completion_tokens > 0 and any(character.isalnum() for character in text or "")
+
 
 class Control:
     """Calls to the server at `base_url`; each raises MeasureError in one line when the answer is not what vLLM gives."""
@@ -140,6 +141,11 @@ class Control:
     def chat(self, payload: dict[str, Any], timeout_s: float) -> Completion:
         """Return the answer to an unary chat completion."""
         return self._model(Completion, self._json("POST", "/v1/chat/completions", payload, timeout_s))
+
+    def greet(self, model: str) -> Completion:
+        """Return the answer to one short request."""
+        messages = [{"role": "user", "content": "Say hello."}]
+        return self.chat({"model": model, "messages": messages, "temperature": 0, "max_tokens": 8}, GREETING_TIMEOUT_S)
 
     def _json(self, method: str, path: str, payload: dict[str, Any] | None, timeout_s: float) -> dict[str, Any]:
         try:

@@ -8,9 +8,10 @@ from pydantic import BaseModel, ConfigDict
 
 from pipeline.engine.record import Artifact, Measurement
 from pipeline.errors import ConfigError
-from pipeline.experiments.remedy import Bed, stop_left
+from pipeline.experiments.inputs import ServerInputs
 from pipeline.measure import comparison
 from pipeline.measure.verdicts import digits
+from pipeline.server.stop import stop_current
 from pipeline.server.watch import watched
 from pipeline.stages import bench, test_router
 from pipeline.stages.serve import Server, serve
@@ -49,7 +50,7 @@ def parsed(starts: str) -> int:
     return int(starts)
 
 
-def calibrated(bed: Bed, starts: int) -> RunNoise:
+def calibrated(bed: ServerInputs, starts: int) -> RunNoise:
     """Start the server so often, measure at each start and stop it again; the records and stamps of others stay as they are."""
     taken: list[list[Measurement]] = []
     with tempfile.TemporaryDirectory() as folder:
@@ -59,7 +60,7 @@ def calibrated(bed: Bed, starts: int) -> RunNoise:
                 server = serve(bed.config.serve, bed.machine, bed.installation, bed.model, bed.workspace)
                 taken.append(list(measured(bed, server, Path(folder))))
             finally:
-                stop_left(bed.workspace)
+                stop_current(bed.workspace)
     return RunNoise(
         device=server.device,
         model=server.model,
@@ -70,7 +71,7 @@ def calibrated(bed: Bed, starts: int) -> RunNoise:
     )
 
 
-def measured(bed: Bed, server: Server, folder: Path) -> list[Measurement]:
+def measured(bed: ServerInputs, server: Server, folder: Path) -> list[Measurement]:
     """Return what one start gives."""
     config, workspace = bed.config, bed.workspace
     with watched(server.handle, workspace) as target:

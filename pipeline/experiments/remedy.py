@@ -2,59 +2,39 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
-from pipeline.config.schema import BenchConfig, Config, ServeConfig
+from pipeline.config.schema import BenchConfig, ServeConfig
 from pipeline.engine.record import Failure, Store, write_atomic
 from pipeline.engine.workspace import Workspace
 from pipeline.errors import MeaninglessError, PipelineError, ServerError
+from pipeline.experiments.inputs import ServerInputs
 from pipeline.load.calibration import Calibration, calibrate
-from pipeline.load.stamps import per_token_ms
+from pipeline.load.levels import level, without_invalid
+from pipeline.load.phases import LoadPhases, processes_of
+from pipeline.load.stamps import NO_GAP, per_token_ms
 from pipeline.measure.figures import Figure, not_measured
 from pipeline.measure.statistics import percentile_figure
+from pipeline.message import _
 from pipeline.report.view import remedy_table
 from pipeline.server import state
+from pipeline.server.start import clear_old, relaunch
 from pipeline.server.state import Launch
-from pipeline.server.stop import NOTE, stop_server
+from pipeline.server.stop import NOTE, stop_current, stop_server
 from pipeline.server.watch import watched
-from pipeline.stages.bench import NO_GAP, Run, level, processes, valid
-from pipeline.stages.check_gpu import Machine
-from pipeline.stages.download_model import Model
-from pipeline.stages.install import Installation
-from pipeline.stages.serve import Server, clear_old, device_of, relaunched, serve, settled
+from pipeline.stages.serve import Server, device_of, serve
 from pipeline.stages.test_determinism import REMEDY_NOTE, Arm, Remedied, Side, all_arms
 from pipeline.suite import load_prompts
 from pipeline.terminal import Part, Table
 from pipeline.vllm.remedies import NoRemedy, Remedy, remedy_for
+from pipeline.vllm.settle import settle
 
 PROVEN = ("D1", "D2", "D3", "D4")
 UNIT = "tok/s"
 Client = tuple[list[Calibration], float]  # what `calibrate` gives
 
 
-@dataclass(frozen=True)
-class Bed:
-    """What both sides have in common."""
-
-    config: Config
-    machine: Machine
-    installation: Installation
-    model: Model
-    workspace: Workspace
-
-    @property
-    def concurrency(self) -> int:
-        """Return the concurrency of the system throughput."""
-        return max(self.config.bench.concurrency)
-
-    def because(self) -> dict[str, Any]:
-        """Return the settings that count, as the record's envelope keeps them."""
-        sections = {name: getattr(self.config, name) for name in ("serve", "determinism", "bench")}
-        return {name: section.model_dump(mode="json") for name, section in sections.items()}
-
-
-def remedy_of(bed: Bed, inherited: Mapping[str, str]) -> Remedy:
+def remedy_of(bed: ServerInputs, inherited: Mapping[str, str]) -> Remedy:
     """Return the remedy to prove; PipelineError where there is none, or where a comparison would mean nothing."""
     remedy = remedy_for(bed.installation.distribution, bed.machine.gpus)
     if isinstance(remedy, NoRemedy):
@@ -62,14 +42,14 @@ def remedy_of(bed: Bed, inherited: Mapping[str, str]) -> Remedy:
     if remedy.variable in inherited:
         raise PipelineError(f"{remedy.variable} is set in the shell, so no server would be without it", f"unset {remedy.variable}")
     if bed.config.serve.load_format == "dummy":
-        raise MeaninglessError("the weights are random (serve.load_format: dummy), so the answers are noise")
+        raise MeaninglessError(_("the weights are random (serve.load_format: dummy), so the answers are noise"))
     load_prompts(bed.workspace.root / bed.config.determinism.prompts)  # told now, not after two starts
     return remedy
 
 
-def proven(remedy: Remedy, bed: Bed) -> Remedied:
+def proven(remedy: Remedy, bed: ServerInputs) -> Remedied:
     """Measure a server without the remedy and one with it, both with the settings otherwise as they are."""
-    settings = settled(bed.config.serve, bed.machine.host, bed.installation.distribution)
+    settings = settle(bed.config.serve, bed.machine.host, bed.installation.distribution)
     bare = {name: value for name, value in settings.env.items() if name != remedy.variable}
     bed.workspace.say("the client itself, against a stub")
     client = calibrate(sorted({1, bed.concurrency}), bed.config.bench.client_delay_ms)
@@ -93,7 +73,7 @@ def proven(remedy: Remedy, bed: Bed) -> Remedied:
     )
 
 
-def measured(settings: ServeConfig, client: Client, bed: Bed) -> Side:
+def measured(settings: ServeConfig, client: Client, bed: ServerInputs) -> Side:
     """Return what a server with these settings gives, or why it gives nothing; it is stopped at the end."""
     workspace = bed.workspace
     found: dict[str, Any] = {name: not_measured(UNIT, "no server") for name in ("decode_tok_s", "system_tok_s")}
@@ -107,7 +87,7 @@ def measured(settings: ServeConfig, client: Client, bed: Bed) -> Side:
         workspace.say(f"restarting the server (pid {launch.pid})")
         stop_server(launch, workspace)
         try:
-            restarted = server.model_copy(update=relaunched(launch, server.vllm, workspace))
+            restarted = server.model_copy(update=relaunch(launch, server.vllm, workspace)._asdict())
         except PipelineError as error:  # the arm goes on without
             met.append(error)
             raise
@@ -124,7 +104,7 @@ def measured(settings: ServeConfig, client: Client, bed: Bed) -> Side:
     except PipelineError as error:
         met.append(error)
     finally:
-        stop_left(workspace)
+        stop_current(workspace)
     if met:
         found["failure"] = failure_of(met[0], workspace)
     return Side(environment=settings.env, launch_ids=launch_ids, **found)
@@ -140,17 +120,19 @@ def speed(settings: BenchConfig, server: Server, client: Client, workspace: Work
     calibrations, ceiling = client
     alone, full = calibrations[0], calibrations[-1]
     with watched(server.handle, workspace) as target:
-        run = Run(server, target, settings, workspace, {entry.concurrency: processes(entry) for entry in calibrations})
-        run.closed("warm-up", run.new(1), settings.output_tokens, 1)
-        decode = run.closed("decode", run.new(settings.decode_requests), settings.output_tokens, 1)
-        run.closed("warm-up", run.new(full.concurrency), settings.output_tokens, full.concurrency)
-        numbers = run.new(max(settings.requests_per_level, full.concurrency))
-        loop = run.closed("closed loop", numbers, settings.output_tokens, full.concurrency)
+        phases = LoadPhases(server.model, target, settings, workspace, {entry.concurrency: processes_of(entry) for entry in calibrations})
+        phases.closed_loop("warm-up", phases.new_numbers(1), settings.output_tokens, 1)
+        decode = phases.closed_loop("decode", phases.new_numbers(settings.decode_requests), settings.output_tokens, 1)
+        phases.closed_loop("warm-up", phases.new_numbers(full.concurrency), settings.output_tokens, full.concurrency)
+        numbers = phases.new_numbers(max(settings.requests_per_level, full.concurrency))
+        loop = phases.closed_loop("closed loop", numbers, settings.output_tokens, full.concurrency)
     rates = [1000 / value for value in per_token_ms(decode.answers) if value > 0]
     filled = level(full, loop, settings.client_delay_ms, ceiling)
     return {
-        **valid(level(alone, decode, settings.client_delay_ms, ceiling), {"decode_tok_s": percentile_figure(rates, 0.5, UNIT, NO_GAP)}),
-        **valid(filled, {"system_tok_s": Figure(value=filled.throughput_tok_s, unit=UNIT, n=len(loop.good))}),
+        **without_invalid(
+            level(alone, decode, settings.client_delay_ms, ceiling), {"decode_tok_s": percentile_figure(rates, 0.5, UNIT, NO_GAP)}
+        ),
+        **without_invalid(filled, {"system_tok_s": Figure(value=filled.throughput_tok_s, unit=UNIT, n=len(loop.good))}),
         "errors": [answer.error for batch in (decode, loop) for answer in batch.answers if not answer.ok],
     }
 
@@ -195,7 +177,7 @@ def set_aside(version: str, workspace: Workspace) -> Iterator[None]:
         with closing_kept(workspace):
             yield
     finally:
-        stop_left(workspace)
+        stop_current(workspace)
         if returns and before is not None:
             bring_back(before, version, workspace)
 
@@ -208,18 +190,11 @@ def closing_kept(workspace: Workspace) -> Iterator[None]:
     try:
         yield
     finally:
-        stop_left(workspace)
+        stop_current(workspace)
         if note is None:
             path.unlink(missing_ok=True)
         else:
             write_atomic(path, note)
-
-
-def stop_left(workspace: Workspace) -> None:
-    """Stop the server that is up, if there is one."""
-    launch = state.read(workspace)
-    if launch is not None:
-        stop_server(launch, workspace)
 
 
 def bring_back(before: Launch, version: str, workspace: Workspace) -> None:
@@ -227,11 +202,11 @@ def bring_back(before: Launch, version: str, workspace: Workspace) -> None:
     workspace.say(f"starting again the server that was up before, on port {before.port}; Ctrl-C leaves it stopped")
     store = Store(workspace.artifacts)
     try:
-        changes = relaunched(before, version, workspace)
+        ready = relaunch(before, version, workspace)
         recorded = store.outcome("serve", Server)
         if recorded.data is not None and recorded.envelope is not None and recorded.data.handle.launch_id == before.id:
             because, started, took_s = recorded.envelope.because, recorded.envelope.started, recorded.envelope.duration_s
-            store.write("serve", because, started, took_s, recorded.data.model_copy(update=changes))
+            store.write("serve", because, started, took_s, recorded.data.model_copy(update=ready._asdict()))
     except PipelineError as error:
         said = f"the server that was up before did not come back: {error.message}"
         raise ServerError(said, "start it with `./inv serve`", error.log) from error

@@ -8,21 +8,21 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from pipeline.client.meter import metered
+from pipeline.client.target import Target
 from pipeline.config.schema import VramConfig
 from pipeline.engine.pipeline import differences
 from pipeline.engine.record import SOAK_NOTE as NOTE
 from pipeline.engine.record import Outcome, Store, now
 from pipeline.engine.workspace import Workspace
 from pipeline.errors import ConfigError, MeasureError, NothingAnsweredError
-from pipeline.load.generator import Target
 from pipeline.measure.memory import TELLS_DRIFT_S
 from pipeline.measure.verdicts import Judgement, exit_code, judge
 from pipeline.report.view import measured_words, memory_labels
 from pipeline.server.watch import watched
 from pipeline.stages.check_gpu import Machine
-from pipeline.stages.measure_vram import SLICE_S, Load, Soak, SoakState, Watch, memory_use, pressed, with_readings
+from pipeline.stages.measure_vram import SLICE_S, LaunchMemory, Load, Soak, SoakState, apply_load, memory_use, with_readings
 from pipeline.stages.serve import Server
+from pipeline.vllm.meter import metered
 
 S_PER_H = 3600
 
@@ -82,7 +82,7 @@ def soak(
     load, started = begun(settings, server, anew, workspace)
     total_s, before_s = hours * S_PER_H, load.seconds
     told = workspace.progress("soak, seconds of load", round(total_s - before_s))
-    watch = Watch(server.handle, workspace)
+    watch = LaunchMemory(server.handle, workspace)
     with watched(server.handle, workspace, NOTE) as target, metered(target) as meter:
 
         def written(state: SoakState, load: Load) -> Soak:
@@ -118,7 +118,7 @@ def answered(load: Load, target: Target, model: str, concurrency: int, seconds: 
 
     A last slice of less than a request's time may send none, which is no failure.
     """
-    after = pressed(load, target, model, concurrency, seconds, told)
+    after = apply_load(load, target, model, concurrency, seconds, told)
     if 0 < after.requests - load.requests == after.failed - load.failed:
         raise NothingAnsweredError(f"soak: no request of the last {seconds:.3g} s succeeded: {after.error}", "see the server's log")
     return after

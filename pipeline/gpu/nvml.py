@@ -8,12 +8,12 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from pipeline.gpu.compatibility import UPDATE_DRIVER
 from pipeline.gpu.holders import memory, running
 from pipeline.gpu.visible import VARIABLE, Board, Device, Failure, boards, text, visible
 from pipeline.message import _
 
 MIB = 1024 * 1024
+UPDATE_DRIVER = "update the NVIDIA driver"
 READ_S = 30.0  # starting a device takes seconds; a driver that hangs never answers
 
 

@@ -12,8 +12,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from pipeline.client.target import Target
 from pipeline.errors import MeasureError
-from pipeline.load.generator import Target, closed_loop, streamed
+from pipeline.load.generator import closed_loop, streamed
 from pipeline.load.spread import Crew, Processes, Task, loop, shares
 from pipeline.measure.statistics import quantile
 
@@ -70,7 +71,7 @@ def calibrate(concurrencies: Sequence[int], budget_ms: float, crew: Crew | None 
     if crew is None or max(concurrencies) == 1:
         return levels, Hurried(max(concurrencies)).do(0)
     counts = shares(max(concurrencies), crew.count)
-    return levels, min(told(crew, [Hurried(count) for count in counts]))
+    return levels, min(results_of(crew, [Hurried(count) for count in counts]))
 
 
 @contextmanager
@@ -98,15 +99,15 @@ def best_of_crew(crew: Crew, concurrency: int, budget_ms: float) -> Calibration:
     made: list[Calibration] = []
     counts = shares(concurrency, crew.count)
     for _ in range(TRIES):
-        results = told(crew, [Paced(count) for count in counts])
+        results = results_of(crew, [Paced(count) for count in counts])
         delays = [delay for one, _ in results for delay in one]
-        made.append(calibrated(concurrency, len(counts), delays, sum(cpu_s for _, cpu_s in results), crew.nodes))
+        made.append(calibration_of(concurrency, len(counts), delays, sum(cpu_s for _, cpu_s in results), crew.nodes))
         if made[-1].delay_ms_p95 <= budget_ms:
             return made[-1]
     return min(made, key=lambda entry: entry.delay_ms_p95)
 
 
-def told(crew: Crew, tasks: Sequence[Task]) -> list[Any]:
+def results_of(crew: Crew, tasks: Sequence[Task]) -> list[Any]:
     """Return what the clients tell of their stubs, which live as long as they do."""
     return [one.result for one in crew.run(tasks, lambda: True) if one is not None]
 
@@ -141,7 +142,7 @@ class Hurried:
 def calibration(target: Target, concurrency: int, processes: int = 1) -> Calibration:
     """Return what the client costs at one concurrency."""
     found, cpu_s = delays(target, concurrency, Processes(processes) if processes > 1 else None)
-    return calibrated(concurrency, processes, found, cpu_s)
+    return calibration_of(concurrency, processes, found, cpu_s)
 
 
 def delays(target: Target, concurrency: int, crew: Crew | None) -> tuple[list[float], float]:
@@ -156,7 +157,7 @@ def delays(target: Target, concurrency: int, crew: Crew | None) -> tuple[list[fl
     return [(at - int(sent)) / 1e6 for at, sent in pairs], made.cpu_s
 
 
-def calibrated(concurrency: int, processes: int, delays_ms: Sequence[float], cpu_s: float, nodes: int = 0) -> Calibration:
+def calibration_of(concurrency: int, processes: int, delays_ms: Sequence[float], cpu_s: float, nodes: int = 0) -> Calibration:
     """Return the calibration of these delays."""
     return Calibration(
         concurrency=concurrency,

@@ -14,7 +14,7 @@ class Clock:
     bound_ns: int = 0
 
 
-def asked(trips: Sequence[tuple[int, int, int]]) -> Clock:
+def clock_by(trips: Sequence[tuple[int, int, int]]) -> Clock:
     """Return the clock by round trips (ours when asked, what it told, ours when heard), as NTP does: by the shortest.
 
     It told its time at some moment between; the middle is off by half the trip at most.
@@ -23,7 +23,7 @@ def asked(trips: Sequence[tuple[int, int, int]]) -> Clock:
     return Clock(told - (sent + heard) // 2, (heard - sent + 1) // 2)
 
 
-def over(before: Clock, after: Clock) -> Clock:
+def clock_between(before: Clock, after: Clock) -> Clock:
     """Return the clock for what lay between two times that it was asked; two clocks drift apart meanwhile."""
     drift_ns = abs(after.ahead_ns - before.ahead_ns)
     return Clock((before.ahead_ns + after.ahead_ns) // 2, max(before.bound_ns, after.bound_ns) + (drift_ns + 1) // 2)

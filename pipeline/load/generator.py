@@ -6,11 +6,12 @@ import json
 import time
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
 from pipeline.client.answer import Answer, Blocks, Raw, read
+from pipeline.client.target import Target
 
 if TYPE_CHECKING:  # 20 ms that an unchanged run does without
     import ssl
@@ -20,20 +21,6 @@ APART_S = 0.001  # workers begin so far apart: requests in step come all at once
 AFTER_FAILURE_S = 0.1  # a server that is about to end refuses thousands a second
 PATH = "/v1/chat/completions"
 GONE = "cut off: the server is gone"
-
-
-@dataclass(frozen=True)
-class Target:
-    """The server that requests go to, and whether it lives; with `replicas` each takes its turn.
-
-    `loaded` hears from when to when it was at work, in seconds by `time.monotonic`, after each loop of requests.
-    """
-
-    base_url: str
-    alive: Callable[[], bool] = lambda: True
-    api_key: str | None = field(default=None, repr=False)
-    replicas: tuple[str, ...] = ()
-    loaded: Callable[[float, float], None] = lambda _begin_s, _end_s: None
 
 
 class Connection(asyncio.Protocol):
@@ -193,11 +180,11 @@ def closed_loop(
     concurrency: int,
     timeout_s: float,
     keep_going: Callable[[], bool] = lambda: True,
-    told: Callable[[int], None] = lambda _answered: None,
+    on_progress: Callable[[int], None] = lambda _answered: None,
 ) -> tuple[list[Answer], float]:
     """Send `payloads` with `concurrency` in flight until all are answered; return (answers in order, wall seconds).
 
-    `keep_going` is asked before each send; what is not sent has no answer. `told` hears how many are answered. Parsing
+    `keep_going` is asked before each send; what is not sent has no answer. `on_progress` hears how many are answered. Parsing
     happens after the last byte. When the target dies, what is in flight is cut off and counts as failed, and nothing more
     is sent.
     """
@@ -212,12 +199,12 @@ def closed_loop(
                 return
             line = lines[index % len(lines)]
             raws[index] = await line.exchange(line.route.request(payload))
-            told(len(raws))
+            on_progress(len(raws))
             if (raws[index].error or raws[index].status >= 500) and not line.ending.is_set():
                 await asyncio.sleep(AFTER_FAILURE_S)
 
     began, ended = run(target, timeout_s, lambda lines: [work(lines, number) for number in range(concurrency)])
-    return noted(target, [read(raws[index]) for index in sorted(raws)]), ended - began
+    return report_span(target, [read(raws[index]) for index in sorted(raws)]), ended - began
 
 
 def open_loop(
@@ -225,7 +212,7 @@ def open_loop(
     payloads: Sequence[dict[str, Any]],
     due_s: Sequence[float],
     timeout_s: float,
-    told: Callable[[int], None] = lambda _answered: None,
+    on_progress: Callable[[int], None] = lambda _answered: None,
     start_ns: int | None = None,
 ) -> tuple[list[Answer], float]:
     """Send each payload when it is due, however many are in flight; return (answers in order, wall seconds).
@@ -247,17 +234,17 @@ def open_loop(
             raws[index] = Raw(due_ns, 0, [], GONE, due_ns)
             return
         raws[index] = await line.exchange(request, due_ns)
-        told(len(raws))
+        on_progress(len(raws))
 
     routes = routes_to(target)
     requests = [routes[index % len(routes)].request(payload) for index, payload in enumerate(payloads)]
     due_ns = [start + int(due * 1e9) for due in due_s]
     works = list(zip(requests, due_ns, strict=True))
     _, ended = run(target, timeout_s, lambda lines: [work(index, *each, lines[index % len(lines)]) for index, each in enumerate(works)])
-    return noted(target, [read(raws[index]) for index in sorted(raws)]), ended - start / 1e9
+    return report_span(target, [read(raws[index]) for index in sorted(raws)]), ended - start / 1e9
 
 
-def noted(target: Target, answers: list[Answer]) -> list[Answer]:
+def report_span(target: Target, answers: list[Answer]) -> list[Answer]:
     """Return the answers of a loop, after telling `target` from when to when it was at work on those that succeeded."""
     good = [answer for answer in answers if answer.ok]
     if good:

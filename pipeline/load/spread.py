@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 from pipeline.client.answer import Answer
+from pipeline.client.target import Target
 from pipeline.errors import MeasureError
 from pipeline.load.clocks import Clock, apart_ns, by_ours
-from pipeline.load.generator import GONE, LOOK_S, Target, closed_loop, noted, open_loop, uncollected
+from pipeline.load.generator import GONE, LOOK_S, closed_loop, open_loop, report_span, uncollected
 
 ROOT = Path(__file__).resolve().parents[2]
 READY = b"ready\n"
@@ -28,13 +29,27 @@ LEAD_NS = int(LOOK_S * 1e9)  # from the word to start to an open loop's start
 
 
 @dataclass(frozen=True)
-class Load:
-    """The answers in order, the wall seconds, our CPU seconds, and by how much times between stamps of two clients may be wrong."""
+class Batch:
+    """The answers of one loop in order, the wall seconds, and our CPU seconds meanwhile; `warmups` were sent before and not counted.
+
+    By `clock_ms` the times between stamps of two clients may be wrong.
+    """
 
     answers: list[Answer]
     wall_s: float
     cpu_s: float
     clock_ms: float = 0.0
+    warmups: int = 0
+
+    @property
+    def good(self) -> list[Answer]:
+        """Return the answers that came whole."""
+        return [answer for answer in self.answers if answer.ok]
+
+    @property
+    def failed(self) -> int:
+        """Return how many requests failed."""
+        return len(self.answers) - len(self.good)
 
 
 class Task(Protocol):
@@ -45,7 +60,7 @@ class Task(Protocol):
 
 
 @dataclass(frozen=True)
-class Told:
+class ClientResult:
     """What a client made of its task, and its clock meanwhile."""
 
     result: Any
@@ -63,7 +78,7 @@ class Crew(Protocol):
     def nodes(self) -> int:
         """Return how many nodes of a cluster they are on; 0 for processes of this machine."""
 
-    def run(self, tasks: Sequence[Task], alive: Callable[[], bool]) -> list[Told | None]:
+    def run(self, tasks: Sequence[Task], alive: Callable[[], bool]) -> list[ClientResult | None]:
         """Return what each client made of its task, None where it was ended because the target was `alive` no more.
 
         A client that is lost is a MeasureError: nobody knows what became of its requests.
@@ -71,7 +86,7 @@ class Crew(Protocol):
 
 
 @dataclass(frozen=True)
-class Part:
+class LoadShare:
     """One client's part of the load: a closed loop, or, with `due_s`, an open one."""
 
     base_urls: tuple[str, ...]
@@ -100,7 +115,7 @@ class Processes:
     count: int
     nodes: int = 0
 
-    def run(self, tasks: Sequence[Task], alive: Callable[[], bool]) -> list[Told | None]:
+    def run(self, tasks: Sequence[Task], alive: Callable[[], bool]) -> list[ClientResult | None]:
         """Do as a crew does; each task has a new process."""
         command = [sys.executable, "-m", "pipeline.load.spread"]
         # In sessions of their own: Ctrl-C is for us, and we end them.
@@ -132,7 +147,7 @@ class Processes:
             raise MeasureError(
                 f"a process of the load client ended in mid-measurement (exit code {code})", "free some memory, then run the same command"
             )
-        return [Told(pickle.loads(result), Clock()) if result else None for result in results]
+        return [ClientResult(pickle.loads(result), Clock()) if result else None for result in results]
 
 
 def all_heard(heard: Sequence["Future[bytes]"], alive: Callable[[], bool]) -> bool:
@@ -162,18 +177,18 @@ def loop(
     concurrency: int,
     timeout_s: float,
     crew: Crew | None = None,
-    told: Callable[[int], None] = lambda _answered: None,
+    on_progress: Callable[[int], None] = lambda _answered: None,
     due_s: Sequence[float] | None = None,
-) -> Load:
+) -> Batch:
     """Send `payloads` from this process or a crew: together `concurrency` in flight, or each when it is due."""
     if crew is not None:
-        return spread(crew, target, payloads, concurrency, timeout_s, told, due_s)
+        return spread(crew, target, payloads, concurrency, timeout_s, on_progress, due_s)
     cpu = time.process_time()
     if due_s is None:
-        answers, wall_s = closed_loop(target, payloads, concurrency, timeout_s, told=told)
+        answers, wall_s = closed_loop(target, payloads, concurrency, timeout_s, on_progress=on_progress)
     else:
-        answers, wall_s = open_loop(target, payloads, due_s, timeout_s, told)
-    return Load(answers, wall_s, time.process_time() - cpu)
+        answers, wall_s = open_loop(target, payloads, due_s, timeout_s, on_progress)
+    return Batch(answers, wall_s, time.process_time() - cpu)
 
 
 def spread(
@@ -182,9 +197,9 @@ def spread(
     payloads: Sequence[dict[str, Any]],
     concurrency: int,
     timeout_s: float,
-    told: Callable[[int], None],
+    on_progress: Callable[[int], None],
     due_s: Sequence[float] | None = None,
-) -> Load:
+) -> Batch:
     """Do as `loop` does with a crew, whose clients start when all are ready, and merge their stamps by our clock.
 
     The wall seconds are those from the first send (of an open loop: from when the first was due) to the last chunk. When the
@@ -193,7 +208,7 @@ def spread(
     count = min(crew.count, concurrency if due_s is None else len(payloads))
     turns = [range(start, len(payloads), count) for start in range(count)]
     parts = [
-        Part(
+        LoadShare(
             turned(target, turn.start),
             [payloads[index] for index in turn],
             in_flight,
@@ -210,14 +225,14 @@ def spread(
         for turn, one in zip(turns, made, strict=True):
             if one is not None:
                 answers |= {index: by_ours(answer, one.clock) for index, answer in zip(turn, one.result[0], strict=True)}
-            told(len(answers))
+            on_progress(len(answers))
     now_ns = time.perf_counter_ns()
-    whole = noted(target, [answers.get(index, Answer(now_ns, error=GONE, scheduled_ns=now_ns)) for index in range(len(payloads))])
+    whole = report_span(target, [answers.get(index, Answer(now_ns, error=GONE, scheduled_ns=now_ns)) for index in range(len(payloads))])
     good = [answer for answer in whole if answer.ok]
     spans_s = (max(answer.last_ns for answer in good) - min(answer.scheduled_ns for answer in good)) / 1e9 if good else 0.0
     heard = [one for one in made if one is not None]
     clock_ms = apart_ns([one.clock for one in heard]) / 1e6
-    return Load(whole, spans_s or time.perf_counter() - began, sum(one.result[1] for one in heard), clock_ms)
+    return Batch(whole, spans_s or time.perf_counter() - began, sum(one.result[1] for one in heard), clock_ms)
 
 
 def shares(concurrency: int, clients: int) -> list[int]:

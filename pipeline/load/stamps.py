@@ -82,3 +82,6 @@ TIMES: dict[str, tuple[str, Values]] = {
     "decode_tok_s": (ALONE, lambda answers: [1000 / value for value in per_token_ms(answers) if value > 0]),
     "e2e_ms": (ALONE, whole_ms),
 }
+
+
+NO_GAP = "no answer has two tokens apart in time"

@@ -14,9 +14,9 @@ from pipeline.cluster import NICENESS, first_line, joined, packed
 from pipeline.config.schema import BenchConfig, is_loopback
 from pipeline.errors import MachineError, MeasureError
 from pipeline.load import on_node
-from pipeline.load.clocks import Clock, asked, over
+from pipeline.load.clocks import Clock, clock_between, clock_by
 from pipeline.load.generator import LOOK_S
-from pipeline.load.spread import LEAD_NS, Crew, Task, Told
+from pipeline.load.spread import LEAD_NS, ClientResult, Crew, Task
 from pipeline.measure.digits import counted
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -87,7 +87,7 @@ class Workers:
     def nodes(self) -> int:
         return len({where["node"] for where in self._wheres})
 
-    def run(self, tasks: Sequence[Task], alive: Callable[[], bool]) -> list[Told | None]:
+    def run(self, tasks: Sequence[Task], alive: Callable[[], bool]) -> list[ClientResult | None]:
         """Do as a crew does; each client begins a new process."""
         holders = self._holders[: len(tasks)]
         starting = [holder.start.remote(pickle.dumps(task)) for holder, task in zip(holders, tasks, strict=True)]
@@ -115,9 +115,9 @@ class Workers:
                 results[number], trouble = self._heard(number, reference)
                 if trouble and not gone:
                     raise MeasureError(f"the load client on {self._names[number]} ended in mid-measurement: {trouble}", AGAIN)
-        clocks = before if gone else [over(clock, self._clock(number)) for number, clock in enumerate(before)]
+        clocks = before if gone else [clock_between(clock, self._clock(number)) for number, clock in enumerate(before)]
         made = [results.get(number) for number in range(len(tasks))]
-        return [Told(pickle.loads(result), clock) if result else None for result, clock in zip(made, clocks, strict=True)]
+        return [ClientResult(pickle.loads(result), clock) if result else None for result, clock in zip(made, clocks, strict=True)]
 
     def _clock(self, number: int) -> Clock:
         """Return the clock of a client's host, by round trips through Ray."""
@@ -126,7 +126,7 @@ class Workers:
             sent_ns = time.perf_counter_ns()
             told_ns = self._heard(number, self._holders[number].clock.remote())
             trips.append((sent_ns, told_ns, time.perf_counter_ns()))
-        return asked(trips)
+        return clock_by(trips)
 
     def _heard(self, number: int, reference: Any) -> Any:
         """Return what a client told; MeasureError where it is lost."""

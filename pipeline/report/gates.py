@@ -7,10 +7,10 @@ from typing import Any
 from pipeline.config.schema import PLAN, Gate, Gates, Waived
 from pipeline.engine.record import BLOCKED, SOAK_NOTE, SWEEP_NOTE, Failure, Measurement, Outcome
 from pipeline.errors import MeaninglessError, NothingAnsweredError
-from pipeline.gpu.plan import NOTHING_PLANNED, PEAK_ERROR_MIB
 from pipeline.measure.figures import Figure, not_measured
 from pipeline.measure.verdicts import Judgement, exit_code, judge
 from pipeline.message import Message, _, joined
+from pipeline.vllm.plan import NOTHING_PLANNED, PEAK_ERROR_MIB
 
 WAIVABLE = ("FAIL", "INCONCLUSIVE", "NOT_MEASURED")
 BETWEEN = "; "  # the parts of a statistic

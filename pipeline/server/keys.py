@@ -11,9 +11,9 @@ from pipeline.engine.workspace import Workspace
 from pipeline.errors import ServerError
 from pipeline.redact import KEY_PREFIX
 from pipeline.server.state import Handle, Launch
+from pipeline.vllm.environment import API_KEY
 
-VARIABLE = "VLLM_API_KEY"  # vLLM's server reads it; arguments could be read by every user of the machine
-OTHERS = (VARIABLE, "OPENAI_API_KEY")  # where the key of somebody else's server may stand
+OTHERS = (API_KEY, "OPENAI_API_KEY")  # where the key of somebody else's server may stand
 
 
 def key_file(workspace: Workspace) -> Path:

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from pipeline.client.control import Completion, Control
+from pipeline.client.control import Control
 from pipeline.engine.workspace import Workspace
 from pipeline.errors import MeasureError, OutOfMemoryError, ServerError
 from pipeline.server import state
@@ -16,7 +16,6 @@ from pipeline.vllm.phases import Phases
 
 POLL_S = 0.2
 LOOK_S = 2.0
-FIRST_ANSWER_S = 120.0
 DEATH_S = 3.0
 SILENT = "it ended without a word, as after SIGKILL (by hand, or by the kernel for lack of memory: `sudo dmesg` tells)"
 
@@ -56,33 +55,21 @@ def wait_until_ready(launch: Launch, log: Path, control: Control, say: Callable[
                     )
             time.sleep(POLL_S)
     try:
-        first = first_completion(control, launch.model)
+        first = control.greet(launch.model)
     except MeasureError as error:
         if state.dies_within(launch.pid, launch.created, DEATH_S):
             raise died(log) from error
         raise ServerError(f"the server listens but does not complete a request: {error.message}", "see its log", log) from error
     noise = settings.load_format == "dummy"  # may decode to nothing
-    if not (noise and first.usage.completion_tokens) and not says_something(first):
+    if not (noise and first.usage.completion_tokens) and not first.says_something:
         text = first.choices[0].message.content if first.choices else None
         raise ServerError(f"the server's first completion says nothing: {text!r}", "see its log; the model's files may be damaged", log)
     return phases, time.monotonic() - began
 
 
-def says_something(completion: Completion) -> bool:
-    """Tell whether the completion holds a letter or a digit: a broken model fills it with one sign again and again."""
-    text = completion.choices[0].message.content if completion.choices else None
-    return bool(text) and completion.usage.completion_tokens > 0 and any(character.isalnum() for character in text or "")
-
-
 def standing(launch: Launch, log: Path, phases: Phases) -> str:
     """Return the phase that a start is in and where its processes stand, which ends them."""
     return "; ".join([f"in phase {phases.began[-1][0]}", *stacks(launch, log)])
-
-
-def first_completion(control: Control, model: str) -> Completion:
-    """Return the answer to one short request."""
-    messages = [{"role": "user", "content": "Say hello."}]
-    return control.chat({"model": model, "messages": messages, "temperature": 0, "max_tokens": 8}, FIRST_ANSWER_S)
 
 
 def died(log: Path, when: str = "did not start") -> ServerError:

@@ -163,3 +163,10 @@ def end_sampler(launch: Launch) -> None:
                 process.kill()
             return
         time.sleep(POLL_S)
+
+
+def stop_current(workspace: Workspace) -> None:
+    """Stop the server that is up, if there is one."""
+    launch = state.read(workspace)
+    if launch is not None:
+        stop_server(launch, workspace)

@@ -5,15 +5,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 
-from pipeline.client.control import PREEMPTIONS, Control
+from pipeline.client.control import Control
+from pipeline.client.target import Target
 from pipeline.engine.workspace import Workspace
 from pipeline.errors import MeasureError, ServerError
-from pipeline.load.generator import Target
 from pipeline.server import state
 from pipeline.server.keys import key_of
 from pipeline.server.loads import NAME, Notebook
 from pipeline.server.readiness import DEATH_S, died
 from pipeline.server.state import Handle, Launch
+from pipeline.vllm.metrics import PREEMPTIONS
 
 TELLS_S = 2.0  # an API server whose engine died says so on /health within this
 

@@ -10,12 +10,12 @@ from pipeline.config.schema import AutoProfile, GpuConfig, Visible
 from pipeline.engine.record import Artifact
 from pipeline.errors import MachineError
 from pipeline.gpu import host, nvml
-from pipeline.gpu.cautions import Caution, cautions
-from pipeline.gpu.compatibility import set_for_driver
 from pipeline.gpu.host import Host
 from pipeline.gpu.nvml import Driver, Gpu
 from pipeline.message import Sentence, _
 from pipeline.vllm import compilers
+from pipeline.vllm.cautions import Caution, cautions
+from pipeline.vllm.sets import set_for_driver
 
 CPU_PROFILE = "cpu"
 

@@ -16,13 +16,12 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from pipeline.client.control import Control
-from pipeline.client.meter import Meter, metered
+from pipeline.client.target import Target
 from pipeline.config.schema import VramConfig
 from pipeline.engine.record import Measurement, now
 from pipeline.engine.workspace import Workspace
 from pipeline.errors import MeaninglessError, MeasureError, NothingAnsweredError
-from pipeline.gpu.plan import plan_error_figure
-from pipeline.load.generator import Target, closed_loop, streamed
+from pipeline.load.generator import closed_loop, streamed
 from pipeline.measure import memory
 from pipeline.measure.figures import Figure, not_measured
 from pipeline.measure.memory import Gaps, Sample, Span
@@ -34,6 +33,8 @@ from pipeline.stages.check_gpu import Machine
 from pipeline.stages.serve import Server
 from pipeline.vllm.breakdown import Breakdown, breakdown
 from pipeline.vllm.kernels import compiled, is_monitored
+from pipeline.vllm.meter import Meter, metered
+from pipeline.vllm.plan import plan_error_figure
 
 OWN = "measure-vram"  # whose load is added here
 OUTPUT_TOKENS = 32
@@ -132,7 +133,7 @@ def load_and_read(settings: VramConfig, machine: Machine, server: Server, target
     missing_s = max(0.0, settings.load_s - memory.total_s(chain(*spans)))
     load = Load(preempted=0)
     if missing_s:
-        load, meter = added(settings, missing_s, server, target, workspace)
+        load, meter = add_load(settings, missing_s, server, target, workspace)
         own = Loads({OWN: load.spans}, [] if meter.preemptions_before is None else [(load.spans[0][0], meter.preemptions_before)])
         before[-1] = before[-1] | own
         spans[-1] = memory.united([*spans[-1], *load.spans])
@@ -148,12 +149,15 @@ def load_and_read(settings: VramConfig, machine: Machine, server: Server, target
             "preempted": preempted_since(counted[0][0], before, spans, meter.preemptions),
         }
     )
-    watches = [*(Watch(launch, workspace, may_be_gone=True) for launch in server.handle.earlier), Watch(server.handle, workspace)]
+    watches = [
+        *(LaunchMemory(launch, workspace, may_be_gone=True) for launch in server.handle.earlier),
+        LaunchMemory(server.handle, workspace),
+    ]
     use = memory_use(load, meter.preemptions, machine, server, *watches, calm=memory.shared(counted, list(calm)))
     return use.model_copy(update={"compiled_kernels": compiled_kernels(server.handle.launches, workspace)})
 
 
-def added(settings: VramConfig, seconds: float, server: Server, target: Target, workspace: Workspace) -> tuple[Load, Meter]:
+def add_load(settings: VramConfig, seconds: float, server: Server, target: Target, workspace: Workspace) -> tuple[Load, Meter]:
     """Put so much load on the server; return it, and what its metrics said."""
     workspace.say(f"memory: {seconds:.3g} s of load at concurrency {settings.concurrency}")
     told = workspace.progress("memory, seconds of load", round(seconds))
@@ -161,7 +165,7 @@ def added(settings: VramConfig, seconds: float, server: Server, target: Target, 
         began = time.monotonic()
         load = Load(spans=[(began, began)], preempted=0)
         while (left_s := began + seconds - time.monotonic()) > 0 and target.alive():
-            load = pressed(load, target, server.model, settings.concurrency, min(left_s, SLICE_S), told)
+            load = apply_load(load, target, server.model, settings.concurrency, min(left_s, SLICE_S), told)
     if load.failed == load.requests:
         raise NothingAnsweredError(f"memory: no request of the load succeeded: {load.error or 'none was sent'}", "see the server's log")
     return with_readings(load, meter), meter
@@ -187,7 +191,7 @@ def preempted_since(at_s: float, launches: Sequence[Loads], spans: Sequence[Sequ
     return total
 
 
-def pressed(
+def apply_load(
     load: Load, target: Target, model: str, concurrency: int, seconds: float, told: Callable[[int], None] = lambda _load_s: None
 ) -> Load:
     """Keep so many requests in flight for so long; return `load` with what that added, its last span extended to the end.
@@ -244,7 +248,7 @@ def compiled_kernels(launches: Iterable[Left], workspace: Workspace) -> list[str
     return None if found is None else list(dict.fromkeys(found))
 
 
-class Watch:
+class LaunchMemory:
     """What samples and log of a launch say: read on from where the last reading ended; the log, of the start only, once.
 
     A launch before a restart `may_be_gone`: what is left of it counts.
@@ -259,7 +263,7 @@ class Watch:
 
 
 def memory_use(
-    load: Load, preemptions: int | None, machine: Machine, server: Server, *watches: Watch, calm: Sequence[Span] | None = None
+    load: Load, preemptions: int | None, machine: Machine, server: Server, *watches: LaunchMemory, calm: Sequence[Span] | None = None
 ) -> MemoryUse:
     """Return what samples and logs of the launches say of this load; `calm` is what is left of it after its warm-up."""
     for watch in watches:

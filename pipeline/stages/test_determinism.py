@@ -1,39 +1,29 @@
 """test-determinism: the same request again, alone, cached, under load and after a restart, compared token by token."""
 
-import itertools
-import secrets
-import threading
-import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from pipeline.client.control import REQUESTS_RUNNING, Control
+from pipeline.client.control import Control
+from pipeline.client.tokens import Asker, TokenAnswer
 from pipeline.config.schema import DeterminismConfig
 from pipeline.engine.record import Artifact, Failure, Measurement
 from pipeline.engine.workspace import Workspace
-from pipeline.errors import MeasureError, ServerError
-from pipeline.load.generator import Target, closed_loop, streamed
+from pipeline.errors import ServerError
+from pipeline.load.background import MOST_AT_ONCE, amid_others, await_running, under_load
 from pipeline.measure.agreement import Agreement, against, agreement
 from pipeline.measure.answers import canonical
 from pipeline.measure.figures import Figure, not_measured
 from pipeline.measure.statistics import share_figure
 from pipeline.message import Digits, Sentence, _, plural
 from pipeline.server.watch import watched
-from pipeline.stages.serve import Server, insist_on_answers, restarted
+from pipeline.stages.serve import Server, insist_on_answers, restart
 from pipeline.suite import load_prompts
 from pipeline.vllm.ladder import Attempt
+from pipeline.vllm.metrics import REQUESTS_RUNNING
 
 REMEDY_NOTE = "determinism-remedy"
-LOAD_STARTS_S = 5.0
-LOOK_S = 0.05  # between two looks at how many requests the engine runs
-MOST_AT_ONCE = 8  # a session keeps 10 connections
-LOAD_QUESTION = "Write a letter about subject number {number} to a friend abroad."
-RANDOM: dict[str, Any] = {"temperature": 1.0, "ignore_eos": True}
 
 
 class PromptAgreement(BaseModel):
@@ -114,23 +104,9 @@ class Remedied(Artifact):
     remedied: Side
 
 
-@dataclass(frozen=True)
-class Told:
-    """One answer: its token ids, text, the prompt's ids, cached prompt tokens, and per token the gap between the best two."""
-
-    ids: tuple[int, ...]
-    text: str
-    prompt_ids: tuple[int, ...]
-    cached: int
-    gaps: tuple[float | None, ...]
-
-    def gap_at(self, position: int) -> float | None:
-        return self.gaps[position] if position < len(self.gaps) else None
-
-
 def test_determinism(settings: DeterminismConfig, server: Server, workspace: Workspace) -> Determinism:
     """Send each prompt again and again at temperature 0 and compare the answers as token ids."""
-    return all_arms(settings, server, workspace, restarted)
+    return all_arms(settings, server, workspace, restart)
 
 
 def all_arms(
@@ -164,56 +140,7 @@ def all_arms(
     )
 
 
-class Asker:
-    """Sends the test's request, greedy unless told otherwise."""
-
-    def __init__(self, target: Target, model: str, settings: DeterminismConfig) -> None:
-        self.target = target
-        self.control = Control(target.base_url, target.api_key)
-        self.model = model
-        self.settings = settings
-        self.salt = secrets.token_hex(8)  # of this run alone: the server may have answered the same prompts before
-
-    def ask(self, prompt: str, **more: Any) -> Told:
-        """Return the answer; MeasureError when the server does not give token ids."""
-        payload = {
-            "model": self.model,
-            "messages": [{"role": "user", "content": prompt}],
-            "temperature": 0,
-            "seed": self.settings.seed,
-            # Temperature 0 still applies the model's generation_config, and some models ship a penalty there.
-            "repetition_penalty": 1.0,
-            "max_tokens": self.settings.max_tokens,
-            "return_token_ids": True,
-            **more,
-        }
-        began = time.monotonic()
-        completion = self.control.chat(payload, self.settings.timeout_s)
-        self.target.loaded(began, time.monotonic())
-        choice = completion.choices[0] if completion.choices else None
-        if choice is None or not choice.token_ids:
-            raise MeasureError("the server returns no token ids", "vLLM 0.10.2 and newer do")
-        details = completion.usage.prompt_tokens_details
-        ranked = (choice.logprobs.content if choice.logprobs else None) or []
-        gaps = [sorted((entry.logprob for entry in token.top_logprobs), reverse=True)[:2] for token in ranked]
-        return Told(
-            ids=tuple(choice.token_ids),
-            text=choice.message.content or "",
-            prompt_ids=tuple(completion.prompt_token_ids or ()),
-            cached=(details.cached_tokens if details else None) or 0,
-            gaps=tuple(pair[0] - pair[1] if len(pair) == 2 else None for pair in gaps),
-        )
-
-    def gap_at(self, position: int, prompt: str, reference: Told, **more: Any) -> float | None:
-        """Return the logprob gap at that token of `reference`, asked for once more: with logprobs each token takes a third longer.
-
-        None where this answer has left the reference before.
-        """
-        again = self.ask(prompt, **more, logprobs=True, top_logprobs=2)
-        return again.gap_at(position) if again.ids[:position] == reference.ids[:position] else None
-
-
-def repeat(asker: Asker, asked: list[str], settings: DeterminismConfig, workspace: Workspace) -> dict[str, list[Told]]:
+def repeat(asker: Asker, asked: list[str], settings: DeterminismConfig, workspace: Workspace) -> dict[str, list[TokenAnswer]]:
     """Return arm D1's answers by prompt: the guide's test, one request at a time."""
     workspace.say(f"determinism: {settings.runs} × each of {len(asked)} prompts, one after the other")
     return {prompt: [asker.ask(prompt) for _ in range(settings.runs)] for prompt in counted(asked, "D1", workspace)}
@@ -227,7 +154,7 @@ def counted(prompts: Collection[str], arm: str, workspace: Workspace) -> Iterato
         told(done)
 
 
-def cache_arm(asker: Asker, references: dict[str, Told], settings: DeterminismConfig, workspace: Workspace) -> Arm:
+def cache_arm(asker: Asker, references: dict[str, TokenAnswer], settings: DeterminismConfig, workspace: Workspace) -> Arm:
     """D2: each prompt with an empty prefix cache and then with a full one, by a salt of its own."""
     what = _("prefix cache cold, then warm")
     if not settings.cache_runs:
@@ -252,18 +179,23 @@ def cache_arm(asker: Asker, references: dict[str, Told], settings: DeterminismCo
     return Arm(arm="D2", what=what, evidence=evidence, prompts=prompts)
 
 
-def load_arm(asker: Asker, references: dict[str, Told], others: int, settings: DeterminismConfig, workspace: Workspace) -> Arm:
+def load_arm(asker: Asker, references: dict[str, TokenAnswer], others: int, settings: DeterminismConfig, workspace: Workspace) -> Arm:
     """D3: each prompt amid `others` requests, at least half of them random; those count that ran together by the engine's own gauge."""
     what = plural("amid {count} other", "amid {count} others", others)
     workspace.say(f"determinism: {what}, {settings.load_runs} × each prompt")
     at_once = max(1, min(others // 2, MOST_AT_ONCE))
     asked = [prompt for _ in range(settings.load_runs) for prompt in references]
-    answers: dict[str, list[Told]] = {prompt: [] for prompt in references}
+    answers: dict[str, list[TokenAnswer]] = {prompt: [] for prompt in references}
     most = 0
-    looker = Control(asker.target.base_url, asker.target.api_key)
+    control = Control(asker.target.base_url, asker.target.api_key)  # beside the asker's, which is at work
+
+    def running() -> int:
+        return int(control.metrics().get(REQUESTS_RUNNING, 0))
+
+    on_progress = workspace.progress("determinism, requests of D3", len(asked))
     with under_load(asker, others + 1 - at_once):
-        await_running(looker, others + 1 - at_once)
-        for prompt, answer, seen in together(asker, asked, at_once, looker, workspace):
+        await_running(running, others + 1 - at_once)
+        for prompt, answer, seen in amid_others(asker, asked, at_once, running, on_progress):
             most = max(most, seen)
             if seen > 1:
                 answers[prompt].append(answer)
@@ -285,88 +217,12 @@ def load_arm(asker: Asker, references: dict[str, Told], others: int, settings: D
     return Arm(arm="D3", what=what, evidence=evidence, prompts=prompts)
 
 
-def together(asker: Asker, prompts: Sequence[str], at_once: int, looker: Control, workspace: Workspace) -> Iterator[tuple[str, Told, int]]:
-    """Yield (prompt, answer, most running requests seen meanwhile) with `at_once` in flight; when none is left, random ones fill up."""
-    told = workspace.progress("determinism, requests of D3", len(prompts))
-    waiting, numbers = list(reversed(prompts)), itertools.count(10**6)  # none that the load itself has
-    counting: dict[Future[Told], str] = {}
-    filling: list[Future[Told]] = []
-    seen: dict[Future[Told], int] = {}
-    done = 0
-    while waiting or counting:
-        while waiting and len(counting) < at_once:
-            prompt = waiting.pop()
-            counting[in_background(asker, prompt)] = prompt
-        filling = [future for future in filling if not future.done()]
-        while len(counting) + len(filling) < at_once:
-            number = next(numbers)
-            filling.append(in_background(asker, LOAD_QUESTION.format(number=number), **{**RANDOM, "seed": number}))
-        running = int(looker.metrics().get(REQUESTS_RUNNING, 0))
-        seen |= {future: max(seen.get(future, 0), running) for future in counting if not future.done()}
-        wait(counting, LOOK_S, FIRST_COMPLETED)
-        for future in [future for future in counting if future.done()]:
-            done += 1
-            told(done)
-            yield counting.pop(future), future.result(), seen.get(future, 0)
-    wait(filling)  # whatever comes next is asked alone
-
-
-def await_running(looker: Control, others: int) -> None:
-    """Wait until the whole load has reached the engine; one that never does is seen beside each request."""
-    deadline = time.monotonic() + LOAD_STARTS_S
-    while looker.metrics().get(REQUESTS_RUNNING, 0) < others and time.monotonic() < deadline:
-        time.sleep(LOOK_S)
-
-
-def in_background(asker: Asker, prompt: str, **more: Any) -> "Future[Told]":
-    """Return the answer to come; an executor would hold up Ctrl-C until it is there."""
-    future: Future[Told] = Future()
-
-    def work() -> None:
-        try:
-            future.set_result(asker.ask(prompt, **more))
-        except MeasureError as error:
-            future.set_exception(error)
-
-    threading.Thread(target=work, daemon=True).start()
-    return future
-
-
-@contextmanager
-def under_load(asker: Asker, others: int) -> Iterator[None]:
-    """Keep `others` random requests in flight while inside."""
-    ending = threading.Event()
-    payloads = (
-        streamed(
-            asker.model,
-            [{"role": "user", "content": LOAD_QUESTION.format(number=number)}],
-            asker.settings.max_tokens,
-            **{**RANDOM, "seed": number},
-        )
-        for number in itertools.count()
-    )
-    wanted = threading.Event()
-    wanted.set()
-    load = replace(asker.target, alive=lambda: wanted.is_set() and asker.target.alive())
-    arguments = (load, payloads, others, asker.settings.timeout_s, lambda: not ending.is_set())
-    thread = threading.Thread(target=closed_loop, args=arguments, daemon=True)
-    thread.start()
-    try:
-        yield
-    except BaseException:  # nobody waits for the answers to the load
-        wanted.clear()
-        raise
-    finally:
-        ending.set()
-    thread.join()
-
-
 def restart_arm(
-    references: dict[str, Told],
+    references: dict[str, TokenAnswer],
     settings: DeterminismConfig,
     server: Server,
     workspace: Workspace,
-    restart: Callable[[Server, Workspace], Server] = restarted,
+    restart: Callable[[Server, Workspace], Server] = restart,
 ) -> Arm:
     """D4: each prompt once more after a real restart; counts only where the prompt's token ids are the same."""
     what = _("after a restart of the server")
@@ -393,7 +249,7 @@ def restart_arm(
     return Arm(arm="D4", what=what, evidence=evidence, prompts=prompts)
 
 
-def control_arms(asker: Asker, references: dict[str, Told], settings: DeterminismConfig, workspace: Workspace) -> list[Arm]:
+def control_arms(asker: Asker, references: dict[str, TokenAnswer], settings: DeterminismConfig, workspace: Workspace) -> list[Arm]:
     """D5: with a temperature the same seed must agree and another must differ, or the test proves nothing."""
     warm = {"temperature": settings.control_temperature}
     workspace.say(f"determinism: controls at temperature {settings.control_temperature:g}")
@@ -407,13 +263,15 @@ def control_arms(asker: Asker, references: dict[str, Told], settings: Determinis
     return [Arm(arm="D5", what=alike, prompts=same), Arm(arm="D5", what=unlike, prompts=other)]
 
 
-def commonest(answers: Sequence[Told]) -> Told:
+def commonest(answers: Sequence[TokenAnswer]) -> TokenAnswer:
     """Return the first answer with the commonest token ids."""
     counts = {answer.ids: sum(other.ids == answer.ids for other in answers) for answer in answers}
     return max(answers, key=lambda answer: counts[answer.ids])
 
 
-def compared(asker: Asker | None, prompt: str, reference: Told, agreed: Agreement, answers: Iterable[Told], **more: Any) -> PromptAgreement:
+def compared(
+    asker: Asker | None, prompt: str, reference: TokenAnswer, agreed: Agreement, answers: Iterable[TokenAnswer], **more: Any
+) -> PromptAgreement:
     """Return the record of one prompt's comparison; `asker` finds the gap where it parts, `more` is what the reference was asked with."""
     parted = agreed.first_divergence
     return PromptAgreement(
@@ -427,7 +285,7 @@ def compared(asker: Asker | None, prompt: str, reference: Told, agreed: Agreemen
     )
 
 
-def figures(prompts: list[PromptAgreement], told: dict[str, list[Told]]) -> dict[str, Figure]:
+def figures(prompts: list[PromptAgreement], told: dict[str, list[TokenAnswer]]) -> dict[str, Figure]:
     """Return D1's shares: of answers that agree with their prompt's commonest, and of prompts whose answers all agree.
 
     TARr compares the raw answers, TARa the canonical JSON where an answer is JSON (arXiv 2408.04667).

@@ -10,11 +10,12 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from pipeline.client.answer import Answer
+from pipeline.client.target import Target
 from pipeline.config.schema import RouterConfig
 from pipeline.engine.record import Measurement, write_atomic
 from pipeline.engine.workspace import Workspace
 from pipeline.errors import MeasureError, NothingAnsweredError
-from pipeline.load.generator import Target, closed_loop, streamed, unary
+from pipeline.load.generator import closed_loop, streamed, unary
 from pipeline.measure.answers import FAILED, Checked, check
 from pipeline.measure.classification import Confusion, confusion, macro_f1, majority_share, mcnemar_p
 from pipeline.measure.figures import Figure
@@ -168,7 +169,7 @@ def send_arm(
     payloads = [payload(server.model, suite.messages(case), settings.max_tokens, **extra) for case in cases]
     # The first request pays for the prompt's stable part and for compiling the grammar; it is sent once, uncounted.
     closed_loop(target, payloads[:1], 1, settings.timeout_s)
-    answers, _ = closed_loop(target, payloads, 1, settings.timeout_s, told=workspace.progress(what, len(cases)))
+    answers, _ = closed_loop(target, payloads, 1, settings.timeout_s, on_progress=workspace.progress(what, len(cases)))
     if len(answers) < len(cases):  # whoever watches the server says what became of it
         raise MeasureError(f"{what}: {len(answers)} of {len(cases)} requests were sent before the server was gone", "see the server's log")
     if not any(answer.ok for answer in answers):

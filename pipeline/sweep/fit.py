@@ -4,11 +4,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from pipeline.config.schema import Config
-from pipeline.gpu.plan import LAPTOP, LAPTOP_MIB, refusal
 from pipeline.measure.digits import counted
 from pipeline.message import _
 from pipeline.planning import Candidate, Card, Library, on_processor, row
 from pipeline.report.document import Document
+from pipeline.vllm.fit import refusal
+from pipeline.vllm.plan import LAPTOP, LAPTOP_MIB
 
 GUIDE = Card(name=LAPTOP, total_mib=LAPTOP_MIB, available_mib=LAPTOP_MIB, reason="the guide's card")
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.config.schema import ServeConfig
-from pipeline.gpu.compatibility import CPU_SET
+from pipeline.vllm.sets import CPU_SET
 
 HEADERS = "import os, sysconfig; print(os.path.exists(os.path.join(sysconfig.get_path('include', 'posix_prefix'), 'Python.h')))"
 

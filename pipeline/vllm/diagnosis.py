@@ -4,7 +4,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pipeline.vllm.causes import CAUSES, NO_SAMPLER
+from pipeline.vllm.causes.cause import NO_SAMPLER
+from pipeline.vllm.causes.table import CAUSES
 from pipeline.vllm.compilers import ON_PROCESSOR
 
 # Which process wrote a line, and as what; only the words behind are looked at.

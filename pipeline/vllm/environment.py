@@ -7,6 +7,7 @@ from pathlib import Path
 from pipeline.config.layers import ENVIRONMENT_PREFIX
 from pipeline.vllm.toolkit import toolkit_environment
 
+API_KEY = "VLLM_API_KEY"  # the server reads it; arguments could be read by every user of the machine
 # Inherited settings that would bend the server's own Python, secrets that it does not need, and a key that our client
 # does not send.
 DROPPED = (
@@ -16,11 +17,9 @@ DROPPED = (
     "VIRTUAL_ENV",
     "HF_TOKEN",
     "HUGGING_FACE_HUB_TOKEN",
-    "VLLM_API_KEY",
+    API_KEY,
 )
 
-
-KERNELS = "flashinfer-jit-cache"  # FlashInfer's kernels, compiled
 # Where a library keeps what it compiled or fetched, by the folder below ours.
 CACHES = {
     "VLLM_CACHE_ROOT": "vllm",
@@ -51,17 +50,8 @@ def base_environment(inherited: Mapping[str, str], cache: Path, python: Path) ->
     }
 
 
-def quick_start(versions: Mapping[str, str], alone: bool = True) -> dict[str, str]:
-    """Return the variables that spare a server on a GPU minutes of its first start, and seconds of later ones.
-
-    `versions` are those of the packages of the server's environment; `alone` tells that one device has the whole model.
-    """
-    return {
-        # FlashInfer's sampler is compiled for minutes at the first start, unless its kernels came as a package.
-        **({} if KERNELS in versions else {"VLLM_USE_FLASHINFER_SAMPLER": "0"}),
-        # The engine comes out of the API server, which has imported everything already; vLLM itself takes a new process
-        # where that cannot be: where CUDA is in use, and in WSL.
-        **({"VLLM_WORKER_MULTIPROC_METHOD": "fork"} if alone else {}),
-        # A later start takes the size of the KV cache that the first one found, instead of measuring it again.
-        "VLLM_ENABLE_STARTUP_PLAN": "1",
-    }
+def server_environment(
+    own: Mapping[str, str], inherited: Mapping[str, str], cache: Path, python: Path, api_key: str | None = None
+) -> dict[str, str]:
+    """Return the server's environment: that of any program there (`base_environment`), then its `own`, then the key."""
+    return {**base_environment(inherited, cache, python), **own, **({API_KEY: api_key} if api_key else {})}

@@ -1,13 +1,17 @@
-"""What to try next when a start failed for lack of memory. Pure: settings, cause and log in, smaller settings out."""
+"""What to try next when a start failed for lack of memory: settings, cause and log in, smaller settings out."""
 
 import math
+import os
 import re
+from collections.abc import Sequence
 
 from pydantic import BaseModel, ConfigDict
 
 from pipeline.config.schema import ServeConfig
-from pipeline.gpu.plan import SHORTEST_CONTEXT, share_of
+from pipeline.errors import OutOfMemoryError
 from pipeline.message import Sentence
+from pipeline.vllm.fit import share_of
+from pipeline.vllm.plan import SHORTEST_CONTEXT
 
 MEMORY_CAUSES = ("free-vram", "free-ram", "kv-below-context", "no-kv-room", "gpu-oom", "warm-up-oom", "killed")
 # Refused by the plan before anything was started: with smaller settings it may fit, or no settings of the ladder would.
@@ -17,7 +21,7 @@ FEWEST_SEQUENCES = 4
 LEAST_SHARE = 0.1
 CPU_CACHE = "VLLM_CPU_KVCACHE_SPACE"
 FREE_TEXT = re.compile(r"Free memory on device (?:\S+ )?\(([\d.]+)/([\d.]+) GiB\) on startup")
-FREE_WORDS = re.compile(r"(\d+) of (\d+) MiB are free on GPU")  # as pipeline.gpu.plan.crowded says it
+FREE_WORDS = re.compile(r"(\d+) of (\d+) MiB are free on GPU")  # as pipeline.vllm.preflight.crowded says it
 LENGTH_TEXT = re.compile(r"estimated maximum model length is (\d+)")
 
 
@@ -75,3 +79,21 @@ def share_that_fits(log: str) -> float | None:
 def less(settings: ServeConfig, name: str, value: float) -> tuple[ServeConfig, str]:
     """Return the settings with that value, and the change in words."""
     return settings.model_copy(update={name: value}), f"{name} {getattr(settings, name)} → {value}"
+
+
+def falls_back(settings: ServeConfig) -> bool:
+    """Tell whether a start that lacks memory is tried again with less: `auto` does, except in CI."""
+    return settings.on_oom == "fallback" or (settings.on_oom == "auto" and not os.environ.get("CI"))
+
+
+def next_attempt(
+    settings: ServeConfig, error: OutOfMemoryError, before: Sequence[Attempt], took_s: float, log: str
+) -> tuple[ServeConfig, Attempt]:
+    """Return smaller settings and the failed attempt, whose log is at `log`; the error itself where none are wanted or none are left."""
+    text = error.log.read_text(encoding="utf-8", errors="replace") if error.log else error.message
+    rung = smaller(settings, error.cause, text) if falls_back(settings) else None
+    if rung is None or len(before) >= MOST_ATTEMPTS:
+        tried = "; ".join(attempt.changed for attempt in before)
+        raise OutOfMemoryError(f"{error.message} (tried in vain: {tried})", error.hint, error.log, error.cause) if tried else error
+    settings, changed = rung
+    return settings, Attempt(cause=error.message, changed=changed, took_s=took_s, log=log)

@@ -51,7 +51,7 @@ def read_parts(folder: Path) -> Parts:
         raise ModelError(f"{folder.name}/config.json cannot be read ({str(error).splitlines()[0]})", "download the model again") from error
 
 
-def check(settings: ServeConfig, parts: Parts, devices: int | None) -> None:
+def check_parts(settings: ServeConfig, parts: Parts, devices: int | None) -> None:
     """Raise ServerError for a spread that cannot work; `devices` are those of this host, None where none are counted."""
     tensor, pipeline, data = settings.tensor_parallel_size, settings.pipeline_parallel_size, settings.data_parallel_size
     indivisible = parts.divides(tensor)

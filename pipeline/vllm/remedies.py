@@ -3,9 +3,10 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from pipeline.gpu.compatibility import BATCH_INVARIANCE, CPU_SET
 from pipeline.gpu.nvml import Gpu
 from pipeline.message import _
+from pipeline.vllm.limits import BATCH_INVARIANCE
+from pipeline.vllm.sets import CPU_SET
 
 LEAST_CAPABILITY = BATCH_INVARIANCE.least
 

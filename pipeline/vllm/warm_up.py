@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from itertools import product
 from typing import Any
 
-from pipeline.load.generator import Target, closed_loop, streamed
+from pipeline.client.target import Target
+from pipeline.load.generator import closed_loop, streamed
 
 SCHEMA = {"type": "object", "properties": {"number": {"type": "integer"}}, "required": ["number"], "additionalProperties": False}
 # What the stages send.

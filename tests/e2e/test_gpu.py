@@ -12,8 +12,8 @@ from collections.abc import Iterator
 import pytest
 
 from pipeline.gpu import nvml
-from pipeline.gpu.plan import PEAK_ERROR_MIB
 from pipeline.gpu.visible import VARIABLE
+from pipeline.vllm.plan import PEAK_ERROR_MIB
 from tests.e2e.conftest import Project, fresh_project
 
 RESIDUAL_MIB = 64.0

@@ -16,9 +16,9 @@ from pipeline.bundle.wheels import Target
 from pipeline.config.schema import ModelConfig
 from pipeline.engine.workspace import Workspace
 from pipeline.errors import BundleError
-from pipeline.gpu.compatibility import VllmSet
 from pipeline.stages.download_model import download_model
 from pipeline.terminal import Silent
+from pipeline.vllm.sets import VllmSet
 from tests.builders.machines import machine
 
 ROOT = Path(__file__).resolve().parents[3]

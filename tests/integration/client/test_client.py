@@ -10,10 +10,12 @@ import pytest
 import requests
 
 from pipeline.client.answer import Answer, Raw, read
-from pipeline.client.control import GENERATED_TOKENS, Control
+from pipeline.client.control import Control
+from pipeline.client.target import Target
 from pipeline.errors import MeasureError
 from pipeline.load.calibration import stub
-from pipeline.load.generator import GONE, Line, Route, Target, closed_loop, open_loop, streamed
+from pipeline.load.generator import GONE, Line, Route, closed_loop, open_loop, streamed
+from pipeline.vllm.metrics import GENERATED_TOKENS
 from tests.fakes.environment import free_port, until
 from tests.fakes.fake_vllm import FakeVllm, Script
 
@@ -288,7 +290,7 @@ def test_open_loop_counts_what_a_dead_target_was_never_sent_as_failed() -> None:
 def test_how_many_are_answered_is_told_as_it_happens() -> None:
     told: list[int] = []
     with FakeVllm() as fake:
-        closed_loop(Target(fake.base_url), [payload() for _ in range(3)], 1, TIMEOUT_S, told=told.append)
+        closed_loop(Target(fake.base_url), [payload() for _ in range(3)], 1, TIMEOUT_S, on_progress=told.append)
         open_loop(Target(fake.base_url), [payload() for _ in range(2)], [0, 0], TIMEOUT_S, told.append)
     assert told == [1, 2, 3, 1, 2]
 

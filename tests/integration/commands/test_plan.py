@@ -14,13 +14,13 @@ from pipeline.errors import HubSilentError, ModelError, OutOfMemoryError
 from pipeline.model.published import CONFIGS, QWEN_3B
 from pipeline.model.remote import HEADERS, remote_weights
 from pipeline.model.shape import INDEX
-from pipeline.stages import serve as serving
+from pipeline.vllm.demand import demand_on
 from pipeline.vllm.ladder import HOPELESS, PLANNED
+from tests.builders.hub import point_at
 from tests.fakes import fake_hub
 from tests.fakes.environment import FakeProject, free_port, installation, machine
 from tests.fakes.fake_hub import FakeHub, HubFile
 from tests.integration.commands.test_cli import Project
-from tests.integration.model.test_hub import point_at
 
 TINY = {**QWEN_3B, "num_hidden_layers": 2, "vocab_size": 100}
 CONFIG = HubFile(json.dumps(TINY).encode())
@@ -236,6 +236,6 @@ def test_what_the_plan_does_not_know_is_started(laptop: FakeProject) -> None:
 
 def test_a_server_on_the_processor_is_not_refused_for_a_gpu(laptop: FakeProject) -> None:
     cpu = installation().distribution
-    assert serving.demanded(settings(laptop), laptop.machine, "vllm", laptop.folder) is not None
-    assert serving.demanded(settings(laptop), laptop.machine, cpu, laptop.folder) is None
-    assert serving.demanded(settings(laptop), machine(), "vllm", laptop.folder) is None
+    assert demand_on(settings(laptop), laptop.machine.gpus, "vllm", laptop.folder) is not None
+    assert demand_on(settings(laptop), laptop.machine.gpus, cpu, laptop.folder) is None
+    assert demand_on(settings(laptop), machine().gpus, "vllm", laptop.folder) is None

@@ -18,10 +18,11 @@ from pipeline.errors import ConfigError, MeaninglessError, PipelineError, Server
 from pipeline.experiments import remedy
 from pipeline.load.calibration import Calibration
 from pipeline.server import state
+from pipeline.server.start import relaunch
 from pipeline.server.state import Launch
 from pipeline.server.stop import Closing, stop_server
 from pipeline.session import Options, locked
-from pipeline.stages.serve import Server, relaunched
+from pipeline.stages.serve import Server
 from pipeline.stages.test_determinism import REMEDY_NOTE, Remedied
 from tests.fakes.environment import FakeProject, code_of, machine, until
 from tests.fakes.fake_vllm import SCRIPT_VARIABLE, VERSION, Script
@@ -184,7 +185,7 @@ def test_a_server_that_does_not_come_back_for_d4_is_no_result(project: Project, 
     def broken(*arguments: Any) -> Any:
         project.play(Script(**NO_START))
         try:
-            return relaunched(*arguments)
+            return relaunch(*arguments)
         finally:
             project.play(SHAKY)
 

@@ -13,6 +13,7 @@ import psutil
 import pytest
 import yaml
 
+from pipeline.client.target import Target
 from pipeline.commands import soak as soak_command
 from pipeline.config.schema import VramConfig
 from pipeline.engine.pipeline import Pipeline
@@ -22,11 +23,10 @@ from pipeline.engine.workspace import Workspace
 from pipeline.errors import ConfigError, MeasureError, NothingAnsweredError, ServerError
 from pipeline.experiments import soak as soaking
 from pipeline.experiments.soak import S_PER_H, parsed
-from pipeline.load.generator import Target
 from pipeline.measure.figures import Figure, not_measured
 from pipeline.server import state
 from pipeline.session import Options
-from pipeline.stages.measure_vram import Load, MemoryUse, Soak, Watch, memory_use
+from pipeline.stages.measure_vram import LaunchMemory, Load, MemoryUse, Soak, memory_use
 from pipeline.stages.serve import Server
 from pipeline.terminal import Silent
 from tests.fakes.environment import FakeProject, code_of, machine, simulated_server
@@ -122,7 +122,7 @@ def test_after_a_day_a_minute_costs_a_minutes_lines(server: Server, workspace: W
     path, day_s = workspace.root / "samples.jsonl", 24 * S_PER_H
     line = '{{"t": {at}.0, "processes": 2, "rss_mib": 300.0, "gpu_used_mib": [900.0]}}\n'
     path.write_text('{"t": -1.0, "gpu_used_mib": [100.0]}\n' + "".join(line.format(at=at) for at in range(day_s)), encoding="utf-8")
-    watch = Watch(server.handle, workspace)
+    watch = LaunchMemory(server.handle, workspace)
 
     def made(end_s: float) -> MemoryUse:
         return memory_use(Load(spans=[(0.0, end_s)], requests=9, preempted=0), 0, machine(gpu=True), server, watch)

@@ -9,9 +9,9 @@ import yaml
 from pipeline.commands import machine_lines
 from pipeline.config.schema import InstallConfig
 from pipeline.errors import InstallError
-from pipeline.gpu.compatibility import ON_GPU, UPDATE_DRIVER
 from pipeline.stages.check_gpu import Machine
 from pipeline.stages.install import choose_set
+from pipeline.vllm.sets import ON_GPU, UPDATE_DRIVER
 from tests.fakes.nvml import LIBRARY, RTX_4050, SYSTEM, FakeNvml, look
 from tests.integration.commands.test_cli import Project
 

@@ -10,11 +10,12 @@ from typing import Any
 import psutil
 import pytest
 
+from pipeline.client.target import Target
 from pipeline.errors import MeasureError
 from pipeline.load import calibration, spread
 from pipeline.load.calibration import Calibration
-from pipeline.load.generator import GONE, Target, streamed
-from pipeline.load.spread import Processes
+from pipeline.load.generator import GONE, streamed
+from pipeline.load.spread import LoadShare, Processes
 from tests.fakes.environment import until
 from tests.fakes.fake_vllm import FakeVllm, Script
 
@@ -95,7 +96,7 @@ def test_a_process_that_is_killed_fails_the_measurement_at_once() -> None:
 def test_a_client_ends_when_whoever_started_it_is_gone() -> None:
     with FakeVllm(Script(first_token_s=20)) as fake:
         command = [sys.executable, "-m", "pipeline.load.spread"]
-        job = pickle.dumps(spread.Part((fake.base_url,), payloads()[:1], 1, TIMEOUT_S, None))
+        job = pickle.dumps(LoadShare((fake.base_url,), payloads()[:1], 1, TIMEOUT_S, None))
         with subprocess.Popen(command, cwd=spread.ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as client:
             assert client.stdin is not None
             client.stdin.write(len(job).to_bytes(8, "big") + job + b"0\n")

@@ -11,12 +11,13 @@ from pathlib import Path
 import psutil
 import pytest
 
+from pipeline.client.target import Target
 from pipeline.config.schema import BenchConfig, Limits
 from pipeline.engine.workspace import Workspace
 from pipeline.errors import MachineError, MeasureError, PipelineError
 from pipeline.load import workers as placing
 from pipeline.load.calibration import Hurried, calibrate
-from pipeline.load.generator import GONE, Target
+from pipeline.load.generator import GONE
 from pipeline.load.spread import loop
 from pipeline.load.workers import Workers, crew_of, unreachable
 from pipeline.stages.bench import bench

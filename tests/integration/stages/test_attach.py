@@ -10,17 +10,19 @@ import psutil
 import pytest
 from pydantic import ValidationError
 
+from pipeline.client.target import Target
 from pipeline.config.schema import AttachConfig, BenchConfig, DeterminismConfig, Limits, ModelConfig, VramConfig
 from pipeline.engine.record import Store, now
 from pipeline.errors import MeaninglessError, MeasureError, ServerError
-from pipeline.load.generator import Target, streamed
+from pipeline.load.generator import streamed
 from pipeline.load.spread import Processes, loop
 from pipeline.server.keys import key_file
 from pipeline.server.stop import stop_server
 from pipeline.stages import test_determinism as determinism
+from pipeline.stages.attach import attach_server
 from pipeline.stages.bench import bench
 from pipeline.stages.measure_vram import measure_vram
-from pipeline.stages.serve import Server, attached, server_present
+from pipeline.stages.serve import Server, server_present
 from tests.fakes.environment import FakeProject, free_port, machine
 from tests.fakes.fake_vllm import VERSION, FakeVllm, Script
 
@@ -80,7 +82,7 @@ def test_an_address_in_ipv6_is_called_in_brackets(project: FakeProject) -> None:
 
 
 def attach(project: FakeProject, fake: FakeVllm, name: str = "fake-model") -> Server:
-    return attached(AttachConfig(url=fake.base_url), ModelConfig(name=name), project.workspace)
+    return attach_server(AttachConfig(url=fake.base_url), ModelConfig(name=name), project.workspace)
 
 
 def test_a_server_of_somebody_else_is_measured_and_left_alone(project: FakeProject) -> None:
@@ -136,7 +138,7 @@ def test_a_server_that_cannot_be_used_is_one_line(project: FakeProject, script: 
 
 def test_nobody_at_the_address_is_one_line(project: FakeProject) -> None:
     with pytest.raises(ServerError, match="ConnectionError") as caught:
-        attached(AttachConfig(url=f"http://127.0.0.1:{free_port()}"), ModelConfig(), project.workspace)
+        attach_server(AttachConfig(url=f"http://127.0.0.1:{free_port()}"), ModelConfig(), project.workspace)
     assert "is it a vLLM server, and up?" in caught.value.hint
 
 
@@ -168,7 +170,7 @@ def test_a_server_that_goes_away_fails_the_measurement(project: FakeProject) -> 
 
 def attach_all(project: FakeProject, first: FakeVllm, *others: FakeVllm) -> Server:
     settings = AttachConfig(url=first.base_url, replicas=tuple(other.base_url for other in others))
-    return attached(settings, ModelConfig(name="fake-model"), project.workspace)
+    return attach_server(settings, ModelConfig(name="fake-model"), project.workspace)
 
 
 def test_replicas_share_the_load_and_their_counters_are_summed(project: FakeProject) -> None:

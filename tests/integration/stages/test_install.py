@@ -13,9 +13,9 @@ from pipeline import packages
 from pipeline.config.schema import InstallConfig
 from pipeline.engine.workspace import Workspace
 from pipeline.errors import InstallError
-from pipeline.gpu.compatibility import CPU_SET
 from pipeline.stages import install
 from pipeline.terminal import Silent
+from pipeline.vllm.sets import CPU_SET
 from tests.fakes.environment import dead, machine, until
 
 SIX = "six==1.16.0 --hash=sha256:8abb2f1d86890a2dfb989f9a77cfcfd3e47c2a354b01111771326f8aa26e0254\n"

@@ -13,7 +13,7 @@ from pipeline.engine.pipeline import Pipeline
 from pipeline.engine.record import Failure, Store, now
 from pipeline.errors import OutOfMemoryError, ServerError
 from pipeline.session import Options, Session
-from pipeline.stages.serve import falls_back
+from pipeline.vllm.ladder import falls_back
 from tests.fakes.environment import FakeProject, code_of
 from tests.fakes.fake_vllm import Script
 

@@ -1,6 +1,6 @@
 """The requests that make a GPU server compile what it would compile in mid-run."""
 
-from pipeline.load.generator import Target
+from pipeline.client.target import Target
 from pipeline.vllm.warm_up import KINDS, payloads, warm_up
 from tests.fakes.fake_vllm import FakeVllm, Script
 

@@ -13,7 +13,7 @@ from pipeline.bundle import content, make, unpack, wheels
 from pipeline.bundle.wheels import Pin, Target, chosen_wheels, pins, target_platform, target_python, trouble
 from pipeline.config.schema import ModelConfig
 from pipeline.errors import BundleError
-from pipeline.gpu.compatibility import CPU_SET, ON_GPU
+from pipeline.vllm.sets import CPU_SET, ON_GPU
 
 HERE = "{}.{}".format(*sys.version_info[:2])
 A, B = "a" * 64, "b" * 64

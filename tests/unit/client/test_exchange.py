@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.client.answer import Answer, Raw, read
-from pipeline.load.generator import Connection, Route, Target
+from pipeline.client.target import Target
+from pipeline.load.generator import Connection, Route
 
 EVENTS = [
     {"choices": [{"delta": {"role": "assistant", "content": ""}}]},

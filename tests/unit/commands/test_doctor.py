@@ -12,12 +12,12 @@ from pipeline.config.schema import Config, GpuConfig, ModelConfig, Profile, Serv
 from pipeline.doctor import Finding
 from pipeline.engine.workspace import Workspace
 from pipeline.errors import HubSilentError, ModelError
-from pipeline.gpu.compatibility import CPU_SET, VllmSet, set_named
 from pipeline.gpu.nvml import Driver, GpuProcess
-from pipeline.gpu.plan import plan
 from pipeline.model import hub
 from pipeline.model.shape import Shape
 from pipeline.stages.check_gpu import Machine
+from pipeline.vllm.plan import Demand, Plan
+from pipeline.vllm.sets import CPU_SET, VllmSet, set_named
 from tests.fakes.environment import machine
 
 CUDA13, CUDA12 = set_named("vllm-cuda13"), set_named("vllm-cuda12")
@@ -74,6 +74,14 @@ def test_disk_space(free: float, for_vllm: float, level: str) -> None:
     assert doctor.disk(free, for_vllm, 1).level == level
 
 
+def plan_with(weights_mib: int, share: float) -> Plan:
+    """Return the plan of a model with such weights on the guide's card."""
+    asked = Demand(
+        shape=QWEN_3B, weights_bytes=weights_mib * 2**20, weights_from="a test", total_mib=6141, max_model_len=4096, max_num_seqs=16
+    )
+    return asked.at(share)
+
+
 def test_memory_of_the_host() -> None:
     assert doctor.host_memory(8000, 300, 1).level == "OK"
     short = doctor.host_memory(3000, 300, 1)
@@ -91,15 +99,15 @@ def test_memory_of_the_host() -> None:
     ],
 )
 def test_memory_of_the_device(weights_mib: int, share: float, target: float | None, level: str, says: str) -> None:
-    fit = plan(QWEN_3B, weights_mib * 2**20, "a test", 6141, share, 4096, 16)
+    fit = plan_with(weights_mib, share)
     found = doctor.device_memory(fit, target)
     assert (found.level, says in found.seen) == (level, True), found
 
 
 def test_the_target_of_the_peak_is_any_gates_of_that_metric(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert CUDA12 is not None
-    fit = plan(QWEN_3B, 1950 * 2**20, "a test", 6141, 0.8, 4096, 16)
-    monkeypatch.setattr(doctor, "planned", lambda *_: fit)
+    fit = plan_with(1950, 0.8)
+    monkeypatch.setattr(doctor, "plan_of", lambda *_: fit)
     gate = {"label": "x", "metric": "measure-vram.vram_peak_mib", "statistic": "peak", "comparator": "<", "target": 4000, "unit": "MiB"}
     config = Config.model_validate({"gates": {"of_another_name": gate}})
     (found,) = doctor.memory(config, CUDA12, machine(gpu=True), tmp_path, Workspace(tmp_path))

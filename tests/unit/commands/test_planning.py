@@ -10,10 +10,10 @@ from pipeline.config.layers import Layers, load_layers
 from pipeline.config.schema import ModelConfig, ServeConfig
 from pipeline.engine.workspace import Workspace
 from pipeline.errors import ConfigError, HubSilentError, ModelError
-from pipeline.gpu.plan import LAPTOP, LAPTOP_MIB
 from pipeline.model.shape import Shape
 from pipeline.planning import Library, Survey, card, code, lines, survey, target, total
 from pipeline.terminal import Silent, plain
+from pipeline.vllm.plan import LAPTOP, LAPTOP_MIB
 from tests.builders.machines import gpu, machine
 
 SHIPPED = Path(__file__).resolve().parents[3] / "config.yaml"

@@ -12,6 +12,7 @@ from pipeline.config.layers import Layers, load_layers
 from pipeline.config.schema import PLAN, PLANNED_METRIC, Config, Gate, Gates, Limits, ServeConfig, Waived
 from pipeline.dag import STAGES
 from pipeline.errors import ConfigError
+from pipeline.load.spread import Batch
 from pipeline.measure.memory import SERIES, series_figures
 from pipeline.stages import bench, test_determinism, test_router
 
@@ -417,7 +418,7 @@ def test_shipped_suites_and_templates_exist() -> None:
 
 def made_figures() -> dict[str, set[str]]:
     """Return the names of the figures that each measuring stage makes."""
-    alone = bench.Batch([Answer(0, 1, 2, [1, 2], "x", "stop", tokens=2)], 1, 0)
+    alone = Batch([Answer(0, 1, 2, [1, 2], "x", "stop", tokens=2)], 1, 0)
     arm = [*test_router.arm_figures([]), "ttft_ms_p50"]
     return {
         "bench": set(bench.figures(alone, alone, [], [])),

@@ -7,9 +7,10 @@ from hypothesis import strategies as st
 
 from pipeline.client.answer import Answer
 from pipeline.load.calibration import Calibration
-from pipeline.load.clocks import Clock, apart_ns, asked, by_ours, over
+from pipeline.load.clocks import Clock, apart_ns, by_ours, clock_between, clock_by
+from pipeline.load.levels import level
+from pipeline.load.spread import Batch
 from pipeline.load.stamps import TIMES
-from pipeline.stages.bench import Batch, level
 
 MS = 10**6
 delays = st.tuples(st.integers(0, 10**9), st.integers(0, 10**8), st.integers(0, 10**8))
@@ -17,14 +18,14 @@ delays = st.tuples(st.integers(0, 10**9), st.integers(0, 10**8), st.integers(0, 
 
 @given(st.integers(-(10**15), 10**15), st.lists(delays, min_size=1))
 def test_a_clock_is_off_by_no_more_than_its_bound(ahead_ns: int, trips: list[tuple[int, int, int]]) -> None:
-    found = asked([(sent, sent + there + ahead_ns, sent + there + back) for sent, there, back in trips])
+    found = clock_by([(sent, sent + there + ahead_ns, sent + there + back) for sent, there, back in trips])
     assert abs(found.ahead_ns - ahead_ns) <= found.bound_ns
     assert 2 * found.bound_ns <= min(there + back for _, there, back in trips) + 1
 
 
 @given(st.integers(-(10**12), 10**12), st.integers(-(10**7), 10**7), st.floats(0, 1), st.integers(0, 10**6), st.integers(0, 10**6))
 def test_a_clock_that_drifts_meanwhile_stays_within_the_bound(ahead: int, drift: int, share: float, first: int, last: int) -> None:
-    found = over(Clock(ahead, first), Clock(ahead + drift, last))
+    found = clock_between(Clock(ahead, first), Clock(ahead + drift, last))
     assert abs(ahead + drift * share - found.ahead_ns) <= found.bound_ns + 1
 
 

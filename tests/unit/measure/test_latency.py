@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from pipeline.client.answer import Answer
 from pipeline.config.schema import Limits
 from pipeline.load.calibration import Calibration
+from pipeline.load.levels import level, meeting
+from pipeline.load.spread import Batch
 from pipeline.load.stamps import raw_answer, raw_line
 from pipeline.measure.latency import e2e_ms, gaps_ms, meets_limits, most_in_flight, steady_tok_s, tpot_ms, ttft_ms
 from pipeline.stages import bench
@@ -46,8 +48,8 @@ def answer(sent: int, first: int, last: int, tokens: int, error: str = "") -> An
     return Answer(sent * MS, first * MS, last * MS, [first * MS, last * MS], "x", "length", tokens=tokens, error=error)
 
 
-def batch(*answers: Answer, wall_s: float = 1.0) -> bench.Batch:
-    return bench.Batch(list(answers), wall_s, 0.5)
+def batch(*answers: Answer, wall_s: float = 1.0) -> Batch:
+    return Batch(list(answers), wall_s, 0.5)
 
 
 def test_bench_figures_follow_the_definitions() -> None:
@@ -81,7 +83,7 @@ def test_answer_without_a_token_gap_does_not_break_the_bench(unfit: Answer) -> N
 
 def test_system_throughput_counts_successful_tokens_over_wall_time() -> None:
     own = Calibration(concurrency=4, chunks=1, delay_ms_p50=0, delay_ms_p95=0, cpu_us_per_chunk=10)
-    made = bench.level(own, batch(answer(0, 1, 2, 30), answer(0, 1, 2, 30), Answer(0, tokens=30, error="cut off"), wall_s=2), 1, 1000)
+    made = level(own, batch(answer(0, 1, 2, 30), answer(0, 1, 2, 30), Answer(0, tokens=30, error="cut off"), wall_s=2), 1, 1000)
     assert (made.throughput_tok_s, made.chunks_s, made.requests, made.failed) == (30, 2, 3, 1)
     assert made.client_cpu_share == 0.25
     assert made.steady_tok_s is None, "three requests never fill a loop of four"
@@ -103,7 +105,7 @@ def test_goodput_counts_from_the_scheduled_send_and_failures_as_missed() -> None
     late = replace(answer(100, 140, 1140, 51), scheduled_ns=0)
     prompt = replace(answer(100, 140, 1140, 51), scheduled_ns=100 * MS)
     limits = Limits(ttft_ms=100)
-    assert bench.meeting(batch(late, prompt, Answer(0, error="x")), limits) == 1
+    assert meeting(batch(late, prompt, Answer(0, error="x")), limits) == 1
 
 
 stamps = st.lists(st.integers(0, 10**6), min_size=1, max_size=20).map(sorted)

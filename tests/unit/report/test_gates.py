@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from pipeline.config.schema import Gate, Gates, Waived, Waiver
 from pipeline.engine.record import BLOCKED, Artifact, Envelope, Failure, Measurement, Outcome
 from pipeline.errors import MeaninglessError, NothingAnsweredError
-from pipeline.gpu.plan import NOTHING_PLANNED, Plan
 from pipeline.measure.figures import Figure, not_measured
 from pipeline.measure.verdicts import Judgement
 from pipeline.report.document import reported_gate
@@ -19,6 +18,7 @@ from pipeline.report.exports import measured_words, target_words
 from pipeline.report.gates import WAIVABLE, Judged, JudgedGate, judge_records
 from pipeline.report.listing import lines
 from pipeline.report.view import gate_row, headline
+from pipeline.vllm.plan import NOTHING_PLANNED, Plan
 
 WHEN = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 METRIC = "bench.ttft_ms_p95"

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from pipeline.gpu.nvml import TROUBLES, Gpu
-from pipeline.gpu.plan import NOTHING_PLANNED, plan_error_figure
 from pipeline.measure.answers import FENCE
 from pipeline.measure.figures import Figure
 from pipeline.measure.memory import Gaps, stable
@@ -18,6 +17,7 @@ from pipeline.message import Code, Digits, Message, _, plural
 from pipeline.report.language import ENGLISH, Words, read_catalogue, words
 from pipeline.server.stop import Closing
 from pipeline.stages.bench import capacity_figure
+from pipeline.vllm.plan import NOTHING_PLANNED, plan_error_figure
 from pipeline.vllm.remedies import NoRemedy, remedy_for
 from tests.builders.texts import KEYWORDS, TEMPLATES, Text, extracted, forms
 

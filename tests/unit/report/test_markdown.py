@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from pipeline.engine.record import SOAK_NOTE, Failure
-from pipeline.gpu.cautions import Caution
 from pipeline.publish.document import file_of, images, with_absolute_links
 from pipeline.report.badge import badge
 from pipeline.report.diagram import CLASSES, diagram
@@ -23,6 +22,7 @@ from pipeline.report.markdown import LIMIT_BYTES, render, size_bytes, verbatim
 from pipeline.report.view import CellRow, FailureNote, FigureRow, GateRow, Scenario, StageRow, SweepSection, Table, View
 from pipeline.stages.measure_vram import Load, Soak
 from pipeline.stages.test_determinism import REMEDY_NOTE
+from pipeline.vllm.cautions import Caution
 from tests.builders.machines import machine
 from tests.unit.report.test_view import STAGES, House, all_good, figure, memory_use, proof, router_result, server, write_samples
 

@@ -29,9 +29,8 @@ from pipeline.config.schema import (
 from pipeline.engine.record import SOAK_NOTE, SWEEP_NOTE, Artifact, Envelope, Failure, Outcome
 from pipeline.engine.workspace import Workspace
 from pipeline.errors import MeaninglessError, NothingAnsweredError
-from pipeline.gpu.compatibility import SETS
-from pipeline.gpu.plan import Plan
 from pipeline.load.calibration import Calibration
+from pipeline.load.levels import Level, OpenLevel, Trial
 from pipeline.measure.digits import number
 from pipeline.measure.figures import Figure, not_measured
 from pipeline.measure.memory import Gaps
@@ -41,10 +40,9 @@ from pipeline.report.gates import Judged, judge_all
 from pipeline.report.markdown import cell
 from pipeline.report.stage import Report, report, report_present
 from pipeline.report.view import MARKS, alternative_row, gate_row, headline, measured_words, shell_command
-from pipeline.server.identity import Proof
 from pipeline.server.state import Handle
 from pipeline.server.stop import Closing
-from pipeline.stages.bench import BenchResult, Count, Level, MeanCheck, OpenLevel, Trial
+from pipeline.stages.bench import BenchResult
 from pipeline.stages.download_model import Model
 from pipeline.stages.install import Installation
 from pipeline.stages.measure_vram import Anchor, Load, MemoryUse
@@ -53,7 +51,11 @@ from pipeline.stages.test_determinism import REMEDY_NOTE, Arm, Determinism, Prom
 from pipeline.stages.test_router import Example, Paired, RouterResult
 from pipeline.terminal import Silent
 from pipeline.vllm.breakdown import Breakdown
+from pipeline.vllm.identity import Proof
 from pipeline.vllm.ladder import Attempt
+from pipeline.vllm.ledger import LedgerEntry, MeanCheck
+from pipeline.vllm.plan import Plan
+from pipeline.vllm.sets import SETS
 from tests.builders.machines import machine
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -134,7 +136,7 @@ def bench_result(*, simulated: bool = False, ttft: Figure | None = None) -> Benc
         limits=Limits(ttft_ms=500, tpot_ms=20),
         calibrations=[Calibration(concurrency=4, processes=2, chunks=320, delay_ms_p50=0.08, delay_ms_p95=0.21, cpu_us_per_chunk=41)],
         ceiling_chunks_s=150_000,
-        ledger=[Count(name="output tokens", client=10, server=10), Count(name="prompt tokens", client=20, server=None)],
+        ledger=[LedgerEntry(name="output tokens", client=10, server=10), LedgerEntry(name="prompt tokens", client=20, server=None)],
         means=[MeanCheck(name="TTFT", requests=64, client_ms=42.5, server_ms=41.25, tolerance_ms=7)],
         raw="artifacts/raw/bench.jsonl",
     )
@@ -594,7 +596,7 @@ def test_alternative_of_this_profile_without_records_is_not_measured() -> None:
 def test_failed_requests_and_unequal_ledger_are_told(house: House) -> None:
     assert "- 2 requests under load failed." in house.text()
     assert "did not count the same" not in house.text()
-    house.results["bench"] = bench_result().model_copy(update={"ledger": [Count(name="output tokens", client=10, server=9)]})
+    house.results["bench"] = bench_result().model_copy(update={"ledger": [LedgerEntry(name="output tokens", client=10, server=9)]})
     assert "NOT EQUAL" in house.text()
     assert "**Client and server did not count the same (output tokens 10 and 9)" in house.text().split("## ")[0]
 

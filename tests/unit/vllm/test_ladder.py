@@ -5,9 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.config.schema import ServeConfig
-from pipeline.gpu.plan import SHORTEST_CONTEXT
-from pipeline.vllm.causes import CAUSES
+from pipeline.vllm.causes.table import CAUSES
 from pipeline.vllm.ladder import CPU_CACHE, FEWEST_SEQUENCES, HOPELESS, MEMORY_CAUSES, PLANNED, smaller
+from pipeline.vllm.plan import SHORTEST_CONTEXT
 
 FREE = "ValueError: Free memory on device cuda:0 ({free}/5.77 GiB) on startup is less than desired GPU memory utilization (0.75, 4.33 GiB)."
 LENGTH = "To serve at least one request with the model's max seq len (4096), ... the estimated maximum model length is 2050."

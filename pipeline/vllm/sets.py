@@ -33,48 +33,6 @@ ON_GPU = tuple(sorted((entry for entry in SETS if entry.min_driver), key=lambda 
 UPDATE_DRIVER = f"update the driver to {ON_GPU[0].min_driver} or newer ({ON_GPU[-1].min_driver} at least)"
 
 
-@dataclass(frozen=True)
-class Limit:
-    """What needs a compute capability, the least one, what to do below it, and where that is written."""
-
-    what: str
-    least: tuple[int, int]
-    instead: str
-    source: str
-
-
-# vLLM 0.33 takes float16 by itself there where dtype is auto (vllm/config/model.py, _resolve_auto_dtype).
-BFLOAT16 = Limit(
-    "bfloat16", (8, 0), "leave serve.dtype at auto, which takes float16 there", "vllm/platforms/cuda.py, check_if_supports_dtype (0.32.0)"
-)
-BATCH_INVARIANCE = Limit(
-    "VLLM_BATCH_INVARIANT=1",
-    (8, 0),
-    "expect answers that differ under load",
-    "docs.vllm.ai, Batch Invariance, hardware requirements (0.32.0)",
-)
-LIMITS = (
-    BFLOAT16,
-    BATCH_INVARIANCE,
-    # Its Marlin kernels too, since pull request 29901; before that they began at 8.0.
-    Limit(
-        "AWQ",
-        (7, 5),
-        "take a GPTQ model, or one that is not quantised",
-        "vllm/model_executor/layers/quantization/auto_awq.py, get_min_capability (0.32.0)",
-    ),
-    Limit(
-        "Marlin kernels for MXFP4", (8, 0), "take a model in AWQ or GPTQ", "docs.vllm.ai, Quantization, supported hardware (note on Turing)"
-    ),
-)
-
-
-def unmet(compute_capability: str) -> list[Limit]:
-    """Return the limits that a device of this capability ("8.9") falls short of."""
-    has = tuple(int(part) for part in compute_capability.split("."))
-    return [limit for limit in LIMITS if has < limit.least]
-
-
 def set_named(name: str) -> VllmSet | None:
     """Return the set of that name."""
     return next((entry for entry in SETS if entry.name == name), None)

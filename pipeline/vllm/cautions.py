@@ -4,10 +4,11 @@ from collections.abc import Iterator, Sequence
 
 from pydantic import BaseModel, ConfigDict
 
-from pipeline.gpu.compatibility import ON_GPU, UPDATE_DRIVER, no_set_for, set_for_driver, unmet
 from pipeline.gpu.nvml import Driver, Gpu, Reading
 from pipeline.gpu.visible import VARIABLE
 from pipeline.message import Sentence
+from pipeline.vllm.limits import unmet
+from pipeline.vllm.sets import ON_GPU, UPDATE_DRIVER, no_set_for, set_for_driver
 
 NOTABLE_MIB = 256.0  # an idle device's driver keeps about as much, where it does not tell that apart
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.gpu.compatibility import CPU_SET, SETS, VllmSet, set_for_driver, set_named
+from pipeline.vllm.sets import CPU_SET, SETS, VllmSet, set_for_driver, set_named
 
 REQUIREMENTS = Path(__file__).resolve().parents[3] / "requirements"
 

@@ -1,0 +1,31 @@
+"""What an experiment starts its servers from."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.config.schema import Config
+from pipeline.engine.workspace import Workspace
+from pipeline.stages.check_gpu import Machine
+from pipeline.stages.download_model import Model
+from pipeline.stages.install import Installation
+
+
+@dataclass(frozen=True)
+class ServerInputs:
+    """What both sides have in common."""
+
+    config: Config
+    machine: Machine
+    installation: Installation
+    model: Model
+    workspace: Workspace
+
+    @property
+    def concurrency(self) -> int:
+        """Return the concurrency of the system throughput."""
+        return max(self.config.bench.concurrency)
+
+    def because(self) -> dict[str, Any]:
+        """Return the settings that count, as the record's envelope keeps them."""
+        sections = {name: getattr(self.config, name) for name in ("serve", "determinism", "bench")}
+        return {name: section.model_dump(mode="json") for name, section in sections.items()}

@@ -1,0 +1,157 @@
+"""What became of a closed loop, of an open one, and of the search for capacity."""
+
+from collections.abc import Mapping
+
+from pydantic import BaseModel, ConfigDict
+
+from pipeline.config.schema import BenchConfig, Limits
+from pipeline.load.calibration import Calibration
+from pipeline.load.phases import LoadPhases
+from pipeline.load.spread import Batch
+from pipeline.measure.arrivals import Arrival, overloaded
+from pipeline.measure.capacity import highest
+from pipeline.measure.figures import Figure, not_measured
+from pipeline.measure.latency import NS_PER_MS, e2e_ms, meets_limits, most_in_flight, steady_tok_s, tpot_ms, ttft_ms
+from pipeline.measure.statistics import quantile
+from pipeline.message import Sentence, _
+
+CLOCK_SHARE = 0.01  # of a loop's wall time: so far may clients' clocks be apart
+
+
+class Level(BaseModel):
+    """One closed loop at a fixed concurrency; `client_cpu_share` is our own CPU time / wall time, 1 being one whole core.
+
+    `steady_tok_s` counts only while all are in flight; None where that never lasts. By `clock_ms` the time between stamps of two
+    clients may be wrong: those of different hosts were brought to one clock by round trips.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+
+    concurrency: int
+    warmups: int
+    requests: int
+    failed: int
+    output_tokens: int
+    wall_s: float
+    throughput_tok_s: float
+    steady_tok_s: float | None
+    chunks_s: float
+    client_cpu_share: float
+    clock_ms: float = 0.0
+    invalid: Sentence = ""
+
+
+class OpenLevel(BaseModel):
+    """One open loop: the rate that was offered, what became of it, and how late the client itself sent (the schedule's delay)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+
+    arrival: Arrival
+    rate_per_s: float
+    requests: int
+    failed: int
+    wall_s: float
+    delay_ms_p50: float
+    delay_ms_max: float
+    in_flight_max: int
+    overloaded: bool
+
+
+class Trial(BaseModel):
+    """One rate of the search for capacity."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+
+    rate_per_s: float
+    goodput_percent: float
+    overloaded: bool
+    meets: bool
+
+
+def level(calibration: Calibration, batch: Batch, budget_ms: float, ceiling_chunks_s: float) -> Level:
+    """Return the system throughput of one closed loop: output tokens of successful requests / wall time."""
+    tokens = sum(answer.tokens for answer in batch.good)
+    chunks_s = sum(len(answer.chunk_ns) for answer in batch.good) / batch.wall_s
+    steady = steady_tok_s([(answer.sent_ns, answer.chunk_ns, answer.tokens) for answer in batch.good], calibration.concurrency)
+    return Level(
+        concurrency=calibration.concurrency,
+        warmups=batch.warmups,
+        requests=len(batch.answers),
+        failed=batch.failed,
+        output_tokens=tokens,
+        wall_s=round(batch.wall_s, 3),
+        throughput_tok_s=round(tokens / batch.wall_s, 2),
+        steady_tok_s=None if steady is None else round(steady, 2),
+        chunks_s=round(chunks_s, 2),
+        client_cpu_share=round(batch.cpu_s / batch.wall_s, 4),
+        clock_ms=round(batch.clock_ms, 4),
+        invalid=calibration.trouble(budget_ms, chunks_s, ceiling_chunks_s) or clock_trouble(batch),
+    )
+
+
+def clock_trouble(batch: Batch) -> str:
+    """Return why the time from the first client's send to the last one's chunk is not known well enough; empty when it is."""
+    if batch.clock_ms <= CLOCK_SHARE * 1000 * batch.wall_s:
+        return ""
+    return f"the clocks of its clients may be {batch.clock_ms:.3g} ms apart, over {CLOCK_SHARE:.0%} of its {batch.wall_s:.3g} s"
+
+
+def open_level(arrival: Arrival, rate_per_s: float, batch: Batch) -> OpenLevel:
+    """Return what became of one open loop."""
+    delays = [(answer.sent_ns - answer.scheduled_ns) / NS_PER_MS for answer in batch.answers]
+    return OpenLevel(
+        arrival=arrival,
+        rate_per_s=round(rate_per_s, 4),
+        requests=len(batch.answers),
+        failed=batch.failed,
+        wall_s=round(batch.wall_s, 3),
+        delay_ms_p50=round(quantile(delays, 0.5), 3),
+        delay_ms_max=round(max(delays), 3),
+        in_flight_max=most_in_flight([(answer.sent_ns, answer.last_ns) for answer in batch.good]),
+        overloaded=falls_behind(batch),
+    )
+
+
+def falls_behind(batch: Batch) -> bool:
+    """Tell whether the server did not keep up: latency from the scheduled send rises with the order of arrival."""
+    return overloaded([e2e_ms(answer.scheduled_ns, answer.last_ns) for answer in batch.good])
+
+
+def find_capacity(phases: LoadPhases, settings: BenchConfig, limits: Limits, best_per_s: float) -> list[Trial]:
+    """Search for the highest Poisson rate at which enough requests meet the limits, up to 1.5 × the best closed loop's."""
+    trials: list[Trial] = []
+
+    def meets(rate_per_s: float) -> bool:
+        batch = phases.open_loop("poisson", rate_per_s, settings.capacity_requests)
+        good_percent = 100 * meeting(batch, limits) / len(batch.answers)
+        behind = falls_behind(batch)
+        met = good_percent >= settings.capacity_goodput and not behind
+        trials.append(Trial(rate_per_s=round(rate_per_s, 4), goodput_percent=round(good_percent, 2), overloaded=behind, meets=met))
+        return met
+
+    highest(meets, 1.5 * best_per_s, settings.capacity_steps)
+    return trials
+
+
+def meeting(batch: Batch, limits: Limits) -> int:
+    """Return how many requests meet the limits, each counted from its scheduled send."""
+    wanted = (limits.ttft_ms, limits.tpot_ms, limits.e2e_ms)
+    return sum(
+        meets_limits(
+            ttft_ms(answer.scheduled_ns, answer.first_ns),
+            tpot_ms(answer.first_ns, answer.last_ns, answer.tokens) if answer.tokens > 1 else None,
+            e2e_ms(answer.scheduled_ns, answer.last_ns),
+            wanted,
+        )
+        for answer in batch.good
+    )
+
+
+def without_invalid(entry: Level, made: Mapping[str, Figure]) -> dict[str, Figure]:
+    """Return the figures, without their values where the client was over its budget at that concurrency; what was answered stands."""
+    if not entry.invalid:
+        return dict(made)
+    return {
+        name: figure if name == "answered" else not_measured(figure.unit, _("INVALID: {reason}", reason=entry.invalid))
+        for name, figure in made.items()
+    }

@@ -1,0 +1,98 @@
+"""Start a server of ours and wait until it is ready and proven; what was started goes where that fails."""
+
+import time
+from typing import NamedTuple
+
+from pipeline.client.target import Target
+from pipeline.engine.workspace import Workspace
+from pipeline.errors import MeasureError, ServerError
+from pipeline.server import launch as launching
+from pipeline.server import state
+from pipeline.server.identity import prove
+from pipeline.server.keys import control_of, key_of
+from pipeline.server.readiness import DEATH_S, died, gone, wait_until_ready
+from pipeline.server.state import Handle, Launch
+from pipeline.server.stop import stop_current, stop_server
+from pipeline.vllm.identity import Proof, is_real
+from pipeline.vllm.kernels import is_monitored
+from pipeline.vllm.warm_up import warm_up
+
+
+class Ready(NamedTuple):
+    """What is on record of a server that is ready: whether each proof holds, the proofs, and how to reach it."""
+
+    real: bool
+    proofs: list[Proof]
+    handle: Handle
+
+
+def relaunch(launch: Launch, version: str, workspace: Workspace) -> Ready:
+    """Start what was stopped again, with the same command and environment."""
+    launching.start(launch.settings, launch.command, launch.model, workspace)
+    ready = await_ready(version, workspace)
+    started = state.read(workspace)
+    if started is not None:
+        state.write(workspace, started.model_copy(update={"stays": launch.stays}))
+    return ready
+
+
+def await_ready(version: str, workspace: Workspace) -> Ready:
+    """Wait until the launch on record is ready and proven to be ours; where that fails, nothing of it is left running."""
+    try:
+        return await_proofs(version, workspace)
+    except BaseException:  # also Ctrl-C: what we started must not outlive us
+        stop_current(workspace)
+        raise
+
+
+def clear_old(workspace: Workspace) -> None:
+    """Stop our own earlier server, or what is left of it."""
+    old = state.read(workspace)
+    if old is None:
+        return
+    if state.is_running(old):
+        workspace.say(f"stopping our earlier server (pid {old.pid}, port {old.port})")
+    else:
+        workspace.say(f"our earlier {gone(old, workspace).message.removeprefix('the ')} (pid {old.pid})")
+    for killed in stop_server(old, workspace).killed:
+        workspace.say(f"killed what was left of it: {killed}")
+
+
+def await_proofs(version: str, workspace: Workspace) -> Ready:
+    """Wait until the launch on record is ready and proven; ServerError otherwise."""
+    launch = state.read(workspace)
+    assert launch is not None, "nobody else stops it while we hold the lock"
+    log = workspace.root / launch.log
+    control = control_of(launch, workspace)
+    phases, ready_s = wait_until_ready(launch, log, control, workspace.say)
+    try:
+        proofs = prove(launch, control, version)
+    except MeasureError as error:
+        gone = state.dies_within(launch.pid, launch.created, DEATH_S)
+        raise (died(log) if gone else ServerError(error.message, "see its log", log)) from error
+    failed = [proof for proof in proofs if not proof.holds]
+    if failed:
+        raise ServerError(
+            f"what answers on port {launch.port} is not the server we started: {failed[0].claim}: {failed[0].seen}",
+            "stop the other program, or choose another serve.port",
+            log,
+        )
+    workspace.say(f"ready after {ready_s:.1f} s")
+    if is_monitored(log.read_text(encoding="utf-8", errors="replace")):
+        began = time.monotonic()
+        target = Target(launch.base_url, lambda: state.is_running(launch), key_of(launch, workspace))
+        count = warm_up(target, launch.model, launch.settings.max_num_seqs, launch.settings.max_model_len)
+        workspace.say(f"warmed up with {count} requests in {time.monotonic() - began:.1f} s")
+    handle = Handle(
+        launch_id=launch.id,
+        base_url=launch.base_url,
+        keyed=launch.keyed,
+        pid=launch.pid,
+        created=launch.created,
+        log=launch.log,
+        log_start=log.stat().st_size,
+        samples=workspace.relative(workspace.launches / launch.id / state.SAMPLES),
+        ready_s=round(ready_s, 2),
+        phases_s={name: round(seconds, 2) for name, seconds in phases.durations(ready_s).items()},
+    )
+    return Ready(is_real(proofs), proofs, handle)

@@ -1,0 +1,113 @@
+"""What a start asks of the memory of each device, by its settings and the arguments that go to vLLM as they are."""
+
+import itertools
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipeline.config.schema import ServeConfig
+from pipeline.errors import ModelError
+from pipeline.gpu.nvml import Gpu
+from pipeline.model.shape import DTYPE_BYTES, Shape, read_shape, weight_bytes
+from pipeline.vllm.plan import Demand, Plan
+from pipeline.vllm.sets import CPU_SET
+
+KV_DTYPE, COMPILATION = "--kv-cache-dtype", "--compilation-config"
+
+# Arguments of vLLM that change what these formulas know. --quantization, for one, may pack the weights while loading.
+UNPLANNED = (
+    *("--tensor-parallel-size", "-tp", "--pipeline-parallel-size", "-pp", "--data-parallel-size", "-dp", "--cpu-offload-gb"),
+    *("--quantization", "-q", "--kv-cache-memory-bytes", "--num-gpu-blocks-override", "--hf-overrides", "--enable-lora"),
+    *("--speculative-config", "--max-model-len", "--max-num-seqs", "--max-num-batched-tokens", "--gpu-memory-utilization"),
+    *("--model", "--dtype", "--enforce-eager", "--config", "--offload-group-size"),
+)
+
+
+def arguments(words: tuple[str, ...]) -> dict[str, str]:
+    """Return vLLM's arguments with their values, written as `--name=value`, `--name value` or with underscores."""
+    found: dict[str, str] = {}
+    for word, after in itertools.zip_longest(words, words[1:], fillvalue=""):
+        if word.startswith("-"):
+            name, equals, value = word.partition("=")
+            found[name.replace("_", "-")] = value if equals else ("" if after.startswith("-") else after)
+    return found
+
+
+def listed_sizes(settings: ServeConfig) -> int | None:
+    """Return how many batch sizes the compilation config lists for graphs; None where it leaves that to vLLM."""
+    try:
+        return len(json.loads(arguments(settings.extra_args).get(COMPILATION, ""))["cudagraph_capture_sizes"])
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def kv_bytes(settings: ServeConfig, dtype: str) -> int | None:
+    """Return the bytes of a number in the KV cache; None for a kind that is not known here."""
+    asked = arguments(settings.extra_args).get(KV_DTYPE, "auto")
+    return 1 if asked.startswith("fp8") else DTYPE_BYTES.get(dtype if asked == "auto" else asked)
+
+
+def unplanned(settings: ServeConfig) -> str | None:
+    """Return the argument that changes the memory in a way that is not planned here; None where there is none."""
+    given = arguments(settings.extra_args)
+    if kv_bytes(settings, "bfloat16") is None:
+        return f"{KV_DTYPE} {given[KV_DTYPE]}"
+    return next((name for name in UNPLANNED if name in given), None)
+
+
+def devices(gpus: Sequence[Gpu], settings: ServeConfig) -> list[Gpu]:
+    """Return the devices that a server with these settings takes on this host: the first of the visible ones, as many as it needs."""
+    return list(gpus[: max(1, settings.world_size * settings.data_parallel_size // settings.nnodes)])
+
+
+def deciding(gpus: Sequence[Gpu], settings: ServeConfig) -> Gpu | None:
+    """Return the device that decides what fits: the smallest of those that share the model; None without any."""
+    return min(devices(gpus, settings), key=lambda gpu: gpu.total_mib, default=None)
+
+
+def share_of_shape(shape: Shape, settings: ServeConfig) -> Shape:
+    """Return the shape of one device's share: heads and MLP are split by tensor, layers by pipeline parallelism."""
+    tensor, pipeline = settings.tensor_parallel_size, settings.pipeline_parallel_size
+    return shape.model_copy(
+        update={
+            "layers": math.ceil(shape.layers / pipeline),
+            "kv_heads": math.ceil(shape.kv_heads / tensor),
+            "intermediate": math.ceil(shape.intermediate / tensor),
+        }
+    )
+
+
+def demand(settings: ServeConfig, shape: Shape, weights_bytes: int, weights_from: str, total_mib: float) -> Demand:
+    """Return what a start with these settings asks of each device, which has `total_mib`; a spread model's weights in equal shares."""
+    dtype = shape.served_dtype(settings.dtype)
+    return Demand(
+        shape=share_of_shape(shape, settings).model_copy(update={"dtype": dtype}),
+        weights_bytes=math.ceil(weights_bytes / settings.world_size),
+        weights_from=weights_from,
+        total_mib=total_mib,
+        max_model_len=settings.max_model_len,
+        max_num_seqs=settings.max_num_seqs,
+        max_num_batched_tokens=settings.max_num_batched_tokens,
+        captured=0 if settings.enforce_eager is True else listed_sizes(settings),
+        kv_dtype_bytes=kv_bytes(settings, dtype) or 2,
+    )
+
+
+def demand_on(settings: ServeConfig, gpus: Sequence[Gpu], distribution: str, folder: Path) -> Demand | None:
+    """Return what the start asks of the device that decides; None without one, or where model or flags do not tell."""
+    device = deciding(gpus, settings)
+    if distribution == CPU_SET.distribution or device is None or unplanned(settings):
+        return None
+    try:
+        shape = read_shape(folder)
+        weights, source = weight_bytes(folder, shape, settings.dtype)
+    except ModelError:
+        return None
+    return demand(settings, shape, weights, source, device.total_mib)
+
+
+def plan_of(settings: ServeConfig, gpus: Sequence[Gpu], distribution: str, folder: Path) -> Plan | None:
+    """Return what a start will take of the device that decides; None where it is not known."""
+    wanted = demand_on(settings, gpus, distribution, folder)
+    return wanted.at(settings.gpu_memory_utilization) if wanted else None

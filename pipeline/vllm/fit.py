@@ -1,0 +1,105 @@
+"""Whether a demand fits a device, and what to set where it does not."""
+
+import math
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from pipeline.model.shape import Shape
+from pipeline.vllm.plan import CONTEXT_MIB, CONTEXT_STEP, MIB, SHORTEST_CONTEXT, WORKSPACE_MIB, Demand, Plan
+
+FitVerdict = Literal["fits", "fits, over the target", "fits only below context", "does not fit"]
+
+
+class Fit(BaseModel):
+    """Whether a demand fits a device, and with which share of it.
+
+    `least` is the smallest share at which one request of full length fits, `most` the largest whose peak the device holds,
+    None where there is none; `advised` is the share to set and `plan` the plan with it. `alone` is the longest context of
+    one request, `each` that of max_num_seqs requests at once.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+
+    verdict: FitVerdict
+    least: float | None
+    most: float | None
+    advised: float | None
+    plan: Plan
+    alone: int
+    each: int
+
+    @property
+    def words(self) -> str:
+        """Return the verdict as a person reads it, with what its estimate's error leaves open."""
+        more = {
+            "fits only below context": f" {self.alone}",
+            "fits, over the target": f": takes {self.plan.needed_mib:.0f} MiB at least",
+            "does not fit": f": takes {self.plan.needed_mib:.0f} MiB at least",
+        }.get(self.verdict, "")
+        close = abs(self.plan.spare_mib) < self.plan.error_mib
+        return f"{self.verdict}{more}{' (by less than the estimate’s error)' if close else ''}"
+
+
+def fit_of(asked: Demand, available_mib: float, target_mib: float | None) -> Fit:
+    """Return whether it fits into `available_mib` of the device, if it can below the target of its peak."""
+    steps = list(asked.steps())
+    held = [(share, made) for share, made in steps if made.peak_mib <= available_mib]
+    within = [(share, made) for share, made in held if target_mib is None or made.meets(target_mib)]
+    least = next((share for share, made in steps if made.fits), None)
+    most = held[-1][0] if held else None
+    verdict: FitVerdict
+    if within and within[-1][1].fits:
+        verdict, (advised, made) = "fits", within[-1]
+    elif held and held[-1][1].fits:
+        verdict, (advised, made) = "fits, over the target", held[-1]
+    elif held and longest(held[-1][1], asked.shape, 1) >= SHORTEST_CONTEXT:
+        verdict, (advised, made) = "fits only below context", held[-1]
+    else:
+        made = held[-1][1] if held else asked.at(None)
+        return Fit(verdict="does not fit", least=least, most=most, advised=None, plan=made, alone=0, each=0)
+    alone, each = (longest(made, asked.shape, requests) for requests in (1, asked.max_num_seqs))
+    return Fit(verdict=verdict, least=least, most=most, advised=advised, plan=made, alone=alone, each=each)
+
+
+def longest(made: Plan, shape: Shape, requests: int) -> int:
+    """Return the context that so many requests at once may each have: what the KV cache holds and the model knows."""
+    tokens = made.kv_tokens // requests // CONTEXT_STEP * CONTEXT_STEP
+    return min(tokens, shape.context or tokens)
+
+
+def pairs(asked: Demand, available_mib: float, target_mib: float | None) -> list[tuple[int, int, float]]:
+    """Return (max_num_seqs, the longest max_model_len that all of them may have at once, the share to set), fewest first.
+
+    vLLM starts with less: it asks for one request of full length, and lets the others wait or begin anew.
+    """
+    found = []
+    for sequences in (1, 2, 4, 8, 16, 32, 64, 128, 256):
+        judged = fit_of(asked.model_copy(update={"max_num_seqs": sequences, "max_model_len": SHORTEST_CONTEXT}), available_mib, target_mib)
+        if judged.advised is not None and judged.each >= SHORTEST_CONTEXT:
+            found.append((sequences, judged.each, judged.advised))
+    return found
+
+
+def refusal(asked: Demand, utilization: float | None) -> tuple[str, str] | None:
+    """Return (why a start cannot succeed even with the estimate's error in its favour, what would fit); None where it can."""
+    made = asked.at(utilization)
+    if not made.cannot_fit:
+        return None
+    needed = math.ceil(made.max_model_len * made.kv_bytes_per_token / MIB)
+    why = (
+        f"the plan leaves {made.kv_cache_mib:.0f} MiB (±{made.error_mib:.0f}) for a KV cache that needs {needed} for one request of "
+        f"{made.max_model_len} tokens: {made.budget_mib:.0f} of {made.total_mib:.0f} MiB less {made.weights_mib:.0f} of weights, "
+        f"{made.activations_mib + WORKSPACE_MIB:.0f} of activations"
+    )
+    judged = fit_of(asked, asked.total_mib, None)
+    if judged.verdict == "fits":
+        return why, f"what would fit: serve.gpu_memory_utilization from {judged.least} to {judged.most}"
+    if judged.advised is not None:
+        return why, f"what would fit: serve.max_model_len up to {judged.alone} with serve.gpu_memory_utilization {judged.advised}"
+    return why, "no share of this device and no context fits: take a smaller model (`./inv plan` shows which fit)"
+
+
+def share_of(free_mib: float, total_mib: float) -> float:
+    """Return the largest share of a device, in steps of 0.01, that still fits beside the CUDA context of vLLM itself."""
+    return max(0.0, math.floor(100 * (free_mib - CONTEXT_MIB) / total_mib) / 100)

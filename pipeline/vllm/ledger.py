@@ -1,0 +1,55 @@
+"""The client's counts and means beside the server's own."""
+
+from pydantic import BaseModel, ConfigDict
+
+from pipeline.message import Sentence
+from pipeline.vllm.metrics import Metrics
+
+# The server's clock starts after it has read the request and stops before the answer is on its way.
+TOLERANCE_MS = 5.0
+
+TOLERANCE = 0.05
+
+
+class LedgerEntry(BaseModel):
+    """What the client counted and how far the server's own counter rose meanwhile; None where it has no such metric."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+
+    name: Sentence
+    client: int
+    server: int | None
+
+    @property
+    def agrees(self) -> bool:
+        return self.client == self.server
+
+
+class MeanCheck(BaseModel):
+    """A mean by the client's stamps beside the server's own, both in ms; `server_ms` is None where it has no such metric."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+
+    name: str
+    requests: int
+    client_ms: float
+    server_ms: float | None
+    tolerance_ms: float
+
+    @property
+    def agrees(self) -> bool:
+        return self.server_ms is not None and abs(self.client_ms - self.server_ms) <= self.tolerance_ms
+
+
+def mean_check(name: str, metric: str, client: list[float], before: Metrics, after: Metrics) -> MeanCheck:
+    """Return the client's mean beside the server's: the rise of the histogram's sum / the rise of its count."""
+    ours = sum(client) / len(client) if client else 0.0
+    total, count = (after.get(f"{metric}_{part}", 0.0) - before.get(f"{metric}_{part}", 0.0) for part in ("sum", "count"))
+    theirs = 1000 * total / count if count else None
+    return MeanCheck(
+        name=name,
+        requests=len(client),
+        client_ms=round(ours, 3),
+        server_ms=None if theirs is None else round(theirs, 3),
+        tolerance_ms=round(TOLERANCE_MS + TOLERANCE * ours, 3),
+    )

@@ -1,0 +1,37 @@
+"""The names of the metrics that vLLM's /metrics gives, and what follows from two readings of them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pipeline.client.control import Control
+
+GENERATED_TOKENS = "vllm:generation_tokens_total"
+PROMPT_TOKENS = "vllm:prompt_tokens_total"
+SUCCESSES = "vllm:request_success_total"
+CACHE_HITS = "vllm:prefix_cache_hits_total"
+PREEMPTIONS = "vllm:num_preemptions_total"
+REQUESTS_RUNNING = "vllm:num_requests_running"
+TTFT_SECONDS = "vllm:time_to_first_token_seconds"
+TPOT_SECONDS = "vllm:request_time_per_output_token_seconds"
+ITL_SECONDS = "vllm:inter_token_latency_seconds"
+E2E_SECONDS = "vllm:e2e_request_latency_seconds"
+KV_USAGE = "vllm:kv_cache_usage_perc"  # 1 is all of it
+
+Metrics = Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Counters:
+    """The metrics of the server, or of all the replicas together."""
+
+    controls: list[Control]
+
+    def read(self) -> Metrics:
+        """Return each metric summed over the servers, and only those that each of them has."""
+        told = [control.metrics() for control in self.controls]
+        return {name: sum(each[name] for each in told) for name in set.intersection(*(set(each) for each in told))}
+
+
+def rise(before: Metrics, after: Metrics, name: str) -> int | None:
+    """Return how far a counter rose; None where the server has no such metric."""
+    return int(after[name] - before[name]) if name in before and name in after else None

@@ -1,0 +1,204 @@
+"""bench against the fake server."""
+
+import gzip
+import json
+import sys
+from collections.abc import Sequence
+
+import pytest
+
+from pipeline.config.schema import Limits
+from pipeline.engine.record import Store, now
+from pipeline.engine.workspace import Workspace
+from pipeline.errors import MeasureError, NothingAnsweredError
+from pipeline.load.calibration import Calibration, calibrate
+from pipeline.load.stamps import raw_answer
+from pipeline.stages import bench as benching
+from pipeline.stages.serve import Server
+from tests.builders.stages import BENCH, bench
+from tests.fakes.fake_vllm import FakeVllm, Script
+from tests.integration.conftest import calibrated
+
+# In this order: 0 the first, 1 warm-up, 2-4 cold, 5-7 the same warm, 8 warm-up of 9-11 decode, 12-13 warm-up of 14-17 at 2,
+# 18-20 Poisson, 21-23 constant.
+BENCH_REQUESTS = 24
+
+
+BENCH_TOKENS = 8 + 16 * 8
+
+
+def test_bench_counts_what_the_server_counts(fake: FakeVllm, server: Server, workspace: Workspace) -> None:
+    fake.script = Script(first_token_s=0.05)  # so that requests overlap
+    result = bench(server, workspace)
+    assert [(count.name, count.client, count.server) for count in result.ledger] == [
+        ("output tokens", BENCH_TOKENS, BENCH_TOKENS),
+        ("prompt tokens", fake.ledger.prompt_tokens, fake.ledger.prompt_tokens),
+        ("requests answered", BENCH_REQUESTS, BENCH_REQUESTS),
+    ]
+    assert all(count.agrees for count in result.ledger)
+    assert [(level.concurrency, level.requests, level.failed, level.output_tokens) for level in result.levels] == [
+        (1, 3, 0, 24),
+        (2, 4, 0, 32),
+    ]
+    assert result.simulated
+
+
+@pytest.mark.parametrize("counting", [0.0, 0.5, 2.0])
+def test_bench_notices_a_server_that_counts_otherwise(counting: float, fake: FakeVllm, server: Server, workspace: Workspace) -> None:
+    fake.script = Script(counting=counting)
+    output, *_ = bench(server, workspace).ledger
+    assert not output.agrees
+    assert (output.client, output.server) == (BENCH_TOKENS, int(BENCH_TOKENS * counting))
+
+
+def test_bench_without_the_servers_counter_does_not_agree(fake: FakeVllm, server: Server, workspace: Workspace) -> None:
+    fake.script = Script(metrics=False)
+    result = bench(server, workspace)
+    assert [(count.server, count.agrees) for count in result.ledger] == [(None, False)] * 3
+    assert (result.cold_hit_tokens, result.warm_hit_tokens) == (None, None)
+    assert result.figures["ttft_warm_ms_p50"].value is None
+    assert "not available" in result.figures["ttft_warm_ms_p50"].reason
+
+
+def test_bench_figures_follow_from_the_scripted_pace_and_from_the_raw_stamps(fake: FakeVllm, server: Server, workspace: Workspace) -> None:
+    fake.script = Script(first_token_s=0.02, inter_token_s=0.01)
+    result = bench(server, workspace)
+    least_s = 0.02 + 7 * 0.01
+    value = {name: figure.value or 0.0 for name, figure in result.figures.items()}
+    assert value["ttft_ms_p50"] >= 20
+    assert value["e2e_ms_p50"] >= least_s * 1000
+    assert value["system_tok_s_c1"] <= 8 / least_s
+    assert value["system_tok_s_c2"] <= 2 * 8 / least_s
+    lines = [json.loads(line) for line in gzip.decompress((workspace.root / result.raw).read_bytes()).splitlines()]
+    kept = [raw_answer(line) for line in lines]
+    assert len(kept) == BENCH_REQUESTS
+    assert sum(answer.tokens for answer in kept) == BENCH_TOKENS
+    cold, decode, at_two = kept[2:5], kept[9:12], kept[14:18]
+    tpot = sorted((answer.last_ns - answer.first_ns) / 7 / 1e6 for answer in decode)
+    assert value["tpot_ms_p50"] == pytest.approx(tpot[1])
+    assert value["decode_tok_s_p50"] == pytest.approx(1000 / tpot[1])
+    assert value["ttft_ms_p50"] == pytest.approx(sorted((answer.first_ns - answer.sent_ns) / 1e6 for answer in cold)[1])
+    assert value["e2e_ms_p50"] == pytest.approx(sorted((answer.last_ns - answer.sent_ns) / 1e6 for answer in decode)[1])
+    poisson = kept[18:21]
+    assert value["poisson_e2e_ms_p50"] == pytest.approx(sorted((answer.last_ns - answer.scheduled_ns) / 1e6 for answer in poisson)[1])
+    for level in result.levels:
+        assert level.throughput_tok_s == pytest.approx(level.output_tokens / level.wall_s, rel=0.02)
+    seen_s = (max(answer.last_ns for answer in at_two) - min(answer.sent_ns for answer in at_two)) / 1e9
+    assert value["system_tok_s_c2"] == pytest.approx(4 * 8 / seen_s, rel=0.2)
+    assert [line["phase"] for line in lines[12:16]] == ["warm-up c2", "warm-up c2", "closed loop c2", "closed loop c2"]
+
+
+def test_bench_of_a_warm_prefix_cache_counts_where_the_server_shows_hits(fake: FakeVllm, server: Server, workspace: Workspace) -> None:
+    fake.script = Script(cached_tokens=None)
+    result = bench(server, workspace)
+    assert result.cold_hit_tokens == 0
+    assert result.warm_hit_tokens
+    assert result.figures["ttft_warm_ms_p50"].n == 3
+    fake.script = Script(cached_tokens=0)
+    missed = bench(server, workspace)
+    assert missed.figures["ttft_warm_ms_p95"].value is None
+    assert "did not rise" in missed.figures["ttft_warm_ms_p95"].reason
+
+
+def test_bench_counts_a_late_answer_from_when_it_was_due_and_against_goodput(fake: FakeVllm, server: Server, workspace: Workspace) -> None:
+    fake.script = Script(first_token_s=0.02, inter_token_s=0.01, by_number={"19": {"first_token_s": 0.6}, "22": {"status": 500}})
+    result = bench(server, workspace, limits=Limits(ttft_ms=500))
+    goodput = {name: figure.value for name, figure in result.figures.items() if "goodput" in name}
+    assert goodput["goodput_c1"] == goodput["goodput_c2"] == 100
+    assert goodput["poisson_goodput"] == pytest.approx(100 * 2 / 3), "a late one misses"
+    assert goodput["constant_goodput"] == pytest.approx(100 * 2 / 3), "a failed one misses"
+    assert [(level.arrival, level.requests, level.failed) for level in result.open_levels] == [("poisson", 3, 0), ("constant", 3, 1)]
+    assert all(level.delay_ms_max >= 0 for level in result.open_levels)
+
+
+def test_bench_searches_for_the_highest_rate_that_meets_the_limits(fake: FakeVllm, server: Server, workspace: Workspace) -> None:
+    asked = BENCH.model_copy(update={"find_capacity": True, "capacity_requests": 9, "capacity_steps": 3})
+    assert bench(server, workspace).figures["capacity_req_s"].reason == "bench.find_capacity is false"
+    easy = bench(server, workspace, asked)
+    assert [trial.meets for trial in easy.trials] == [True], "the top of the search met them"
+    assert easy.figures["capacity_req_s"].value == easy.trials[0].rate_per_s
+    fake.script = Script(first_token_s=0.02)
+    hopeless = bench(server, workspace, asked, Limits(ttft_ms=1))
+    assert [trial.meets for trial in hopeless.trials] == [False] * 3
+    rates = [trial.rate_per_s for trial in hopeless.trials]
+    assert rates[1] == pytest.approx(rates[0] / 2, rel=1e-3)
+    assert "no rate met the limits" in hopeless.figures["capacity_req_s"].reason
+
+
+@pytest.mark.parametrize(
+    ("delay_ms_p95", "ceiling", "says"), [(3.0, 1e6, "saw chunks 3 ms late"), (0.1, 1.0, "over half of the 1 that the client can take")]
+)
+def test_bench_figures_of_a_client_over_its_budget_are_invalid(
+    delay_ms_p95: float, ceiling: float, says: str, fake: FakeVllm, server: Server, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slow(concurrencies: Sequence[int], *_: object) -> tuple[list[Calibration], float]:
+        return [calibrated(number, delay_ms_p95 if number == 2 else 0.1) for number in concurrencies], ceiling
+
+    monkeypatch.setattr(benching, "calibrate", slow)
+    result = bench(server, workspace)
+    touched = {name for name, figure in result.figures.items() if figure.reason.startswith("INVALID: ") and says in figure.reason}
+    assert {"system_tok_s_c2", "goodput_c2", "poisson_e2e_ms_p95", "constant_goodput"} <= touched
+    assert all(result.figures[name].value is None for name in touched)
+    assert ("ttft_ms_p95" in touched) == ("system_tok_s_c1" in touched) == (ceiling == 1), "concurrency 1 has its own calibration"
+    assert result.figures["answered"].value == 100
+
+
+def test_the_real_client_is_within_its_budget_against_a_real_stub(monkeypatch: pytest.MonkeyPatch) -> None:
+    levels, ceiling = calibrate([1, 3], 1)
+    assert [(level.concurrency, level.chunks) for level in levels] == [(1, 4 * 32), (3, 8 * 32)]
+    assert all(0 < level.delay_ms_p50 <= level.delay_ms_p95 for level in levels), "a chunk is seen after it was sent"
+    assert ceiling > 0
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(MeasureError, match="the stub did not start"):
+        calibrate([1], 1)
+
+
+def test_bench_requests_share_no_prefix_and_have_a_fixed_length(fake: FakeVllm, server: Server, workspace: Workspace) -> None:
+    bench(server, workspace)
+    sent = fake.ledger.requests
+    assert sent[5:8] == sent[2:5], "the warm arm sends the cold one's requests again"
+    assert len({request["cache_salt"] for request in sent}) == len(sent) - 3
+    assert len({request["messages"][0]["content"] for request in sent}) == len(sent) - 3
+    assert all(request["ignore_eos"] for request in sent)
+
+
+def test_bench_keeps_failed_requests_in_the_denominator(fake: FakeVllm, server: Server, workspace: Workspace) -> None:
+    fake.script = Script(by_number={"3": {"status": 500}, "10": {"cut_after": 3}, "15": {"error_after": 2}})
+    result = bench(server, workspace)
+    answered = result.figures["answered"]
+    assert answered.value == pytest.approx(100 * 13 / 16)
+    assert answered.n == 3 + 3 + 4 + 3 + 3
+    assert (result.figures["ttft_ms_p50"].n, result.figures["decode_tok_s_p50"].n) == (2, 2)
+    assert [(level.requests, level.failed, level.output_tokens) for level in result.levels] == [(3, 1, 16), (4, 1, 24)]
+    assert not result.ledger[0].agrees, "the server also generated what the cut-off requests did not deliver"
+
+
+@pytest.mark.parametrize("script", [Script(status=500), Script(cut_after=1), Script(only_usage=True), Script(error_after=0)])
+def test_bench_without_one_success_is_a_failure(script: Script, fake: FakeVllm, server: Server, workspace: Workspace) -> None:
+    fake.script = script
+    with pytest.raises(NothingAnsweredError, match="no request succeeded"):
+        bench(server, workspace)
+
+
+def test_bench_record_survives_a_failed_first_request(fake: FakeVllm, server: Server, workspace: Workspace) -> None:
+    fake.script = Script(by_number={"0": {"status": 500}})
+    result = bench(server, workspace)
+    store = Store(workspace.artifacts)
+    store.write("bench", {}, now(), 0, result)
+    assert store.outcome("bench", benching.BenchResult).data == result
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        Script(texts=("one",), honours_ignore_eos=False),  # one token: there is no time per further token
+        Script(tokens_per_chunk=8),  # all tokens at once: no time passes between first and last
+    ],
+)
+def test_bench_of_an_answer_without_duration_is_no_crash_and_no_figure(
+    script: Script, fake: FakeVllm, server: Server, workspace: Workspace
+) -> None:
+    fake.script = script
+    figure = bench(server, workspace).figures["decode_tok_s_p50"]
+    assert figure.value is None
+    assert "no request succeeded" not in figure.reason, "all of them did"

@@ -1,0 +1,85 @@
+"""All measuring stages: simulated figures, a death in mid-measurement, the shipped suites."""
+
+import json
+import shutil
+
+import psutil
+import pytest
+
+from pipeline.config.schema import RouterConfig, VramConfig
+from pipeline.engine.record import Measurement, Outcome
+from pipeline.engine.workspace import Workspace
+from pipeline.errors import PipelineError, ServerError
+from pipeline.measure.verdicts import exit_code
+from pipeline.report.gates import judge_all
+from pipeline.server import state
+from pipeline.stages import measure_vram as memory
+from pipeline.stages import test_determinism as determinism
+from pipeline.stages import test_router as router
+from pipeline.stages.serve import Server
+from tests.builders.stages import DETERMINISM, GOLD, ROOT, ROUTER, STAGES, bench, gates, write_samples
+from tests.fakes.environment import machine
+from tests.fakes.fake_vllm import FakeVllm, Script, split
+
+
+def measure_all(server: Server, workspace: Workspace) -> dict[str, Measurement]:
+    write_samples(workspace, gpu_used_mib=[4100.0], gpu_tree_mib=[3500.0])
+    return {
+        "test-router": router.test_router(ROUTER, server, workspace),
+        "test-determinism": determinism.test_determinism(DETERMINISM, server, workspace),
+        "bench": bench(server, workspace),
+        "measure-vram": memory.measure_vram(VramConfig(load_s=0.8, concurrency=2), machine(gpu=True), server, workspace),
+    }
+
+
+def test_no_gate_passes_on_a_simulated_server(fake: FakeVllm, server: Server, workspace: Workspace) -> None:
+    fake.script = Script(texts=(json.dumps(GOLD),), inter_token_s=0.001)
+    measured = measure_all(server, workspace)
+    assert all(result.simulated for result in measured.values())
+    outcomes = {stage: Outcome(stage, result, None) for stage, result in measured.items()}
+    judged = judge_all(gates(), outcomes)
+    assert {gate.judgement.verdict for gate in judged} == {"SIMULATED"}
+    assert exit_code((gate.judgement, gate.gate.required) for gate in judged) == 2
+
+
+def test_the_same_figures_would_pass_on_a_real_one(fake: FakeVllm, server: Server, workspace: Workspace) -> None:
+    """Or else the test above could not fail."""
+    fake.script = Script(texts=(json.dumps(GOLD),), inter_token_s=0.001)
+    real = server.model_copy(update={"real": True})
+    result = determinism.test_determinism(DETERMINISM, real, workspace)
+    judged = {
+        gate.id: gate.judgement.verdict for gate in judge_all(gates(), {"test-determinism": Outcome("test-determinism", result, None)})
+    }
+    assert judged["deterministic_output"] == "PASS"
+    assert judged["throughput"] == "NOT_MEASURED"
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("script", [Script(), Script(status=500)], ids=["answers", "errors"])
+def test_a_server_that_died_meanwhile_is_the_failure_with_its_own_cause(
+    stage: str, script: Script, fake: FakeVllm, server: Server, workspace: Workspace
+) -> None:
+    fake.script = script
+    write_samples(workspace)
+    (workspace.root / "server.log").write_text("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB\n", encoding="utf-8")
+    died = psutil.Popen(["true"])
+    created = state.created_s(died.pid)
+    died.wait()
+    dead = server.model_copy(update={"handle": server.handle.model_copy(update={"pid": died.pid, "created": created})})
+    with pytest.raises(ServerError, match="died while it was measured: the GPU ran out of memory") as caught:
+        STAGES[stage](dead, workspace)
+    assert isinstance(caught.value, PipelineError)
+    assert caught.value.log == workspace.root / "server.log"
+
+
+def test_the_shipped_suites_run(fake: FakeVllm, server: Server, workspace: Workspace) -> None:
+    shutil.copytree(ROOT / "suites", workspace.root / "suites")
+    fake.script = Script(texts=('{"route": "unknown"}',))
+    for name in ("router-en", "router-tr"):
+        result = router.test_router(RouterConfig(suite=f"suites/{name}", cases=3, max_tokens=32), server, workspace)
+        assert result.suite == name
+        assert result.failures["constrained"] == {"missing key": 3}
+
+
+def test_the_fakes_tokens_are_what_the_tests_above_take_them_for() -> None:
+    assert split("aaaabbbbc") == ["aaaa", "bbbb", "c"]

