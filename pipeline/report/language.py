@@ -1,29 +1,13 @@
 """The report's language, as gettext does it: the English text is the key, other languages stand in catalogues of templates/."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
 import yaml
 
 from pipeline.message import Message, Value, filled
-
-
-@dataclass(frozen=True)
-class Catalogue:
-    """Texts of one language by the English ones; those with a count by their text for 1, with a form for each index that `form` gives."""
-
-    texts: Mapping[str, str]
-    forms: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    form: Callable[[int], int] = lambda count: int(count != 1)
-
-    def plural(self, one: str, many: str, count: int) -> str:
-        """Return the text for that count; the English one where the catalogue lacks it."""
-        if one in self.forms:
-            return self.forms[one][self.form(count)]
-        text = one if count == 1 else many
-        return self.texts.get(text, text)
+from pipeline.report.catalogue import Catalogue
 
 
 class Words:
@@ -51,23 +35,6 @@ class Words:
             return filled(self.catalogue.plural(message.template, message.plural, count), message.values, self._shown)
         return filled(self.given(message.template), message.values, self._shown)
 
-    def number(self, number: float | str) -> str:
-        """Return a number as the language writes it."""
-        if self.catalogue is None:
-            return f"{number}"
-        from babel.numbers import get_decimal_symbol
-
-        return f"{number}".replace(".", get_decimal_symbol(self.language))
-
-    def percent(self, number: float | str) -> str:
-        """Return a number of percent as the language writes it, its sign included."""
-        if self.catalogue is None:
-            return f"{number} %"
-        from babel import Locale
-
-        pattern = Locale.parse(self.language).percent_formats[None]
-        return f"{pattern.prefix[0]}{self.number(number)}{pattern.suffix[0]}"
-
     def _shown(self, value: Value) -> str:
         return self.said(value) if isinstance(value, Message) else f"{value}"
 
@@ -80,21 +47,3 @@ def words(language: Literal["en", "tr"], templates: Path) -> Words:
     if language == "en":
         return Words(language)
     return Words(language, yaml.safe_load((templates / f"{language}.yaml").read_text(encoding="utf-8")))
-
-
-def read_catalogue(path: Path) -> Catalogue:
-    """Return the texts of a gettext catalogue; a text that nobody has translated is not among them."""
-    from gettext import c2py
-
-    from babel.messages.pofile import read_po
-
-    with path.open("rb") as file:
-        read = read_po(file, ignore_obsolete=True, abort_invalid=True)
-    texts: dict[str, str] = {}
-    forms: dict[str, Sequence[str]] = {}
-    for entry in read:
-        if isinstance(entry.id, str) and isinstance(entry.string, str) and entry.id and entry.string:
-            texts[entry.id] = entry.string
-        elif isinstance(entry.id, tuple) and isinstance(entry.string, tuple) and all(entry.string):
-            forms[entry.id[0]] = entry.string
-    return Catalogue(texts, forms, c2py(read.plural_expr))

@@ -13,8 +13,8 @@ from pipeline.measure.answers import FENCE
 from pipeline.measure.figures import Figure
 from pipeline.measure.memory import Gaps, stable
 from pipeline.measure.verdicts import judge
-from pipeline.message import Code, Digits, Message, _, plural
-from pipeline.report.language import ENGLISH, Words, read_catalogue, words
+from pipeline.message import Code, Message, _, plural
+from pipeline.report.language import ENGLISH, Words, words
 from pipeline.server.stop import Closing
 from pipeline.stages.bench import capacity_figure
 from pipeline.vllm.plan import NOTHING_PLANNED, plan_error_figure
@@ -170,38 +170,3 @@ def test_within_a_message_only_messages_are_translated() -> None:
     assert known.said(_("a {what}", what=_("first"))) == "ilk b"
     assert known.said(_("a {what}", what=Code("first"))) == "`first` b"
     assert known.said(Message("of an older version: {what}", {"what": 1})) == "of an older version: 1"
-
-
-PO = """\
-msgid ""
-msgstr ""
-"Plural-Forms: nplurals=3; plural=(n==1 ? 0 : n<5 ? 1 : 2);\\n"
-"Content-Type: text/plain; charset=utf-8\\n"
-
-#: somewhere.py
-msgid "said"
-msgstr "söylendi"
-
-msgid "not translated yet"
-msgstr ""
-
-msgid "{count} kernel"
-msgid_plural "{count} kernels"
-msgstr[0] "{count} a"
-msgstr[1] "{count} b"
-msgstr[2] "{count} c"
-"""
-
-
-def test_a_gettext_catalogue_is_read_with_its_plural_forms(tmp_path: Path) -> None:
-    (tmp_path / "xx.po").write_text(PO, encoding="utf-8")
-    known = Words("xx", read_catalogue(tmp_path / "xx.po"))
-    assert known("said") == "söylendi"
-    assert [known.said(plural("{count} kernel", "{count} kernels", count)) for count in (1, 2, 7)] == ["1 a", "2 b", "7 c"]
-    with pytest.raises(KeyError):
-        known("not translated yet")
-
-
-def test_numbers_are_written_as_the_language_writes_them() -> None:
-    assert [ENGLISH.number("0.5"), ENGLISH.percent(95)] == ["0.5", "95 %"]
-    assert [TR.number("0.5"), TR.percent(Digits("99.5")), TR.percent(95)] == ["0,5", "%99,5", "%95"]
