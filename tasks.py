@@ -130,31 +130,37 @@ def stages() -> dict[str, str]:
     summaries = {}
     for path in (*sorted((ROOT / "pipeline" / "stages").glob("[a-z]*.py")), ROOT / "pipeline" / "report" / "stage.py"):
         with path.open(encoding="utf-8") as file:
-            name, _, summary = file.readline().strip().strip('"').partition(": ")
-        summaries[name] = summary
+            name, is_stage, summary = file.readline().strip().strip('"').partition(": ")
+        if is_stage:
+            summaries[name] = summary
     return summaries
 
 
 def stage_commands() -> "list[Command]":
-    """Return a command for each stage; two of them have options of their own."""
-    summaries = stages()
+    """Return a command for each stage that has none among COMMANDS."""
     return [
-        command(
-            "server:serve",
-            summaries.pop("serve"),
-            *(*STAGE, *LAST),
-            foreground=flag("follow the log; Ctrl-C stops the server"),
-            watch=flag("stay, and start the server again when it crashes; Ctrl-C stops it"),
-        ),
-        command(
-            "report:render", summaries.pop("report"), *STAGE, *LAST, name="report", only=flag("render what is on record, run nothing else")
-        ),
-        *(command("chain:run_stage", text, *STAGE, *LAST, name=name, constants={"name": name}) for name, text in summaries.items()),
+        command("chain:run_stage", summary, *STAGE, *LAST, name=name, constants={"name": name})
+        for name, summary in stages().items()
+        if name not in {own.name for own in COMMANDS}
     ]
 
 
 COMMANDS = [
     command("report:run_all", "Run the whole chain and end with REPORT.md (--force measures again).", *STAGE, "bundle", *LAST, name="all"),
+    command(
+        "server:serve",
+        "Start the server, prove that it is ours, and leave it running.",
+        *(*STAGE, *LAST),
+        foreground=flag("follow the log; Ctrl-C stops the server"),
+        watch=flag("stay, and start the server again when it crashes; Ctrl-C stops it"),
+    ),
+    command(
+        "report:render",
+        "Render REPORT.md from whatever is on record.",
+        *(*STAGE, *LAST),
+        name="report",
+        only=flag("render what is on record, run nothing else"),
+    ),
     command("chain:status", "Show the server and each stage's state.", *SETTINGS, "json"),
     command("chain:why", "Explain which stages would run now, and why.", *SETTINGS, "json"),
     command("chain:graph", "Print the stages and their edges as a mermaid flowchart."),

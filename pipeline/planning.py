@@ -44,7 +44,7 @@ class Candidate(BaseModel):
     guide: bool = False
 
 
-class Row(BaseModel):
+class ModelFit(BaseModel):
     """What is known of a candidate: its demand and how it fits, or the reason why that is unknown."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -59,7 +59,7 @@ class Row(BaseModel):
 
 
 class Survey(BaseModel):
-    """The card, the target of the peak, a row per model, the profile in force, and what was wrong with the hub."""
+    """The card, the target of the peak, a fit per model, the profile in force, and what was wrong with the hub."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -68,7 +68,7 @@ class Survey(BaseModel):
     profile: str | None
     origin: str
     utilization: float | None
-    rows: tuple[Row, ...]
+    rows: tuple[ModelFit, ...]
     processor: tuple[str, ...]
     trouble: str
 
@@ -172,12 +172,12 @@ def on_processor(config: Config) -> bool:
     return CPU_CACHE in config.serve.env
 
 
-def row(candidate: Candidate, at: Card, target_mib: float | None, library: Library) -> Row:
+def model_fit(candidate: Candidate, at: Card, target_mib: float | None, library: Library) -> ModelFit:
     """Return how the candidate fits, or why that is unknown."""
     serve = candidate.config.serve
     model = candidate.model
     forbids = model.source == "hub" and model.repo in NON_COMMERCIAL
-    blank = Row(name=model.name.rpartition("/")[2], profiles=candidate.profiles, guide=candidate.guide, non_commercial=forbids)
+    blank = ModelFit(name=model.name.rpartition("/")[2], profiles=candidate.profiles, guide=candidate.guide, non_commercial=forbids)
     strange = unplanned(serve)
     if strange is not None:
         return blank.model_copy(update={"reason": f"{strange} in serve.extra_args changes what is planned here"})
@@ -208,7 +208,7 @@ def survey(layers: Layers, machine: Machine, workspace: Workspace, total_mib: fl
     profiles = [*([first] if first else []), *(name for name in layers.profiles if name != first)]
     processor = tuple(name for name in profiles if on_processor(layers.config(name)))
     listed = candidates(layers, [name for name in profiles if name not in processor], config)
-    rows = tuple(row(candidate, at, limit, library) for candidate in listed)
+    rows = tuple(model_fit(candidate, at, limit, library) for candidate in listed)
     return Survey(
         card=at,
         target_mib=limit,

@@ -7,7 +7,7 @@ from pipeline.commands.session import Options, Session
 from pipeline.errors import ConfigError
 from pipeline.model.published import SOURCE
 from pipeline.model.remote import HEADERS
-from pipeline.planning import Row, Survey, survey
+from pipeline.planning import ModelFit, Survey, survey
 from pipeline.server import state
 from pipeline.stages.check_gpu import check_gpu
 from pipeline.terminal import Output, Part, Table
@@ -74,7 +74,7 @@ def in_force(survey: Survey) -> Iterator[str]:
         yield f"largest max_model_len × max_num_seqs, all at full length at once (with utilisation): {words}"
 
 
-def chosen(survey: Survey) -> Row | None:
+def chosen(survey: Survey) -> ModelFit | None:
     """Return the row of the profile in force."""
     return next((row for row in survey.rows if survey.profile in row.profiles), None)
 
@@ -89,7 +89,7 @@ def code(survey: Survey) -> int:
     return 0 if row.asked.at(survey.utilization).fits else 1
 
 
-def cells(row: Row, target_mib: float | None) -> tuple[str, ...]:
+def cells(row: ModelFit, target_mib: float | None) -> tuple[str, ...]:
     """Return the row of the table."""
     name = f"{row.name}{' *' if row.guide else ''}"
     profiles = ", ".join(row.profiles) or "–"

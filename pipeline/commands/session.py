@@ -203,7 +203,9 @@ def locked(workspace: Workspace, wait: bool = False) -> Iterator[None]:
         lock.acquire(timeout=-1 if wait else 0)
     except Timeout:
         who = holder.read_text(encoding="utf-8").strip() if holder.exists() else "another process"
-        raise BusyError(f"another command is at work here ({who})", "wait for it, or stop it with Ctrl-C in its terminal") from None
+        raise BusyError(
+            f"only one command can run in this folder at a time ({who})", "wait for it, or stop it with Ctrl-C in its terminal"
+        ) from None
     try:
         holder.write_text(f"pid {os.getpid()}: {' '.join(sys.argv[1:])}", encoding="utf-8")
         yield

@@ -58,6 +58,7 @@ class Project:
             out, err = process.communicate(timeout=120)
         finally:
             process.kill()
+        assert process.returncode is not None
         assert "Traceback" not in out + err, err
         return subprocess.CompletedProcess(words, process.wait(), out, err)
 
@@ -92,6 +93,10 @@ class Project:
         path.write_text(text.replace(old, new), encoding="utf-8")
         start = text.index(old) + len(old) - len(old.lstrip())
         return text[:start].count("\n") + 1
+
+    def has(self, stage: str) -> bool:
+        """Tell whether the stage has left a record."""
+        return (self.root / "artifacts" / f"{stage}.json").exists()
 
     def record(self, stage: str) -> dict[str, Any]:
         loaded: dict[str, Any] = json.loads((self.root / "artifacts" / f"{stage}.json").read_text(encoding="utf-8"))

@@ -32,7 +32,8 @@ def test_doctor_goes_on_with_a_configuration_that_is_wrong(project: Project) -> 
 def test_doctor_says_who_is_at_work(project: Project) -> None:
     with tiny_hub() as hub, busy(project, hub) as first:
         assert (
-            f"WARN  lock             another command is at work here (pid {first.pid}: download-model)" in project.invoke("doctor").stdout
+            f"WARN  lock             only one command can run in this folder at a time (pid {first.pid}: download-model)"
+            in project.invoke("doctor").stdout
         )
 
 
