@@ -48,7 +48,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for file, name in PACKAGES.items():
         (root / "requirements" / file).write_text(wheel(shop, name), encoding="utf-8")
     shutil.copy(ROOT / "inv", root)
-    for name in ("__init__.py", "errors.py", "bundle/__init__.py", "bundle/unpack.py"):
+    for name in ("__init__.py", "errors.py", "message.py", "bundle/__init__.py", "bundle/unpack.py"):
         (root / "pipeline" / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(ROOT / "pipeline" / name, root / "pipeline" / name)
     (root / "models" / "mine").mkdir(parents=True)
