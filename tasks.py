@@ -130,8 +130,9 @@ def stages() -> dict[str, str]:
     summaries = {}
     for path in (*sorted((ROOT / "pipeline" / "stages").glob("[a-z]*.py")), ROOT / "pipeline" / "report" / "stage.py"):
         with path.open(encoding="utf-8") as file:
-            name, _, summary = file.readline().strip().strip('"').partition(": ")
-        summaries[name] = summary
+            name, is_stage, summary = file.readline().strip().strip('"').partition(": ")
+        if is_stage:
+            summaries[name] = summary
     return summaries
 
 

@@ -3,6 +3,8 @@
 import errno
 from pathlib import Path
 
+from pipeline.message import message_of
+
 
 class PipelineError(Exception):
     """Say in one line what is wrong, and in `hint` what to do about it."""
@@ -12,8 +14,8 @@ class PipelineError(Exception):
 
     def __init__(self, message: str, hint: str = "", log: Path | None = None) -> None:
         super().__init__(message)
-        self.message = message
-        self.hint = hint
+        self.message = message_of(message)
+        self.hint = message_of(hint)
         self.log = log
 
 

@@ -1,15 +1,16 @@
 """Sentences with values in them. The English text is the key by which a catalogue finds another language's, as in gettext."""
 
 import re
-from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, TypeAlias
 
-from pydantic import GetCoreSchemaHandler
+from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, SerializationInfo
 from pydantic_core import CoreSchema, core_schema
 
 Value: TypeAlias = "str | int | float"  # a str may be a Message, a Code or Digits
 # Not str.format, which reads attributes: a message may come from a record that somebody else wrote.
 NAME = re.compile(r"\{(\w+)\}")
+WHOLE = {"messages": "whole"}
 
 
 class Code(str):
@@ -30,7 +31,8 @@ class Digits(str):
 class Message(str):
     """A sentence as English text that also knows its template, its values, and its template for a `count` other than 1.
 
-    A record holds it as plain text where it has no values, else as {"text", "plural", "values"}.
+    A record, which is dumped with the context WHOLE, holds it as plain text where it has no values, else as
+    {"text", "plural", "values"}. All else that is dumped holds the English text.
     """
 
     template: str
@@ -48,9 +50,15 @@ class Message(str):
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.no_info_plain_validator_function(
-            message_of, serialization=core_schema.plain_serializer_function_ser_schema(data_of)
-        )
+        dumped = core_schema.plain_serializer_function_ser_schema(data_of, info_arg=True, return_schema=core_schema.any_schema())
+        return core_schema.no_info_plain_validator_function(message_of, serialization=dumped)
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {"type": "string"}
+
+
+Sentence: TypeAlias = Annotated[str, Message]  # a field that holds a Message, and takes plain text
 
 
 def _(template: str, **values: Value) -> Message:
@@ -61,6 +69,14 @@ def _(template: str, **values: Value) -> Message:
 def plural(one: str, many: str, count: int, **values: Value) -> Message:
     """Return the message for that `count`: `one` where it is 1, else `many`."""
     return Message(one, {"count": count, **values}, many)
+
+
+def joined(parts: Sequence[Value], between: str = ", ") -> Message:
+    """Return the parts as one message; a single one stays itself."""
+    if len(parts) == 1 and isinstance(parts[0], Message):
+        return parts[0]
+    named = {f"part{number}": part for number, part in enumerate(parts, 1)}
+    return Message(between.join(f"{{{name}}}" for name in named), named)
 
 
 def filled(template: str, values: Mapping[str, Value], shown: Callable[[Value], str]) -> str:
@@ -92,11 +108,11 @@ def value_of(data: Any) -> Value:
     raise ValueError(f"expected text or a number, got {data!r}")
 
 
-def data_of(message: str) -> Any:
-    """Return what a record holds for the message."""
-    if not isinstance(message, Message) or not message.values:
-        return str(message)
-    return held(message)
+def data_of(message: str, info: SerializationInfo) -> Any:
+    """Return what stands for the message: itself in Python, in JSON its English text, with all that it knows where WHOLE asks for that."""
+    if info.mode == "python":
+        return message
+    return held(message) if info.context == WHOLE and isinstance(message, Message) and message.values else str(message)
 
 
 def held(value: Value) -> Any:

@@ -11,6 +11,7 @@ CONTRACT = frozenset(
     {
         "pipeline.config.layers",
         "pipeline.config.schema",
+        "pipeline.engine.migrations",
         "pipeline.engine.record",
         "pipeline.engine.workspace",
         "pipeline.errors",

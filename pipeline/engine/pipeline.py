@@ -10,12 +10,14 @@ from pydantic import BaseModel
 from pipeline.engine.attempt import Attempt, each_ended
 from pipeline.engine.code import CodeDigests
 from pipeline.engine.fingerprint import content_digest, differences
-from pipeline.engine.record import BLOCKED, OLDER_FORM, SCHEMA_VERSION, Artifact, Failure, Outcome, Store, digest, now
+from pipeline.engine.record import BLOCKED, UNKNOWN_FORM, Artifact, Failure, Outcome, Store, digest, now
 from pipeline.engine.stage import Result, Stage
 from pipeline.engine.workspace import Workspace
 from pipeline.errors import MeaninglessError, NewerRecordError, PipelineError, RecordError, machine_error
+from pipeline.message import _
 
 LOG_TAIL_LINES = 40
+FINGERPRINT = 1  # raised where all stages are to run again, whatever their inputs are
 
 
 class Pipeline:
@@ -71,7 +73,7 @@ class Pipeline:
 
     def because(self, stage: Stage) -> dict[str, Any]:
         """Return the readable fingerprint that a run of `stage` would have now."""
-        result: dict[str, Any] = {"schema": SCHEMA_VERSION, "code": self._code.digest(stage.function.__module__)}
+        result: dict[str, Any] = {"schema": FINGERPRINT, "code": self._code.digest(stage.function.__module__)}
         for kind in stage.settings.values():
             section = self._settings(kind)
             key = kind.__name__.removesuffix("Config").lower()
@@ -103,7 +105,7 @@ class Pipeline:
         if envelope.failure is not None and not left_out:
             return f"failed last time: {envelope.failure.message}"
         if self.outcome(stage.makes).data is None and not left_out:
-            return OLDER_FORM
+            return UNKNOWN_FORM
         return "; ".join(differences(envelope.because, self.because(stage)))
 
     def ensure(self, names: Sequence[str], force: Iterable[str] = (), present: bool = False, alone: bool = False) -> list[Result]:
@@ -190,7 +192,7 @@ class Pipeline:
     def _blocked(self, stage: Stage, root: str, broken: dict[str, str]) -> Result:
         """Record that `stage` could not run because `root` failed."""
         broken[stage.name] = root
-        failure = Failure(kind=BLOCKED, message=f"needs {root}, which failed")
+        failure = Failure(kind=BLOCKED, message=_("needs {stage}, which failed", stage=root))
         self.store.write(stage.name, {}, now(), 0.0, failure)
         return Result(stage.name, "blocked", failure.message)
 

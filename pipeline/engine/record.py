@@ -11,15 +11,18 @@ from typing import Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from pipeline.engine.migrations import migrated, today
 from pipeline.errors import NewerRecordError, RecordError
 from pipeline.measure.figures import Figure
+from pipeline.message import WHOLE, Sentence
 from pipeline.redact import redacted
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # of the envelope; 1 does not name the form of its data
 SOAK_NOTE = "soak"  # the record of a soak, which no stage makes
 SWEEP_NOTE = "sweep"  # that of a sweep
 BLOCKED = "blocked"  # the failure kind of a stage that gives nothing through no fault of its own
-OLDER_FORM = "its record has an older form"
+UNKNOWN_FORM = "its record has no form that this program knows"
+LATER = "update this program, or remove the file to run the stage again"
 
 
 class Artifact(BaseModel):
@@ -46,8 +49,8 @@ class Failure(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     kind: str
-    message: str
-    hint: str = ""
+    message: Sentence
+    hint: Sentence = ""
     log: str | None = None
     log_tail: list[str] = []
 
@@ -58,6 +61,7 @@ class Envelope(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True, ser_json_inf_nan="constants")
 
     schema_version: int
+    form: int = 0  # of the data, see migrations.py
     stage: str
     status: Literal["ok", "failed"]
     because: dict[str, Any]
@@ -104,15 +108,15 @@ class Store:
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise RecordError(f"{path} is not readable JSON ({error})", f"remove it and run `invoke {stage}` again") from error
         version = raw.get("schema_version") if isinstance(raw, dict) else None
-        if version != SCHEMA_VERSION:
-            raise NewerRecordError(
-                f"{path} has record schema {version}, this program reads {SCHEMA_VERSION}",
-                "use the version of vllm-poc that wrote it, or remove the file to run the stage again",
-            )
+        if version not in range(1, SCHEMA_VERSION + 1):
+            raise NewerRecordError(f"{path} has record schema {version}, this program reads {SCHEMA_VERSION}", LATER)
         try:
-            return Envelope.model_validate(raw)
+            envelope = Envelope.model_validate(raw)
         except ValidationError as error:
             raise RecordError(f"{path} is not a record ({error.errors()[0]['msg']})", "remove it to run the stage again") from error
+        if envelope.form > today(stage):
+            raise NewerRecordError(f"{path} has form {envelope.form} of the records of {stage}, this program reads {today(stage)}", LATER)
+        return envelope
 
     def outcome(self, stage: str, makes: type[A]) -> Outcome[A]:
         """Return the stage's outcome; data that no longer fits the model, or an unreadable file, is none, with the reason."""
@@ -125,9 +129,10 @@ class Store:
         if envelope is None or envelope.data is None:
             return Outcome(stage, None, envelope)
         try:
-            return Outcome(stage, makes.model_validate(envelope.data), envelope)
-        except ValidationError:
-            return Outcome(stage, None, None, Failure(kind=BLOCKED, message=OLDER_FORM))
+            data = migrated(stage, envelope.form, envelope.data, envelope.because)
+            return Outcome(stage, makes.model_validate(data), envelope)
+        except (ValidationError, LookupError, TypeError, AttributeError):
+            return Outcome(stage, None, None, Failure(kind=BLOCKED, message=UNKNOWN_FORM))
 
     def remove(self, stage: str) -> None:
         self.path(stage).unlink(missing_ok=True)
@@ -144,16 +149,17 @@ class Store:
         failed = isinstance(result, Failure)
         envelope = Envelope(
             schema_version=SCHEMA_VERSION,
+            form=today(stage),
             stage=stage,
             status="failed" if failed else "ok",
             because=because,
             started=started,
             duration_s=round(duration_s, 3),
             host=f"{platform.system()} {platform.release()} {platform.machine()}, Python {platform.python_version()}",
-            data=None if failed else result.model_dump(mode="json"),
+            data=None if failed else result.model_dump(mode="json", context=WHOLE),
             failure=result if isinstance(result, Failure) else None,
         )
-        write_atomic(self.path(stage), redacted(envelope.model_dump_json(indent=1)) + "\n")
+        write_atomic(self.path(stage), redacted(envelope.model_dump_json(indent=1, context=WHOLE)) + "\n")
 
 
 def now() -> datetime:

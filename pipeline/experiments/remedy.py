@@ -15,6 +15,7 @@ from pipeline.load.phases import LoadPhases, processes_of
 from pipeline.load.stamps import NO_GAP, per_token_ms
 from pipeline.measure.figures import Figure, not_measured
 from pipeline.measure.statistics import percentile_figure
+from pipeline.message import _
 from pipeline.report.view import remedy_table
 from pipeline.server import state
 from pipeline.server.start import clear_old, relaunch
@@ -41,7 +42,7 @@ def remedy_of(bed: ServerInputs, inherited: Mapping[str, str]) -> Remedy:
     if remedy.variable in inherited:
         raise PipelineError(f"{remedy.variable} is set in the shell, so no server would be without it", f"unset {remedy.variable}")
     if bed.config.serve.load_format == "dummy":
-        raise MeaninglessError("the weights are random (serve.load_format: dummy), so the answers are noise")
+        raise MeaninglessError(_("the weights are random (serve.load_format: dummy), so the answers are noise"))
     load_prompts(bed.workspace.root / bed.config.determinism.prompts)  # told now, not after two starts
     return remedy
 

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from pipeline.gpu.holders import memory, running
 from pipeline.gpu.visible import VARIABLE, Board, Device, Failure, boards, text, visible
+from pipeline.message import _
 
 MIB = 1024 * 1024
 UPDATE_DRIVER = "update the NVIDIA driver"
@@ -73,7 +74,7 @@ class Trouble:
 # NVML's return codes (nvmlReturn_t in nvml.h) that a person can do something about.
 TROUBLES = {
     "NVMLError_LibraryNotFound": Trouble(
-        "NVML library libnvidia-ml.so.1 not found: no NVIDIA driver is installed",
+        _("NVML library libnvidia-ml.so.1 not found: no NVIDIA driver is installed"),
         "install the NVIDIA driver (Debian, Ubuntu: `sudo apt install nvidia-driver`), then `nvidia-smi` must work",
     ),
     "NVMLError_DriverNotLoaded": Trouble(

@@ -13,6 +13,7 @@ from pipeline.measure.capacity import highest
 from pipeline.measure.figures import Figure, not_measured
 from pipeline.measure.latency import NS_PER_MS, e2e_ms, meets_limits, most_in_flight, steady_tok_s, tpot_ms, ttft_ms
 from pipeline.measure.statistics import quantile
+from pipeline.message import Sentence, _
 
 CLOCK_SHARE = 0.01  # of a loop's wall time: so far may clients' clocks be apart
 
@@ -37,7 +38,7 @@ class Level(BaseModel):
     chunks_s: float
     client_cpu_share: float
     clock_ms: float = 0.0
-    invalid: str = ""
+    invalid: Sentence = ""
 
 
 class OpenLevel(BaseModel):
@@ -150,4 +151,7 @@ def without_invalid(entry: Level, made: Mapping[str, Figure]) -> dict[str, Figur
     """Return the figures, without their values where the client was over its budget at that concurrency; what was answered stands."""
     if not entry.invalid:
         return dict(made)
-    return {name: figure if name == "answered" else not_measured(figure.unit, f"INVALID: {entry.invalid}") for name, figure in made.items()}
+    return {
+        name: figure if name == "answered" else not_measured(figure.unit, _("INVALID: {reason}", reason=entry.invalid))
+        for name, figure in made.items()
+    }

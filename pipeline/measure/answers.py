@@ -2,24 +2,18 @@
 
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
+
+from pipeline.message import Message, _
 
 if TYPE_CHECKING:  # at run time the validator comes ready made
     from jsonschema import Draft202012Validator
 
-FailureClass = Literal[
-    "failed request",
-    "truncated",
-    "fence",
-    "trailing text",
-    "not JSON",
-    "echoed choices",
-    "wrong type",
-    "unknown value",
-    "missing key",
-    "extra key",
-    "out of bounds",
-]
+# Failure classes.
+FAILED, TRUNCATED = _("failed request"), _("truncated")
+FENCE, TRAILING, NOT_JSON = _("fence"), _("trailing text"), _("not JSON")
+ECHOED, UNKNOWN, OUT_OF_BOUNDS = _("echoed choices"), _("unknown value"), _("out of bounds")
+BY_KEYWORD = {"type": _("wrong type"), "required": _("missing key"), "additionalProperties": _("extra key")}  # of the schema
 
 
 @dataclass(frozen=True)
@@ -29,7 +23,7 @@ class Checked:
     strict: bool
     lenient: bool
     valid: bool
-    failure: FailureClass | None
+    failure: Message | None
     value: dict[str, Any] | None
 
 
@@ -43,11 +37,11 @@ def check(text: str, finish_reason: str | None, validator: "Draft202012Validator
         failure = schema_failure(value, validator)
         return Checked(True, True, failure is None, failure, value)
     if finish_reason == "length":
-        return Checked(False, False, False, "truncated", None)
+        return Checked(False, False, False, TRUNCATED, None)
     extracted = extract_object(text)
     if extracted is None:
-        return Checked(False, False, False, "not JSON", None)
-    return Checked(False, True, False, "fence" if "```" in text else "trailing text", extracted)
+        return Checked(False, False, False, NOT_JSON, None)
+    return Checked(False, True, False, FENCE if "```" in text else TRAILING, extracted)
 
 
 def strict_object(text: str) -> dict[str, Any] | None:
@@ -71,7 +65,7 @@ def extract_object(text: str) -> dict[str, Any] | None:
     start = text.find("{")
     while start >= 0:
         try:
-            value, _ = decoder.raw_decode(text, start)
+            value = decoder.raw_decode(text, start)[0]
         except (ValueError, RecursionError):
             start = text.find("{", closing_brace(text, start) + 1)
             continue
@@ -102,11 +96,10 @@ def refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
 
 
-def schema_failure(value: dict[str, Any], validator: "Draft202012Validator") -> FailureClass | None:
+def schema_failure(value: dict[str, Any], validator: "Draft202012Validator") -> Message | None:
     """Return the class of the first schema error in document order, or None."""
-    classes: dict[str, FailureClass] = {"type": "wrong type", "required": "missing key", "additionalProperties": "extra key"}
     for error in validator.iter_errors(value):
         if error.validator in ("enum", "const"):
-            return "echoed choices" if isinstance(error.instance, str) and "|" in error.instance else "unknown value"
-        return classes.get(str(error.validator), "out of bounds")
+            return ECHOED if isinstance(error.instance, str) and "|" in error.instance else UNKNOWN
+        return BY_KEYWORD.get(str(error.validator), OUT_OF_BOUNDS)
     return None

@@ -11,31 +11,34 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from decimal import ROUND_HALF_EVEN, Context, Decimal
 
+from pipeline.message import Digits
+
 SIGNIFICANT = 3  # without bounds
 OF_UNCERTAINTY = 2
 MOST_PLACES = 12
 EXACT = Context(prec=1000)  # enough for the largest float
+NONE = Digits("")
 
 
 @dataclass(frozen=True)
 class Shown:
     """A value and its bounds as text; empty where there is none."""
 
-    value: str
-    low: str = ""
-    high: str = ""
+    value: Digits
+    low: Digits = NONE
+    high: Digits = NONE
 
 
 def shown(value: float, low: float | None = None, high: float | None = None, marks: Collection[float] = ()) -> Shown:
     """Return the value and its bounds with the digits that they carry, on the same side of each mark as they are."""
     bounds = [bound for bound in (low, high) if bound is not None and math.isfinite(bound)]
     if not math.isfinite(value):
-        return Shown(f"{value}", *("" if bound is None else number(bound, marks) for bound in (low, high)))
+        return Shown(Digits(value), *(NONE if bound is None else number(bound, marks) for bound in (low, high)))
     at = min(places(value), carried(value, bounds))
-    return Shown(rounded(value, at, marks), *("" if bound is None else rounded(bound, at, marks) for bound in (low, high)))
+    return Shown(rounded(value, at, marks), *(NONE if bound is None else rounded(bound, at, marks) for bound in (low, high)))
 
 
-def number(value: float, marks: Collection[float] = ()) -> str:
+def number(value: float, marks: Collection[float] = ()) -> Digits:
     """Return `value` with three significant digits, whole from 100 on, never in powers of ten."""
     return rounded(value, places(value), marks)
 
@@ -61,10 +64,10 @@ def exponent(value: Decimal) -> int:
     return value.adjusted()
 
 
-def rounded(value: float, at: int, marks: Collection[float] = ()) -> str:
+def rounded(value: float, at: int, marks: Collection[float] = ()) -> Digits:
     """Return `value` at that decimal place, or at the next that keeps it on its side of each mark, without trailing zeros."""
     if not math.isfinite(value):
-        return f"{value}"
+        return Digits(value)
     exact = Decimal(repr(value))
     sides = [side(exact, Decimal(repr(float(mark)))) for mark in marks if math.isfinite(mark)]
     for place in range(at, max(at, MOST_PLACES) + 1):
@@ -79,11 +82,11 @@ def side(value: Decimal, mark: Decimal) -> int:
     return (value > mark) - (value < mark)
 
 
-def plain(value: Decimal) -> str:
+def plain(value: Decimal) -> Digits:
     """Return the number without powers of ten, trailing zeros after the point, and a sign before 0."""
     text = f"{value:f}"
     text = text.rstrip("0").rstrip(".") if "." in text else text
-    return "0" if text in ("-0", "") else text
+    return Digits("0" if text in ("-0", "") else text)
 
 
 def ends_of(unit: str) -> tuple[float, ...]:

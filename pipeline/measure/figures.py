@@ -2,6 +2,8 @@
 
 from pydantic import BaseModel, ConfigDict
 
+from pipeline.message import Sentence
+
 
 class Figure(BaseModel):
     """A value with its unit, sample size and 95 % bounds; `value` is None when it could not be measured, with the reason."""
@@ -13,7 +15,7 @@ class Figure(BaseModel):
     n: int
     low: float | None = None
     high: float | None = None
-    reason: str = ""
+    reason: Sentence = ""
 
 
 def not_measured(unit: str, reason: str) -> Figure:

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict
 from pipeline.measure.drift import Point, decile_change, theil_sen
 from pipeline.measure.figures import Figure, not_measured
 from pipeline.measure.verdicts import digits
+from pipeline.message import _, joined
 
 WARM_UP_S, WARM_UP_SHARE = 60.0, 0.2  # dropped from the begin of a load: the shorter of the two
 STABLE_RANGE_MIB = 64.0
@@ -135,10 +136,10 @@ def gpu_points(samples: Sequence[Sample], baseline: float | None) -> tuple[str, 
 def told_apart(own: list[Point], used: Sequence[Point], baseline: float | None) -> tuple[str, list[Point]]:
     """Return (method, MiB over time) from the tree's own use and the devices'."""
     if own:
-        return "NVML, sum over the server's processes", own
+        return _("NVML, sum over the server's processes"), own
     if baseline is None:
         return "", []
-    return "NVML, device used − baseline before the start", [(at, value - baseline) for at, value in used]
+    return _("NVML, device used − baseline before the start"), [(at, value - baseline) for at, value in used]
 
 
 def host_points(samples: Iterable[Sample], key: str) -> list[Point]:
@@ -168,7 +169,7 @@ def series_figures(
         return {f"{name}_peak_mib": peak, **{f"{name}_{part}": not_measured(unit, reason) for part, unit in units.items()}}
     values, n = [[value for _, value in series] for series in loaded], sum(map(len, loaded))
     slope = theil_sen(*([(at / S_PER_H, value) for at, value in series] for series in loaded))
-    drift = not_measured("MiB/h", "one sample has no slope")
+    drift = not_measured("MiB/h", _("one sample has no slope"))
     if slope is not None:
         drift = Figure(value=slope.value, unit="MiB/h", n=n, low=slope.low, high=slope.high)
     spread = Figure(value=max(max(each) - min(each) for each in values), unit="MiB", n=n)
@@ -192,20 +193,23 @@ def stable(spread: Figure, drift: Figure, preempted: int | None, missing: Gaps, 
     """
     load_s = round(load_s, 3)  # a sum of spans may lack what no clock tells
     if preempted is None:
-        return not_measured("%", "the server does not count preemptions")
+        return not_measured("%", _("the server does not count preemptions"))
     if drift.low is None:
-        return not_measured("%", f"n = {spread.n} samples are too few for a bound of the slope")
+        return not_measured("%", _("n = {n} samples are too few for a bound of the slope", n=spread.n))
     if missing.total_s > GAPS_AT_MOST * load_s:
-        return not_measured("%", f"samples are missing for {digits(missing.total_s)} s of {digits(load_s)} s of load")
-    rises = [f"rises by at least {digits(drift.low)} MiB/h"] if drift.low > 0 else []
+        lacking = {"value": digits(missing.total_s), "target": digits(load_s)}
+        return not_measured("%", _("samples are missing for {value} s of {target} s of load", **lacking))
+    rises = [_("rises by at least {value} MiB/h", value=digits(drift.low))] if drift.low > 0 else []
     against = rises if load_s >= TELLS_DRIFT_S else []
     if (spread.value or 0) > STABLE_RANGE_MIB:
-        against.append(f"range {digits(spread.value or 0)} MiB")
+        against.append(_("range {value} MiB", value=digits(spread.value or 0)))
     if preempted:
-        against.append(f"{preempted} preemptions")
+        against.append(_("{n} preemptions", n=preempted))
     if rises and not against:
-        return not_measured("%", f"{rises[0]}, which {digits(load_s)} s of load are too short to call a drift ({TELLS_DRIFT_S:g} s)")
-    return Figure(value=0.0 if against else 100.0, unit="%", n=int(load_s), reason=", ".join(against))
+        short = {"value": digits(load_s), "target": digits(TELLS_DRIFT_S)}
+        why = _("{reason}, which {value} s of load are too short to call a drift ({target} s)", reason=rises[0], **short)
+        return not_measured("%", why)
+    return Figure(value=0.0 if against else 100.0, unit="%", n=int(load_s), reason=joined(against))
 
 
 class States:
@@ -222,7 +226,7 @@ class States:
     def add(self, sample: Sample) -> None:
         """Count a sample."""
         devices = used_devices(sample)
-        for name, (key, _) in STATES.items():
+        for name, (key, _unit) in STATES.items():
             told = [device[key] for device in devices if device.get(key) is not None]
             if told:
                 self.values[name][max(told)] += 1
@@ -242,7 +246,7 @@ class States:
     def figures(self, reason: str) -> dict[str, Figure]:
         """Return the medians, and the share of samples under thermal or power throttling."""
         found = {}
-        for name, (_, unit) in STATES.items():
+        for name, (_key, unit) in STATES.items():
             counts = self.values[name]
             found[name] = Figure(value=middle(counts), unit=unit, n=counts.total()) if counts else not_measured(unit, reason)
         share = Figure(value=100 * self.slowed / self.telling, unit="%", n=self.telling) if self.telling else not_measured("%", reason)

@@ -7,13 +7,16 @@ from statistics import NormalDist
 from typing import TypeVar
 
 from pipeline.measure.figures import Figure, not_measured
+from pipeline.message import _
 
 CONFIDENCE = 0.95
 RESAMPLES = 1000
+NO_SUCCESS = _("no request succeeded")
+NO_REQUEST = _("no request was sent")
 T = TypeVar("T")
 
 
-def percentile_figure(values: Sequence[float], q: float, unit: str, if_none: str = "no request succeeded") -> Figure:
+def percentile_figure(values: Sequence[float], q: float, unit: str, if_none: str = NO_SUCCESS) -> Figure:
     """Return the q-quantile (nearest rank) with one-sided 95 % order-statistic bounds.
 
     The upper bound is the smallest order statistic x(u) with P(Bin(n, q) < u) ≥ 0.95, the lower bound the largest x(l)
@@ -58,7 +61,7 @@ def binomial_cumulative(n: int, p: float) -> list[float]:
 def share_figure(successes: int, n: int) -> Figure:
     """Return successes / n in percent with the two-sided 95 % Wilson interval (Wilson 1927)."""
     if n == 0:
-        return not_measured("%", "no request was sent")
+        return not_measured("%", NO_REQUEST)
     low, high = wilson(successes, n)
     return Figure(value=100 * successes / n, unit="%", n=n, low=100 * low, high=100 * high)
 
@@ -79,7 +82,7 @@ def bootstrap_figure(items: Sequence[T], statistic: Callable[[Sequence[T]], floa
     Items that are all alike give no bounds: resampling them shows no spread, however few they are.
     """
     if not items:
-        return not_measured(unit, "no request was sent")
+        return not_measured(unit, NO_REQUEST)
     source = random.Random(seed)
     values = sorted(statistic(source.choices(items, k=len(items))) for _ in range(RESAMPLES))
     tail = (1 - CONFIDENCE) / 2

@@ -12,6 +12,7 @@ from typing import Literal
 
 from pipeline.measure.digits import ends_of, shown
 from pipeline.measure.figures import Figure
+from pipeline.message import Digits, _
 
 Verdict = Literal["PASS", "FAIL", "INCONCLUSIVE", "NOT_MEASURED", "SIMULATED"]
 COMPARE: dict[str, Callable[[float, float], bool]] = {
@@ -36,26 +37,26 @@ class Judgement:
 def judge(figure: Figure | None, comparator: str, target: float, min_n: int, by_bound: bool, simulated: bool) -> Judgement:
     """Return the verdict on `figure` against `target`."""
     if figure is None:
-        return Judgement("NOT_MEASURED", "no such figure on record")
+        return Judgement("NOT_MEASURED", _("no such figure on record"))
     if figure.value is None or not math.isfinite(figure.value):
-        return Judgement("NOT_MEASURED", figure.reason or ("no value" if figure.value is None else f"{figure.value} is no measured value"))
+        none = _("no value") if figure.value is None else _("{value} is no measured value", value=Digits(figure.value))
+        return Judgement("NOT_MEASURED", figure.reason or none)
     if simulated:
-        return Judgement("SIMULATED", "not measured on a server proven to be a real vLLM")
+        return Judgement("SIMULATED", _("not measured on a server proven to be a real vLLM"))
     meets = COMPARE[comparator]
     said = shown(figure.value, figure.low, figure.high, (target, *ends_of(figure.unit)))
+    limit = {"sign": SIGNS[comparator], "target": Digits(f"{target:g}")}
     if not meets(figure.value, target):
-        return Judgement("FAIL", f"{said.value} is not {SIGNS[comparator]} {target:g}")
+        return Judgement("FAIL", _("{value} is not {sign} {target}", value=said.value, **limit))
     if figure.n < min_n:
-        return Judgement("INCONCLUSIVE", f"n = {figure.n}, at least {min_n} needed")
+        return Judgement("INCONCLUSIVE", _("n = {n}, at least {needed} needed", n=figure.n, needed=min_n))
     if by_bound:
         bound = figure.high if comparator in ("<", "<=") else figure.low
         if bound is None or not math.isfinite(bound):
-            return Judgement("INCONCLUSIVE", f"n = {figure.n} is too small for a confidence bound")
+            return Judgement("INCONCLUSIVE", _("n = {n} is too small for a confidence bound", n=figure.n))
         if not meets(bound, target):
-            return Judgement(
-                "INCONCLUSIVE",
-                f"the 95 % bound {said.high if comparator in ('<', '<=') else said.low} is not {SIGNS[comparator]} {target:g}",
-            )
+            edge = said.high if comparator in ("<", "<=") else said.low
+            return Judgement("INCONCLUSIVE", _("the 95 % bound {value} is not {sign} {target}", value=edge, **limit))
     return Judgement("PASS", "")
 
 
@@ -64,9 +65,9 @@ def asked(comparator: str, target: float | str, unit: str) -> str:
     return f"{SIGNS[comparator]} {target}" if isinstance(target, str) else f"{SIGNS[comparator]} {target:g} {unit}".rstrip()
 
 
-def digits(value: float) -> str:
+def digits(value: float) -> Digits:
     """Return `value` with four significant digits, whole from 1000 on."""
-    return f"{value:.4g}" if abs(value) < 1000 else f"{value:.0f}"
+    return Digits(f"{value:.4g}" if abs(value) < 1000 else f"{value:.0f}")
 
 
 def exit_code(judgements: Iterable[tuple[Judgement, bool]]) -> int:

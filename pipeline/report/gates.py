@@ -9,6 +9,7 @@ from pipeline.engine.record import BLOCKED, SOAK_NOTE, SWEEP_NOTE, Failure, Meas
 from pipeline.errors import MeaninglessError, NothingAnsweredError
 from pipeline.measure.figures import Figure, not_measured
 from pipeline.measure.verdicts import Judgement, exit_code, judge
+from pipeline.message import Message, _, joined
 from pipeline.vllm.plan import NOTHING_PLANNED, PEAK_ERROR_MIB
 
 WAIVABLE = ("FAIL", "INCONCLUSIVE", "NOT_MEASURED")
@@ -60,7 +61,7 @@ def of_this_server(outcome: Outcome[Any], server: Outcome[Any]) -> Outcome[Any]:
         return outcome
     if server.data is not None and same_identity(outcome.envelope.because.get("serve"), server.data.identity()):
         return outcome
-    return Outcome(outcome.stage, None, None, Failure(kind=BLOCKED, message="was measured on another server than the one on record"))
+    return Outcome(outcome.stage, None, None, Failure(kind=BLOCKED, message=_("was measured on another server than the one on record")))
 
 
 def same_identity(recorded: Any, identity: Mapping[str, Any]) -> bool:
@@ -97,34 +98,36 @@ def by_plan(gate: Gate, peak: Figure, outcomes: Mapping[str, Outcome[Any]]) -> t
     server, use = (outcomes[name].data if name in outcomes else None for name in ("serve", "measure-vram"))
     if server is None or server.plan is None:
         return gate, peak if peak.value is None else not_measured(gate.unit, NOTHING_PLANNED)
-    planned_mib, statistic = server.plan.peak_mib, [gate.statistic] if gate.statistic else []
+    planned_mib, statistic = server.plan.peak_mib, [Message(gate.statistic)] if gate.statistic else []
     if use is not None and len(use.device_peaks_mib) > 1 and peak.value is not None:
         peak = Figure(value=max(use.device_peaks_mib.values()), unit=peak.unit, n=peak.n)
-        statistic.append(f"the highest of {len(use.device_peaks_mib)} devices")
-    statistic.append(f"the plan's {planned_mib:.0f} + {PEAK_ERROR_MIB:.0f}")
-    return gate.model_copy(update={"target": float(round(planned_mib + PEAK_ERROR_MIB)), "statistic": BETWEEN.join(statistic)}), peak
+        statistic.append(_("the highest of {n} devices", n=len(use.device_peaks_mib)))
+    statistic.append(_("the plan's {value} + {target}", value=round(planned_mib), target=round(PEAK_ERROR_MIB)))
+    return gate.model_copy(update={"target": float(round(planned_mib + PEAK_ERROR_MIB)), "statistic": joined(statistic, BETWEEN)}), peak
 
 
 def find(outcome: Outcome[Any] | None, metric: str, unit: str) -> tuple[Figure | Judgement, bool]:
     """Return (figure, simulated); a stage that left none gives a figure without value, or FAIL when nothing answered it."""
     if outcome is None:
-        return not_measured(unit, "no such stage"), False
+        return not_measured(unit, _("no such stage")), False
     if outcome.failure is not None and outcome.failure.kind == NothingAnsweredError.kind:
         return Judgement("FAIL", outcome.failure.message), False
     if outcome.data is None:
-        reason = outcome.failure.message if outcome.failure else f"{outcome.stage} never ran"
+        reason = outcome.failure.message if outcome.failure else _("{stage} never ran", stage=outcome.stage)
         return not_measured(unit, reason), False
     if not isinstance(outcome.data, Measurement):
-        return not_measured(unit, f"{outcome.stage} makes no figures"), False
+        return not_measured(unit, _("{stage} makes no figures", stage=outcome.stage)), False
     figure = outcome.data.figures.get(metric)
-    return figure or not_measured(unit, f"{outcome.stage} has no figure {metric}"), outcome.data.simulated
+    return figure or not_measured(unit, _("{stage} has no figure {name}", stage=outcome.stage, name=metric)), outcome.data.simulated
 
 
 def with_waiver(row: JudgedGate, waived: Waived) -> JudgedGate:
     """Return the gate with its waiver: in force, it covers a required gate that does not pass; a simulated one never."""
     if expired := waived.expired.get(row.id):
-        return replace(row, waiver=f"waiver expired on {expired.expires}: {expired.reason}")
+        return replace(row, waiver=_("waiver expired on {date}: {reason}", date=f"{expired.expires}", reason=expired.reason))
     if waiver := waived.in_force.get(row.id):
         covers = row.gate.required and row.judgement.verdict in WAIVABLE
-        return replace(row, waived=covers, waiver=f"{'waived' if covers else 'unused waiver'} until {waiver.expires}: {waiver.reason}")
+        said = {"date": f"{waiver.expires}", "reason": waiver.reason}
+        words = _("waived until {date}: {reason}", **said) if covers else _("unused waiver until {date}: {reason}", **said)
+        return replace(row, waived=covers, waiver=words)
     return row

@@ -1,174 +1,42 @@
-"""The report's language, as gettext does it: the English text is the key, other languages stand in a catalogue of templates/."""
+"""The report's language, as gettext does it: the English text is the key, other languages stand in catalogues of templates/."""
 
-import re
-from functools import cached_property
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
 import yaml
 
-# What other rooms say of a figure or a stage: recognised by these, and put together again in the report's language. A program's
-# own message is not among them and stays as it is.
-SAID = (
-    # measure/verdicts.py
-    "no such figure on record",
-    "no value",
-    "{value} is no measured value",
-    "not measured on a server proven to be a real vLLM",
-    "{value} is not {sign} {target}",
-    "n = {n}, at least {needed} needed",
-    "n = {n} is too small for a confidence bound",
-    "the 95 % bound {value} is not {sign} {target}",
-    # report/gates.py
-    "the plan's {value} + {target}",
-    "the highest of {n} devices",
-    "no such stage",
-    "{stage} never ran",
-    "{stage} makes no figures",
-    "{stage} has no figure {name}",
-    "was measured on another server than the one on record",
-    "waiver expired on {date}: {reason}",
-    "waived until {date}: {reason}",
-    "unused waiver until {date}: {reason}",
-    # engine.py
-    "needs {stage}, which failed",
-    # measure/statistics.py, measure/memory.py
-    "no request succeeded",
-    "no request was sent",
-    "one sample has no slope",
-    "the server does not count preemptions",
-    "n = {n} samples are too few for a bound of the slope",
-    "samples are missing for {value} s of {target} s of load",
-    "rises by at least {value} MiB/h",
-    "range {value} MiB",
-    "{n} preemptions",
-    "{reason}, which {value} s of load are too short to call a drift ({target} s)",
-    # stages/measure_vram.py, gpu/plan.py
-    "NVML, sum over the server's processes",
-    "NVML, device used − baseline before the start",
-    "no sample under load",
-    "the driver tells no memory figures",
-    "the server's metrics do not tell",
-    "it is read while load is added, and none was",
-    "the memory of the server at {address} is not ours to measure",
-    "nothing was planned: no GPU, or a model or flag that the plan does not know",
-    "the measured peak is 0",
-    # server/stop.py
-    "other programs freed {n} MiB meanwhile",
-    "other programs took {n} MiB meanwhile",
-    "of the server or of other programs: the driver does not tell",
-    # stages/bench.py
-    "bench.find_capacity is false",
-    "no rate met the limits, down to {value} requests/s",
-    "INVALID: {reason}",
-    "output tokens",
-    "prompt tokens",
-    "requests answered",
-    # stages/serve.py, server/identity.py
-    "the weights are random (serve.load_format: dummy), so the answers are noise",
-    "our child listens on the port",
-    "it runs the Python of the environment on record",
-    "/version is the installed one",
-    "/version answers as vLLM does",
-    "/v1/models names the model, its folder and length",
-    "/v1/models is vLLM's",
-    "its metrics count the tokens of a completion",
-    "{name}, {n} tokens, by {owner}",
-    "{n} counted, {needed} said",
-    # stages/test_determinism.py
-    "prefix cache cold, then warm",
-    "amid {n} other",
-    "amid {n} others",
-    "after a restart of the server",
-    "temperature {value}, same seed",
-    "temperature {value}, another seed",
-    "determinism.cache_runs is 0",
-    "determinism.restart is false",
-    "the server's own count shows no cold and warm cache: {reason}",
-    "{n} cached tokens cold, {needed} warm",
-    "0 cached prompt tokens cold; a hit in {n} of {needed} warm",
-    "{name} above 1 beside {n} of {needed} requests, at most {value}; only these count",
-    "no proof that any two requests overlapped: {reason}",
-    "the server at {address} is not ours to restart",
-    "the server did not come back: {reason}",
-    "the prompt's own token ids changed: {name}",
-    "launch {name}, then {reason}",
-    # gpu/remedies.py
-    "the server at {address} is not ours to start with another environment",
-    "{name} needs compute capability {value}, and {reason} has {target}",
-    "vLLM splits attention over the KV cache by what else is running, which changes the order of its sums",
-    "vLLM then takes kernels whose sums do not depend on the size of the batch",
-    # gpu/nvml.py, stages/check_gpu.py, stages/install.py
-    "no usable GPU: {reason}",
-    "NVML library libnvidia-ml.so.1 not found: no NVIDIA driver is installed",
-    # measure/answers.py, stages/test_router.py
-    "failed request",
-    "truncated",
-    "fence",
-    "trailing text",
-    "not JSON",
-    "echoed choices",
-    "wrong type",
-    "unknown value",
-    "missing key",
-    "extra key",
-    "out of bounds",
-    "route {name}, golden {reason}",
-    "(no valid JSON)",
-    # sweep/fit.py, report/sweep.py
-    "needs {what}, {reason}; on the guide's {name}: {fit}",
-    "no node has more than {n}",
-    "and no node has one",
-    "serve.nnodes is {n}: a cell runs on one node",
-    "fits, {peak}",
-    "may not fit, by less than the estimate's error; {peak}",
-    "peak {value} of {target} MiB",
-    "cannot fit: {reason} ({name})",
-    "the sweep was interrupted; the same command goes on with it",
-    # units
-    "points",
-    "requests/s",
-)
-GROUPS = {
-    "n": r"\d+",
-    "needed": r"\d+",
-    "value": r"-?[\d.e+-]+|nan|-?inf",
-    "target": r"-?[\d.e+-]+",
-    "sign": "[<≤>≥=]+",
-    "stage": "[a-z-]+",
-}
-GROUPS |= {"date": r"\d{4}-\d\d-\d\d", "address": r"https?://\S+"}
+from pipeline.message import Message, Value, filled
+from pipeline.report.catalogue import Catalogue
 
 
 class Words:
     """English texts in the language of the report."""
 
-    def __init__(self, language: str, catalogue: dict[str, str] | None = None) -> None:
+    def __init__(self, language: str, catalogue: Catalogue | Mapping[str, str] | None = None) -> None:
         self.language = language
-        self.catalogue = catalogue
+        self.catalogue = Catalogue(catalogue) if isinstance(catalogue, Mapping) else catalogue
 
     def __call__(self, text: str, **values: object) -> str:
         """Return the text in the report's language with its {names} filled in; KeyError where the catalogue lacks it."""
-        known = text if self.catalogue is None else self.catalogue[text]
+        known = text if self.catalogue is None else self.catalogue.texts[text]
         return known.format(**values) if values else known
 
     def given(self, text: str) -> str:
         """Return a text of config.yaml: its own translated, what a user wrote himself as he wrote it."""
-        return text if self.catalogue is None else self.catalogue.get(text, text)
+        return text if self.catalogue is None else self.catalogue.texts.get(text, text)
 
     def said(self, message: str) -> str:
-        """Return a message of another room: translated where it is one of those that are known, else as it is."""
-        if self.catalogue is None:
-            return message
-        for template, pattern in self.patterns:
-            if found := pattern.fullmatch(message):
-                return self(template, **{name: self.said(value) for name, value in found.groupdict().items()})
-        return message
+        """Return a message by its template and its values, messages among them; plain text where it is known as a whole, else as it is."""
+        if self.catalogue is None or not isinstance(message, Message):
+            return self.given(message)
+        count = message.values.get("count")
+        if message.plural and isinstance(count, int):
+            return filled(self.catalogue.plural(message.template, message.plural, count), message.values, self._shown)
+        return filled(self.given(message.template), message.values, self._shown)
 
-    @cached_property
-    def patterns(self) -> list[tuple[str, re.Pattern[str]]]:
-        """Return the templates of messages with what recognises them."""
-        return [(template, pattern_of(template)) for template in SAID]
+    def _shown(self, value: Value) -> str:
+        return self.said(value) if isinstance(value, Message) else f"{value}"
 
 
 ENGLISH = Words("en")
@@ -179,11 +47,3 @@ def words(language: Literal["en", "tr"], templates: Path) -> Words:
     if language == "en":
         return Words(language)
     return Words(language, yaml.safe_load((templates / f"{language}.yaml").read_text(encoding="utf-8")))
-
-
-def pattern_of(template: str) -> re.Pattern[str]:
-    """Return what matches a filled-in template, its names as groups."""
-    parts = re.split(r"\{(\w+)\}", template)
-    return re.compile(
-        "".join(f"(?P<{part}>{GROUPS.get(part, '.+?')})" if index % 2 else re.escape(part) for index, part in enumerate(parts)), re.DOTALL
-    )

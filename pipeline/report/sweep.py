@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict
 from pipeline.engine.record import Artifact
 from pipeline.measure.digits import ends_of, number
 from pipeline.measure.figures import Figure
+from pipeline.message import Sentence, _
 from pipeline.report.language import ENGLISH, Words
 
 ACCURACY = "test-router.constrained_route_accuracy"
@@ -16,7 +17,7 @@ LATENCY = "test-router.constrained_latency_ms_p95"
 VRAM, HOST = "measure-vram.vram_peak_mib", "measure-vram.host_pss_peak_mib"
 TTFT, DECODE, IDENTICAL = "bench.ttft_ms_p95", "bench.decode_tok_s_p50", "test-determinism.identical"
 METRICS = (ACCURACY, LATENCY, VRAM, HOST, TTFT, DECODE, IDENTICAL)
-INTERRUPTED = "the sweep was interrupted; the same command goes on with it"
+INTERRUPTED = _("the sweep was interrupted; the same command goes on with it")
 State = Literal["measured", "failed", "skipped", "interrupted", "waiting"]
 
 
@@ -34,9 +35,9 @@ class CellRecord(BaseModel):
     values: dict[str, Any]
     profile: str
     fingerprint: str
-    fit: str
+    fit: Sentence
     state: State = "waiting"
-    reason: str = ""
+    reason: Sentence = ""
     report: str | None = None
     source: str | None = None
     where: str | None = None

@@ -14,7 +14,7 @@ from pipeline.measure.digits import ends_of, number, shown
 from pipeline.measure.figures import Figure
 from pipeline.measure.verdicts import asked
 from pipeline.report.definitions import Definition, definitions, noted
-from pipeline.report.gates import BETWEEN, Judged, JudgedGate
+from pipeline.report.gates import Judged, JudgedGate
 from pipeline.report.language import ENGLISH, Words
 from pipeline.report.sweep import CellRecord
 from pipeline.vllm.remedies import NoRemedy, Remedy, remedy_for
@@ -395,7 +395,7 @@ def with_notes(verdict: str, waiver: str, reason: str) -> str:
 
 def target_words(gate: Gate, t: Words = ENGLISH) -> str:
     """Return what the figure must meet."""
-    statistic = BETWEEN.join(t.said(t.given(part)) for part in gate.statistic.split(BETWEEN))
+    statistic = t.said(gate.statistic)
     return asked(gate.comparator, gate.target, t.said(gate.unit)) + (f" ({statistic})" if statistic else "")
 
 
@@ -489,17 +489,18 @@ def router_scenario(outcome: Outcome[Any], t: Words, marks: Marks) -> Scenario:
         listed = ", ".join(f"{t.said(name)} {count}" for name, count in classes.items()) or t("none")
         facts.append(t("Failure classes, {arm}: {classes}.", arm=told.get(arm, arm), classes=listed))
     pairs = data.routes_paired
-    facts.append(
-        t(
-            "Routes, case by case: both arms right {both}, only prompt-only {prompt_only}, only constrained {constrained}, "
-            "neither {neither}; McNemar's exact p of the difference {p}.",
-            both=pairs.both,
-            prompt_only=pairs.only_prompt_only,
-            constrained=pairs.only_constrained,
-            neither=pairs.neither,
-            p=f"{pairs.p:.2g}",
+    if pairs is not None:
+        facts.append(
+            t(
+                "Routes, case by case: both arms right {both}, only prompt-only {prompt_only}, only constrained {constrained}, "
+                "neither {neither}; McNemar's exact p of the difference {p}.",
+                both=pairs.both,
+                prompt_only=pairs.only_prompt_only,
+                constrained=pairs.only_constrained,
+                neither=pairs.neither,
+                p=f"{pairs.p:.2g}",
+            )
         )
-    )
     tables = [confusion_table(told.get(arm, arm), counts, t) for arm, counts in data.confusion.items()]
     examples = [(example.case, told.get(example.arm, example.arm), t.said(example.failure), example.text) for example in data.examples]
     return Scenario(title, "", facts, rows(outcome.stage, data.figures, labels, t, marks), examples, tables)
@@ -664,7 +665,7 @@ def bench_scenario(outcome: Outcome[Any], memory: Outcome[Any], t: Words, marks:
             "request; warm: the same requests again.",
             prompt=data.prompt_tokens,
             output=data.output_tokens,
-            per_chunk=number(data.tokens_per_chunk),
+            per_chunk=t("not available") if data.tokens_per_chunk is None else number(data.tokens_per_chunk),
         ),
         t(
             "Tokens from the prefix cache by the server's own counter: cold {cold}, warm {warm}.",
@@ -678,11 +679,14 @@ def bench_scenario(outcome: Outcome[Any], memory: Outcome[Any], t: Words, marks:
         ),
         t("Goodput: requests that meet {limits} (the gates' limits), of all that were sent.", limits=limits),
         *ledger_facts(data, t),
-        t(
-            "The client against a stub: it takes {ceiling} chunks/s at most; delays and CPU time per chunk are below.",
-            ceiling=number(data.ceiling_chunks_s),
-        ),
     ]
+    if data.ceiling_chunks_s is not None:
+        facts.append(
+            t(
+                "The client against a stub: it takes {ceiling} chunks/s at most; delays and CPU time per chunk are below.",
+                ceiling=number(data.ceiling_chunks_s),
+            )
+        )
     facts += [
         t("INVALID at concurrency {concurrency}: {why}.", concurrency=entry.concurrency, why=t.said(entry.invalid))
         for entry in data.levels
@@ -766,7 +770,7 @@ def closed_table(data: Any, t: Words) -> Table:
                 f"{number(own.cpu_us_per_chunk)} µs",
                 t("{share} % of a core", share=f"{100 * entry.client_cpu_share:.2g}") + clients(entry, own, t),
             ]
-            for entry, own in zip(data.levels, data.calibrations, strict=True)
+            for entry, own in zip(data.levels, data.calibrations, strict=False)  # an older record has no calibrations
         ],
         notes=("closed", "client"),
     )
@@ -912,8 +916,7 @@ def memory_scenario(
     for series, name in series_names(t).items():
         against = data.figures.get(f"{series}_stable")
         if against is not None and against.value == 0:
-            reasons = ", ".join(t.said(reason) for reason in against.reason.split(", "))
-            facts.append(t("NOT STABLE, {name}: {reasons}.", name=name, reasons=reasons))
+            facts.append(t("NOT STABLE, {name}: {reasons}.", name=name, reasons=t.said(against.reason)))
     facts += sampling_facts(data, t)
     facts += plan_facts(server.data.plan if server.data else None, data, t)
     end = closing.data

@@ -1,5 +1,6 @@
 """Which server of ours runs, on disk, so that any later command finds it or its remains."""
 
+import json
 import os
 import time
 from datetime import datetime
@@ -9,6 +10,7 @@ import psutil
 from pydantic import BaseModel, ConfigDict
 
 from pipeline.config.schema import ServeConfig
+from pipeline.engine.migrations import migrated
 from pipeline.engine.record import write_atomic
 from pipeline.engine.workspace import Workspace
 from pipeline.errors import ServerError
@@ -95,12 +97,13 @@ def read(workspace: Workspace) -> Launch | None:
     """Return the current launch, running or not; None when there is none, ServerError when its note cannot be read."""
     path = launch_file(workspace)
     try:
-        return Launch.model_validate_json(path.read_text(encoding="utf-8"))
+        data = json.loads(path.read_text(encoding="utf-8"))
+        return Launch.model_validate(migrated("launch", 0, data, {}))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:  # ValueError: not UTF-8, not JSON, or of another version
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:  # not UTF-8, not JSON, or of no known form
         raise ServerError(
-            f"{workspace.relative(path)} does not tell which server runs here ({str(error).splitlines()[0]})",
+            f"{workspace.relative(path)} does not tell which server runs here ({next(iter(str(error).splitlines()), '')})",
             "end the server by its pid in that file, if it runs, and remove the file",
         ) from error
 

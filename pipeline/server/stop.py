@@ -13,6 +13,7 @@ from pipeline.engine.record import Artifact, Store, now
 from pipeline.engine.workspace import Workspace
 from pipeline.gpu import nvml
 from pipeline.measure.figures import Figure, not_measured
+from pipeline.message import _
 from pipeline.server import ports, state
 from pipeline.server.state import Launch
 
@@ -55,11 +56,14 @@ class Closing(Artifact):
         changes = [*seen.values(), *(mib for mib in left.values() if mib < 0)]
         most = max(changes, key=abs, default=0.0)
         if abs(most) > TOLERANCE_MIB:
-            freed, took = f"other programs freed {-most:.0f} MiB meanwhile", f"other programs took {most:.0f} MiB meanwhile"
+            freed, took = (
+                _("other programs freed {n} MiB meanwhile", n=round(-most)),
+                _("other programs took {n} MiB meanwhile", n=round(most)),
+            )
             return not_measured("MiB", freed if most < 0 else took)
         total = max(0.0, sum(left.values()))
-        unknown = "of the server or of other programs: the driver does not tell" if others is None and total > TOLERANCE_MIB else ""
-        return Figure(value=total, unit="MiB", n=len(left), reason=unknown)
+        unknown = _("of the server or of other programs: the driver does not tell")
+        return Figure(value=total, unit="MiB", n=len(left), reason=unknown if others is None and total > TOLERANCE_MIB else "")
 
 
 def stop_server(launch: Launch, workspace: Workspace) -> Closing:

@@ -1,9 +1,10 @@
-"""serve, attached: the server that someone else runs, measured in place of one of ours."""
+"""The server that someone else runs, measured in place of one of ours."""
 
 from pipeline.client.control import ModelCard
 from pipeline.config.schema import AttachConfig, ModelConfig
 from pipeline.engine.workspace import Workspace
 from pipeline.errors import MeasureError, ServerError
+from pipeline.message import _
 from pipeline.server.keys import control_of, key_of
 from pipeline.server.state import Handle
 from pipeline.stages.serve import Server
@@ -22,7 +23,7 @@ def attach_server(settings: AttachConfig, model: ModelConfig, workspace: Workspa
                 f"{replica} is no replica of {url}: it serves {other.id} with vLLM {its_version}, not {card.id} with {version}",
                 "name servers of the same model and version in attach.replicas",
             )
-        proofs += [proof.model_copy(update={"claim": f"{proof.claim} ({replica})"}) for proof in more]
+        proofs += [proof.model_copy(update={"claim": _("{claim} ({address})", claim=proof.claim, address=replica)}) for proof in more]
     workspace.say(f"attached to {', '.join((url, *settings.replicas))}: {card.id}, vLLM {version}")
     return Server(
         model=card.id,

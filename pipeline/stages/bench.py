@@ -19,6 +19,7 @@ from pipeline.measure.arrivals import Arrival
 from pipeline.measure.figures import Figure, not_measured
 from pipeline.measure.latency import e2e_ms, ttft_ms
 from pipeline.measure.statistics import percentile_figure, share_figure
+from pipeline.message import Digits, _
 from pipeline.server.watch import watched
 from pipeline.stages.serve import Server, log_of
 from pipeline.vllm.ledger import LedgerEntry, MeanCheck, mean_check
@@ -35,13 +36,18 @@ from pipeline.vllm.metrics import (
     rise,
 )
 
+PER_S = _("requests/s")
+
 
 class BenchResult(Measurement):
-    """Latency alone, throughput and latency under load, the client's own calibration, and its ledger against the server's."""
+    """Latency alone, throughput and latency under load, the client's own calibration, and its ledger against the server's.
+
+    None stands for what an older version did not record.
+    """
 
     prompt_tokens: int
     output_tokens: int
-    tokens_per_chunk: float
+    tokens_per_chunk: float | None
     warmups: int
     first_request_ttft_ms: float | None
     cold_hit_tokens: int | None
@@ -51,7 +57,7 @@ class BenchResult(Measurement):
     trials: list[Trial]
     limits: Limits
     calibrations: list[Calibration]
-    ceiling_chunks_s: float
+    ceiling_chunks_s: float | None
     ledger: list[LedgerEntry]
     means: list[MeanCheck]
     raw: str
@@ -144,9 +150,9 @@ def measure(
         calibrations=calibrations,
         ceiling_chunks_s=ceiling,
         ledger=[
-            LedgerEntry(name="output tokens", client=phases.tokens, server=rise(at_start, at_end, GENERATED_TOKENS)),
-            LedgerEntry(name="prompt tokens", client=phases.prompt_tokens, server=rise(at_start, at_end, PROMPT_TOKENS)),
-            LedgerEntry(name="requests answered", client=phases.answered, server=rise(at_start, at_end, SUCCESSES)),
+            LedgerEntry(name=_("output tokens"), client=phases.tokens, server=rise(at_start, at_end, GENERATED_TOKENS)),
+            LedgerEntry(name=_("prompt tokens"), client=phases.prompt_tokens, server=rise(at_start, at_end, PROMPT_TOKENS)),
+            LedgerEntry(name=_("requests answered"), client=phases.answered, server=rise(at_start, at_end, SUCCESSES)),
         ],
         means=[
             mean_check("TTFT", TTFT_SECONDS, first_ms(cold.answers), before_cold, before_warm),
@@ -161,12 +167,12 @@ def measure(
 def capacity_figure(trials: Sequence[Trial]) -> Figure:
     """Return the highest rate that met the limits, with the lowest that did not as its upper bound."""
     if not trials:
-        return not_measured("requests/s", "bench.find_capacity is false")
+        return not_measured(PER_S, _("bench.find_capacity is false"))
     met = [trial.rate_per_s for trial in trials if trial.meets]
     missed = [trial.rate_per_s for trial in trials if not trial.meets]
     if not met:
-        return not_measured("requests/s", f"no rate met the limits, down to {min(missed):.3g} requests/s")
-    return Figure(value=max(met), unit="requests/s", n=len(trials), low=max(met), high=min(missed, default=None))
+        return not_measured(PER_S, _("no rate met the limits, down to {value} requests/s", value=Digits(f"{min(missed):.3g}")))
+    return Figure(value=max(met), unit=PER_S, n=len(trials), low=max(met), high=min(missed, default=None))
 
 
 def figures(cold: Batch, decode: Batch, loops: Iterable[Batch], opened: Iterable[Batch]) -> dict[str, Figure]:

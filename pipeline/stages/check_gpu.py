@@ -12,6 +12,7 @@ from pipeline.errors import MachineError
 from pipeline.gpu import host, nvml
 from pipeline.gpu.host import Host
 from pipeline.gpu.nvml import Driver, Gpu
+from pipeline.message import Sentence, _
 from pipeline.vllm import compilers
 from pipeline.vllm.cautions import Caution, cautions
 from pipeline.vllm.sets import set_for_driver
@@ -25,10 +26,10 @@ class Machine(Artifact):
     host: Host
     driver: Driver | None
     gpus: list[Gpu]
-    reason: str
-    fix: str
+    reason: Sentence
+    fix: Sentence
     profile: str
-    profile_reason: str
+    profile_reason: Sentence
     cautions: list[Caution] = []
 
     def identity(self) -> dict[str, Any]:
@@ -41,7 +42,9 @@ def check_gpu(settings: GpuConfig, visible: Visible) -> Machine:
     """Look at GPU, driver and processor, and choose the profile that fits."""
     reading = nvml.read(visible.devices)
     if reading.trouble is not None and settings.required:
-        raise MachineError(f"no usable GPU: {reading.trouble.reason}", f"{reading.trouble.fix}; or set gpu.required: false")
+        raise MachineError(
+            _("no usable GPU: {reason}", reason=reading.trouble.reason), f"{reading.trouble.fix}; or set gpu.required: false"
+        )
     profile, why = choose_profile(settings.auto, reading)
     return Machine(
         host=host.read(),
@@ -71,7 +74,7 @@ def of_compiler(reading: nvml.Reading) -> Iterator[Caution]:
 def choose_profile(choices: tuple[AutoProfile, ...], reading: nvml.Reading) -> tuple[str, str]:
     """Return (profile, reason): the choice with the largest minimum that the first device meets, which is the one vLLM takes."""
     if reading.trouble is not None:
-        return CPU_PROFILE, f"no usable GPU: {reading.trouble.reason}"
+        return CPU_PROFILE, _("no usable GPU: {reason}", reason=reading.trouble.reason)
     first = reading.gpus[0]
     seen = f"{first.name} with {first.total_mib:.0f} MiB"
     fitting = [choice for choice in choices if choice.min_total_mib <= first.total_mib]

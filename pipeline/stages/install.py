@@ -21,6 +21,7 @@ from pipeline.engine.programs import run_program
 from pipeline.engine.record import Artifact
 from pipeline.engine.workspace import Workspace
 from pipeline.errors import InstallError
+from pipeline.message import Sentence
 from pipeline.stages.check_gpu import CPU_PROFILE, Machine
 from pipeline.vllm.environment import base_environment
 from pipeline.vllm.rehearsals import COLLECT_LESS, REHEARSALS
@@ -100,7 +101,7 @@ class Installation(Artifact):
     python: str
     requirements_sha256: str
     wheel: str | None
-    reason: str
+    reason: Sentence
     versions: dict[str, str]
     log: str | None
 

@@ -25,6 +25,7 @@ from pipeline.load.generator import closed_loop, streamed
 from pipeline.measure import memory
 from pipeline.measure.figures import Figure, not_measured
 from pipeline.measure.memory import Gaps, Sample, Span
+from pipeline.message import Sentence, _
 from pipeline.server.loads import NAME, Loads, read_loads
 from pipeline.server.state import Left
 from pipeline.server.watch import watched
@@ -87,7 +88,7 @@ class MemoryUse(Measurement):
     `compiled_kernels` are those that the log names as compiled after the warm-up; None where the server did not watch for them.
     """
 
-    method: str
+    method: Sentence
     samples: int
     samples_file: str
     anchor: Anchor
@@ -115,7 +116,7 @@ class Soak(MemoryUse):
 def measure_vram(settings: VramConfig, machine: Machine, server: Server, workspace: Workspace) -> MemoryUse:
     """Read the server's memory samples, GPU and host, under the load of the other tests, and of more where that was too short."""
     if server.attached:
-        raise MeaninglessError(f"the memory of the server at {server.attached} is not ours to measure")
+        raise MeaninglessError(_("the memory of the server at {address} is not ours to measure", address=server.attached))
     with watched(server.handle, workspace) as target:
         return load_and_read(settings, machine, server, target, workspace)
 
@@ -273,7 +274,7 @@ def memory_use(
     ways = [memory.told_apart(digest.own, digest.used, digest.baseline) for digest in digests]
     errors = dict(sorted(sum((digest.errors for digest in digests), Counter[str]()).items()))
     listed = ", ".join(f"{name} in {count} samples" for name, count in errors.items())
-    no_gpu = machine.reason or (f"the driver failed: {listed}" if listed else "the driver tells no memory figures")
+    no_gpu = machine.reason or (f"the driver failed: {listed}" if listed else _("the driver tells no memory figures"))
     series = {
         "vram": [points for _, points in ways],
         "host_pss": [digest.host["pss_mib"] for digest in digests],
@@ -282,7 +283,7 @@ def memory_use(
     calm = memory.settled(load.spans) if calm is None else calm
     figures: dict[str, Figure] = {}
     for name, launches in series.items():
-        reason = no_gpu if name == "vram" else "no sample under load"
+        reason = no_gpu if name == "vram" else _("no sample under load")
         figures |= memory.series_figures(name, launches, load.spans, calm, load.preempted, reason)
     devices: dict[int, float] = {}
     for digest in digests:
@@ -291,7 +292,8 @@ def memory_use(
     if len(devices) > 1:  # the plan is for one of them
         peak = Figure(value=max(devices.values()), unit="MiB", n=peak.n)
     figures["plan_error"] = plan_error_figure(server.plan, peak)
-    kv = not_measured("%", "the server's metrics do not tell" if load.requests else "it is read while load is added, and none was")
+    unread = _("the server's metrics do not tell") if load.requests else _("it is read while load is added, and none was")
+    kv = not_measured("%", unread)
     if load.kv_peak_percent is not None:
         kv = Figure(value=load.kv_peak_percent, unit="%", n=load.kv_readings)
     states = sum((digest.states for digest in digests), memory.States())

@@ -8,6 +8,7 @@ from pipeline.config.schema import ServeConfig
 from pipeline.engine.record import Artifact, Store
 from pipeline.engine.workspace import Workspace
 from pipeline.errors import MeaninglessError, MeasureError, OutOfMemoryError, ServerError
+from pipeline.message import _
 from pipeline.server import launch as launching
 from pipeline.server import ports, state
 from pipeline.server.keys import control_of, key_file
@@ -169,7 +170,7 @@ def log_of(server: Server, workspace: Workspace) -> Path | None:
 def insist_on_answers(server: Server) -> None:
     """Raise MeaninglessError when the server's answers are noise."""
     if server.random_weights:
-        raise MeaninglessError("the weights are random (serve.load_format: dummy), so the answers are noise")
+        raise MeaninglessError(_("the weights are random (serve.load_format: dummy), so the answers are noise"))
 
 
 def server_present(server: Server, workspace: Workspace) -> bool:

@@ -16,6 +16,7 @@ from pipeline.measure.agreement import Agreement, against, agreement
 from pipeline.measure.answers import canonical
 from pipeline.measure.figures import Figure, not_measured
 from pipeline.measure.statistics import share_figure
+from pipeline.message import Digits, Sentence, _, plural
 from pipeline.server.watch import watched
 from pipeline.stages.serve import Server, insist_on_answers, restart
 from pipeline.suite import load_prompts
@@ -45,9 +46,9 @@ class Arm(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     arm: str
-    what: str
-    evidence: str = ""
-    reason: str = ""
+    what: Sentence
+    evidence: Sentence = ""
+    reason: Sentence = ""
     prompts: list[PromptAgreement] = []
 
     @property
@@ -91,7 +92,7 @@ class Remedied(Artifact):
 
     variable: str
     value: str
-    why: str
+    why: Sentence
     in_settings: bool
     model: str
     vllm: str
@@ -155,9 +156,9 @@ def counted(prompts: Collection[str], arm: str, workspace: Workspace) -> Iterato
 
 def cache_arm(asker: Asker, references: dict[str, TokenAnswer], settings: DeterminismConfig, workspace: Workspace) -> Arm:
     """D2: each prompt with an empty prefix cache and then with a full one, by a salt of its own."""
-    what = "prefix cache cold, then warm"
+    what = _("prefix cache cold, then warm")
     if not settings.cache_runs:
-        return Arm(arm="D2", what=what, reason="determinism.cache_runs is 0")
+        return Arm(arm="D2", what=what, reason=_("determinism.cache_runs is 0"))
     workspace.say(f"determinism: {what}, {settings.cache_runs} × each prompt")
     prompts, cold_cached, warm_cached = [], 0, []
     for number, prompt in enumerate(counted(references, "D2", workspace)):
@@ -171,15 +172,16 @@ def cache_arm(asker: Asker, references: dict[str, TokenAnswer], settings: Determ
         reference = references[prompt]
         prompts.append(compared(asker, prompt, reference, against(reference.ids, [answer.ids for answer in answers]), answers))
     if cold_cached or not any(warm_cached):
-        seen = f"{cold_cached} cached tokens cold, {sum(warm_cached)} warm"
-        return Arm(arm="D2", what=what, reason=f"the server's own count shows no cold and warm cache: {seen}")
+        seen = _("{n} cached tokens cold, {needed} warm", n=cold_cached, needed=sum(warm_cached))
+        return Arm(arm="D2", what=what, reason=_("the server's own count shows no cold and warm cache: {reason}", reason=seen))
     hits = sum(cached > 0 for cached in warm_cached)
-    return Arm(arm="D2", what=what, evidence=f"0 cached prompt tokens cold; a hit in {hits} of {len(warm_cached)} warm", prompts=prompts)
+    evidence = _("0 cached prompt tokens cold; a hit in {n} of {needed} warm", n=hits, needed=len(warm_cached))
+    return Arm(arm="D2", what=what, evidence=evidence, prompts=prompts)
 
 
 def load_arm(asker: Asker, references: dict[str, TokenAnswer], others: int, settings: DeterminismConfig, workspace: Workspace) -> Arm:
     """D3: each prompt amid `others` requests, at least half of them random; those count that ran together by the engine's own gauge."""
-    what = f"amid {others} other{'s' if others > 1 else ''}"
+    what = plural("amid {count} other", "amid {count} others", others)
     workspace.say(f"determinism: {what}, {settings.load_runs} × each prompt")
     at_once = max(1, min(others // 2, MOST_AT_ONCE))
     asked = [prompt for _ in range(settings.load_runs) for prompt in references]
@@ -203,9 +205,15 @@ def load_arm(asker: Asker, references: dict[str, TokenAnswer], others: int, sett
         if given
     ]
     overlapping, sent = sum(prompt.runs for prompt in prompts), len(asked)
-    evidence = f"{REQUESTS_RUNNING} above 1 beside {overlapping} of {sent} requests, at most {most}; only these count"
+    evidence = _(
+        "{name} above 1 beside {n} of {needed} requests, at most {value}; only these count",
+        name=REQUESTS_RUNNING,
+        n=overlapping,
+        needed=sent,
+        value=most,
+    )
     if not overlapping:
-        return Arm(arm="D3", what=what, reason=f"no proof that any two requests overlapped: {evidence}")
+        return Arm(arm="D3", what=what, reason=_("no proof that any two requests overlapped: {reason}", reason=evidence))
     return Arm(arm="D3", what=what, evidence=evidence, prompts=prompts)
 
 
@@ -217,27 +225,28 @@ def restart_arm(
     restart: Callable[[Server, Workspace], Server] = restart,
 ) -> Arm:
     """D4: each prompt once more after a real restart; counts only where the prompt's token ids are the same."""
-    what = "after a restart of the server"
+    what = _("after a restart of the server")
     if not settings.restart:
-        return Arm(arm="D4", what=what, reason="determinism.restart is false")
+        return Arm(arm="D4", what=what, reason=_("determinism.restart is false"))
     if server.attached:
-        return Arm(arm="D4", what=what, reason=f"the server at {server.attached} is not ours to restart")
+        return Arm(arm="D4", what=what, reason=_("the server at {address} is not ours to restart", address=server.attached))
     try:
         again = restart(server, workspace)
     except ServerError as error:
-        return Arm(arm="D4", what=what, reason=f"the server did not come back: {error.message}")
+        return Arm(arm="D4", what=what, reason=_("the server did not come back: {reason}", reason=error.message))
     handle = again.handle
     with watched(handle, workspace, "test-determinism") as target:
         asker = Asker(target, server.model, settings)
         answers = {prompt: asker.ask(prompt) for prompt in references}
         changed = [prompt for prompt, answer in answers.items() if answer.prompt_ids != references[prompt].prompt_ids]
         if changed:
-            return Arm(arm="D4", what=what, reason=f"the prompt's own token ids changed: {changed[0]!r}")
+            return Arm(arm="D4", what=what, reason=_("the prompt's own token ids changed: {name}", name=repr(changed[0])))
         prompts = [
             compared(asker, prompt, reference, against(reference.ids, [answers[prompt].ids]), [answers[prompt]])
             for prompt, reference in references.items()
         ]
-    return Arm(arm="D4", what=what, evidence=f"launch {server.handle.launch_id}, then {handle.launch_id}", prompts=prompts)
+    evidence = _("launch {name}, then {reason}", name=server.handle.launch_id, reason=handle.launch_id)
+    return Arm(arm="D4", what=what, evidence=evidence, prompts=prompts)
 
 
 def control_arms(asker: Asker, references: dict[str, TokenAnswer], settings: DeterminismConfig, workspace: Workspace) -> list[Arm]:
@@ -249,8 +258,9 @@ def control_arms(asker: Asker, references: dict[str, TokenAnswer], settings: Det
         first, second, third = (asker.ask(prompt, **warm, seed=settings.seed + step) for step in (0, 0, 1))
         same.append(compared(asker, prompt, first, against(first.ids, [second.ids]), [second], **warm))
         other.append(compared(None, prompt, first, against(first.ids, [third.ids]), [third]))  # these are to differ
-    at = f"temperature {settings.control_temperature:g}"
-    return [Arm(arm="D5", what=f"{at}, same seed", prompts=same), Arm(arm="D5", what=f"{at}, another seed", prompts=other)]
+    at = Digits(f"{settings.control_temperature:g}")
+    alike, unlike = _("temperature {value}, same seed", value=at), _("temperature {value}, another seed", value=at)
+    return [Arm(arm="D5", what=alike, prompts=same), Arm(arm="D5", what=unlike, prompts=other)]
 
 
 def commonest(answers: Sequence[TokenAnswer]) -> TokenAnswer:

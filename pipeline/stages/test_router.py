@@ -16,18 +16,19 @@ from pipeline.engine.record import Measurement, write_atomic
 from pipeline.engine.workspace import Workspace
 from pipeline.errors import MeasureError, NothingAnsweredError
 from pipeline.load.generator import closed_loop, streamed, unary
-from pipeline.measure.answers import Checked, check
+from pipeline.measure.answers import FAILED, Checked, check
 from pipeline.measure.classification import Confusion, confusion, macro_f1, majority_share, mcnemar_p
 from pipeline.measure.figures import Figure
 from pipeline.measure.latency import e2e_ms, ttft_ms
 from pipeline.measure.statistics import bootstrap_figure, percentile_figure, share_figure
+from pipeline.message import Sentence, _
 from pipeline.server.watch import watched
 from pipeline.stages.serve import Server, insist_on_answers, log_of
 from pipeline.suite import Case, Suite, load_suite
 
 SHOWN_FAILURES = 3  # of each class
 SHOWN_CHARACTERS = 300
-NO_ANSWER = "(no valid JSON)"
+NO_ANSWER = _("(no valid JSON)")
 FREE, BOUND = "prompt_only", "constrained"
 
 
@@ -38,7 +39,7 @@ class Example(BaseModel):
 
     case: str
     arm: str
-    failure: str
+    failure: Sentence
     text: str
 
 
@@ -64,7 +65,7 @@ class RouterResult(Measurement):
     majority_route: str
     failures: dict[str, dict[str, int]]
     confusion: dict[str, Confusion]
-    routes_paired: Paired
+    routes_paired: Paired | None  # None where an older version did not compare them
     examples: list[Example]
     raw: str
 
@@ -79,7 +80,7 @@ class Row:
 
     @property
     def failure(self) -> str | None:
-        return self.checked.failure if self.answer.ok else "failed request"
+        return self.checked.failure if self.answer.ok else FAILED
 
     @property
     def value(self) -> dict[str, Any]:
@@ -220,7 +221,7 @@ def constraint_cost(free: Sequence[Row], bound: Sequence[Row]) -> dict[str, Figu
         "constraint_ttft_ms_p50": percentile_figure(first_token, 0.5, "ms", none),
         "constraint_latency_ms_p50": percentile_figure(whole, 0.5, "ms", none),
         "constraint_ms_per_token_p50": percentile_figure(per_token, 0.5, "ms", none),
-        "constraint_route_accuracy_points": bootstrap_figure(gained, lambda values: 100 * sum(values) / len(values), "points"),
+        "constraint_route_accuracy_points": bootstrap_figure(gained, lambda values: 100 * sum(values) / len(values), _("points")),
     }
 
 
@@ -253,7 +254,7 @@ def examples(arm: str, rows: Sequence[Row]) -> list[Example]:
     shown: Counter[str] = Counter()
     result = []
     for row in rows:
-        failure = row.failure or ("" if row.route_right else f"route {row.route}, golden {row.case.route}")
+        failure = row.failure or ("" if row.route_right else _("route {name}, golden {reason}", name=row.route, reason=row.case.route))
         kind = row.failure or "wrong route"
         if failure and shown[kind] < SHOWN_FAILURES:
             shown[kind] += 1

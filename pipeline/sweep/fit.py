@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from pipeline.config.schema import Config
 from pipeline.measure.digits import counted
+from pipeline.message import _
 from pipeline.planning import Candidate, Card, Library, model_fit, on_processor
 from pipeline.report.document import Document
 from pipeline.vllm.fit import refusal
@@ -36,22 +37,22 @@ def fit(config: Config, card: Card | None, most_gpus: int, library: Library) -> 
     if config.attach.url:
         return Fit("runs on a server of someone else's", True)
     if serve.nnodes > 1:
-        return Fit(f"serve.nnodes is {serve.nnodes}: a cell runs on one node", False)
+        return Fit(_("serve.nnodes is {n}: a cell runs on one node", n=serve.nnodes), False)
     if not wanted:
         return Fit("runs on the processor", True)
     if wanted > most_gpus or card is None:
-        there = f"no node has more than {most_gpus}" if most_gpus else "and no node has one"
-        guide = fit(config, GUIDE, wanted, library)
-        return Fit(f"needs {counted(wanted, 'GPU')}, {there}; on the guide's {GUIDE.name}: {guide.words}", False)
+        there = _("no node has more than {n}", n=most_gpus) if most_gpus else _("and no node has one")
+        guide = {"name": GUIDE.name, "fit": fit(config, GUIDE, wanted, library).words}
+        return Fit(_("needs {what}, {reason}; on the guide's {name}: {fit}", what=counted(wanted, "GPU"), reason=there, **guide), False)
     found = model_fit(Candidate(model=config.model, config=config, profiles=()), card, None, library)
     if found.asked is None or found.judged is None:
         return Fit(f"unknown: {found.reason}", True)
     refused = None if serve.force_start else refusal(found.asked, serve.gpu_memory_utilization)
     if refused is not None:
-        return Fit(f"cannot fit: {refused[0]} ({refused[1]})", False)
+        return Fit(_("cannot fit: {reason} ({name})", reason=refused[0], name=refused[1]), False)
     made = found.asked.at(serve.gpu_memory_utilization)
-    peak = f"peak {made.peak_mib:.0f} of {made.total_mib:.0f} MiB"
-    return Fit(f"fits, {peak}" if made.fits else f"may not fit, by less than the estimate's error; {peak}", True)
+    peak = _("peak {value} of {target} MiB", value=round(made.peak_mib), target=round(made.total_mib))
+    return Fit(_("fits, {peak}", peak=peak) if made.fits else _("may not fit, by less than the estimate's error; {peak}", peak=peak), True)
 
 
 def estimates(documents: Iterable[Document]) -> dict[str, float]:

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from pipeline.engine.record import BLOCKED, Store, write_atomic
 from pipeline.errors import MeaninglessError, RecordError
 from pipeline.measure.figures import Figure
+from pipeline.message import WHOLE
 from pipeline.redact import redacted
 from pipeline.report.document import FILE_NAME, MEASURING, Document, ReportedFigure, read_document
 from pipeline.report.sweep import METRICS, CellRecord
@@ -27,7 +28,7 @@ def read_cell(folder: Path) -> CellRecord | None:
 
 def write_cell(folder: Path, cell: CellRecord) -> None:
     """Write the cell's record, whole or not at all."""
-    write_atomic(folder / CELL_FILE, redacted(cell.model_dump_json(indent=1)) + "\n")
+    write_atomic(folder / CELL_FILE, redacted(cell.model_dump_json(indent=1, context=WHOLE)) + "\n")
 
 
 def ended(cell: CellRecord, code: int, root: Path, folder: Path, said: str) -> CellRecord:

@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict
 
 from pipeline.gpu.nvml import Driver, Gpu, Reading
 from pipeline.gpu.visible import VARIABLE
+from pipeline.message import Sentence
 from pipeline.vllm.limits import unmet
 from pipeline.vllm.sets import ON_GPU, UPDATE_DRIVER, no_set_for, set_for_driver
 
@@ -17,8 +18,8 @@ class Caution(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
-    fact: str
-    fix: str
+    fact: Sentence
+    fix: Sentence
 
 
 def cautions(reading: Reading, kernel: str) -> list[Caution]:

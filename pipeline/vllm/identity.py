@@ -6,6 +6,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from pipeline.client.control import Control, ModelCard
+from pipeline.message import Sentence, _
 from pipeline.vllm.metrics import GENERATED_TOKENS
 
 
@@ -14,9 +15,9 @@ class Proof(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
-    claim: str
+    claim: Sentence
     holds: bool
-    seen: str
+    seen: Sentence
 
 
 def serves(model: str, folder: Path, max_model_len: int, version: str, control: Control) -> list[Proof]:
@@ -25,10 +26,10 @@ def serves(model: str, folder: Path, max_model_len: int, version: str, control: 
     cards = control.models()
     card = next((card for card in cards if card.id == model), None)
     right = card is not None and card.root == str(folder) and card.max_model_len == max_model_len and card.owned_by == "vllm"
-    seen = f"{card.id}, {card.max_model_len} tokens, by {card.owned_by}" if card else f"models {[c.id for c in cards]}"
+    seen = described(card) if card else f"models {[c.id for c in cards]}"
     return [
-        Proof(claim="/version is the installed one", holds=seen_version == version, seen=seen_version),
-        Proof(claim="/v1/models names the model, its folder and length", holds=right, seen=seen),
+        Proof(claim=_("/version is the installed one"), holds=seen_version == version, seen=seen_version),
+        Proof(claim=_("/v1/models names the model, its folder and length"), holds=right, seen=seen),
         counts_tokens(model, control),
     ]
 
@@ -37,22 +38,28 @@ def show(model: ModelCard, version: str, control: Control) -> list[Proof]:
     """Return what an endpoint shows of itself, where its process is not ours to look at; raises MeasureError when it is silent."""
     vllm = model.owned_by == "vllm" and model.max_model_len is not None
     return [
-        Proof(claim="/version answers as vLLM does", holds=bool(re.match(r"\d+\.\d+", version)), seen=version),
-        Proof(claim="/v1/models is vLLM's", holds=vllm, seen=f"{model.id}, {model.max_model_len} tokens, by {model.owned_by}"),
+        Proof(claim=_("/version answers as vLLM does"), holds=bool(re.match(r"\d+\.\d+", version)), seen=version),
+        Proof(claim=_("/v1/models is vLLM's"), holds=vllm, seen=described(model)),
         counts_tokens(model.id, control, alone=False),
     ]
 
 
+def described(card: ModelCard) -> str:
+    """Return what a model card says."""
+    return _("{name}, {n} tokens, by {owner}", name=card.id, n=f"{card.max_model_len}", owner=f"{card.owned_by}")
+
+
 def counts_tokens(model: str, control: Control, alone: bool = True) -> Proof:
     """Return the proof that the engine's own token counter rises by what a completion says it generated, or more if not alone."""
-    claim = "its metrics count the tokens of a completion"
+    claim = _("its metrics count the tokens of a completion")
     before = control.metrics().get(GENERATED_TOKENS)
     said = control.greet(model).usage.completion_tokens
     after = control.metrics().get(GENERATED_TOKENS)
     if before is None or after is None:
         return Proof(claim=claim, holds=False, seen=f"{GENERATED_TOKENS} is not there")
     counted = after - before
-    return Proof(claim=claim, holds=counted == said or (counted > said and not alone), seen=f"{counted:.0f} counted, {said} said")
+    seen = _("{n} counted, {needed} said", n=round(counted), needed=said)
+    return Proof(claim=claim, holds=counted == said or (counted > said and not alone), seen=seen)
 
 
 def is_real(proofs: list[Proof]) -> bool:

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict
 
 from pipeline.config.schema import ServeConfig
 from pipeline.errors import OutOfMemoryError
+from pipeline.message import Sentence
 from pipeline.vllm.fit import share_of
 from pipeline.vllm.plan import SHORTEST_CONTEXT
 
@@ -29,7 +30,7 @@ class Attempt(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
-    cause: str
+    cause: Sentence
     changed: str
     took_s: float
     log: str

@@ -2,6 +2,7 @@
 
 from pydantic import BaseModel, ConfigDict
 
+from pipeline.message import Sentence
 from pipeline.vllm.metrics import Metrics
 
 # The server's clock starts after it has read the request and stops before the answer is on its way.
@@ -15,7 +16,7 @@ class LedgerEntry(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
-    name: str
+    name: Sentence
     client: int
     server: int | None
 

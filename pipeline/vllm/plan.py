@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pydantic import BaseModel, ConfigDict
 
 from pipeline.measure.figures import Figure, not_measured
+from pipeline.message import _
 from pipeline.model.shape import DTYPE_BYTES, Shape, kv_bytes_per_token
 
 MIB = 2**20
@@ -37,7 +38,7 @@ CONTEXT_STEP = 16  # tokens; vLLM's block on GPUs
 # The guide's card. Source: nvidia-smi on an RTX 4050 Laptop shows 6141MiB in all.
 LAPTOP = "NVIDIA GeForce RTX 4050 Laptop GPU"
 LAPTOP_MIB = 6141.0
-NOTHING_PLANNED = "nothing was planned: no GPU, or a model or flag that the plan does not know"
+NOTHING_PLANNED = _("nothing was planned: no GPU, or a model or flag that the plan does not know")
 
 
 class Plan(BaseModel):
@@ -156,5 +157,5 @@ def plan_error_figure(made: Plan | None, peak: Figure) -> Figure:
     if peak.value is None:
         return not_measured("%", peak.reason)
     if peak.value <= 0:
-        return not_measured("%", "the measured peak is 0")
+        return not_measured("%", _("the measured peak is 0"))
     return Figure(value=100 * (made.peak_mib / peak.value - 1), unit="%", n=1)

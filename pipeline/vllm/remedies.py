@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pipeline.gpu.nvml import Gpu
+from pipeline.message import _
 from pipeline.vllm.limits import BATCH_INVARIANCE
 from pipeline.vllm.sets import CPU_SET
 
@@ -34,22 +35,23 @@ class NoRemedy:
 
 
 SPLIT_KV_OFF = Remedy(
-    "VLLM_CPU_ATTN_SPLIT_KV", "0", "vLLM splits attention over the KV cache by what else is running, which changes the order of its sums"
+    "VLLM_CPU_ATTN_SPLIT_KV", "0", _("vLLM splits attention over the KV cache by what else is running, which changes the order of its sums")
 )
-BATCH_INVARIANT = Remedy("VLLM_BATCH_INVARIANT", "1", "vLLM then takes kernels whose sums do not depend on the size of the batch")
+BATCH_INVARIANT = Remedy("VLLM_BATCH_INVARIANT", "1", _("vLLM then takes kernels whose sums do not depend on the size of the batch"))
 
 
 def remedy_for(distribution: str, gpus: Sequence[Gpu], attached: str | None = None) -> Remedy | NoRemedy:
     """Return the remedy for a server of this distribution on this machine, whose first device it uses."""
     if attached:
-        return NoRemedy(f"the server at {attached} is not ours to start with another environment")
+        return NoRemedy(_("the server at {address} is not ours to start with another environment", address=attached))
     if distribution == CPU_SET.distribution or not gpus:
         return SPLIT_KV_OFF
     gpu = gpus[0]
     if capability(gpu) >= LEAST_CAPABILITY:
         return BATCH_INVARIANT
     least = ".".join(map(str, LEAST_CAPABILITY))
-    return NoRemedy(f"{BATCH_INVARIANT} needs compute capability {least}, and {gpu.name} has {gpu.compute_capability}")
+    has = {"name": f"{BATCH_INVARIANT}", "value": least, "reason": gpu.name, "target": gpu.compute_capability}
+    return NoRemedy(_("{name} needs compute capability {value}, and {reason} has {target}", **has))
 
 
 def capability(gpu: Gpu) -> tuple[int, ...]:

@@ -4,13 +4,13 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from pipeline.engine.record import Failure, Store, now
+from tests.fakes.forkserver import Process, start
 
 ROOT = Path(__file__).resolve().parents[2]
 STAGE_NAMES = ("check-gpu", "install", "download-model", "serve", "test-router", "test-determinism", "bench", "measure-vram", "report")
@@ -47,10 +47,9 @@ class Project:
         with (self.root / file).open("a", encoding="utf-8") as opened:
             opened.write(text)
 
-    def start(self, *words: str, **variables: str) -> "subprocess.Popen[str]":
+    def start(self, *words: str, **variables: str) -> Process:
         environment = {"PATH": os.environ["PATH"], "HOME": str(self.root / "home"), "COLUMNS": "200", **variables}
-        command = [sys.executable, "-m", "invoke", *words]
-        return subprocess.Popen(command, cwd=self.root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        return start(["-m", "invoke", *words], self.root, environment)
 
     def invoke(self, *words: str, **variables: str) -> "subprocess.CompletedProcess[str]":
         """Run a command to its end; no command may end in a traceback."""
@@ -59,8 +58,9 @@ class Project:
             out, err = process.communicate(timeout=120)
         finally:
             process.kill()
+        assert process.returncode is not None
         assert "Traceback" not in out + err, err
-        return subprocess.CompletedProcess(words, process.returncode, out, err)
+        return subprocess.CompletedProcess(words, process.wait(), out, err)
 
     def says(self, *words: str, **variables: str) -> list[str]:
         """Return the lines that a command prints that must succeed."""

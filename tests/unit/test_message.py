@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
-from pipeline.message import Code, Digits, Message, Value, _, plural
+from pipeline.message import WHOLE, Code, Digits, Message, Value, _, joined, plural
 
 TEXT = st.text(max_size=20)
 PLAIN = st.one_of(TEXT, st.integers(), st.floats(allow_nan=False, allow_infinity=False))
@@ -46,11 +46,29 @@ def test_text_without_values_is_taken_literally() -> None:
     assert Message("{n}") == "{n}"
 
 
+def test_what_is_no_record_holds_the_english_text() -> None:
+    holder = Holder(message=_("run {command}", command=Code("./inv stop")))
+    assert holder.model_dump(mode="json") == {"message": "run `./inv stop`"}
+    assert holder.model_dump()["message"] is holder.message
+    assert Holder.model_json_schema(mode="serialization")["properties"]["message"] == {"title": "Message", "type": "string"}
+
+
+def test_parts_are_joined_to_one_message_that_knows_them() -> None:
+    parts = [_("range {value} MiB", value=Digits("70")), _("{n} preemptions", n=2)]
+    assert joined(parts) == "range 70 MiB, 2 preemptions"
+    assert list(joined(parts).values.values()) == parts
+    assert joined(parts[:1]) is parts[0]
+    assert joined([]) == ""
+
+
 @given(TEXT, TEXT, st.dictionaries(st.sampled_from(["n", "count", "what"]), PLAIN, max_size=3), st.sampled_from(KINDS))
 def test_a_record_gives_the_same_message_back(template: str, many: str, values: dict[str, Value], kind: Callable[[str], Value]) -> None:
     held = {name: kind(value) if isinstance(value, str) else value for name, value in values.items()}
     message = Message(template, held, many)
-    for again in (Holder.model_validate_json(Holder(message=message).model_dump_json()).message, pickle.loads(pickle.dumps(message))):
+    for again in (
+        Holder.model_validate_json(Holder(message=message).model_dump_json(context=WHOLE)).message,
+        pickle.loads(pickle.dumps(message)),
+    ):
         assert str(again) == str(message)
         if held:
             assert (again.template, again.plural, dict(again.values)) == (template, many, held)

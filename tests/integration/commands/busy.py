@@ -1,15 +1,15 @@
 """A command that is at work until its hub answers."""
 
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from tests.builders.project import Project
 from tests.fakes.fake_hub import FakeHub, HubFile
+from tests.fakes.forkserver import Process
 
 
 @contextmanager
-def busy(project: Project, hub: FakeHub) -> Iterator["subprocess.Popen[str]"]:
+def busy(project: Project, hub: FakeHub) -> Iterator[Process]:
     """Have a command at work that waits for the hub until `go_on` is set."""
     model = {"name": "tiny", "source": "hub", "repo": hub.repo, "min_free_gib": 0.01}
     project.configure(profile="cpu", profiles={"cpu": {"model": model}})
@@ -19,7 +19,7 @@ def busy(project: Project, hub: FakeHub) -> Iterator["subprocess.Popen[str]"]:
         yield first
     finally:
         first.kill()
-        first.communicate()
+        first.communicate(timeout=60)
 
 
 def tiny_hub() -> FakeHub:

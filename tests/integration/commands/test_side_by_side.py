@@ -2,7 +2,6 @@
 
 import os
 import signal
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,11 +11,12 @@ import psutil
 from tests.builders.project import Project
 from tests.fakes.environment import until
 from tests.fakes.fake_hub import FakeHub
+from tests.fakes.forkserver import Process
 from tests.integration.commands.busy import tiny_hub
 
 
 @contextmanager
-def at_work(project: Project, hub: FakeHub, python: Path) -> Iterator["subprocess.Popen[str]"]:
+def at_work(project: Project, hub: FakeHub, python: Path) -> Iterator[Process]:
     """Have `all` at work on a model that the hub does not yet give and a server's environment that somebody else made."""
     model = {"name": "tiny", "source": "hub", "repo": hub.repo, "min_free_gib": 0.01}
     project.configure(profile="cpu", profiles={"cpu": {"model": model, "install": {"python": str(python)}}})
@@ -26,7 +26,7 @@ def at_work(project: Project, hub: FakeHub, python: Path) -> Iterator["subproces
         yield process
     finally:
         process.kill()
-        process.communicate()
+        process.communicate(timeout=60)
 
 
 def states(project: Project) -> dict[str, str]:

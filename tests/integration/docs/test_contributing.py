@@ -23,7 +23,6 @@ AWAITED = {
     "pipeline/report/sections/order.py",
     "pipeline/report/formats/<name>.py",
     "pipeline/report/formats/order.py",
-    "pipeline/commands/<name>.py",
 }
 
 

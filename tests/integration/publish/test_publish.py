@@ -39,9 +39,9 @@ SECRET = "ghp_" + "a1B2" * 9
 MARKDOWN = f"""# vLLM PoC: tiny
 
 ![memory](artifacts/plots/memory.svg) [bench](artifacts/bench.json), [json](report.json)
-token {SECRET}, /home/ada/models, user ada, http://gpu-box:8000, 10.1.2.3, http://127.0.0.1:8000
+token {SECRET}, /home/lovelace/models, user lovelace, http://gpu-box:8000, 10.1.2.3, http://127.0.0.1:8000
 """
-PLANTED = (SECRET, "/home/ada", "ada", "gpu-box", "10.1.2.3")
+PLANTED = (SECRET, "/home/lovelace", "lovelace", "gpu-box", "10.1.2.3")
 
 
 class Place:
@@ -65,10 +65,10 @@ class Place:
         """Put a report on disk and on record."""
         plot = self.root / "artifacts" / "plots" / "memory.svg"
         plot.parent.mkdir(parents=True, exist_ok=True)
-        plot.write_text("<svg>user ada</svg>", encoding="utf-8")
+        plot.write_text("<svg>user lovelace</svg>", encoding="utf-8")
         (self.root / "REPORT.md").write_text(markdown, encoding="utf-8")
         (self.root / "report.json").write_text(json.dumps({"log": "x\nada 10.1.2.3"}), encoding="utf-8")
-        (self.root / "report.html").write_text("<p>ada at 10.1.2.3</p>", encoding="utf-8")
+        (self.root / "report.html").write_text("<p>lovelace at 10.1.2.3</p>", encoding="utf-8")
 
     def publish(self, issue: str | None = "132", dry_run: bool = False, repo: str | None = None, branch: str | None = None) -> None:
         assert code_of(publish(self.root, Options(), issue, repo, branch, dry_run)) == 0
@@ -108,7 +108,7 @@ def place(tmp_path: Path, github: FakeGithub, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
     monkeypatch.setenv("GITHUB_API_URL", github.api)
     monkeypatch.setenv("GITHUB_TOKEN", github.token)
-    monkeypatch.setenv("USER", "ada")
+    monkeypatch.setenv("USER", "lovelace")
     monkeypatch.setattr("pipeline.publish.github.shutil.which", lambda _: None)  # a gh of the machine's own
     made = Place(tmp_path, github)
     made.report()

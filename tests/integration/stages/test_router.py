@@ -97,6 +97,7 @@ def test_router_compares_the_arms_case_by_case(fake: FakeVllm, server: Server, w
     fake.script = dataclasses.replace(answers_to_cases(), by_number={"1": wrong, "2": wrong})
     result = router.test_router(ROUTER, server, workspace)
     pairs = result.routes_paired
+    assert pairs is not None
     assert (pairs.both, pairs.only_prompt_only, pairs.only_constrained, pairs.neither) == (1, 0, 2, 5)
     assert pairs.p == 0.5
     assert result.figures["constraint_route_accuracy_points"].value == 25

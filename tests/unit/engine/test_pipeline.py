@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.engine import migrations
 from pipeline.engine.pipeline import Pipeline
 from pipeline.engine.record import Artifact, Outcome
 from pipeline.engine.stage import Stage
@@ -284,3 +285,24 @@ def test_any_other_trouble_of_the_system_is_a_bug(house: ToyHouse, error: OSErro
     house.troubled["use"] = error
     with pytest.raises(OSError, match=str(error.strerror)):
         house.run()
+
+
+def test_record_of_no_known_form_runs_the_stage_again(house: ToyHouse) -> None:
+    house.run()
+    path = house.root / "artifacts" / "use.json"
+    path.write_text(path.read_text(encoding="utf-8").replace('"tens"', '"zehner"'), encoding="utf-8")
+    assert house.why("use") == "its record has no form that this program knows"
+    assert house.run()["use"] == "made"
+
+
+def test_record_of_an_older_form_stands_while_its_inputs_do(house: ToyHouse, monkeypatch: pytest.MonkeyPatch) -> None:
+    house.run()
+    path = house.root / "artifacts" / "use.json"
+    path.write_text(path.read_text(encoding="utf-8").replace('"tens"', '"zehner"'), encoding="utf-8")
+    before = path.read_bytes()
+    monkeypatch.setattr(migrations, "STEPS", {"use": (lambda data, _because: {"tens": data["zehner"]},)})
+    assert house.why("use") == ""
+    assert house.run()["use"] == "unchanged"
+    assert path.read_bytes() == before
+    house.knob = house.knob.model_copy(update={"level": 20})
+    assert house.run()["use"] == "made"

@@ -3,14 +3,17 @@
 import json
 import math
 import os
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pipeline.engine import migrations
 from pipeline.engine.record import SCHEMA_VERSION, Artifact, Failure, Store, digest, write_atomic
-from pipeline.errors import RecordError
+from pipeline.errors import NewerRecordError, RecordError
+from pipeline.message import Message, _
 
 
 class Toy(Artifact):
@@ -118,6 +121,68 @@ def test_data_of_an_older_shape_counts_as_never_made(store: Store) -> None:
     write(store, Toy(value=2))
     outcome = store.outcome("toy", Newer)
     assert (outcome.data, outcome.envelope) == (None, None)
+
+
+def with_unit(data: dict[str, Any], because: Mapping[str, Any]) -> dict[str, Any]:
+    return {"unit": because["code"], **data}
+
+
+def doubled(data: dict[str, Any], _because: Mapping[str, Any]) -> dict[str, Any]:
+    return {**data, "value": 2 * data["value"]}
+
+
+@pytest.mark.parametrize(("form", "value"), [(0, 4), (1, 4), (2, 2)])
+def test_data_of_an_older_form_takes_the_steps_that_its_writer_did_not_know(
+    store: Store, monkeypatch: pytest.MonkeyPatch, form: int, value: float
+) -> None:
+    write(store, Newer(value=2, unit="c") if form else Toy(value=2))
+    monkeypatch.setattr(migrations, "STEPS", {"toy": (with_unit, doubled)})
+    change(store, form=form)
+    outcome = store.outcome("toy", Newer)
+    assert outcome.data == Newer(value=value, unit="c")
+    assert outcome.envelope is not None
+    assert outcome.envelope.data is not None
+    assert outcome.envelope.data["value"] == 2, "the file stays as it was written"
+
+
+def test_a_record_names_the_form_of_its_data(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(migrations, "STEPS", {"toy": (with_unit, doubled)})
+    write(store, Newer(value=2, unit="c"))
+    assert json.loads(store.path("toy").read_text(encoding="utf-8"))["form"] == 2
+    assert store.outcome("toy", Newer).data == Newer(value=2, unit="c")
+
+
+def test_a_record_from_before_forms_were_named_is_read(store: Store) -> None:
+    write(store, Toy(value=2))
+    raw = json.loads(store.path("toy").read_text(encoding="utf-8"))
+    del raw["form"]
+    store.path("toy").write_text(json.dumps(raw | {"schema_version": 1}), encoding="utf-8")
+    assert store.outcome("toy", Toy).data == Toy(value=2)
+
+
+def test_a_form_of_a_later_version_is_refused_with_the_way_out(store: Store) -> None:
+    write(store, Toy(value=2))
+    change(store, form=1)
+    with pytest.raises(NewerRecordError, match="has form 1 of the records of toy, this program reads 0") as caught:
+        store.outcome("toy", Toy)
+    assert caught.value.hint == "update this program, or remove the file to run the stage again"
+
+
+@pytest.mark.parametrize("spoilt", [{}, {"levels": 3}, {"levels": [3]}, {"levels": [], "ledger": {}}, {"levels": [{}], "ledger": []}])
+def test_data_that_no_version_wrote_is_no_record(store: Store, spoilt: dict[str, Any]) -> None:
+    write(store, Toy(value=2))
+    raw = json.loads(store.path("toy").read_text(encoding="utf-8"))
+    store.path("bench").write_text(json.dumps(raw | {"stage": "bench", "form": 0, "data": spoilt}), encoding="utf-8")
+    assert store.outcome("bench", Toy).data is None
+
+
+def test_a_failure_keeps_what_its_message_knows(store: Store) -> None:
+    write(store, Failure(kind="blocked", message=_("needs {stage}, which failed", stage="serve")))
+    failure = store.outcome("toy", Toy).failure
+    assert failure is not None
+    assert failure.message == "needs serve, which failed"
+    assert isinstance(failure.message, Message)
+    assert failure.message.values == {"stage": "serve"}
 
 
 @pytest.mark.parametrize("value", [math.inf, -math.inf])
