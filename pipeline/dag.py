@@ -4,7 +4,7 @@ from pipeline.engine.pipeline import Stage
 from pipeline.engine.record import SOAK_NOTE, SWEEP_NOTE, Artifact
 from pipeline.report.stage import report, report_present
 from pipeline.report.sweep import Sweep
-from pipeline.server.stop import NOTE, Closing
+from pipeline.server.stop import STOP_NOTE, Closing
 from pipeline.stages.attach import attach_server
 from pipeline.stages.bench import bench
 from pipeline.stages.check_gpu import check_gpu
@@ -28,4 +28,4 @@ STAGES = (
 )
 ATTACHED = tuple(Stage(attach_server, present=server_present, called="serve") if stage.name == "serve" else stage for stage in STAGES)
 MEASURING = ("test-router", "test-determinism", "bench", "measure-vram")
-NOTES: dict[type[Artifact], str] = {Closing: NOTE, Remedied: REMEDY_NOTE, Soak: SOAK_NOTE, Sweep: SWEEP_NOTE}
+NOTES: dict[type[Artifact], str] = {Closing: STOP_NOTE, Remedied: REMEDY_NOTE, Soak: SOAK_NOTE, Sweep: SWEEP_NOTE}

@@ -9,6 +9,7 @@ from pipeline.config.layers import Layers
 from pipeline.config.schema import PLANNED_METRIC, Config, GpuConfig, ModelConfig, ServeConfig
 from pipeline.engine.workspace import Workspace
 from pipeline.errors import ConfigError, HubSilentError, ModelError
+from pipeline.measure.units import MIB
 from pipeline.model.published import EMBEDDED, NON_COMMERCIAL, SOURCE, published_shape, repository
 from pipeline.model.remote import HEADERS, remote_weights
 from pipeline.model.shape import Shape, estimated_bytes, read_shape, weight_bytes
@@ -18,7 +19,7 @@ from pipeline.terminal import Part, Table
 from pipeline.vllm.demand import demand, devices, unplanned
 from pipeline.vllm.fit import Fit, fit_of, pairs
 from pipeline.vllm.ladder import CPU_CACHE
-from pipeline.vllm.plan import ERROR_MIB, LAPTOP, LAPTOP_MIB, MIB, PEAK_ERROR_MIB, Demand
+from pipeline.vllm.plan import ERROR_MIB, LAPTOP, LAPTOP_MIB, PEAK_ERROR_MIB, Demand
 
 ASK_HUB_S = 10.0
 HEAD = ("model", "profile", "weights", "from", "KV/token", "utilisation", "context", "peak", "verdict")

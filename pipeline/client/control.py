@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipeline.errors import MeasureError
 
-TIMEOUT_S = 10.0
+CALL_TIMEOUT_S = 10.0
 GREETING_TIMEOUT_S = 120.0  # a server's first answer may wait for kernels that are compiled
 HEALTH_TIMEOUT_S = 5.0  # a loaded machine takes its time, and a wrong "no" restarts the server
 M = TypeVar("M", bound=BaseModel)
@@ -29,23 +29,23 @@ class ModelList(BaseModel):
     data: list[ModelCard]
 
 
-class CachedTokens(BaseModel):
+class PromptTokensDetails(BaseModel):
     model_config = ConfigDict(extra="ignore", defer_build=True)
 
     cached_tokens: int | None = None
 
 
-class Usage(BaseModel):
+class CompletionUsage(BaseModel):
     """The server's own token counts."""
 
     model_config = ConfigDict(extra="ignore", defer_build=True)
 
     prompt_tokens: int
     completion_tokens: int = 0
-    prompt_tokens_details: CachedTokens | None = None
+    prompt_tokens_details: PromptTokensDetails | None = None
 
 
-class Message(BaseModel):
+class CompletionMessage(BaseModel):
     model_config = ConfigDict(extra="ignore", defer_build=True)
 
     content: str | None = None
@@ -71,10 +71,10 @@ class ChoiceLogprobs(BaseModel):
     content: list[TokenLogprobs] | None = None
 
 
-class Choice(BaseModel):
+class CompletionChoice(BaseModel):
     model_config = ConfigDict(extra="ignore", defer_build=True)
 
-    message: Message
+    message: CompletionMessage
     finish_reason: str | None = None
     token_ids: list[int] | None = None
     logprobs: ChoiceLogprobs | None = None
@@ -85,8 +85,8 @@ class Completion(BaseModel):
 
     model_config = ConfigDict(extra="ignore", defer_build=True)
 
-    choices: list[Choice]
-    usage: Usage
+    choices: list[CompletionChoice]
+    usage: CompletionUsage
     prompt_token_ids: list[int] | None = None
 
     @property
@@ -117,10 +117,10 @@ class Control:
             return False
 
     def version(self) -> str:
-        return str(self._json("GET", "/version", None, TIMEOUT_S).get("version", ""))
+        return str(self._json("GET", "/version", None, CALL_TIMEOUT_S).get("version", ""))
 
     def models(self) -> list[ModelCard]:
-        return self._model(ModelList, self._json("GET", "/v1/models", None, TIMEOUT_S)).data
+        return self._model(ModelList, self._json("GET", "/v1/models", None, CALL_TIMEOUT_S)).data
 
     def metrics(self) -> dict[str, float]:
         """Return each sample of /metrics summed over its labels, by name; histogram buckets left out."""
@@ -128,7 +128,7 @@ class Control:
 
         totals: dict[str, float] = {}
         try:
-            response = self._session.get(f"{self.base_url}/metrics", timeout=TIMEOUT_S)
+            response = self._session.get(f"{self.base_url}/metrics", timeout=CALL_TIMEOUT_S)
             response.raise_for_status()
             for family in text_string_to_metric_families(response.text):
                 for sample in family.samples:

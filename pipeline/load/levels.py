@@ -67,7 +67,7 @@ class Trial(BaseModel):
     meets: bool
 
 
-def level(calibration: Calibration, batch: Batch, budget_ms: float, ceiling_chunks_s: float) -> Level:
+def level_of(calibration: Calibration, batch: Batch, budget_ms: float, ceiling_chunks_s: float) -> Level:
     """Return the system throughput of one closed loop: output tokens of successful requests / wall time."""
     tokens = sum(answer.tokens for answer in batch.good)
     chunks_s = sum(len(answer.chunk_ns) for answer in batch.good) / batch.wall_s
@@ -95,7 +95,7 @@ def clock_trouble(batch: Batch) -> str:
     return f"the clocks of its clients may be {batch.clock_ms:.3g} ms apart, over {CLOCK_SHARE:.0%} of its {batch.wall_s:.3g} s"
 
 
-def open_level(arrival: Arrival, rate_per_s: float, batch: Batch) -> OpenLevel:
+def open_level_of(arrival: Arrival, rate_per_s: float, batch: Batch) -> OpenLevel:
     """Return what became of one open loop."""
     delays = [(answer.sent_ns - answer.scheduled_ns) / NS_PER_MS for answer in batch.answers]
     return OpenLevel(
@@ -146,8 +146,10 @@ def meeting(batch: Batch, limits: Limits) -> int:
     )
 
 
-def without_invalid(entry: Level, made: Mapping[str, Figure]) -> dict[str, Figure]:
+def without_invalid(entry: Level, figures: Mapping[str, Figure]) -> dict[str, Figure]:
     """Return the figures, without their values where the client was over its budget at that concurrency; what was answered stands."""
     if not entry.invalid:
-        return dict(made)
-    return {name: figure if name == "answered" else not_measured(figure.unit, f"INVALID: {entry.invalid}") for name, figure in made.items()}
+        return dict(figures)
+    return {
+        name: figure if name == "answered" else not_measured(figure.unit, f"INVALID: {entry.invalid}") for name, figure in figures.items()
+    }

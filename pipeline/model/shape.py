@@ -39,10 +39,10 @@ class Shape(BaseModel):
     bits: int | None = None
     group_size: int | None = None
 
-    def served_dtype(self, asked: str) -> str:
+    def served_dtype(self, wanted: str) -> str:
         """Return the dtype that vLLM computes in: what was asked for; `auto` is the model's, but bfloat16 for float32."""
-        if asked != "auto":
-            return asked
+        if wanted != "auto":
+            return wanted
         return "bfloat16" if self.dtype == "float32" else self.dtype
 
 

@@ -8,7 +8,7 @@ from pipeline.server.keys import control_of, key_of
 from pipeline.server.state import Handle
 from pipeline.stages.serve import Server
 from pipeline.vllm.environment import API_KEY
-from pipeline.vllm.identity import Proof, is_real, show
+from pipeline.vllm.identity import Proof, is_real, shows_vllm
 
 
 def attach_server(settings: AttachConfig, model: ModelConfig, workspace: Workspace) -> Server:
@@ -51,7 +51,7 @@ def look_at(url: str, model: str, workspace: Workspace) -> tuple[ModelCard, str,
         version = control.version()
         if not control.greet(card.id).says_something:
             raise ServerError(f"the completion of the server at {url} says nothing", "ask whoever runs it")
-        return card, version, show(card, version, control)
+        return card, version, shows_vllm(card, version, control)
     except MeasureError as error:
         key = "" if key_of(handle, workspace) else f"; a server that wants an API key takes it from {API_KEY}"
         raise ServerError(error.message, f"is it a vLLM server, and up?{key}") from error

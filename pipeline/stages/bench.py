@@ -11,7 +11,7 @@ from pipeline.engine.record import Measurement, write_atomic
 from pipeline.engine.workspace import Workspace
 from pipeline.errors import NothingAnsweredError
 from pipeline.load.calibration import Calibration, calibrate
-from pipeline.load.levels import Level, OpenLevel, Trial, find_capacity, level, meeting, open_level, without_invalid
+from pipeline.load.levels import Level, OpenLevel, Trial, find_capacity, level_of, meeting, open_level_of, without_invalid
 from pipeline.load.phases import LoadPhases, processes_of
 from pipeline.load.spread import Batch, Crew
 from pipeline.load.stamps import NO_GAP, between_ms, compressed, first_ms, per_token_ms, whole_ms
@@ -117,14 +117,14 @@ def measure(
     at_end = counters.read()
     raw = raw or workspace.artifacts / "raw" / "bench.jsonl.gz"
     write_atomic(raw, compressed(phases.lines))
-    levels = [level(entry, loops[entry.concurrency], settings.client_delay_ms, ceiling) for entry in calibrations]
-    open_levels = [open_level(arrival, settings.open_share * best_per_s, batch) for arrival, batch in opened.items()]
+    levels = [level_of(entry, loops[entry.concurrency], settings.client_delay_ms, ceiling) for entry in calibrations]
+    open_levels = [open_level_of(arrival, settings.open_share * best_per_s, batch) for arrival, batch in opened.items()]
     warm_hits = rise(before_warm, after_warm, CACHE_HITS)
     return BenchResult(
         launch_id=server.handle.launch_id,
         simulated=not server.real,
         figures={
-            **without_invalid(levels[0], figures(cold, decode, loops.values(), opened.values())),
+            **without_invalid(levels[0], lone_figures(cold, decode, loops.values(), opened.values())),
             **without_invalid(levels[0], warm_figures(warm, warm_hits)),
             **{name: figure for entry in levels for name, figure in without_invalid(entry, closed_figures(entry, loops, limits)).items()},
             **without_invalid(levels[-1], open_figures(opened, limits)),
@@ -169,7 +169,7 @@ def capacity_figure(trials: Sequence[Trial]) -> Figure:
     return Figure(value=max(met), unit="requests/s", n=len(trials), low=max(met), high=min(missed, default=None))
 
 
-def figures(cold: Batch, decode: Batch, loops: Iterable[Batch], opened: Iterable[Batch]) -> dict[str, Figure]:
+def lone_figures(cold: Batch, decode: Batch, loops: Iterable[Batch], opened: Iterable[Batch]) -> dict[str, Figure]:
     """Return the figures of requests that are alone, and the share of all that were answered."""
     tpot = per_token_ms(decode.answers)
     counted = [cold, *loops, *opened]

@@ -17,7 +17,7 @@ from pipeline.server.stop import stop_server
 from pipeline.stages.check_gpu import CPU_PROFILE, Machine
 from pipeline.stages.download_model import Model
 from pipeline.stages.install import Installation
-from pipeline.vllm.command import headless_command, server_command, without_address
+from pipeline.vllm.command import headless_command, server_command, without_host_and_port
 from pipeline.vllm.identity import Proof
 from pipeline.vllm.ladder import Attempt, next_attempt
 from pipeline.vllm.plan import Plan
@@ -48,7 +48,7 @@ class Server(Artifact):
     def identity(self) -> dict[str, Any]:
         """Return all but the handle and the address: what is measured does not depend on the port."""
         facts = self.model_dump(mode="json", exclude={"handle", "proofs", "command", "plan", "attempts"})
-        return {**facts, "flags": " ".join(without_address(self.command))}
+        return {**facts, "flags": " ".join(without_host_and_port(self.command))}
 
 
 def serve(
@@ -61,7 +61,7 @@ def serve(
     """Start vLLM, wait until it answers, and prove that it is ours."""
     if settings.node_rank:
         raise ServerError(f"node {settings.node_rank} answers no requests: node 0 does", "start its share of the model with `./inv join`")
-    for caution in cautions(settings, workspace):
+    for caution in start_cautions(settings, workspace):
         workspace.say(f"caution: {caution}")
     site = site_of(machine, installation, model, workspace)
     settings = prepare(settings, site, workspace)
@@ -150,7 +150,7 @@ def restart(server: Server, workspace: Workspace) -> Server:
     return again
 
 
-def cautions(settings: ServeConfig, workspace: Workspace) -> list[str]:
+def start_cautions(settings: ServeConfig, workspace: Workspace) -> list[str]:
     """Return what whoever starts this should know."""
     found = []
     if settings.trust_remote_code:

@@ -113,44 +113,44 @@ def all_arms(
 ) -> Determinism:
     """Return every arm's outcome; `restart` is how arm D4 does it."""
     insist_on_answers(server)
-    asked = load_prompts(workspace.root / settings.prompts)[: settings.count]
+    questions = load_prompts(workspace.root / settings.prompts)[: settings.count]
     handle = server.handle
     with watched(handle, workspace, "test-determinism") as target:
         asker = Asker(target, server.model, settings)
-        told = repeat(asker, asked, settings, workspace)
-        references = {prompt: commonest(answers) for prompt, answers in told.items()}
+        answers_by_prompt = repeat(asker, questions, settings, workspace)
+        references = {prompt: commonest(answers) for prompt, answers in answers_by_prompt.items()}
         arms = [
             cache_arm(asker, references, settings, workspace),
             *(load_arm(asker, references, others, settings, workspace) for others in settings.load),
             *control_arms(asker, references, settings, workspace),
         ]
         prompts = [
-            compared(asker, prompt, references[prompt], agreement([answer.ids for answer in answers]), answers)
-            for prompt, answers in told.items()
+            compare(asker, prompt, references[prompt], agreement([answer.ids for answer in answers]), answers)
+            for prompt, answers in answers_by_prompt.items()
         ]
     arms.append(restart_arm(references, settings, server, workspace, restart))
     return Determinism(
         launch_id=handle.launch_id,
         simulated=not server.real,
-        figures={**figures(prompts, told), **arm_figures(arms)},
+        figures={**prompt_figures(prompts, answers_by_prompt), **arm_figures(arms)},
         seed=settings.seed,
         prompts=prompts,
         arms=sorted(arms, key=lambda arm: arm.arm),
     )
 
 
-def repeat(asker: Asker, asked: list[str], settings: DeterminismConfig, workspace: Workspace) -> dict[str, list[TokenAnswer]]:
+def repeat(asker: Asker, questions: list[str], settings: DeterminismConfig, workspace: Workspace) -> dict[str, list[TokenAnswer]]:
     """Return arm D1's answers by prompt: the guide's test, one request at a time."""
-    workspace.say(f"determinism: {settings.runs} × each of {len(asked)} prompts, one after the other")
-    return {prompt: [asker.ask(prompt) for _ in range(settings.runs)] for prompt in counted(asked, "D1", workspace)}
+    workspace.say(f"determinism: {settings.runs} × each of {len(questions)} prompts, one after the other")
+    return {prompt: [asker.ask(prompt) for _ in range(settings.runs)] for prompt in with_progress(questions, "D1", workspace)}
 
 
-def counted(prompts: Collection[str], arm: str, workspace: Workspace) -> Iterator[str]:
+def with_progress(prompts: Collection[str], arm: str, workspace: Workspace) -> Iterator[str]:
     """Yield the prompts, telling how many are done."""
-    told = workspace.progress(f"determinism, prompts of {arm}", len(prompts))
+    on_progress = workspace.progress(f"determinism, prompts of {arm}", len(prompts))
     for done, prompt in enumerate(prompts, 1):
         yield prompt
-        told(done)
+        on_progress(done)
 
 
 def cache_arm(asker: Asker, references: dict[str, TokenAnswer], settings: DeterminismConfig, workspace: Workspace) -> Arm:
@@ -160,7 +160,7 @@ def cache_arm(asker: Asker, references: dict[str, TokenAnswer], settings: Determ
         return Arm(arm="D2", what=what, reason="determinism.cache_runs is 0")
     workspace.say(f"determinism: {what}, {settings.cache_runs} × each prompt")
     prompts, cold_cached, warm_cached = [], 0, []
-    for number, prompt in enumerate(counted(references, "D2", workspace)):
+    for number, prompt in enumerate(with_progress(references, "D2", workspace)):
         answers = []
         for run in range(settings.cache_runs):
             salt = f"{asker.salt}-{number}-{run}"
@@ -169,7 +169,7 @@ def cache_arm(asker: Asker, references: dict[str, TokenAnswer], settings: Determ
             cold_cached += cold.cached
             warm_cached.append(warm.cached)
         reference = references[prompt]
-        prompts.append(compared(asker, prompt, reference, against(reference.ids, [answer.ids for answer in answers]), answers))
+        prompts.append(compare(asker, prompt, reference, against(reference.ids, [answer.ids for answer in answers]), answers))
     if cold_cached or not any(warm_cached):
         seen = f"{cold_cached} cached tokens cold, {sum(warm_cached)} warm"
         return Arm(arm="D2", what=what, reason=f"the server's own count shows no cold and warm cache: {seen}")
@@ -182,7 +182,7 @@ def load_arm(asker: Asker, references: dict[str, TokenAnswer], others: int, sett
     what = f"amid {others} other{'s' if others > 1 else ''}"
     workspace.say(f"determinism: {what}, {settings.load_runs} × each prompt")
     at_once = max(1, min(others // 2, MOST_AT_ONCE))
-    asked = [prompt for _ in range(settings.load_runs) for prompt in references]
+    questions = [prompt for _ in range(settings.load_runs) for prompt in references]
     answers: dict[str, list[TokenAnswer]] = {prompt: [] for prompt in references}
     most = 0
     control = Control(asker.target.base_url, asker.target.api_key)  # beside the asker's, which is at work
@@ -190,19 +190,19 @@ def load_arm(asker: Asker, references: dict[str, TokenAnswer], others: int, sett
     def running() -> int:
         return int(control.metrics().get(REQUESTS_RUNNING, 0))
 
-    on_progress = workspace.progress("determinism, requests of D3", len(asked))
+    on_progress = workspace.progress("determinism, requests of D3", len(questions))
     with under_load(asker, others + 1 - at_once):
         await_running(running, others + 1 - at_once)
-        for prompt, answer, seen in amid_others(asker, asked, at_once, running, on_progress):
+        for prompt, answer, seen in amid_others(asker, questions, at_once, running, on_progress):
             most = max(most, seen)
             if seen > 1:
                 answers[prompt].append(answer)
     prompts = [
-        compared(asker, prompt, references[prompt], against(references[prompt].ids, [answer.ids for answer in given]), given)
-        for prompt, given in answers.items()
-        if given
+        compare(asker, prompt, references[prompt], against(references[prompt].ids, [answer.ids for answer in answered]), answered)
+        for prompt, answered in answers.items()
+        if answered
     ]
-    overlapping, sent = sum(prompt.runs for prompt in prompts), len(asked)
+    overlapping, sent = sum(prompt.runs for prompt in prompts), len(questions)
     evidence = f"{REQUESTS_RUNNING} above 1 beside {overlapping} of {sent} requests, at most {most}; only these count"
     if not overlapping:
         return Arm(arm="D3", what=what, reason=f"no proof that any two requests overlapped: {evidence}")
@@ -234,7 +234,7 @@ def restart_arm(
         if changed:
             return Arm(arm="D4", what=what, reason=f"the prompt's own token ids changed: {changed[0]!r}")
         prompts = [
-            compared(asker, prompt, reference, against(reference.ids, [answers[prompt].ids]), [answers[prompt]])
+            compare(asker, prompt, reference, against(reference.ids, [answers[prompt].ids]), [answers[prompt]])
             for prompt, reference in references.items()
         ]
     return Arm(arm="D4", what=what, evidence=f"launch {server.handle.launch_id}, then {handle.launch_id}", prompts=prompts)
@@ -245,10 +245,10 @@ def control_arms(asker: Asker, references: dict[str, TokenAnswer], settings: Det
     warm = {"temperature": settings.control_temperature}
     workspace.say(f"determinism: controls at temperature {settings.control_temperature:g}")
     same, other = [], []
-    for prompt in counted(references, "D5", workspace):
+    for prompt in with_progress(references, "D5", workspace):
         first, second, third = (asker.ask(prompt, **warm, seed=settings.seed + step) for step in (0, 0, 1))
-        same.append(compared(asker, prompt, first, against(first.ids, [second.ids]), [second], **warm))
-        other.append(compared(None, prompt, first, against(first.ids, [third.ids]), [third]))  # these are to differ
+        same.append(compare(asker, prompt, first, against(first.ids, [second.ids]), [second], **warm))
+        other.append(compare(None, prompt, first, against(first.ids, [third.ids]), [third]))  # these are to differ
     at = f"temperature {settings.control_temperature:g}"
     return [Arm(arm="D5", what=f"{at}, same seed", prompts=same), Arm(arm="D5", what=f"{at}, another seed", prompts=other)]
 
@@ -259,7 +259,7 @@ def commonest(answers: Sequence[TokenAnswer]) -> TokenAnswer:
     return max(answers, key=lambda answer: counts[answer.ids])
 
 
-def compared(
+def compare(
     asker: Asker | None, prompt: str, reference: TokenAnswer, agreed: Agreement, answers: Iterable[TokenAnswer], **more: Any
 ) -> PromptAgreement:
     """Return the record of one prompt's comparison; `asker` finds the gap where it parts, `more` is what the reference was asked with."""
@@ -275,7 +275,7 @@ def compared(
     )
 
 
-def figures(prompts: list[PromptAgreement], told: dict[str, list[TokenAnswer]]) -> dict[str, Figure]:
+def prompt_figures(prompts: list[PromptAgreement], answers_by_prompt: dict[str, list[TokenAnswer]]) -> dict[str, Figure]:
     """Return D1's shares: of answers that agree with their prompt's commonest, and of prompts whose answers all agree.
 
     TARr compares the raw answers, TARa the canonical JSON where an answer is JSON (arXiv 2408.04667).
@@ -283,7 +283,9 @@ def figures(prompts: list[PromptAgreement], told: dict[str, list[TokenAnswer]]) 
     return {
         "identical": share_figure(sum(prompt.agreeing for prompt in prompts), sum(prompt.runs for prompt in prompts)),
         "tarr": share_figure(sum(prompt.agreeing == prompt.runs for prompt in prompts), len(prompts)),
-        "tara": share_figure(sum(len({canonical(answer.text) for answer in answers}) == 1 for answers in told.values()), len(told)),
+        "tara": share_figure(
+            sum(len({canonical(answer.text) for answer in answers}) == 1 for answers in answers_by_prompt.values()), len(answers_by_prompt)
+        ),
     }
 
 

@@ -7,14 +7,14 @@ from pipeline.config.schema import Config
 from pipeline.measure.digits import counted
 from pipeline.planning import Candidate, Card, Library, on_processor, row
 from pipeline.report.document import Document
-from pipeline.vllm.fit import refusal
+from pipeline.vllm.fit import hopeless
 from pipeline.vllm.plan import LAPTOP, LAPTOP_MIB
 
 GUIDE = Card(name=LAPTOP, total_mib=LAPTOP_MIB, available_mib=LAPTOP_MIB, reason="the guide's card")
 
 
 @dataclass(frozen=True)
-class Fit:
+class CellFit:
     """The words for a cell, and whether it can run."""
 
     words: str
@@ -29,29 +29,29 @@ def gpus_of(config: Config) -> int:
     return serve.tensor_parallel_size * serve.pipeline_parallel_size * serve.data_parallel_size
 
 
-def fit(config: Config, card: Card | None, most_gpus: int, library: Library) -> Fit:
+def cell_fit(config: Config, card: Card | None, most_gpus: int, library: Library) -> CellFit:
     """Return how the cell fits the card, the largest of the nodes' (None without one), where a node has at most `most_gpus`."""
     serve = config.serve
     wanted = gpus_of(config)
     if config.attach.url:
-        return Fit("runs on a server of someone else's", True)
+        return CellFit("runs on a server of someone else's", True)
     if serve.nnodes > 1:
-        return Fit(f"serve.nnodes is {serve.nnodes}: a cell runs on one node", False)
+        return CellFit(f"serve.nnodes is {serve.nnodes}: a cell runs on one node", False)
     if not wanted:
-        return Fit("runs on the processor", True)
+        return CellFit("runs on the processor", True)
     if wanted > most_gpus or card is None:
         there = f"no node has more than {most_gpus}" if most_gpus else "and no node has one"
-        guide = fit(config, GUIDE, wanted, library)
-        return Fit(f"needs {counted(wanted, 'GPU')}, {there}; on the guide's {GUIDE.name}: {guide.words}", False)
+        guide = cell_fit(config, GUIDE, wanted, library)
+        return CellFit(f"needs {counted(wanted, 'GPU')}, {there}; on the guide's {GUIDE.name}: {guide.words}", False)
     found = row(Candidate(model=config.model, config=config, profiles=()), card, None, library)
     if found.asked is None or found.judged is None:
-        return Fit(f"unknown: {found.reason}", True)
-    refused = None if serve.force_start else refusal(found.asked, serve.gpu_memory_utilization)
+        return CellFit(f"unknown: {found.reason}", True)
+    refused = None if serve.force_start else hopeless(found.asked, serve.gpu_memory_utilization)
     if refused is not None:
-        return Fit(f"cannot fit: {refused[0]} ({refused[1]})", False)
+        return CellFit(f"cannot fit: {refused[0]} ({refused[1]})", False)
     made = found.asked.at(serve.gpu_memory_utilization)
     peak = f"peak {made.peak_mib:.0f} of {made.total_mib:.0f} MiB"
-    return Fit(f"fits, {peak}" if made.fits else f"may not fit, by less than the estimate's error; {peak}", True)
+    return CellFit(f"fits, {peak}" if made.fits else f"may not fit, by less than the estimate's error; {peak}", True)
 
 
 def estimates(documents: Iterable[Document]) -> dict[str, float]:

@@ -33,7 +33,7 @@ def serves(model: str, folder: Path, max_model_len: int, version: str, control: 
     ]
 
 
-def show(model: ModelCard, version: str, control: Control) -> list[Proof]:
+def shows_vllm(model: ModelCard, version: str, control: Control) -> list[Proof]:
     """Return what an endpoint shows of itself, where its process is not ours to look at; raises MeasureError when it is silent."""
     vllm = model.owned_by == "vllm" and model.max_model_len is not None
     return [

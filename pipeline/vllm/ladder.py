@@ -69,10 +69,10 @@ def share_that_fits(log: str) -> float | None:
     ours = FREE_WORDS.search(log)
     if ours is not None:
         return share_of(float(ours[1]), float(ours[2]))
-    told = FREE_TEXT.search(log)
-    if told is None or float(told[2]) <= 0:
+    free = FREE_TEXT.search(log)
+    if free is None or float(free[2]) <= 0:
         return None
-    return math.floor(100 * float(told[1]) / float(told[2])) / 100
+    return math.floor(100 * float(free[1]) / float(free[2])) / 100
 
 
 def less(settings: ServeConfig, name: str, value: float) -> tuple[ServeConfig, str]:

@@ -14,7 +14,10 @@ from pipeline.dag import STAGES
 from pipeline.errors import ConfigError
 from pipeline.load.spread import Batch
 from pipeline.measure.memory import SERIES, series_figures
-from pipeline.stages import bench, test_determinism, test_router
+from pipeline.stages import test_determinism
+from pipeline.stages.bench import lone_figures
+from pipeline.stages.test_determinism import prompt_figures
+from pipeline.stages.test_router import router_figures
 
 ROOT = Path(__file__).resolve().parents[3]
 SHIPPED = load_layers(ROOT / "config.yaml", {})
@@ -419,11 +422,11 @@ def test_shipped_suites_and_templates_exist() -> None:
 def made_figures() -> dict[str, set[str]]:
     """Return the names of the figures that each measuring stage makes."""
     alone = Batch([Answer(0, 1, 2, [1, 2], "x", "stop", tokens=2)], 1, 0)
-    arm = [*test_router.arm_figures([]), "ttft_ms_p50"]
+    arm = [*router_figures([]), "ttft_ms_p50"]
     return {
-        "bench": set(bench.figures(alone, alone, [], [])),
+        "bench": set(lone_figures(alone, alone, [], [])),
         "test-router": {f"{name}_{figure}" for name in ("prompt_only", "constrained") for figure in arm},
-        "test-determinism": {*test_determinism.figures([], {}), *test_determinism.arm_figures([])},
+        "test-determinism": {*prompt_figures([], {}), *test_determinism.arm_figures([])},
         "measure-vram": {name for series in SERIES for name in series_figures(series, [], [], [], None, "")},
     }
 
