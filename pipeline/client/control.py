@@ -2,9 +2,10 @@
 
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from pipeline.errors import MeasureError
+from pipeline.values import Lenient
 
 CALL_TIMEOUT_S = 10.0
 GREETING_TIMEOUT_S = 120.0  # a server's first answer may wait for kernels that are compiled
@@ -12,10 +13,8 @@ HEALTH_TIMEOUT_S = 5.0  # a loaded machine takes its time, and a wrong "no" rest
 M = TypeVar("M", bound=BaseModel)
 
 
-class ModelCard(BaseModel):
+class ModelCard(Lenient):
     """One entry of /v1/models, as vLLM gives it."""
-
-    model_config = ConfigDict(extra="ignore", defer_build=True)
 
     id: str
     root: str | None = None
@@ -23,67 +22,49 @@ class ModelCard(BaseModel):
     max_model_len: int | None = None
 
 
-class ModelList(BaseModel):
-    model_config = ConfigDict(extra="ignore", defer_build=True)
-
+class ModelList(Lenient):
     data: list[ModelCard]
 
 
-class PromptTokensDetails(BaseModel):
-    model_config = ConfigDict(extra="ignore", defer_build=True)
-
+class PromptTokensDetails(Lenient):
     cached_tokens: int | None = None
 
 
-class CompletionUsage(BaseModel):
+class CompletionUsage(Lenient):
     """The server's own token counts."""
-
-    model_config = ConfigDict(extra="ignore", defer_build=True)
 
     prompt_tokens: int
     completion_tokens: int = 0
     prompt_tokens_details: PromptTokensDetails | None = None
 
 
-class CompletionMessage(BaseModel):
-    model_config = ConfigDict(extra="ignore", defer_build=True)
-
+class CompletionMessage(Lenient):
     content: str | None = None
 
 
-class RankedLogprob(BaseModel):
-    model_config = ConfigDict(extra="ignore", defer_build=True)
-
+class RankedLogprob(Lenient):
     logprob: float
 
 
-class TokenLogprobs(BaseModel):
+class TokenLogprobs(Lenient):
     """One generated token's best alternatives, itself among them."""
-
-    model_config = ConfigDict(extra="ignore", defer_build=True)
 
     top_logprobs: list[RankedLogprob] = []
 
 
-class ChoiceLogprobs(BaseModel):
-    model_config = ConfigDict(extra="ignore", defer_build=True)
-
+class ChoiceLogprobs(Lenient):
     content: list[TokenLogprobs] | None = None
 
 
-class CompletionChoice(BaseModel):
-    model_config = ConfigDict(extra="ignore", defer_build=True)
-
+class CompletionChoice(Lenient):
     message: CompletionMessage
     finish_reason: str | None = None
     token_ids: list[int] | None = None
     logprobs: ChoiceLogprobs | None = None
 
 
-class Completion(BaseModel):
+class Completion(Lenient):
     """The part of an unary chat completion that we rely on."""
-
-    model_config = ConfigDict(extra="ignore", defer_build=True)
 
     choices: list[CompletionChoice]
     usage: CompletionUsage

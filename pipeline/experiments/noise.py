@@ -4,8 +4,6 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
-
 from pipeline.engine.record import Artifact, Measurement
 from pipeline.errors import ConfigError
 from pipeline.experiments.inputs import ServerInputs
@@ -15,15 +13,14 @@ from pipeline.server.stop import stop_current
 from pipeline.server.watch import watched
 from pipeline.stages import bench, test_router
 from pipeline.stages.serve import Server, serve
+from pipeline.values import Frozen
 
 NOTE = "noise"
 ROUTER_CASES = 16  # so many tell the latency; the whole suite would take minutes at each start
 
 
-class FigureNoise(BaseModel):
+class FigureNoise(Frozen):
     """A figure at each start: (largest − smallest) / median, and standard deviation / mean."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     unit: str
     n: int

@@ -6,33 +6,28 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
-
 from pipeline.gpu.holders import memory_of, running
 from pipeline.gpu.visible import VISIBLE_DEVICES, Board, BoardFailure, Device, boards, text, visible
 from pipeline.measure.units import MIB
+from pipeline.values import Frozen
 
 READ_S = 30.0  # starting a device takes seconds; a driver that hangs never answers
 
 
-class GpuProcess(BaseModel):
+class GpuProcess(Frozen):
     """A process that holds memory of a device; `used_mib` is None where the driver does not tell."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     pid: int
     name: str
     used_mib: float | None
 
 
-class Gpu(BaseModel):
+class Gpu(Frozen):
     """One device as NVML shows it: a GPU, or an instance of one in MIG mode.
 
     None stands for what the driver does not tell: `reserved_mib`, which it keeps for itself, `display` for whether a screen
     is lit by it, `mig` where there is no such mode. `listed` is false where the driver lists no processes.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     index: int
     uuid: str
@@ -52,10 +47,8 @@ class Gpu(BaseModel):
         return self.total_mib - self.free_mib - (self.reserved_mib or 0)
 
 
-class Driver(BaseModel):
+class Driver(Frozen):
     """The driver's version and the newest CUDA version that it supports."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     version: str
     cuda: str

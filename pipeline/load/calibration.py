@@ -9,13 +9,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
-
 from pipeline.client.target import Target
 from pipeline.errors import MeasureError
 from pipeline.load.generator import closed_loop, streamed
 from pipeline.load.spread import ROOT, Crew, Processes, Task, loop, shares
 from pipeline.measure.statistics import quantile
+from pipeline.values import Frozen
 
 STUB_MODEL = "stub"
 FIRST_MS, EACH_MS = 20.0, 5.0
@@ -27,13 +26,11 @@ TRIES = 3  # a moment's noise of the machine is not the client's inability
 CEILING_SHARE = 0.5  # the client is to have twice as much room as it uses
 
 
-class Calibration(BaseModel):
+class Calibration(Frozen):
     """The client, of so many processes, against a stub at one concurrency: per chunk the delay from send to stamp, and our CPU time.
 
     Processes on `nodes` of a cluster have a stub each, beside them and with their share of the concurrency.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     concurrency: int
     processes: int = 1

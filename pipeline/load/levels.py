@@ -2,8 +2,6 @@
 
 from collections.abc import Mapping
 
-from pydantic import BaseModel, ConfigDict
-
 from pipeline.config.schema import BenchConfig, Limits
 from pipeline.load.calibration import Calibration
 from pipeline.load.phases import LoadPhases
@@ -13,18 +11,17 @@ from pipeline.measure.capacity import highest
 from pipeline.measure.figures import Figure, not_measured
 from pipeline.measure.latency import NS_PER_MS, e2e_ms, meets_limits, most_in_flight, steady_tok_s, tpot_ms, ttft_ms
 from pipeline.measure.statistics import quantile
+from pipeline.values import Frozen
 
 CLOCK_SHARE = 0.01  # of a loop's wall time: so far may clients' clocks be apart
 
 
-class Level(BaseModel):
+class Level(Frozen):
     """One closed loop at a fixed concurrency; `client_cpu_share` is our own CPU time / wall time, 1 being one whole core.
 
     `steady_tok_s` counts only while all are in flight; None where that never lasts. By `clock_ms` the time between stamps of two
     clients may be wrong: those of different hosts were brought to one clock by round trips.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     concurrency: int
     warmups: int
@@ -40,10 +37,8 @@ class Level(BaseModel):
     invalid: str = ""
 
 
-class OpenLevel(BaseModel):
+class OpenLevel(Frozen):
     """One open loop: the rate that was offered, what became of it, and how late the client itself sent (the schedule's delay)."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     arrival: Arrival
     rate_per_s: float
@@ -56,10 +51,8 @@ class OpenLevel(BaseModel):
     overloaded: bool
 
 
-class Trial(BaseModel):
+class Trial(Frozen):
     """One rate of the search for capacity."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     rate_per_s: float
     goodput_percent: float

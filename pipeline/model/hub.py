@@ -10,11 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, ConfigDict
-
 from pipeline.errors import HubSilentError, ModelError
 from pipeline.measure.units import GIB
 from pipeline.model.facts import sha256_of
+from pipeline.values import Frozen
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import ModelInfo, RepoSibling
@@ -24,10 +23,8 @@ KEEPS_WHOLE_FILES = "run it again: what is whole is kept"
 LEFT_OUT = ("*.gguf", "*.h5", "*.msgpack", "*.onnx", "*.pth", "original/*", "onnx/*")
 
 
-class HubModel(BaseModel):
+class HubModel(Frozen):
     """A fetched snapshot: its folder, the commit and the licence that the hub states."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     folder: Path
     commit: str

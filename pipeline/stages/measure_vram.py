@@ -13,8 +13,6 @@ from operator import or_
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
-
 from pipeline.client.control import Control
 from pipeline.client.target import Target
 from pipeline.config.schema import VramConfig
@@ -30,6 +28,7 @@ from pipeline.server.state import Left
 from pipeline.server.watch import watched
 from pipeline.stages.check_gpu import Machine
 from pipeline.stages.serve import Server
+from pipeline.values import Frozen
 from pipeline.vllm.breakdown import Breakdown, breakdown
 from pipeline.vllm.kernels import compiled, is_monitored
 from pipeline.vllm.meter import Meter, metered
@@ -41,15 +40,13 @@ REQUEST_TIMEOUT_S = 60
 SLICE_S = 60.0  # answers are kept no longer than this
 
 
-class Load(BaseModel):
+class Load(Frozen):
     """What the server had to do: from when to when by the monotonic clock, how many requests, what its metrics said meanwhile.
 
     `seconds_by` tells whose load the spans are, where it is not that of this record alone; the requests and the readings of
     the KV cache are always of its own alone. `preempted` counts the preemptions of the load; None where the server's
     metrics do not tell.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     spans: list[Span] = []
     seconds_by: dict[str, float] = {}
@@ -66,10 +63,8 @@ class Load(BaseModel):
         return memory.total_s(self.spans)
 
 
-class Anchor(BaseModel):
+class Anchor(Frozen):
     """The same moment by the monotonic clock, which samples have, and by the wall clock, which records have."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     monotonic_s: float
     wall: datetime

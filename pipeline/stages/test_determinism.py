@@ -3,8 +3,6 @@
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
-
 from pipeline.client.control import Control
 from pipeline.client.tokens import Asker, TokenAnswer
 from pipeline.config.schema import DeterminismConfig
@@ -19,16 +17,15 @@ from pipeline.measure.statistics import share_figure
 from pipeline.server.watch import watched
 from pipeline.stages.serve import Server, insist_on_answers, restart
 from pipeline.suite import load_prompts
+from pipeline.values import Frozen
 from pipeline.vllm.ladder import Attempt
 from pipeline.vllm.metrics import REQUESTS_RUNNING
 
 REMEDY_NOTE = "determinism-remedy"
 
 
-class PromptAgreement(BaseModel):
+class PromptAgreement(Frozen):
     """How N answers to one prompt agree; token positions count from 0, `gap` is the logprob of the best token − the next there."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     prompt: str
     runs: int
@@ -39,10 +36,8 @@ class PromptAgreement(BaseModel):
     tokens: int
 
 
-class Arm(BaseModel):
+class Arm(Frozen):
     """One way to ask again: what was done, the evidence that it was, and per prompt what came back; or why nothing did."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     arm: str
     what: str
@@ -67,13 +62,11 @@ class Determinism(Measurement):
     arms: list[Arm]
 
 
-class Side(BaseModel):
+class Side(Frozen):
     """A server without or with the remedy: its environment, what its launches gave, and what went wrong if something did.
 
     `errors` are those of the requests for speed, one for each that failed.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     environment: dict[str, str]
     launch_ids: list[str] = []

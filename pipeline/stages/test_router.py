@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
-
 from pipeline.client.answer import Answer
 from pipeline.client.target import Target
 from pipeline.config.schema import RouterConfig
@@ -24,6 +22,7 @@ from pipeline.measure.statistics import bootstrap_figure, percentile_figure, sha
 from pipeline.server.watch import watched
 from pipeline.stages.serve import Server, insist_on_answers, log_of
 from pipeline.suite import Case, Suite, load_suite
+from pipeline.values import Frozen
 
 SHOWN_FAILURES = 3  # of each class
 SHOWN_CHARACTERS = 300
@@ -31,10 +30,8 @@ NO_ANSWER = "(no valid JSON)"
 FREE, BOUND = "prompt_only", "constrained"
 
 
-class Example(BaseModel):
+class Example(Frozen):
     """A failed answer, verbatim up to a length."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     case: str
     arm: str
@@ -42,10 +39,8 @@ class Example(BaseModel):
     text: str
 
 
-class Paired(BaseModel):
+class Paired(Frozen):
     """Right answers to the same cases, prompt-only against constrained, with McNemar's exact p of the difference."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     both: int
     only_prompt_only: int

@@ -2,7 +2,7 @@
 
 import re
 
-from pydantic import BaseModel, ConfigDict
+from pipeline.values import Frozen
 
 GIB_IN_MIB = 1024
 GIB_NUMBER = r"(-?[\d.]+)"
@@ -17,10 +17,8 @@ GIB_TEXTS = {
 KV_TOKENS = r"KV cache size: ([\d,]+) tokens"
 
 
-class Breakdown(BaseModel):
+class Breakdown(Frozen):
     """Parts of the server's memory by its own log; None where it does not say."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     weights_mib: float | None = None
     kv_cache_mib: float | None = None

@@ -2,20 +2,17 @@
 
 from collections.abc import Iterator, Sequence
 
-from pydantic import BaseModel, ConfigDict
-
 from pipeline.gpu.nvml import Driver, Gpu, Reading
 from pipeline.gpu.visible import VISIBLE_DEVICES
+from pipeline.values import Frozen
 from pipeline.vllm.limits import unmet
 from pipeline.vllm.sets import ON_GPU, UPDATE_DRIVER, no_set_for, set_for_driver
 
 NOTABLE_MIB = 256.0  # an idle device's driver keeps about as much, where it does not tell that apart
 
 
-class Caution(BaseModel):
+class Caution(Frozen):
     """A fact that may spoil a run, and what to do about it."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     fact: str
     fix: str

@@ -14,7 +14,6 @@ from pipeline.vllm.plan import Demand, Plan
 from pipeline.vllm.sets import CPU_SET
 
 KV_DTYPE, COMPILATION = "--kv-cache-dtype", "--compilation-config"
-
 # Arguments of vLLM that change what these formulas know. --quantization, for one, may pack the weights while loading.
 UNPLANNED = (
     *("--tensor-parallel-size", "-tp", "--pipeline-parallel-size", "-pp", "--data-parallel-size", "-dp", "--cpu-offload-gb"),

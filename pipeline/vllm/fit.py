@@ -3,24 +3,21 @@
 import math
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
-
 from pipeline.measure.units import MIB
 from pipeline.model.shape import Shape
+from pipeline.values import Frozen
 from pipeline.vllm.plan import CONTEXT_MIB, CONTEXT_STEP, SHORTEST_CONTEXT, WORKSPACE_MIB, Demand, Plan
 
 FitVerdict = Literal["fits", "fits, over the target", "fits only below context", "does not fit"]
 
 
-class Fit(BaseModel):
+class Fit(Frozen):
     """Whether a demand fits a device, and with which share of it.
 
     `least` is the smallest share at which one request of full length fits, `most` the largest whose peak the device holds,
     None where there is none; `advised` is the share to set and `plan` the plan with it. `alone` is the longest context of
     one request, `each` that of max_num_seqs requests at once.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     verdict: FitVerdict
     least: float | None

@@ -3,16 +3,13 @@
 import re
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
-
 from pipeline.client.control import Control, ModelCard
+from pipeline.values import Frozen
 from pipeline.vllm.metrics import GENERATED_TOKENS
 
 
-class Proof(BaseModel):
+class Proof(Frozen):
     """One check of identity: what must hold, whether it does, and what was seen."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     claim: str
     holds: bool

@@ -5,10 +5,9 @@ import os
 import re
 from collections.abc import Sequence
 
-from pydantic import BaseModel, ConfigDict
-
 from pipeline.config.schema import ServeConfig
 from pipeline.errors import OutOfMemoryError
+from pipeline.values import Frozen
 from pipeline.vllm.fit import share_of
 from pipeline.vllm.plan import SHORTEST_CONTEXT
 
@@ -24,10 +23,8 @@ FREE_WORDS = re.compile(r"(\d+) of (\d+) MiB are free on GPU")  # as pipeline.vl
 LENGTH_TEXT = re.compile(r"estimated maximum model length is (\d+)")
 
 
-class Attempt(BaseModel):
+class Attempt(Frozen):
     """A start that failed for lack of memory, and what was changed for the next one."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     cause: str
     changed: str

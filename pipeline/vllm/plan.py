@@ -10,11 +10,10 @@ and context are estimates, each with its reasoning beside it.
 import math
 from collections.abc import Iterator
 
-from pydantic import BaseModel, ConfigDict
-
 from pipeline.measure.figures import Figure, not_measured
 from pipeline.measure.units import MIB
 from pipeline.model.shape import DTYPE_BYTES, Shape, kv_bytes_per_token
+from pipeline.values import Frozen
 
 DEFAULT_UTILIZATION = 0.92  # vLLM 0.32
 DEFAULT_BATCHED_TOKENS = 2048  # vLLM's default for a server on a GPU of under 70 GiB; 8192 from there on
@@ -40,10 +39,8 @@ LAPTOP_MIB = 6141.0
 NOTHING_PLANNED = "nothing was planned: no GPU, or a model or flag that the plan does not know"
 
 
-class Plan(BaseModel):
+class Plan(Frozen):
     """Estimated use of one device in MiB, how much KV cache is left, and whether one request of full length fits."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     total_mib: float
     budget_mib: float
@@ -87,10 +84,8 @@ class Plan(BaseModel):
         return self.peak_mib + PEAK_ERROR_MIB < target_mib
 
 
-class Demand(BaseModel):
+class Demand(Frozen):
     """A model and the flags that decide its memory, apart from the share of the device."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     shape: Shape
     weights_bytes: int
