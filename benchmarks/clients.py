@@ -44,9 +44,10 @@ from urllib.request import urlopen
 import psutil
 
 from pipeline import packages
+from pipeline.client.payloads import streamed
 from pipeline.client.target import Target
 from pipeline.load.calibration import STUB_MODEL, stub
-from pipeline.load.generator import closed_loop, streamed
+from pipeline.load.generator import closed_loop
 
 ROOT = Path(__file__).resolve().parents[1]
 PEERS = ROOT / ".cache" / "peers"

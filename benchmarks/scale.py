@@ -33,9 +33,10 @@ import psutil
 
 from benchmarks.clients import busy_s, children_s, truth
 from pipeline.client.answer import Answer
+from pipeline.client.payloads import streamed
 from pipeline.load.calibration import EACH_MS, FIRST_MS, MOST_CHUNKS_S, STUB_MODEL, TRIES, stub
 from pipeline.load.clocks import Clock, by_ours
-from pipeline.load.generator import closed_loop, streamed, uncollected
+from pipeline.load.generator import closed_loop, uncollected
 from pipeline.measure.statistics import quantile
 
 ROOT = Path(__file__).resolve().parents[1]

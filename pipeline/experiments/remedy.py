@@ -122,9 +122,7 @@ def speed(settings: BenchConfig, server: Server, client: Client, workspace: Work
         phases = LoadPhases(server.model, target, settings, workspace, {entry.concurrency: processes_of(entry) for entry in calibrations})
         phases.closed_loop("warm-up", phases.new_numbers(1), settings.output_tokens, 1)
         decode = phases.closed_loop("decode", phases.new_numbers(settings.decode_requests), settings.output_tokens, 1)
-        phases.closed_loop("warm-up", phases.new_numbers(full.concurrency), settings.output_tokens, full.concurrency)
-        numbers = phases.new_numbers(max(settings.requests_per_level, full.concurrency))
-        loop = phases.closed_loop("closed loop", numbers, settings.output_tokens, full.concurrency)
+        loop = phases.level(full.concurrency)
     rates = [1000 / value for value in per_token_ms(decode.answers) if value > 0]
     filled = level_of(full, loop, settings.client_delay_ms, ceiling)
     return {

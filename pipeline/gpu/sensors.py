@@ -16,7 +16,7 @@ NO_GPU = ("LibraryNotFound", "DriverNotLoaded")
 HANGS = "Hangs"
 DEVICE_GONE = ("GpuIsLost", "ResetRequired", "Uninitialized", "DriverNotLoaded", "LibRmVersionMismatch")
 # nvmlClocksEventReasons in nvml.h; 0x1 is "idle", which slows nothing down.
-THROTTLES = {
+THROTTLE_BITS = {
     0x2: "applications_clocks",
     0x4: "sw_power_cap",
     0x8: "hw_slowdown",
@@ -39,15 +39,15 @@ WAYS: dict[str, tuple[Way, ...]] = {
     "power_w": (lambda nvml, board: round(nvml.nvmlDeviceGetPowerUsage(board) / 1000, 1),),
     "sm_clock_mhz": (lambda nvml, board: nvml.nvmlDeviceGetClockInfo(board, nvml.NVML_CLOCK_SM),),
     "throttle": (
-        lambda nvml, board: throttles(nvml.nvmlDeviceGetCurrentClocksEventReasons(board)),
-        lambda nvml, board: throttles(nvml.nvmlDeviceGetCurrentClocksThrottleReasons(board)),  # before driver 535
+        lambda nvml, board: throttle_names(nvml.nvmlDeviceGetCurrentClocksEventReasons(board)),
+        lambda nvml, board: throttle_names(nvml.nvmlDeviceGetCurrentClocksThrottleReasons(board)),  # before driver 535
     ),
 }
 
 
-def throttles(reasons: int) -> list[str]:
+def throttle_names(reasons: int) -> list[str]:
     """Return the names of what holds the clocks down."""
-    return [name for bit, name in THROTTLES.items() if reasons & bit]
+    return [name for bit, name in THROTTLE_BITS.items() if reasons & bit]
 
 
 class Sensors:

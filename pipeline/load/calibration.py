@@ -9,9 +9,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.client.payloads import streamed
 from pipeline.client.target import Target
 from pipeline.errors import MeasureError
-from pipeline.load.generator import closed_loop, streamed
+from pipeline.load.generator import closed_loop
 from pipeline.load.spread import ROOT, Crew, Processes, Task, loop, shares
 from pipeline.measure.statistics import quantile
 from pipeline.values import Frozen

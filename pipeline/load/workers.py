@@ -10,9 +10,9 @@ from types import TracebackType
 from typing import Any
 from urllib.parse import urlsplit
 
-from pipeline.cluster import NICENESS, first_line, joined, packed
+from pipeline.cluster import NICENESS, joined, packed
 from pipeline.config.schema import BenchConfig, is_loopback
-from pipeline.errors import MachineError, MeasureError
+from pipeline.errors import MachineError, MeasureError, first_line
 from pipeline.load import on_node
 from pipeline.load.clocks import Clock, clock_between, clock_by
 from pipeline.load.generator import LIVENESS_CHECK_S

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.errors import HubSilentError, ModelError
+from pipeline.errors import HubSilentError, ModelError, first_line
 from pipeline.measure.units import GIB
 from pipeline.model.facts import sha256_of
 from pipeline.values import Frozen
@@ -122,13 +122,13 @@ def hub_troubles(repo: str, revision: str, folder: Path) -> Iterator[None]:
         ) from error
     except (OfflineModeIsEnabled, LocalEntryNotFoundError, httpx2.TransportError) as error:
         raise HubSilentError(
-            f"the hub cannot be reached: {first_line_of(error)}",
+            f"the hub cannot be reached: {first_line(error)}",
             f"check the network (and HF_ENDPOINT, HF_HUB_OFFLINE), then {KEEPS_WHOLE_FILES}",
         ) from error
     except HfHubHTTPError as error:
         refused = error.response.status_code in (401, 403)
         hint = "check HF_TOKEN: the hub does not take it" if refused else "try again later"
-        raise ModelError(f"the hub refused {repo}: {first_line_of(error)}", hint) from error
+        raise ModelError(f"the hub refused {repo}: {first_line(error)}", hint) from error
     except json.JSONDecodeError as error:
         raise ModelError("what answers is not the hub", "check the network (a login page?) and HF_ENDPOINT") from error
     except OSError as error:
@@ -137,7 +137,7 @@ def hub_troubles(repo: str, revision: str, folder: Path) -> Iterator[None]:
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise ModelError(f"{folder} cannot be written: {error.strerror}", "make the folder writable") from error
         if error.errno is None:  # huggingface_hub's own consistency check after a broken transfer
-            raise ModelError(f"the download of {repo} broke off: {first_line_of(error)}", KEEPS_WHOLE_FILES) from error
+            raise ModelError(f"the download of {repo} broke off: {first_line(error)}", KEEPS_WHOLE_FILES) from error
         raise
 
 
@@ -173,8 +173,3 @@ def remove_others(folder: Path, names: set[str]) -> None:
 def existing_parent(path: Path) -> Path:
     """Return the nearest folder at or above `path` that exists."""
     return path if path.exists() else existing_parent(path.parent)
-
-
-def first_line_of(error: Exception) -> str:
-    """Return the error's first line."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
-from pipeline.errors import ModelError
+from pipeline.errors import ModelError, first_line
 from pipeline.values import Lenient
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "float8_e4m3fn": 1, "int8": 1}
@@ -208,7 +208,7 @@ def stored_bytes(file: Path, tied: bool = False) -> Counter[str]:
             header: dict[str, Any] = json.loads(stream.read(length))
         tensors = {name: RawTensor.model_validate(entry) for name, entry in header.items() if name != "__metadata__"}
     except (OSError, struct.error, ValueError, TypeError, AttributeError, OverflowError, MemoryError) as error:
-        words = str(error).splitlines()[0] if str(error) else type(error).__name__
+        words = first_line(error)
         raise ModelError(f"{file.name} has no readable safetensors header ({words})", "download the model again") from error
     return bytes_by_dtype(((name, tensor.dtype, tensor.data_offsets) for name, tensor in tensors.items()), tied)
 

@@ -21,19 +21,9 @@ from pipeline.measure.latency import e2e_ms, ttft_ms
 from pipeline.measure.statistics import percentile_figure, share_figure
 from pipeline.server.watch import watched
 from pipeline.stages.serve import Server, log_of
+from pipeline.vllm import metrics
 from pipeline.vllm.ledger import LedgerEntry, MeanCheck, mean_check
-from pipeline.vllm.metrics import (
-    CACHE_HITS,
-    E2E_SECONDS,
-    GENERATED_TOKENS,
-    ITL_SECONDS,
-    PROMPT_TOKENS,
-    SUCCESSES,
-    TPOT_SECONDS,
-    TTFT_SECONDS,
-    Counters,
-    rise,
-)
+from pipeline.vllm.metrics import Counters, rise
 
 
 class BenchResult(Measurement):
@@ -106,9 +96,7 @@ def measure(
             )
     loops = {1: decode}
     for concurrency in concurrencies[1:]:
-        phases.closed_loop("warm-up", phases.new_numbers(concurrency), settings.output_tokens, concurrency)
-        numbers = phases.new_numbers(max(settings.requests_per_level, concurrency))
-        loops[concurrency] = replace(phases.closed_loop("closed loop", numbers, settings.output_tokens, concurrency), warmups=concurrency)
+        loops[concurrency] = phases.level(concurrency)
     best_per_s = max(len(batch.good) / batch.wall_s for batch in loops.values())
     opened = {
         arrival: phases.open_loop(arrival, settings.open_share * best_per_s, settings.open_requests) for arrival in settings.open_loop
@@ -119,7 +107,7 @@ def measure(
     write_atomic(raw, compressed(phases.lines))
     levels = [level_of(entry, loops[entry.concurrency], settings.client_delay_ms, ceiling) for entry in calibrations]
     open_levels = [open_level_of(arrival, settings.open_share * best_per_s, batch) for arrival, batch in opened.items()]
-    warm_hits = rise(before_warm, after_warm, CACHE_HITS)
+    warm_hits = rise(before_warm, after_warm, metrics.CACHE_HITS)
     return BenchResult(
         launch_id=server.handle.launch_id,
         simulated=not server.real,
@@ -135,7 +123,7 @@ def measure(
         tokens_per_chunk=round(sum(answer.tokens for answer in decode.good) / sum(len(answer.chunk_ns) for answer in decode.good), 3),
         warmups=settings.warmup_requests,
         first_request_ttft_ms=next(iter(first_ms(first.answers)), None),
-        cold_hit_tokens=rise(before_cold, before_warm, CACHE_HITS),
+        cold_hit_tokens=rise(before_cold, before_warm, metrics.CACHE_HITS),
         warm_hit_tokens=warm_hits,
         levels=levels,
         open_levels=open_levels,
@@ -144,15 +132,15 @@ def measure(
         calibrations=calibrations,
         ceiling_chunks_s=ceiling,
         ledger=[
-            LedgerEntry(name="output tokens", client=phases.tokens, server=rise(at_start, at_end, GENERATED_TOKENS)),
-            LedgerEntry(name="prompt tokens", client=phases.prompt_tokens, server=rise(at_start, at_end, PROMPT_TOKENS)),
-            LedgerEntry(name="requests answered", client=phases.answered, server=rise(at_start, at_end, SUCCESSES)),
+            LedgerEntry(name="output tokens", client=phases.tokens, server=rise(at_start, at_end, metrics.GENERATED_TOKENS)),
+            LedgerEntry(name="prompt tokens", client=phases.prompt_tokens, server=rise(at_start, at_end, metrics.PROMPT_TOKENS)),
+            LedgerEntry(name="requests answered", client=phases.answered, server=rise(at_start, at_end, metrics.SUCCESSES)),
         ],
         means=[
-            mean_check("TTFT", TTFT_SECONDS, first_ms(cold.answers), before_cold, before_warm),
-            mean_check("TPOT", TPOT_SECONDS, per_token_ms(decode.answers), before_decode, after_decode),
-            mean_check("ITL", ITL_SECONDS, between_ms(decode.answers), before_decode, after_decode),
-            mean_check("E2E", E2E_SECONDS, whole_ms(decode.answers), before_decode, after_decode),
+            mean_check("TTFT", metrics.TTFT_SECONDS, first_ms(cold.answers), before_cold, before_warm),
+            mean_check("TPOT", metrics.TPOT_SECONDS, per_token_ms(decode.answers), before_decode, after_decode),
+            mean_check("ITL", metrics.ITL_SECONDS, between_ms(decode.answers), before_decode, after_decode),
+            mean_check("E2E", metrics.E2E_SECONDS, whole_ms(decode.answers), before_decode, after_decode),
         ],
         raw=workspace.relative(raw),
     )
@@ -189,7 +177,7 @@ def lone_figures(cold: Batch, decode: Batch, loops: Iterable[Batch], opened: Ite
 
 def warm_figures(warm: Batch, hit_tokens: int | None) -> dict[str, Figure]:
     """Return TTFT with a warm prefix cache; not measured where the server's own counter shows no hit."""
-    reason = "" if hit_tokens else f"{CACHE_HITS} {'did not rise' if hit_tokens == 0 else 'is not available'}"
+    reason = "" if hit_tokens else f"{metrics.CACHE_HITS} {'did not rise' if hit_tokens == 0 else 'is not available'}"
     return {
         f"ttft_warm_ms_p{percent}": not_measured("ms", reason) if reason else percentile_figure(first_ms(warm.answers), percent / 100, "ms")
         for percent in (50, 95)

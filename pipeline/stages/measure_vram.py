@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Literal
 
 from pipeline.client.control import Control
+from pipeline.client.payloads import streamed
 from pipeline.client.target import Target
 from pipeline.config.schema import VramConfig
 from pipeline.engine.record import Measurement, now
 from pipeline.engine.workspace import Workspace
 from pipeline.errors import MeaninglessError, MeasureError, NothingAnsweredError
-from pipeline.load.generator import closed_loop, streamed
+from pipeline.load.generator import closed_loop
 from pipeline.measure import memory
 from pipeline.measure.figures import Figure, not_measured
 from pipeline.measure.memory import Gaps, Sample, Span

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.client.answer import Answer
+from pipeline.client.payloads import streamed, unary
 from pipeline.client.target import Target
 from pipeline.config.schema import RouterConfig
 from pipeline.engine.record import Measurement, write_atomic
 from pipeline.engine.workspace import Workspace
 from pipeline.errors import MeasureError, NothingAnsweredError
-from pipeline.load.generator import closed_loop, streamed, unary
+from pipeline.load.generator import closed_loop
 from pipeline.measure.answers import Checked, check
 from pipeline.measure.classification import Confusion, confusion, macro_f1, majority_share, mcnemar_p
 from pipeline.measure.figures import Figure

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.cluster import NICENESS, first_line, joined, packed
+from pipeline.cluster import NICENESS, joined, packed
+from pipeline.errors import first_line
 from pipeline.measure.units import MIB
 from pipeline.sweep import node as on_node
 

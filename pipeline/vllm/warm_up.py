@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from itertools import product
 from typing import Any
 
+from pipeline.client.payloads import streamed
 from pipeline.client.target import Target
-from pipeline.load.generator import closed_loop, streamed
+from pipeline.load.generator import closed_loop
 
 SCHEMA = {"type": "object", "properties": {"number": {"type": "integer"}}, "required": ["number"], "additionalProperties": False}
 # What the stages send.

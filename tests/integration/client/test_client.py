@@ -11,10 +11,11 @@ import requests
 
 from pipeline.client.answer import Answer, RawAnswer, read_answer
 from pipeline.client.control import Control
+from pipeline.client.payloads import streamed
 from pipeline.client.target import Target
 from pipeline.errors import MeasureError
 from pipeline.load.calibration import stub
-from pipeline.load.generator import TARGET_GONE, Channel, Route, closed_loop, open_loop, streamed
+from pipeline.load.generator import TARGET_GONE, Channel, Route, closed_loop, open_loop
 from pipeline.vllm.metrics import GENERATED_TOKENS
 from tests.fakes.environment import free_port, until
 from tests.fakes.fake_vllm import FakeVllm, Script

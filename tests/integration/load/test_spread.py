@@ -10,11 +10,12 @@ from typing import Any
 import psutil
 import pytest
 
+from pipeline.client.payloads import streamed
 from pipeline.client.target import Target
 from pipeline.errors import MeasureError
 from pipeline.load import calibration, spread
 from pipeline.load.calibration import Calibration, best_calibration
-from pipeline.load.generator import TARGET_GONE, streamed
+from pipeline.load.generator import TARGET_GONE
 from pipeline.load.spread import LoadShare, Processes
 from tests.fakes.environment import until
 from tests.fakes.fake_vllm import FakeVllm, Script

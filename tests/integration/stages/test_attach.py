@@ -10,11 +10,11 @@ import psutil
 import pytest
 from pydantic import ValidationError
 
+from pipeline.client.payloads import streamed
 from pipeline.client.target import Target
 from pipeline.config.schema import AttachConfig, BenchConfig, DeterminismConfig, Limits, ModelConfig, VramConfig
 from pipeline.engine.record import Store, now
 from pipeline.errors import MeaninglessError, MeasureError, ServerError
-from pipeline.load.generator import streamed
 from pipeline.load.spread import Processes, loop
 from pipeline.server.keys import key_file
 from pipeline.server.stop import stop_server
