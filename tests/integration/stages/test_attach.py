@@ -19,10 +19,9 @@ from pipeline.load.spread import Processes, loop
 from pipeline.server.keys import key_file
 from pipeline.server.stop import stop_server
 from pipeline.stages import test_determinism as determinism
-from pipeline.stages.attach import attach_server
 from pipeline.stages.bench import bench
 from pipeline.stages.measure_vram import measure_vram
-from pipeline.stages.serve import Server, server_present
+from pipeline.stages.serve import Server, attach_server, server_present
 from tests.fakes.environment import FakeProject, free_port, machine
 from tests.fakes.fake_vllm import VERSION, FakeVllm, Script
 
