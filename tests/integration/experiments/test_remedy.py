@@ -224,7 +224,7 @@ def test_a_server_that_does_not_come_back_for_d4_is_no_result(project: Project, 
         finally:
             project.play(SHAKY)
 
-    monkeypatch.setattr(remedy, "relaunched", broken)
+    monkeypatch.setattr(remedy, "relaunch", broken)
     assert code_of(determinism_remedy(project.root, Options())) == 2
     side = project.proof().remedied
     assert side.failure is not None
