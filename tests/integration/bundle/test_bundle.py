@@ -140,6 +140,11 @@ def test_parts_hold_the_same_and_are_joined(project: Workspace, tmp_path: Path) 
     assert content.read(joined).wheels == len(list((joined / "wheels").iterdir())) == 3
 
 
+def test_what_opens_a_bundle_needs_nothing_installed() -> None:
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import pipeline.bundle.unpack"
+    assert subprocess.run([sys.executable, "-I", "-S", "-c", code]).returncode == 0
+
+
 def test_the_launcher_refuses_a_broken_bundle_before_anything_is_made(project: Workspace, bundle: Path) -> None:
     (bundle / "wheels" / "tiny_uv-1.0-py3-none-any.whl").unlink()
     for words in (["all", "--bundle", "../a stick/bundle"], ["all", f"--bundle={bundle}"]):
