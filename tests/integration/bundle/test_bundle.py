@@ -48,7 +48,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for file, name in PACKAGES.items():
         (root / "requirements" / file).write_text(wheel(shop, name), encoding="utf-8")
     shutil.copy(ROOT / "inv", root)
-    for name in ("__init__.py", "errors.py", "bundle/__init__.py", "bundle/unpack.py"):
+    for name in ("__init__.py", "errors.py", "message.py", "bundle/__init__.py", "bundle/unpack.py"):
         (root / "pipeline" / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(ROOT / "pipeline" / name, root / "pipeline" / name)
     (root / "models" / "mine").mkdir(parents=True)
@@ -138,6 +138,11 @@ def test_parts_hold_the_same_and_are_joined(project: Workspace, tmp_path: Path) 
     ]
     joined = unpack.opened(output, project.root)
     assert content.read(joined).wheels == len(list((joined / "wheels").iterdir())) == 3
+
+
+def test_what_opens_a_bundle_needs_nothing_installed() -> None:
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import pipeline.bundle.unpack"
+    assert subprocess.run([sys.executable, "-I", "-S", "-c", code]).returncode == 0
 
 
 def test_the_launcher_refuses_a_broken_bundle_before_anything_is_made(project: Workspace, bundle: Path) -> None:

@@ -2,7 +2,6 @@
 
 import json
 import struct
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -113,9 +112,7 @@ def test_a_hub_that_is_not_there_is_told(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_plan_says_what_fits_without_a_network_and_leaves_nothing_behind(tmp_path: Path) -> None:
     project = Project(tmp_path / "project")
-    before = time.monotonic()
     said = project.says("plan", HF_ENDPOINT=f"http://127.0.0.1:{free_port()}")
-    assert time.monotonic() - before < 30
     assert said[0].startswith("planned for NVIDIA GeForce RTX 4050 Laptop GPU with 6141 MiB (the guide's card, because ")
     assert said[1].startswith("the hub cannot be reached: ")
     assert any(line.startswith("Qwen2.5-3B-Instruct *") and "does not fit: takes " in line for line in said)
