@@ -28,7 +28,8 @@ ROOT = Path(__file__).resolve().parent
 INTERRUPTED = 130
 BROKEN_PIPE = 141
 # Invoke prints lists and help itself: a reader who leaves, as in `./inv --list | head`, ends them without a traceback.
-signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+if "invoke" in Path(sys.argv[0]).parts[-2:]:  # and not whoever only imports this file
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
 
 
 @dataclass(frozen=True)
