@@ -2,10 +2,11 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
-from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, SerializationInfo
-from pydantic_core import CoreSchema, core_schema
+if TYPE_CHECKING:  # errors are messages, and `./inv --list` does without pydantic
+    from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, SerializationInfo
+    from pydantic_core import CoreSchema
 
 Value: TypeAlias = "str | int | float"  # a str may be a Message, a Code or Digits
 # Not str.format, which reads attributes: a message may come from a record that somebody else wrote.
@@ -49,12 +50,14 @@ class Message(str):
         return self.template, dict(self.values), self.plural
 
     @classmethod
-    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+    def __get_pydantic_core_schema__(cls, source: Any, handler: "GetCoreSchemaHandler") -> "CoreSchema":
+        from pydantic_core import core_schema
+
         dumped = core_schema.plain_serializer_function_ser_schema(data_of, info_arg=True, return_schema=core_schema.any_schema())
         return core_schema.no_info_plain_validator_function(message_of, serialization=dumped)
 
     @classmethod
-    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+    def __get_pydantic_json_schema__(cls, schema: "CoreSchema", handler: "GetJsonSchemaHandler") -> dict[str, Any]:
         return {"type": "string"}
 
 
@@ -108,7 +111,7 @@ def value_of(data: Any) -> Value:
     raise ValueError(f"expected text or a number, got {data!r}")
 
 
-def data_of(message: str, info: SerializationInfo) -> Any:
+def data_of(message: str, info: "SerializationInfo") -> Any:
     """Return what stands for the message: itself in Python, in JSON its English text, with all that it knows where WHOLE asks for that."""
     if info.mode == "python":
         return message
