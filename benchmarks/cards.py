@@ -19,12 +19,12 @@ from pydantic import BaseModel
 
 from benchmarks import shape
 from pipeline.client.target import Target
+from pipeline.commands.session import Session, locked, options
 from pipeline.errors import PipelineError
 from pipeline.load.generator import closed_loop, streamed
 from pipeline.measure.memory import baseline_mib, gpu_points
 from pipeline.server import state
 from pipeline.server.stop import stop_server
-from pipeline.session import Session, locked, options
 from pipeline.stages.check_gpu import Machine
 from pipeline.stages.measure_vram import read_samples
 from pipeline.stages.serve import Server

@@ -1,7 +1,7 @@
 """The stages, in the order of the user's card; edges come from their signatures."""
 
-from pipeline.engine.pipeline import Stage
 from pipeline.engine.record import SOAK_NOTE, SWEEP_NOTE, Artifact
+from pipeline.engine.stage import Stage
 from pipeline.report.stage import report, report_present
 from pipeline.report.sweep import Sweep
 from pipeline.server.stop import NOTE, Closing
@@ -17,8 +17,8 @@ from pipeline.stages.test_router import test_router
 
 STAGES = (
     Stage(check_gpu, observes=True),
-    Stage(install, present=environment_present),
-    Stage(download_model, present=model_present),
+    Stage(install, present=environment_present, exclusive=False),
+    Stage(download_model, present=model_present, exclusive=False),
     Stage(serve, present=server_present),
     Stage(test_router),
     Stage(test_determinism),

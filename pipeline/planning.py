@@ -1,6 +1,6 @@
 """What fits the device, for each model of the guide's list and of the profiles, before anything is downloaded."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
@@ -8,21 +8,18 @@ from pydantic import BaseModel, ConfigDict
 from pipeline.config.layers import Layers
 from pipeline.config.schema import PLANNED_METRIC, Config, GpuConfig, ModelConfig, ServeConfig
 from pipeline.engine.workspace import Workspace
-from pipeline.errors import ConfigError, HubSilentError, ModelError
+from pipeline.errors import HubSilentError, ModelError
 from pipeline.model.published import EMBEDDED, NON_COMMERCIAL, SOURCE, published_shape, repository
-from pipeline.model.remote import HEADERS, remote_weights
+from pipeline.model.remote import remote_weights
 from pipeline.model.shape import Shape, estimated_bytes, read_shape, weight_bytes
 from pipeline.stages.check_gpu import Machine
 from pipeline.stages.download_model import model_folder
-from pipeline.terminal import Part, Table
 from pipeline.vllm.demand import demand, devices, unplanned
-from pipeline.vllm.fit import Fit, fit_of, pairs
+from pipeline.vllm.fit import Fit, fit_of
 from pipeline.vllm.ladder import CPU_CACHE
-from pipeline.vllm.plan import ERROR_MIB, LAPTOP, LAPTOP_MIB, MIB, PEAK_ERROR_MIB, Demand
+from pipeline.vllm.plan import LAPTOP, LAPTOP_MIB, Demand
 
 ASK_HUB_S = 10.0
-HEAD = ("model", "profile", "weights", "from", "KV/token", "utilisation", "context", "peak", "verdict")
-SOURCES = {HEADERS: "hub", SOURCE: "published", "safetensors headers": "files", "shape in config.json": "config.json"}
 
 
 class Card(BaseModel):
@@ -47,7 +44,7 @@ class Candidate(BaseModel):
     guide: bool = False
 
 
-class Row(BaseModel):
+class ModelFit(BaseModel):
     """What is known of a candidate: its demand and how it fits, or the reason why that is unknown."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -62,7 +59,7 @@ class Row(BaseModel):
 
 
 class Survey(BaseModel):
-    """The card, the target of the peak, a row per model, the profile in force, and what was wrong with the hub."""
+    """The card, the target of the peak, a fit per model, the profile in force, and what was wrong with the hub."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -71,7 +68,7 @@ class Survey(BaseModel):
     profile: str | None
     origin: str
     utilization: float | None
-    rows: tuple[Row, ...]
+    rows: tuple[ModelFit, ...]
     processor: tuple[str, ...]
     trouble: str
 
@@ -175,12 +172,12 @@ def on_processor(config: Config) -> bool:
     return CPU_CACHE in config.serve.env
 
 
-def row(candidate: Candidate, at: Card, target_mib: float | None, library: Library) -> Row:
+def model_fit(candidate: Candidate, at: Card, target_mib: float | None, library: Library) -> ModelFit:
     """Return how the candidate fits, or why that is unknown."""
     serve = candidate.config.serve
     model = candidate.model
     forbids = model.source == "hub" and model.repo in NON_COMMERCIAL
-    blank = Row(name=model.name.rpartition("/")[2], profiles=candidate.profiles, guide=candidate.guide, non_commercial=forbids)
+    blank = ModelFit(name=model.name.rpartition("/")[2], profiles=candidate.profiles, guide=candidate.guide, non_commercial=forbids)
     strange = unplanned(serve)
     if strange is not None:
         return blank.model_copy(update={"reason": f"{strange} in serve.extra_args changes what is planned here"})
@@ -211,7 +208,7 @@ def survey(layers: Layers, machine: Machine, workspace: Workspace, total_mib: fl
     profiles = [*([first] if first else []), *(name for name in layers.profiles if name != first)]
     processor = tuple(name for name in profiles if on_processor(layers.config(name)))
     listed = candidates(layers, [name for name in profiles if name not in processor], config)
-    rows = tuple(row(candidate, at, limit, library) for candidate in listed)
+    rows = tuple(model_fit(candidate, at, limit, library) for candidate in listed)
     return Survey(
         card=at,
         target_mib=limit,
@@ -222,97 +219,3 @@ def survey(layers: Layers, machine: Machine, workspace: Workspace, total_mib: fl
         processor=processor,
         trouble=library.trouble,
     )
-
-
-def lines(found: Survey) -> Iterator[Part]:
-    """Yield what a person reads: the device, the table, and what the profile in force should set."""
-    at = found.card
-    others = f", {at.available_mib:.0f} of them free" if at.available_mib < at.total_mib else ""
-    yield f"planned for {at.name} with {at.total_mib:.0f} MiB{others} ({at.reason})"
-    if found.trouble:
-        yield f"{found.trouble}; models that are not on disk are planned by their {SOURCE}"
-    yield Table(HEAD, [cells(row, found.target_mib) for row in found.rows])
-    for row in found.rows:
-        if row.judged is None:
-            yield f"{row.name}: unknown: {row.reason}"
-    yield "*: the guide's list. Sizes in MiB, KV per token in KiB. Context: of one request alone, and of each of max_num_seqs at once."
-    yield "Utilisation: from what one request of serve.max_model_len needs to what the device holds, and what to set."
-    yield f"The estimate's error: KV cache ±{ERROR_MIB:.0f} MiB, peak ±{PEAK_ERROR_MIB:.0f}; `set` keeps the peak that clear of the target."
-    if found.processor:
-        yield f"left out, because they run on the processor: {', '.join(found.processor)}"
-    forbidding = [row.name for row in found.rows if row.non_commercial]
-    if forbidding:
-        yield f"licence forbids commercial use: {', '.join(forbidding)}"
-    fitting = [row.name for row in found.rows if row.judged is not None and row.judged.verdict == "fits"]
-    yield f"fit {'within the target' if found.target_mib is not None else 'the device'}: {', '.join(fitting) or 'none'}"
-    yield from in_force(found)
-
-
-def in_force(found: Survey) -> Iterator[str]:
-    """Yield how the settings in force do, and what they could be."""
-    row = chosen(found)
-    name = f"profile {found.profile} ({found.origin})"
-    if row is None or row.asked is None or row.judged is None:
-        yield f"{name}: unknown, see above" if row else f"profile {found.profile or 'cpu'} ({found.origin}): takes no memory of a GPU"
-        return
-    made, target_mib = row.asked.at(found.utilization), found.target_mib
-    share = "vLLM's default" if found.utilization is None else f"{found.utilization:g}"
-    fit = "fits" if made.fits else "cannot fit" if made.cannot_fit else "does not fit, unless the estimate is off"
-    against = "" if target_mib is None else f", target {target_mib:.0f}"
-    yield (
-        f"{name} as it stands, with utilisation {share}: {fit} with {made.kv_tokens} tokens of cache for "
-        f"requests of {made.max_model_len}; peak {made.peak_mib:.0f} of {made.total_mib:.0f} MiB{against}"
-    )
-    best = pairs(row.asked, found.card.available_mib, target_mib)
-    if best:
-        words = ", ".join(f"{length} × {sequences} ({utilization:g})" for sequences, length, utilization in best)
-        yield f"largest max_model_len × max_num_seqs, all at full length at once (with utilisation): {words}"
-
-
-def chosen(found: Survey) -> Row | None:
-    """Return the row of the profile in force."""
-    return next((row for row in found.rows if found.profile in row.profiles), None)
-
-
-def code(found: Survey) -> int:
-    """Return the exit code: 0 the profile in force fits as it stands (or needs no GPU), 1 it does not, 2 that is unknown."""
-    row = chosen(found)
-    if row is None:
-        return 0
-    if row.asked is None:
-        return 2
-    return 0 if row.asked.at(found.utilization).fits else 1
-
-
-def cells(row: Row, target_mib: float | None) -> tuple[str, ...]:
-    """Return the row of the table."""
-    name = f"{row.name}{' *' if row.guide else ''}"
-    profiles = ", ".join(row.profiles) or "–"
-    if row.asked is None or row.judged is None:
-        return (name, profiles, "", "", "", "", "", "", "unknown")
-    judged, made = row.judged, row.judged.plan
-    sizes = (name, profiles, f"{made.weights_mib:.0f}", SOURCES.get(made.weights_from, made.weights_from), kib(made.kv_bytes_per_token))
-    if judged.advised is None:
-        return (*sizes, "", "", "", judged.words)
-    span = f"{judged.least:.2f}–{judged.most:.2f}, " if judged.least and judged.most and judged.least <= judged.most else ""
-    context = f"{judged.alone}, {judged.each} × {row.asked.max_num_seqs}"
-    against = "" if target_mib is None else f" of {target_mib:.0f}"
-    return (*sizes, f"{span}set {judged.advised:.2f}", context, f"{made.peak_mib:.0f}{against}", judged.words)
-
-
-def kib(size: int) -> str:
-    """Return a number of bytes in KiB."""
-    return f"{size / 1024:g}"
-
-
-def total(text: str | None) -> float | None:
-    """Return the MiB of `--total-mib`; ConfigError when it is no size."""
-    if text is None:
-        return None
-    try:
-        size = float(text)
-    except ValueError:
-        size = 0.0
-    if not MIB > size > 0:
-        raise ConfigError(f"--total-mib {text}: expected the device's memory in MiB", "for example --total-mib 24564")
-    return size

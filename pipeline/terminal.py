@@ -9,11 +9,11 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TextIO
+from typing import TextIO
 
 from pipeline.redact import redacted
 
-FIRST_S, EACH_S = 2.0, 5.0  # when progress is told first, and then how often, where lines stay
+FIRST_S, EACH_S = 2.0, 5.0  # when progress is first shown, and then how often, where lines stay
 MOVE_S = 0.2
 SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 MARKS = {"made": "✓", "unchanged": "·", "left out": "▫", "failed": "✗", "blocked": "✗"}
@@ -26,7 +26,7 @@ STYLES = {
     **dict.fromkeys(("INCONCLUSIVE", "NOT_MEASURED", "SIMULATED", "WARN", "caution"), "yellow"),
     **dict.fromkeys(("unchanged", "same"), "dim"),
 }
-Told = Callable[[int], None]
+OnProgress = Callable[[int], None]
 
 
 @dataclass(frozen=True)
@@ -41,16 +41,19 @@ Part = str | Table
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What a command answers: its exit code, what a person is shown, and the same for a program.
+class Output:
+    """What a command ends with: its exit code, the parts that a person sees, and the same for a program.
 
     `verbatim` is for a shell or a file: neither folded nor without the secrets that were asked for.
     """
 
     code: int
-    shown: Sequence[Part]
-    data: Any
+    parts: Sequence[Part]
+    data: object
     verbatim: bool = False
+
+
+FAILED = Output(2, [], {"exit_code": 2})  # the failed stage has already reported
 
 
 class Silent:
@@ -58,7 +61,7 @@ class Silent:
 
     @contextmanager
     def running(self, name: str, reason: str) -> Iterator[None]:  # noqa: ARG002  # for those that show it
-        """Show that something runs, and why, as long as it does."""
+        """Show that something runs in this thread, and why, as long as it does."""
         yield
 
     def ended(self, name: str, state: str, took_s: float, reason: str) -> None:
@@ -67,7 +70,7 @@ class Silent:
     def line(self, text: str) -> None:
         """Show one line of progress."""
 
-    def counting(self, what: str, total: int) -> Told:  # noqa: ARG002
+    def counting(self, what: str, total: int) -> OnProgress:  # noqa: ARG002
         """Return what to call with the number done: it shows how many of `total`, and how much time is left."""
         return lambda _done: None
 
@@ -78,38 +81,6 @@ class Quiet(Silent):
     def ended(self, name: str, state: str, took_s: float, reason: str) -> None:
         if state in TROUBLE:
             write(sys.stderr, f"{MARKS[state]} {name} {state}{duration(took_s)}: {reason}")
-
-
-class Lines(Silent):
-    """Show progress as lines that stay, for files and for terminals that cannot move."""
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-
-    @contextmanager
-    def running(self, name: str, reason: str) -> Iterator[None]:
-        write(sys.stderr, f"▶ {name}{f': {shortened(reason)}' if reason else ''}")
-        yield
-
-    def ended(self, name: str, state: str, took_s: float, reason: str) -> None:
-        write(sys.stderr, f"{MARKS[state]} {name} {state}{duration(took_s)}{f': {reason}' if state in TROUBLE else ''}")
-
-    def line(self, text: str) -> None:
-        write(sys.stderr, f"  {text}")
-
-    def counting(self, what: str, total: int) -> Told:
-        count = Count(what, total, self._clock())
-        due = count.began + FIRST_S
-
-        def told(done: int) -> None:
-            nonlocal due
-            now = self._clock()
-            if done and now >= due:
-                due = now + EACH_S
-                count.done = done
-                self.line(count.words(now))
-
-        return told
 
 
 @dataclass
@@ -127,12 +98,91 @@ class Count:
         return f"{self.what}: {self.done} of {self.total}" + ("" if left_s is None else f", {left_s:.0f} s left")
 
 
-class Moving(Silent):
-    """Show one line that moves while something runs, and a line that stays for all that is over.
+@dataclass(eq=False)
+class Activity:
+    """What runs, why, since when, and how far it is."""
 
-    The line is drawn by a thread of its own and only of what is stored for it, so that neither drawing nor a terminal that
-    has stopped reading holds up whoever measures. A library's live display takes many times as long for each picture
-    (benchmarks/moving_line.py).
+    name: str
+    reason: str
+    began: float
+    count: Count | None = None
+
+    def words(self, now: float) -> str:
+        """Return how far it is, where that is counted, else why it runs."""
+        return self.count.words(now) if self.count else self.reason
+
+
+class Activities:
+    """What runs now, each in a thread of its own."""
+
+    def __init__(self) -> None:
+        self._all: list[Activity] = []
+        self._thread = threading.local()
+
+    def __iter__(self) -> Iterator[Activity]:
+        return iter(tuple(self._all))
+
+    @property
+    def own(self) -> Activity | None:
+        """Return that of this thread."""
+        return getattr(self._thread, "activity", None)
+
+    @contextmanager
+    def with_own(self, activity: Activity) -> Iterator[None]:
+        """Hold `activity` for that of this thread."""
+        self._all.append(activity)
+        self._thread.activity = activity
+        try:
+            yield
+        finally:
+            self._thread.activity = None
+            self._all.remove(activity)
+
+    def labelled(self, text: str) -> str:
+        """Return a line of progress, with the name of what says it where several run."""
+        return f"{self.own.name}: {text}" if self.own is not None and len(self._all) > 1 else text
+
+
+class Lines(Silent):
+    """Show progress as lines that stay, for files and for terminals that cannot move."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._activities = Activities()
+
+    @contextmanager
+    def running(self, name: str, reason: str) -> Iterator[None]:
+        write(sys.stderr, f"▶ {name}{f': {shortened(reason)}' if reason else ''}")
+        with self._activities.with_own(Activity(name, reason, self._clock())):
+            yield
+
+    def ended(self, name: str, state: str, took_s: float, reason: str) -> None:
+        write(sys.stderr, f"{MARKS[state]} {name} {state}{duration(took_s)}{f': {reason}' if state in TROUBLE else ''}")
+
+    def line(self, text: str) -> None:
+        write(sys.stderr, f"  {self._activities.labelled(text)}")
+
+    def counting(self, what: str, total: int) -> OnProgress:
+        count = Count(what, total, self._clock())
+        due = count.began + FIRST_S
+
+        def on_progress(done: int) -> None:
+            nonlocal due
+            now = self._clock()
+            if done and now >= due:
+                due = now + EACH_S
+                count.done = done
+                self.line(count.words(now))
+
+        return on_progress
+
+
+class Moving(Silent):
+    """Show a line that moves for each thing that runs, and a line that stays for all that is over.
+
+    The lines are drawn by a thread of their own and only of what is stored for them, so that neither drawing nor a
+    terminal that has stopped reading holds up whoever measures. A library's live display takes many times as long for
+    each picture (benchmarks/moving_line.py).
     """
 
     def __init__(self) -> None:
@@ -140,32 +190,42 @@ class Moving(Silent):
 
         self._console = Console(stderr=True, highlight=False)
         self._lock = threading.Lock()
-        self._count: Count | None = None
+        self._activities = Activities()
+        self._height = 0  # how many lines of the terminal are drawn and will move
 
     @contextmanager
     def running(self, name: str, reason: str) -> Iterator[None]:
-        self._count, began, over = None, time.monotonic(), threading.Event()
-        drawing = threading.Thread(target=self._draw, args=(name, shortened(reason), began, over), daemon=True)
-        drawing.start()
-        try:
-            yield
-        finally:
-            over.set()
-            drawing.join()
-            self._count = None
+        activity, over = Activity(name, shortened(reason), time.monotonic()), threading.Event()
+        drawing = threading.Thread(target=self._draw, args=(activity, over), daemon=True)
+        with self._activities.with_own(activity):
+            drawing.start()
+            try:
+                yield
+            finally:
+                over.set()
+                drawing.join()
 
-    def _draw(self, name: str, reason: str, began: float, over: threading.Event) -> None:
+    def _draw(self, activity: Activity, over: threading.Event) -> None:
+        """Draw all activities as long as `activity` runs and is the oldest of them."""
         turn = 0
         while not over.wait(MOVE_S):
-            now, turn = time.monotonic(), turn + 1
-            what = self._count.words(now) if self._count else reason
-            drawn = picture(name, what, now - began, turn, shutil.get_terminal_size().columns)
-            with self._lock:
-                sys.stderr.write(drawn)
-                sys.stderr.flush()
+            turn += 1
+            activities = list(self._activities)
+            if activities[0] is activity:
+                now, columns = time.monotonic(), shutil.get_terminal_size().columns
+                pictures = [picture(one.name, one.words(now), now - one.began, turn, columns) for one in activities]
+                with self._lock:
+                    sys.stderr.write(up(self._height) + "\n".join(pictures))
+                    sys.stderr.flush()
+                    self._height = len(pictures)
         with self._lock:
-            sys.stderr.write("\r\x1b[K")
+            self._erase()
+
+    def _erase(self) -> None:
+        if self._height:
+            sys.stderr.write(f"{up(self._height)}\r\x1b[J" if self._height > 1 else "\r\x1b[K")
             sys.stderr.flush()
+            self._height = 0
 
     def ended(self, name: str, state: str, took_s: float, reason: str) -> None:
         took = duration(took_s).strip()
@@ -174,25 +234,32 @@ class Moving(Silent):
 
     def line(self, text: str) -> None:
         with self._lock:
-            sys.stderr.write("\r\x1b[K")
-            self._print(f"  {text}", "unchanged", folded=True)
+            self._print(f"  {self._activities.labelled(text)}", "unchanged", folded=True)
 
     def _print(self, text: str, state: str, folded: bool) -> None:
         from rich.text import Text
 
-        said = Text(redacted(text), style=STYLES.get(state, ""))
+        self._erase()
+        styled = Text(redacted(text), style=STYLES.get(state, ""))
         if folded:
-            self._console.print(said)
+            self._console.print(styled)
         else:
-            self._console.print(said, no_wrap=True, overflow="ellipsis")
+            self._console.print(styled, no_wrap=True, overflow="ellipsis")
 
-    def counting(self, what: str, total: int) -> Told:
-        count = self._count = Count(what, total, time.monotonic())
+    def counting(self, what: str, total: int) -> OnProgress:
+        count = Count(what, total, time.monotonic())
+        if self._activities.own is not None:
+            self._activities.own.count = count
 
-        def told(done: int) -> None:
+        def on_progress(done: int) -> None:
             count.done = done
 
-        return told
+        return on_progress
+
+
+def up(lines: int) -> str:
+    """Return what moves the cursor from the last to the first of that many lines."""
+    return f"\x1b[{lines - 1}A" if lines > 1 else ""
 
 
 def picture(name: str, what: str, running_s: float, turn: int, columns: int) -> str:
@@ -211,15 +278,15 @@ def moves(stream: TextIO) -> bool:
     return stream.isatty() and os.environ.get("TERM", "dumb") not in ("dumb", "unknown")
 
 
-def give(answer: Answer, as_json: bool) -> None:
-    """Print a command's answer."""
+def give(output: Output, as_json: bool) -> None:
+    """Print a command's output."""
     if as_json:
-        text = json.dumps(answer.data, indent=1, ensure_ascii=False, default=str)
-        print(text if answer.verbatim else redacted(text), flush=True)
-    elif answer.verbatim:
-        print("\n".join(plain(answer.shown)), flush=True)
+        text = json.dumps(output.data, indent=1, ensure_ascii=False, default=str)
+        print(text if output.verbatim else redacted(text), flush=True)
+    elif output.verbatim:
+        print("\n".join(plain(output.parts)), flush=True)
     else:
-        show(answer.shown)
+        show(output.parts)
 
 
 def show(parts: Sequence[Part]) -> None:

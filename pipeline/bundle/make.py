@@ -123,7 +123,7 @@ def fetch_model(settings: ModelConfig, models: Path, workspace: Workspace) -> Bu
     revision, licence = "local", None
     if settings.source == "hub":
         folder = origin.replace("/", "--")
-        fetched = hub.fetch(origin, settings.revision, workspace.models / folder, settings.min_free_gib, workspace.cache, workspace.say)
+        fetched = hub.fetch(origin, settings.revision, workspace.models / folder, settings.min_free_gib, workspace.say)
         revision, licence = fetched.commit, fetched.license
         copy_tree(fetched.folder, models / folder)
     elif settings.source == "path":

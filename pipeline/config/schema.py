@@ -169,7 +169,7 @@ class ServeConfig(Section):
                 raise ValueError(f"extra_args: every user of the machine can read {name}; an open host gets a key by itself")
         for name, value in self.env.items():
             if SECRET_NAME.search(name) or redacted(value) != value:
-                raise ValueError(f"env: {name} looks like a secret, and these values are shown in the report; see README, Who may reach it")
+                raise ValueError(f"env: {name} looks like a secret, and the report shows these values; see docs/how-to/open-the-server.md")
         if self.is_open and self.env.get("VLLM_SERVER_DEV_MODE", "0") not in ("", "0"):
             raise ValueError(f"env: VLLM_SERVER_DEV_MODE opens the server's insides; not on host {self.host}, only on loopback")
         return self

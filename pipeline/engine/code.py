@@ -6,9 +6,18 @@ import json
 from contextlib import suppress
 from pathlib import Path
 
-# What these modules contribute to a stage arrives as values (settings, records, paths), which are compared themselves.
+# What these modules contribute to a stage arrives as values (settings, records, paths), which are compared themselves, or is words.
 CONTRACT = frozenset(
-    {"pipeline.config.schema", "pipeline.errors", "pipeline.engine.migrations", "pipeline.engine.record", "pipeline.engine.workspace"}
+    {
+        "pipeline.config.layers",
+        "pipeline.config.schema",
+        "pipeline.engine.migrations",
+        "pipeline.engine.record",
+        "pipeline.engine.workspace",
+        "pipeline.errors",
+        "pipeline.message",
+        "pipeline.redact",
+    }
 )
 STAGES = "pipeline.stages."  # what other stages do arrives as their records
 

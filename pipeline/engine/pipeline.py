@@ -1,94 +1,23 @@
 """The engine: order, fingerprints, why, ensure. It knows records and signatures, not stages."""
 
-import hashlib
-import time
-import typing
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
-from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
-from typing import Any, Literal
+from contextlib import AbstractContextManager, closing, nullcontext, suppress
+from functools import partial
+from typing import Any
 
 from pydantic import BaseModel
 
+from pipeline.engine.attempt import Attempt, each_ended
 from pipeline.engine.code import CodeDigests
+from pipeline.engine.fingerprint import content_digest, differences
 from pipeline.engine.record import BLOCKED, UNKNOWN_FORM, Artifact, Failure, Outcome, Store, digest, now
+from pipeline.engine.stage import Result, Stage
 from pipeline.engine.workspace import Workspace
 from pipeline.errors import MeaninglessError, NewerRecordError, PipelineError, RecordError, machine_error
 from pipeline.message import _
 
 LOG_TAIL_LINES = 40
 FINGERPRINT = 1  # raised where all stages are to run again, whatever their inputs are
-State = Literal["made", "unchanged", "left out", "failed", "blocked"]
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A stage is its function: parameters name what it needs, the return type names what it makes.
-
-    `observes` marks a stage that looks at the world and so always runs. `present` tells from a record whether the
-    thing that it describes (an environment, files, a running server) is still there; it is asked only before
-    something that needs it runs. `called` names a stage that takes the place of another.
-    """
-
-    function: Callable[..., Artifact]
-    observes: bool = False
-    present: Callable[[Any, Workspace], bool] | None = None
-    called: str | None = None
-
-    @property
-    def name(self) -> str:
-        return self.called or self.function.__name__.replace("_", "-")
-
-    @property
-    def summary(self) -> str:
-        return (self.function.__doc__ or "").strip().splitlines()[0]
-
-    @cached_property
-    def _hints(self) -> dict[str, Any]:
-        return typing.get_type_hints(self.function)
-
-    @cached_property
-    def makes(self) -> type[Artifact]:
-        return typing.cast(type[Artifact], self._hints["return"])
-
-    @cached_property
-    def needs(self) -> dict[str, type[Artifact]]:
-        """Parameters that hold another stage's data and cannot do without it."""
-        return {name: hint for name, hint in self._parameters if isinstance(hint, type) and issubclass(hint, Artifact)}
-
-    @cached_property
-    def reads(self) -> dict[str, type[Artifact]]:
-        """Parameters that hold another stage's outcome, whatever it is."""
-        return {name: typing.get_args(hint)[0] for name, hint in self._parameters if typing.get_origin(hint) is Outcome}
-
-    @cached_property
-    def settings(self) -> dict[str, type[BaseModel]]:
-        """Parameters that hold a section of the configuration."""
-        return {
-            name: hint
-            for name, hint in self._parameters
-            if isinstance(hint, type) and issubclass(hint, BaseModel) and not issubclass(hint, Artifact)
-        }
-
-    @cached_property
-    def workspaces(self) -> list[str]:
-        return [name for name, hint in self._parameters if hint is Workspace]
-
-    @property
-    def _parameters(self) -> list[tuple[str, Any]]:
-        return [(name, hint) for name, hint in self._hints.items() if name != "return"]
-
-
-@dataclass(frozen=True)
-class Result:
-    """What became of a stage in this run, and why."""
-
-    stage: str
-    state: State
-    reason: str
-    duration_s: float = 0.0
 
 
 class Pipeline:
@@ -180,25 +109,41 @@ class Pipeline:
         return "; ".join(differences(envelope.because, self.because(stage)))
 
     def ensure(self, names: Sequence[str], force: Iterable[str] = (), present: bool = False, alone: bool = False) -> list[Result]:
-        """Bring the named stages and what they need up to date; return what became of each.
+        """Bring the named stages and what they need up to date; return what became of each, in order.
 
         `force` names stages that run whatever their record says. `present` also revives the named stages' things
-        (starts the server of an up-to-date `serve`). `alone` takes the records of what they need as they are. A stage
-        that fails leaves a failure record, blocks those that need it, and does not stop the others.
+        (starts the server of an up-to-date `serve`). `alone` takes the records of what they need as they are. Stages
+        that are not exclusive run side by side where they do not need each other. A stage that fails leaves a failure
+        record, blocks those that need it, and does not stop the others.
         """
         forced = set(force)
         broken: dict[str, str] = {}
-        results = []
+        results: list[Result] = []
+        waiting = [self.stage(name) for name in names] if alone else self.chain(names)
+        order = [stage.name for stage in waiting]
         try:
-            for stage in [self.stage(name) for name in names] if alone else self.chain(names):
-                result = self._ensure_one(stage, stage.name in forced, present and stage.name in names, broken)
-                results.append(result)
-                self._report(result)
+            while waiting:
+                group = self._startable(waiting)
+                waiting = [stage for stage in waiting if stage not in group]
+                starts = [self._start(stage, stage.name in forced, present and stage.name in names, broken) for stage in group]
+                for result in (start for start in starts if isinstance(start, Result)):
+                    results.append(result)
+                    self._report(result)
+                with closing(each_ended([start for start in starts if isinstance(start, Attempt)])) as ended:
+                    for attempt in ended:
+                        results.append(self._conclude(attempt, broken))
+                        self._report(results[-1])
         finally:
             self._code.save()
-        return results
+        return sorted(results, key=lambda result: order.index(result.stage))
 
-    def _ensure_one(self, stage: Stage, forced: bool, present: bool, broken: dict[str, str]) -> Result:
+    def _startable(self, waiting: Sequence[Stage]) -> list[Stage]:
+        """Return the next stage; where it is not exclusive, with all others that may run beside it, their inputs being there."""
+        ready = [stage for stage in waiting if not any(maker in waiting for maker in self.upstream(stage))]
+        return ready[:1] if ready[0].exclusive else [stage for stage in ready if not stage.exclusive]
+
+    def _start(self, stage: Stage, forced: bool, present: bool, broken: dict[str, str]) -> Result | Attempt:
+        """Return an attempt at the stage, or what became of it where it does not run."""
         roots = [broken[maker.name] for maker in self.upstream(stage) if maker.makes in stage.needs.values() and maker.name in broken]
         if roots:
             return self._blocked(stage, roots[0], broken)
@@ -207,34 +152,42 @@ class Pipeline:
             if not present or self._is_present(stage):
                 return Result(stage.name, "unchanged", "")
             reason = "no longer there"
-        return self._run(stage, reason, broken)
+        return self._attempt(stage, reason, broken)
 
-    def _run(self, stage: Stage, reason: str, broken: dict[str, str]) -> Result:
+    def _attempt(self, stage: Stage, reason: str, broken: dict[str, str]) -> Result | Attempt:
+        """Revive what the stage needs and return an attempt at it; a Result where something could not be revived."""
         for kind in stage.needs.values():
             maker = self._makers[kind]
             if not self._is_present(maker):
-                revived = self._run(maker, "no longer there", broken)
-                self._report(revived)
+                revival = self._attempt(maker, "no longer there", broken)
+                if isinstance(revival, Attempt):
+                    revival.run()
+                    revival = self._conclude(revival, broken)
+                self._report(revival)
                 if maker.name in broken:
                     return self._blocked(stage, broken[maker.name], broken)
         because = self.because(stage)
         self.store.remove(stage.name)
-        started, clock = now(), time.perf_counter()
-        try:
-            with self._running(stage, reason):
-                data = stage.function(**self._arguments(stage))
-        except (PipelineError, OSError) as caught:
-            error = machine_error(caught) if isinstance(caught, OSError) else caught
-            if error is None:
-                raise
-            took = time.perf_counter() - clock
-            self.store.write(stage.name, because, started, took, self._failure(error))
-            broken[stage.name] = stage.name
-            hint = f" ({error.hint})" if error.hint else ""
-            return Result(stage.name, "left out" if error.kind == MeaninglessError.kind else "failed", f"{error.message}{hint}", took)
-        took = time.perf_counter() - clock
-        self.store.write(stage.name, because, started, took, data)
-        return Result(stage.name, "made", reason, took)
+        return Attempt(stage, reason, because, partial(self._call, stage, reason, self._arguments(stage)))
+
+    def _call(self, stage: Stage, reason: str, arguments: dict[str, Any]) -> Artifact:
+        with self._running(stage, reason):
+            return stage.function(**arguments)
+
+    def _conclude(self, attempt: Attempt, broken: dict[str, str]) -> Result:
+        """Record how the attempt ended; raise what is no failure of the stage, without a record."""
+        stage, took_s = attempt.stage.name, attempt.took_s
+        if attempt.data is not None:
+            self.store.write(stage, attempt.because, attempt.started, took_s, attempt.data)
+            return Result(stage, "made", attempt.reason, took_s)
+        assert attempt.error is not None, "it ended"
+        error = machine_error(attempt.error) if isinstance(attempt.error, OSError) else attempt.error
+        if not isinstance(error, PipelineError):
+            raise attempt.error
+        self.store.write(stage, attempt.because, attempt.started, took_s, self._failure(error))
+        broken[stage] = stage
+        hint = f" ({error.hint})" if error.hint else ""
+        return Result(stage, "left out" if error.kind == MeaninglessError.kind else "failed", f"{error.message}{hint}", took_s)
 
     def _blocked(self, stage: Stage, root: str, broken: dict[str, str]) -> Result:
         """Record that `stage` could not run because `root` failed."""
@@ -278,35 +231,3 @@ class Pipeline:
             done.append(ready)
             waiting.remove(ready)
         return done
-
-
-def content_digest(path: Path) -> str:
-    """Return a digest of the file, or of every file below the folder with its name; "missing" when there is none."""
-    if path.is_file():
-        return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-    files = sorted(file for file in path.rglob("*") if file.is_file())
-    if not files:
-        return "missing"
-    return digest([(str(file.relative_to(path)), hashlib.sha256(file.read_bytes()).hexdigest()) for file in files])
-
-
-def differences(old: dict[str, Any], new: dict[str, Any], at: str = "") -> list[str]:
-    """Return each difference of two fingerprints as words: "serve.port changed: 8000 → 8123"."""
-    words: list[str] = []
-    for key in [*new, *(key for key in old if key not in new)]:
-        name = f"{at}.{key}" if at else key
-        before, after = old.get(key), new.get(key)
-        if before == after:
-            continue
-        opaque = name == "code" or key == "digest" or " file " in name
-        if isinstance(before, dict) and isinstance(after, dict):
-            words += differences(before, after, name)
-        elif before is None:
-            words.append(f"{name} is new" + ("" if opaque else f": {after}"))
-        elif after is None:
-            words.append(f"{name} is gone" + ("" if opaque else f" (was {before})"))
-        elif opaque:
-            words.append(f"{name.removesuffix('.digest')} changed")
-        else:
-            words.append(f"{name} changed: {before} → {after}")
-    return words

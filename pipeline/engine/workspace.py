@@ -1,9 +1,9 @@
-"""Where things are, and how a stage tells what it is doing."""
+"""Where things are, and how a stage shows what it is doing."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline.terminal import Lines, Silent, Told
+from pipeline.terminal import Lines, OnProgress, Silent
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,6 @@ class Workspace:
         """Show one line of progress."""
         self.screen.line(text)
 
-    def progress(self, what: str, total: int) -> Told:
+    def progress(self, what: str, total: int) -> OnProgress:
         """Return what to call with the number done: it shows, now and then, how many of `total` and how much time is left."""
         return self.screen.counting(what, total)

@@ -10,7 +10,7 @@ from typing import Any
 
 from pipeline.client.target import Target
 from pipeline.config.schema import VramConfig
-from pipeline.engine.pipeline import differences
+from pipeline.engine.fingerprint import differences
 from pipeline.engine.record import SOAK_NOTE as NOTE
 from pipeline.engine.record import Outcome, Store, now
 from pipeline.engine.workspace import Workspace

@@ -3,7 +3,6 @@
 import errno
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -34,7 +33,7 @@ class HubModel(BaseModel):
     license: str | None
 
 
-def fetch(repo: str, revision: str, folder: Path, min_free_gib: float, cache: Path, say: Callable[[str], None]) -> HubModel:
+def fetch(repo: str, revision: str, folder: Path, min_free_gib: float, say: Callable[[str], None]) -> HubModel:
     """Download `repo` at `revision` into `folder`, keeping what is there; ModelError names what went wrong.
 
     The folder then holds that commit's files and nothing else, each with the hash that the hub states. The token is
@@ -42,7 +41,6 @@ def fetch(repo: str, revision: str, folder: Path, min_free_gib: float, cache: Pa
     in this thread: `snapshot_download` with its pool cannot be interrupted, and takes old files for a commit's where the
     hub breaks off.
     """
-    os.environ.setdefault("HF_XET_CACHE", str(cache / "xet"))  # with its logs, which would lie in the user's home
     from huggingface_hub import HfApi, hf_hub_download
 
     with told(repo, revision, folder):

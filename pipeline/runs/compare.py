@@ -45,8 +45,8 @@ RIGHT: dict[str, Callable[[Mapping[str, Any]], bool | None]] = {
 
 
 @dataclass(frozen=True)
-class Row:
-    """One figure of both runs."""
+class FigurePair:
+    """One figure of both runs, and its verdict."""
 
     metric: str
     unit: str
@@ -63,7 +63,7 @@ class Comparison:
     a: Run
     b: Run
     unlike: list[str]
-    rows: list[Row]
+    rows: list[FigurePair]
 
     @property
     def exit_code(self) -> int:
@@ -80,20 +80,20 @@ class Raw:
     @cached_property
     def phases(self) -> dict[str, list[Answer]]:
         """Return the answers of `bench` by phase."""
-        found: dict[str, list[Answer]] = {}
+        phases: dict[str, list[Answer]] = {}
         for line in self._lines("bench.jsonl.gz"):
-            found.setdefault(line["phase"].rpartition(" ")[0] if line["phase"].endswith("/s") else line["phase"], []).append(
+            phases.setdefault(line["phase"].rpartition(" ")[0] if line["phase"].endswith("/s") else line["phase"], []).append(
                 raw_answer(line)
             )
-        return found
+        return phases
 
     @cached_property
     def arms(self) -> dict[str, dict[str, dict[str, Any]]]:
         """Return the answers of `test-router` by arm and case."""
-        found: dict[str, dict[str, dict[str, Any]]] = {}
+        arms: dict[str, dict[str, dict[str, Any]]] = {}
         for line in self._lines("test-router.jsonl"):
-            found.setdefault(line["arm"], {})[line["case"]] = line
-        return found
+            arms.setdefault(line["arm"], {})[line["case"]] = line
+        return arms
 
     def samples(self, metric: str) -> list[float]:
         """Return the values of which the figure is a percentile; none where they are not known."""
@@ -113,10 +113,10 @@ class Raw:
         """Return for each case whether it counts for the figure, a share; nothing where that is not known."""
         stage, _, name = metric.partition(".")
         for arm, lines in self.arms.items():
-            told = RIGHT.get(name.removeprefix(f"{arm}_"))
-            if stage == "test-router" and told is not None and name.startswith(arm):
-                found = {case: told(line) for case, line in lines.items()}
-                return {case: holds for case, holds in found.items() if holds is not None}
+            is_right = RIGHT.get(name.removeprefix(f"{arm}_"))
+            if stage == "test-router" and is_right is not None and name.startswith(arm):
+                cases = {case: is_right(line) for case, line in lines.items()}
+                return {case: right for case, right in cases.items() if right is not None}
         return {}
 
     def _lines(self, name: str) -> list[dict[str, Any]]:
@@ -130,7 +130,7 @@ class Raw:
             return []
 
 
-def compare(a: Run, b: Run, measured: RunNoise | None, anyway: bool) -> Comparison:
+def compare(a: Run, b: Run, run_noise: RunNoise | None, anyway: bool) -> Comparison:
     """Return B against A; PipelineError where they ran on something else, unless that is wanted."""
     first, second = a.document.environment.model_dump(), b.document.environment.model_dump()
     unlike = [f"{fact} ({first[fact]} against {second[fact]})" for fact in MUST_AGREE if first[fact] != second[fact]]
@@ -139,7 +139,7 @@ def compare(a: Run, b: Run, measured: RunNoise | None, anyway: bool) -> Comparis
     raw = Raw(a.folder), Raw(b.folder)
     metrics = dict.fromkeys(figure.metric for run in (a, b) for figure in run.document.figures)
     reasons = {} if anyway else {stage: other_settings(settings_of(a, stage), settings_of(b, stage)) for stage in stages_of(a)}
-    rows = [row(metric, a, b, raw, measured, reasons.get(metric.partition(".")[0], [])) for metric in metrics]
+    rows = [figure_pair(metric, a, b, raw, run_noise, reasons.get(metric.partition(".")[0], [])) for metric in metrics]
     return Comparison(a, b, unlike, rows)
 
 
@@ -155,30 +155,30 @@ def settings_of(run: Run, name: str) -> dict[str, Any]:
 
 def other_settings(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
     """Return each setting by which the figures of a stage mean something else."""
-    found = []
+    reasons = []
     for section in a.keys() & b.keys():
         if " file " in section and a[section] != b[section]:
-            found.append(f"{section.partition(' file ')[2]} has changed")
+            reasons.append(f"{section.partition(' file ')[2]} has changed")
         for name in MEANING.get(section, ()):
             before, after = a[section].get(name), b[section].get(name)
             if before != after:
-                found.append(f"{section}.{name} {before} against {after}")
+                reasons.append(f"{section}.{name} {before} against {after}")
     if a.get("limits") != b.get("limits"):
-        found.append("limits")
-    return sorted(found)
+        reasons.append("limits")
+    return sorted(reasons)
 
 
-def row(metric: str, a: Run, b: Run, raw: tuple[Raw, Raw], measured: RunNoise | None, unlike: Sequence[str]) -> Row:
-    """Return one figure's row."""
+def figure_pair(metric: str, a: Run, b: Run, raw: tuple[Raw, Raw], run_noise: RunNoise | None, unlike: Sequence[str]) -> FigurePair:
+    """Return one figure of both runs with its verdict."""
     first, second = a.document.figure(metric), b.document.figure(metric)
     any_of = first or second
     assert any_of is not None, "the metric is one of the figures'"
-    noise = noise_of(any_of, measured)
+    noise = noise_of(any_of, run_noise)
     judged = "goodput" in metric or "capacity" in metric
     reasons = [words for words in unlike if words != "limits"] + (["other limits"] if judged and "limits" in unlike else [])
     trouble = not_comparable(first, second) or "; ".join(reasons)
-    compared = Compared("not comparable", None, trouble) if trouble else judged_pair(first, second, raw, noise)
-    return Row(metric, any_of.unit, first.value if first else None, second.value if second else None, compared, noise)
+    compared = Compared("not comparable", None, trouble) if trouble else judge_pair(first, second, raw, noise)
+    return FigurePair(metric, any_of.unit, first.value if first else None, second.value if second else None, compared, noise)
 
 
 def not_comparable(a: ReportedFigure | None, b: ReportedFigure | None) -> str:
@@ -198,14 +198,14 @@ def not_comparable(a: ReportedFigure | None, b: ReportedFigure | None) -> str:
     return ""
 
 
-def judged_pair(a: ReportedFigure | None, b: ReportedFigure | None, raw: tuple[Raw, Raw], noise: Noise) -> Compared:
+def judge_pair(a: ReportedFigure | None, b: ReportedFigure | None, raw: tuple[Raw, Raw], noise: Noise) -> Compared:
     """Return the verdict on two figures that have values."""
-    assert a is not None, "told before"
-    assert b is not None, "told before"
-    found = of_pairs(a, b, raw) or of_samples(a, b, raw) or by_bounds(plain(a), plain(b))
-    if found is None:
+    assert a is not None, "not_comparable says so"
+    assert b is not None, "not_comparable says so"
+    estimate = of_pairs(a, b, raw) or of_samples(a, b, raw) or by_bounds(plain(a), plain(b))
+    if estimate is None:
         return Compared("not comparable", None, "no bounds, or no ratio of these values")
-    return verdict(better_when(a.name, a.unit), found, noise)
+    return verdict(better_when(a.name, a.unit), estimate, noise)
 
 
 def plain(figure: ReportedFigure) -> Figure:
@@ -236,9 +236,9 @@ def of_pairs(a: ReportedFigure, b: ReportedFigure, raw: tuple[Raw, Raw]) -> Esti
     return by_pairs([(both[0][case], both[1][case]) for case in shared]) if shared else None
 
 
-def noise_of(figure: ReportedFigure, measured: RunNoise | None) -> Noise:
+def noise_of(figure: ReportedFigure, run_noise: RunNoise | None) -> Noise:
     """Return the run-to-run noise of a figure: as it was measured, else a default."""
-    entry = measured.figures.get(figure.metric) if measured else None
+    entry = run_noise.figures.get(figure.metric) if run_noise else None
     return Noise(entry.relative_range, measured=True) if entry else default_noise(figure.name, figure.unit)
 
 
@@ -248,20 +248,22 @@ def fits(noise: RunNoise, runs: Sequence[Run]) -> bool:
     return not noise.simulated and all((noise.device, noise.model, noise.vllm) == (one.device, one.model, one.vllm) for one in facts)
 
 
-def lines(made: Comparison, measured: RunNoise | None) -> list[Part]:
+def lines(comparison: Comparison, run_noise: RunNoise | None) -> list[Part]:
     """Return the comparison for the terminal."""
     header = ("figure", "A", "B", "B/A (95 %)", "noise", "verdict", "by")
-    counts = {word: [row for row in made.rows if row.compared.verdict == word] for word in ("better", "worse", "same", "not comparable")}
+    counts = {
+        word: [row for row in comparison.rows if row.compared.verdict == word] for word in ("better", "worse", "same", "not comparable")
+    }
     source = (
-        f"noise: measured by {measured.starts} starts (artifacts/noise.json); where it says default, "
-        if measured
+        f"noise: measured by {run_noise.starts} starts (artifacts/noise.json); where it says default, "
+        if run_noise
         else "noise: not measured on this device, model and vLLM (`./inv calibrate-noise` does); "
     )
     return [
-        *(f"{letter}: {run.name}, {run_words(run)}" for letter, run in (("A", made.a), ("B", made.b))),
-        *([f"NOT ALIKE: these runs differ in {', '.join(made.unlike)}."] if made.unlike else []),
+        *(f"{letter}: {run.name}, {run_words(run)}" for letter, run in (("A", comparison.a), ("B", comparison.b))),
+        *([f"NOT ALIKE: these runs differ in {', '.join(comparison.unlike)}."] if comparison.unlike else []),
         f"{source}10 % for times, rates and memory, none for shares, whose answers are counted",
-        Table(header, [cells_of(row) for row in made.rows]),
+        Table(header, [cells_of(row) for row in comparison.rows]),
         ", ".join(f"{len(found)} {word}" for word, found in counts.items()),
         *(f"WORSE: {row.metric}, {digits(row.a or 0)} → {digits(row.b or 0)} {row.unit}" for row in counts["worse"]),
     ]
@@ -274,29 +276,29 @@ def run_words(run: Run) -> str:
     return f"{when}, {facts.model} on {facts.device}, vLLM {facts.vllm}, profile {facts.profile}: {document.verdict}"
 
 
-def cells_of(row: Row) -> list[str]:
+def cells_of(row: FigurePair) -> list[str]:
     """Return a row's cells."""
-    found = row.compared.estimate
-    ratio = "" if found is None or found.ratio is None else f"{found.ratio:.3f}"
-    bounds = "" if found is None or found.low is None or found.high is None else f" ({found.low:.3f} to {found.high:.3f})"
+    estimate = row.compared.estimate
+    ratio = "" if estimate is None or estimate.ratio is None else f"{estimate.ratio:.3f}"
+    bounds = "" if estimate is None or estimate.low is None or estimate.high is None else f" ({estimate.low:.3f} to {estimate.high:.3f})"
     of = "" if row.noise.measured else " default"
     reason = row.compared.reason
-    by = "; ".join(words for words in (found.method if found else "", reason) if words)
+    by = "; ".join(words for words in (estimate.method if estimate else "", reason) if words)
     values = [f"{digits(value)} {row.unit}" if value is not None else "" for value in (row.a, row.b)]
     return [row.metric, *values, ratio + bounds, f"{100 * row.noise.relative:.2g} %{of}", row.compared.verdict, by]
 
 
-def plot(made: Comparison) -> str:
+def plot(comparison: Comparison) -> str:
     """Return the comparison as a picture; empty where no figure has a ratio."""
     drawn = [
-        Ratio(row.metric, found.ratio, found.low, found.high, row.noise.relative, row.compared.verdict)
-        for row in made.rows
-        if (found := row.compared.estimate) is not None and found.ratio is not None
+        Ratio(row.metric, estimate.ratio, estimate.low, estimate.high, row.noise.relative, row.compared.verdict)
+        for row in comparison.rows
+        if (estimate := row.compared.estimate) is not None and estimate.ratio is not None
     ]
-    return ratios(f"{made.b.name} (B) against {made.a.name} (A)", drawn, len(made.rows) - len(drawn))
+    return ratios(f"{comparison.b.name} (B) against {comparison.a.name} (A)", drawn, len(comparison.rows) - len(drawn))
 
 
-def data(made: Comparison, plot: str | None = None) -> dict[str, Any]:
+def data(comparison: Comparison, plot: str | None = None) -> dict[str, Any]:
     """Return the comparison for programs; `plot` is where its picture is."""
-    runs = {"a": made.a.name, "b": made.b.name, "plot": plot}
-    return {**runs, "exit_code": made.exit_code, "unlike": made.unlike, "figures": [asdict(row) for row in made.rows]}
+    runs = {"a": comparison.a.name, "b": comparison.b.name, "plot": plot}
+    return {**runs, "exit_code": comparison.exit_code, "unlike": comparison.unlike, "figures": [asdict(row) for row in comparison.rows]}

@@ -18,10 +18,10 @@ HEADLINES = {
 
 def lines(workspace: Workspace) -> list[Part]:
     """Return the runs for the terminal, and what is wrong with those that cannot be read."""
-    found = readable(workspace)
-    runs = [run for run in found if isinstance(run, Run)]
-    broken = [f"cannot be read: {error.message}" for error in found if isinstance(error, RecordError)]
-    if not found:
+    readings = readable(workspace)
+    runs = [run for run in readings if isinstance(run, Run)]
+    broken = [f"cannot be read: {error.message}" for error in readings if isinstance(error, RecordError)]
+    if not readings:
         return ["no run is kept yet; `./inv all` keeps one"]
     header = ("time (UTC)", "id", "profile", "device", "model", "verdict", *HEADLINES.values())
     return [*([Table(header, [cells_of(run) for run in runs])] if runs else []), *broken]

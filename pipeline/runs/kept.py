@@ -50,18 +50,18 @@ def keep(document_path: Path, report_path: Path, settings: RunsConfig, workspace
     unfinished = parent / f"{UNFINISHED}-{target.name}"
     try:
         for path in (document_path, report_path, report_path.with_name("report.html")):
-            copied(path, unfinished / (FILE_NAME if path == document_path else path.name))
+            copy(path, unfinished / (FILE_NAME if path == document_path else path.name))
         for name in (*(stage.stage for stage in document.stages), "stop"):
-            copied(workspace.artifacts / f"{name}.json", unfinished / "records" / f"{name}.json")
+            copy(workspace.artifacts / f"{name}.json", unfinished / "records" / f"{name}.json")
         for path in sorted(report_path.with_name(IMAGES).glob("*.svg")):
-            copied(path, unfinished / IMAGES / path.name)
+            copy(path, unfinished / IMAGES / path.name)
         for path in sorted((workspace.artifacts / "raw").glob("*")):
-            copied(path, unfinished / "raw" / path.name)
+            copy(path, unfinished / "raw" / path.name)
         for launch in sorted({stage.launch_id for stage in document.stages if stage.launch_id} & set(launches(workspace))):
             for name in ("server.log", state.SAMPLES):
-                compressed(workspace.launches / launch / name, unfinished / "logs" / f"{launch}-{name}.gz")
+                compress(workspace.launches / launch / name, unfinished / "logs" / f"{launch}-{name}.gz")
         for path in sorted((workspace.artifacts / "logs").glob("*")):
-            compressed(path, unfinished / "logs" / f"{path.name}.gz")
+            compress(path, unfinished / "logs" / f"{path.name}.gz")
         unfinished.rename(target)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -74,13 +74,13 @@ def launches(workspace: Workspace) -> list[str]:
     return [path.name for path in workspace.launches.glob("*")]
 
 
-def copied(source: Path, target: Path) -> None:
+def copy(source: Path, target: Path) -> None:
     """Copy a file, if it is there."""
     if source.is_file():
         write_atomic(target, source.read_bytes())
 
 
-def compressed(source: Path, target: Path) -> None:
+def compress(source: Path, target: Path) -> None:
     """Copy a file of text compressed, without secrets, if it is there."""
     if source.is_file():
         write_atomic(target, gzip.compress(redacted(source.read_text(encoding="utf-8", errors="replace")).encode(), mtime=0))

@@ -1,4 +1,4 @@
-"""serve, attached: the server that someone else runs, measured in place of one of ours."""
+"""The server that someone else runs, measured in place of one of ours."""
 
 from pipeline.client.control import ModelCard
 from pipeline.config.schema import AttachConfig, ModelConfig

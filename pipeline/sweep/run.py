@@ -11,7 +11,7 @@ from pipeline.config.layers import ENVIRONMENT_PREFIX, Layers, nearest, single_v
 from pipeline.config.schema import Config
 from pipeline.dag import STAGES
 from pipeline.engine.code import CodeDigests
-from pipeline.engine.pipeline import content_digest
+from pipeline.engine.fingerprint import content_digest
 from pipeline.engine.record import SWEEP_NOTE, Outcome, Store, digest, now, write_atomic
 from pipeline.engine.workspace import Workspace
 from pipeline.errors import ConfigError, RecordError
@@ -29,7 +29,7 @@ from pipeline.sweep.grid import Cell
 from pipeline.sweep.node import SWEEPS
 from pipeline.sweep.placing import Ended, Nodes, Order, Placing
 from pipeline.sweep.summary import PLOT, page
-from pipeline.terminal import Answer
+from pipeline.terminal import Output
 
 SUMMARY_FILE = "SWEEP.md"
 LOCAL = "~/.cache/vllm-poc-sweep"  # on nodes that do not see this folder
@@ -114,7 +114,7 @@ class Sweeping:
         self._records: dict[str, CellRecord] = {}
         self._started = now()
 
-    def dry_run(self) -> Answer:
+    def dry_run(self) -> Output:
         """Return each cell, whether it fits, and how long it may take; 0 when one can run or is done, else 2."""
         nodes = self._nodes() if self.asked.ray_address else None
         try:
@@ -135,9 +135,9 @@ class Sweeping:
         total = f", {minutes(sum(known) if known else None)} one after the other" if open_ else ""
         lines.append(f"to run: {counted(len(open_), 'cell')}{total}{more}")
         code = 0 if any(job.fit.runs or job.done for job in jobs) else 2
-        return Answer(code, lines, {"exit_code": code, "planned_for": planned_for, "cells": rows})
+        return Output(code, lines, {"exit_code": code, "planned_for": planned_for, "cells": rows})
 
-    def run(self) -> Answer:
+    def run(self) -> Output:
         """Run the cells that are not done; 0 when a cell passes every gate, 1 when none does, 2 when none was measured."""
         self.folder.mkdir(parents=True, exist_ok=True)
         if not self.asked.ray_address:
@@ -148,7 +148,7 @@ class Sweeping:
         finally:
             nodes.close()
 
-    def _run(self, jobs: Sequence[Job], nodes: Nodes | None) -> Answer:
+    def _run(self, jobs: Sequence[Job], nodes: Nodes | None) -> Output:
         for job in jobs:
             record = job.record()
             if self._skips(job):
@@ -181,7 +181,7 @@ class Sweeping:
         made = self._write(finished=True)
         assert made.exit_code is not None
         told = [f"recommendation: {recommendation(made.cells)}", str(SWEEPS / SUMMARY_FILE)]
-        return Answer(made.exit_code, told, made.model_dump(mode="json"))
+        return Output(made.exit_code, told, made.model_dump(mode="json"))
 
     def _skips(self, job: Job) -> bool:
         return job.done and not self.asked.force

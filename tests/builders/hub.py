@@ -46,7 +46,7 @@ def point_at(endpoint: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def fetch(folder: Path, repo: str = REPO, revision: str = "main", min_free_gib: float = LITTLE) -> HubModel:
-    return fetching.fetch(repo, revision, folder / "model", min_free_gib, folder / "cache", lambda _text: None)
+    return fetching.fetch(repo, revision, folder / "model", min_free_gib, lambda _text: None)
 
 
 def trouble(folder: Path, **arguments: Any) -> ModelError:

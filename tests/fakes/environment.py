@@ -1,12 +1,16 @@
 """A project folder whose venv-vllm holds the fake server in vLLM's place, and records as the earlier stages leave them."""
 
+import atexit
 import os
 import re
+import shutil
 import socket
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 import psutil
@@ -22,7 +26,7 @@ from pipeline.stages.check_gpu import Machine
 from pipeline.stages.download_model import Model
 from pipeline.stages.install import Installation
 from pipeline.stages.serve import Server, serve
-from pipeline.terminal import Answer, Silent, give
+from pipeline.terminal import Output, Silent, give
 from tests.fakes import fake_vllm
 from tests.fakes.fake_vllm import FakeVllm, Script
 
@@ -30,7 +34,13 @@ PIPELINE = Path(__file__).resolve().parents[2] / "pipeline"
 MODEL_NAME = "fake-model"
 # The sampler's patience in these tests; everything else of it is the real one.
 QUICK = {"AFTER_END_S": 0.3, "LIST_EVERY_S": 0.1, "SHARE_EVERY_S": 0.2, "RETRY_S": 0.3}
-API_SERVER = "import sys\n\nsys.path.insert(0, {folder!r})\nimport fake_vllm\n\nsys.exit(fake_vllm.main(sys.argv[1:]))\n"
+API_SERVER = f"""import sys
+
+sys.path.insert(0, {str(PIPELINE.parent)!r})
+from tests.fakes.fake_vllm import main
+
+sys.exit(main(sys.argv[1:]))
+"""
 
 
 class FakeProject:
@@ -44,7 +54,7 @@ class FakeProject:
         self.folder.mkdir(parents=True)
         (self.folder / "config.json").write_text("{}", encoding="utf-8")
         make_server_environment(self.workspace.server_environment)
-        link_pipeline(root / "pipeline", waits)
+        (root / "pipeline").symlink_to(pipeline_with(tuple(waits.items())))  # where the sampler is started from
         self.machine = machine()
         self.installation = installation()
         self.model = model(self.workspace.relative(self.folder))
@@ -58,9 +68,9 @@ class FakeProject:
         self,
         port: int | None = None,
         host: str = "127.0.0.1",
-        start_timeout_s: float = 30,
-        stall_timeout_s: float = 30,
-        stop_timeout_s: float = 10,
+        start_timeout_s: float = 120,
+        stall_timeout_s: float = 120,
+        stop_timeout_s: float = 30,
     ) -> ServeConfig:
         return ServeConfig(
             host=host,
@@ -113,28 +123,30 @@ def make_server_environment(folder: Path) -> None:
     (package / "entrypoints" / "openai").mkdir(parents=True)
     for inner in (package, package / "entrypoints", package / "entrypoints" / "openai"):
         (inner / "__init__.py").touch()
-    server = API_SERVER.format(folder=str(Path(fake_vllm.__file__).parent))
-    (package / "entrypoints" / "openai" / "api_server.py").write_text(server, encoding="utf-8")
+    (package / "entrypoints" / "openai" / "api_server.py").write_text(API_SERVER, encoding="utf-8")
 
 
 def add_command(environment: Path) -> None:
     """Add the command `vllm`, which vLLM has and its build for processors has not."""
-    server = API_SERVER.format(folder=str(Path(fake_vllm.__file__).parent))
-    (environment / "bin" / "vllm").write_text(f"#!{environment}/bin/python\n{server}", encoding="utf-8")
+    (environment / "bin" / "vllm").write_text(f"#!{environment}/bin/python\n{API_SERVER}", encoding="utf-8")
 
 
-def link_pipeline(target: Path, waits: Mapping[str, float]) -> None:
-    """Make the pipeline package importable below the root, where the sampler is started from."""
-    (target / "gpu").mkdir(parents=True)
-    for folder in (Path(), Path("gpu")):
-        for path in (PIPELINE / folder).iterdir():
+@cache
+def pipeline_with(waits: tuple[tuple[str, float], ...]) -> Path:
+    """Return a folder with the pipeline in it whose sampler has these constants, once for all tests of a process."""
+    folder = Path(tempfile.mkdtemp(prefix="pipeline-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    (folder / "gpu").mkdir()
+    for inner in (Path(), Path("gpu")):
+        for path in (PIPELINE / inner).iterdir():
             if path.name not in ("gpu", "sampler.py", "__pycache__"):
-                (target / folder / path.name).symlink_to(path)
+                (folder / inner / path.name).symlink_to(path)
     text = (PIPELINE / "gpu" / "sampler.py").read_text(encoding="utf-8")
-    for name, value in waits.items():
+    for name, value in waits:
         text, count = re.subn(rf"(?m)^{name} = [\d.]+", f"{name} = {value}", text)
         assert count == 1, f"the sampler has no constant {name}"
-    (target / "gpu" / "sampler.py").write_text(text, encoding="utf-8")
+    (folder / "gpu" / "sampler.py").write_text(text, encoding="utf-8")
+    return folder
 
 
 def free_port() -> int:
@@ -206,7 +218,7 @@ def simulated_server(fake: FakeVllm, workspace: Workspace) -> Server:
     )
 
 
-def code_of(answer: Answer) -> int:
+def code_of(answer: Output) -> int:
     """Print a command's answer as the command line does; return its exit code."""
     give(answer, as_json=False)
     return answer.code
@@ -224,7 +236,7 @@ def lives(pid: int) -> bool:
     return False
 
 
-def until(condition: Callable[[], object], what: str, timeout_s: float = 30) -> None:
+def until(condition: Callable[[], object], what: str, timeout_s: float = 120) -> None:
     """Wait for `condition`; AssertionError names what never came."""
     deadline = time.monotonic() + timeout_s
     while not condition():

@@ -5,7 +5,6 @@ its script from the JSON file named by FAKE_VLLM_SCRIPT; how it starts and dies 
 request, so that a test can change its mind. One token is four characters of text.
 """
 
-import argparse
 import dataclasses
 import itertools
 import json
@@ -17,115 +16,19 @@ import threading
 import time
 import zlib
 from contextlib import suppress
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from tests.fakes.plain_http import HttpHandler, HttpServer
+from tests.fakes.script import VERSION, Ledger, Script
+
+__all__ = ["VERSION", "FakeVllm", "Script"]
+
+ROOT = Path(__file__).resolve().parents[2]
 SCRIPT_VARIABLE = "FAKE_VLLM_SCRIPT"
-VERSION = "0.32.0"
 TOKEN_CHARACTERS = 4
-LIFETIME_S = 120.0  # no fake outlives its tests for long, whatever happens to them
-RENDEZVOUS_S = 10.0
-
-
-@dataclass(frozen=True)
-class Script:
-    """What the fake does. Counts of chunks are of content chunks; None is never."""
-
-    # Answers.
-    texts: tuple[str, ...] = ("Hello there, this is a scripted answer.",)  # taken in turn
-    status: int = 200
-    body: str | None = None  # verbatim in place of an unary answer, with `status`
-    honours_ignore_eos: bool = True  # repeat the text up to max_tokens when asked
-    token_ids: bool = True
-    tokens_per_chunk: int = 1
-    cached_tokens: int | None = 0  # None: what a prefix cache would give, by salt and prompt
-    prompt_prefix: str = ""  # what a chat template would put in front
-    top_gap: float = 1.5  # logprob of each token − that of the next best
-    in_flight_gauge: bool = True
-    # Streams.
-    first_token_s: float = 0.0
-    inter_token_s: float = 0.0
-    usage_s: float = 0.0  # pause before the usage chunk
-    only_usage: bool = False
-    usage_chunk: bool = True
-    cut_after: int | None = None  # end the stream, well-formed, without [DONE]
-    break_after: int | None = None  # drop the connection
-    error_after: int | None = None  # an error event, then [DONE]
-    tires_after: int | None = None  # hang up on the next request of a connection that has had so many
-    rendezvous: int = 0  # hold each answer until so many requests are in flight
-    # Other answers for requests whose last message contains the key, or by number of arrival from 0.
-    by_prompt: dict[str, dict[str, Any]] = field(default_factory=dict)
-    by_number: dict[str, dict[str, Any]] = field(default_factory=dict)
-    loaded_texts: tuple[str, ...] | None = None  # in place of `texts` while other requests are in flight
-    # Another script for a program whose environment holds the key, as in NAME=value.
-    by_environment: dict[str, dict[str, Any]] = field(default_factory=dict)
-    # Lies of identity.
-    version: str = VERSION
-    model_id: str | None = None
-    root: str | None = None
-    owned_by: str = "vllm"
-    max_model_len: int | None = None
-    metrics: bool = True
-    metrics_status: int = 200
-    counting: float = 1.0  # how much the counter rises for each token
-    preemptions: int = 0  # the counter
-    kv_usage: float = 0.25  # while there are requests in flight
-    bodies: dict[str, str] = field(default_factory=dict)  # verbatim answers to GET, by path
-    # Life and death of the program.
-    healthy: bool = True
-    log: tuple[str, ...] = ()
-    exit_code: int | None = None  # after the log, before listening
-    fails_above: dict[str, float] = field(default_factory=dict)  # an argument larger than this is too much memory
-    lack: str = "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 1 GiB"  # what is said then
-    hang: bool = False  # after the log, instead of listening
-    ignore_sigterm: bool = False
-    orphan: bool = False  # a child in the session that outlives its parent
-    poses_as: str | None = None  # argv[0] after an exec of this file
-    die_at_request: int | None = None
-    last_words: tuple[str, ...] = ()
-    dying_s: float = 0.0  # from the broken connection to the end of the process
-
-    @staticmethod
-    def load(path: Path) -> "Script":
-        script = Script(**json.loads(path.read_text(encoding="utf-8")))
-        changes: dict[str, Any] = {}
-        for setting, change in script.by_environment.items():
-            name, _, value = setting.partition("=")
-            changes |= change if os.environ.get(name) == value else {}
-        return dataclasses.replace(script, **changes)
-
-    def save(self, path: Path) -> None:
-        """Write whole: a server may be reading it."""
-        fresh = path.with_suffix(".new")
-        fresh.write_text(json.dumps(dataclasses.asdict(self)), encoding="utf-8")
-        fresh.replace(path)
-
-    def for_request(self, number: int, prompt: str) -> "Script":
-        """Return the script as it stands for one request."""
-        changes: dict[str, Any] = {}
-        for part, change in self.by_prompt.items():
-            changes |= change if part in prompt else {}
-        changes |= self.by_number.get(str(number), {})
-        return dataclasses.replace(self, **changes)
-
-
-@dataclass
-class Ledger:
-    """What the fake has seen and generated."""
-
-    requests: list[dict[str, Any]] = field(default_factory=list)
-    tokens: int = 0
-    counter: float = 0.0
-    connections: int = 0
-    prompt_tokens: int = 0
-    hit_tokens: int = 0
-    successes: int = 0
-    in_flight: int = 0
-    max_in_flight: int = 0
-    seen_prompts: set[str] = field(default_factory=set)
-    full: threading.Condition = field(default_factory=threading.Condition)
+LIFETIME_S = 600.0  # no fake outlives its tests for long, whatever happens to them
+RENDEZVOUS_S = 60.0
 
 
 class FakeVllm:
@@ -173,24 +76,15 @@ class FakeVllm:
         self.http.server_close()
 
 
-class Server(ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 128
+class Server(HttpServer):
     fake: FakeVllm
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing of clients that went away."""
-        if not isinstance(sys.exc_info()[1], OSError):
-            super().handle_error(request, client_address)
 
 
 class Server6(Server):
     address_family = socket.AF_INET6
 
 
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
+class Handler(HttpHandler):
     server: Server
     inside = False
     answered = 0
@@ -218,7 +112,7 @@ class Handler(BaseHTTPRequestHandler):
             self.reply(404, json.dumps({"detail": "Not Found"}))
 
     def do_POST(self) -> None:
-        payload = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        payload = json.loads(self.body)
         if self.unauthorized():
             return
         if self.path != "/v1/chat/completions":
@@ -244,7 +138,7 @@ class Handler(BaseHTTPRequestHandler):
     def unauthorized(self) -> bool:
         """Refuse a request without the key, as vLLM does below /v1 only."""
         key = self.server.fake.api_key
-        if key is None or not self.path.startswith("/v1") or self.headers.get("Authorization") == f"Bearer {key}":
+        if key is None or not self.path.startswith("/v1") or self.headers.get("authorization") == f"Bearer {key}":
             return False
         self.reply(401, json.dumps({"error": "Unauthorized"}))
         return True
@@ -307,10 +201,7 @@ class Handler(BaseHTTPRequestHandler):
         self.reply(200, json.dumps(answer))
 
     def stream(self, script: Script, payload: dict[str, Any], pieces: list[str], reason: str) -> None:
-        self.send_response(200)
-        self.send_header("Content-Type", "text/event-stream; charset=utf-8")
-        self.send_header("Transfer-Encoding", "chunked")
-        self.end_headers()
+        self.begin(200, "text/event-stream; charset=utf-8", "Transfer-Encoding: chunked")
         self.delta({"role": "assistant", "content": ""})
         self.delta({"content": ""})
         time.sleep(script.first_token_s)
@@ -383,14 +274,8 @@ class Handler(BaseHTTPRequestHandler):
     def reply(self, status: int, text: str, kind: str = "application/json") -> None:
         data = text.encode()
         self.leave()
-        self.send_response(status)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
+        self.begin(status, kind, f"Content-Length: {len(data)}")
         self.wfile.write(data)
-
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
-        pass
 
 
 class StreamEndError(Exception):
@@ -476,17 +361,11 @@ def main(words: list[str]) -> int:
     """Run as vLLM's API server would, or as `vllm serve MODEL` does."""
     if words[:1] == ["serve"]:
         words = ["--model", *words[1:]]
-    parser = argparse.ArgumentParser(allow_abbrev=False)
-    parser.add_argument("--model", default="/models/fake")
-    parser.add_argument("--served-model-name")
-    parser.add_argument("--host", default="0.0.0.0")
-    parser.add_argument("--port", type=int, default=8000)
-    parser.add_argument("--max-model-len", type=int, default=4096)
-    known, _ = parser.parse_known_args(words)
+    given = dict(itertools.pairwise(words))
     source = os.environ.get(SCRIPT_VARIABLE)
     script = Script.load(Path(source)) if source else Script()
     if script.poses_as is not None and sys.argv[0] != "-c":
-        code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import fake_vllm; sys.exit(fake_vllm.main(sys.argv[1:]))"
+        code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from tests.fakes.fake_vllm import main; sys.exit(main(sys.argv[1:]))"
         os.execv(sys.executable, [script.poses_as, "-c", code, *words])
     if script.ignore_sigterm:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -505,7 +384,8 @@ def main(words: list[str]) -> int:
         return 1
     chosen = Path(source) if source else script
     key = os.environ.get("VLLM_API_KEY")
-    with FakeVllm(chosen, known.served_model_name or known.model, known.model, known.host, known.port, known.max_model_len, key):
+    folder, port, length = given["--model"], int(given["--port"]), int(given.get("--max-model-len", 4096))
+    with FakeVllm(chosen, given.get("--served-model-name", folder), folder, given["--host"], port, length, key):
         time.sleep(LIFETIME_S)
     return 0
 

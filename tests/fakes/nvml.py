@@ -17,13 +17,13 @@ calls unless from, until and device (devices and instances counted from 0) say w
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
 from pipeline.stages.check_gpu import Machine
+from tests.fakes.forkserver import start
 
 SOURCE = Path(__file__).with_name("nvml.c")
 ROOT = SOURCE.parents[2]
@@ -73,7 +73,7 @@ class FakeNvml:
 
 def look(environment: Mapping[str, str], of_server: str = "", read_s: float = 30) -> Machine:
     """Return what check-gpu sees in this environment, where serve.env has `of_server` as CUDA_VISIBLE_DEVICES."""
-    command = [sys.executable, "-c", LOOK, of_server, str(read_s)]
-    done = subprocess.run(command, env=dict(environment), cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return Machine.model_validate_json(done.stdout)
+    process = start(["-c", LOOK, of_server, str(read_s)], ROOT, environment)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    return Machine.model_validate_json(out)

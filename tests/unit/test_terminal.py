@@ -1,18 +1,22 @@
 """What a person sees of progress and results, and what a program gets."""
 
 import json
+import re
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from queue import SimpleQueue
 
+import pyte
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline import terminal
 from pipeline.engine.workspace import Workspace
-from pipeline.terminal import Answer, Lines, Moving, Quiet, Silent, Table, aligned, give, moves, plain, screen, show, style_of
+from pipeline.terminal import Lines, Moving, Output, Quiet, Silent, Table, aligned, give, moves, plain, screen, show, style_of
 
 SECRET = "hf_abcdefghijkl"
 
@@ -121,6 +125,84 @@ def test_the_moving_line_counts_and_stays_within_the_terminal(capsys: pytest.Cap
     assert all("  sent: 3 of 9, " in line for line in lines)
 
 
+@contextmanager
+def beside(shown: Silent, name: str) -> Iterator[Callable[[Callable[[], object]], None]]:
+    """Have something run in another thread; yields what makes that thread do something there."""
+    entered, done = threading.Event(), threading.Event()
+    orders: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
+
+    def work() -> None:
+        with shown.running(name, "never ran"):
+            entered.set()
+            while (order := orders.get()) is not None:
+                order()
+                done.set()
+
+    def there(order: Callable[[], object]) -> None:
+        done.clear()
+        orders.put(order)
+        assert done.wait(60)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        assert entered.wait(60)
+        yield there
+    finally:
+        orders.put(None)
+        thread.join()
+
+
+def test_lines_of_two_that_run_side_by_side_name_who_says_them(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = Lines(Clock())
+    with shown.running("install", "never ran"):
+        shown.line("alone")
+        with beside(shown, "download-model") as there:
+            shown.line("making venv-vllm")
+            there(lambda: shown.line("1 GiB to go"))
+        shown.line("alone again")
+    assert capsys.readouterr().err.splitlines() == [
+        "▶ install: never ran",
+        "  alone",
+        "▶ download-model: never ran",
+        "  install: making venv-vllm",
+        "  download-model: 1 GiB to go",
+        "  alone again",
+    ]
+
+
+def test_two_that_run_side_by_side_move_on_two_lines_and_count_each_for_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(terminal, "MOVE_S", 0.001)
+    monkeypatch.setenv("COLUMNS", "80")
+    stream = pyte.Screen(80, 10)
+    emulator, first, below, lock = pyte.Stream(stream), threading.Event(), threading.Event(), threading.Lock()
+    moving = [r". install \d+:\d\d  packages: 1 of 4, \d+ s left", r". download-model \d+:\d\d  files: 1 of 2, \d+ s left"]
+
+    def shows(*patterns: str) -> bool:
+        lines = [line.rstrip() for line in stream.display if line.strip()]
+        return len(lines) == len(patterns) and all(map(re.fullmatch, patterns, lines))
+
+    def write(text: str) -> int:
+        with lock:
+            emulator.feed(text.replace("\n", "\r\n"))
+            if shows(*moving):
+                first.set()
+            if shows("✓ check-gpu .*", *moving):
+                below.set()
+        return len(text)
+
+    monkeypatch.setattr(sys.stderr, "write", write)
+    shown = Moving()
+    with shown.running("install", "never ran"):
+        shown.counting("packages", 4)(1)
+        with beside(shown, "download-model") as there:
+            there(lambda: shown.counting("files", 2)(1))
+            assert first.wait(60)
+            shown.ended("check-gpu", "made", 1.0, "")
+            assert below.wait(60), "what stays is above what moves"
+    assert shows("✓ check-gpu .*"), "what moved is gone at the end"
+
+
 def test_counting_only_stores(monkeypatch: pytest.MonkeyPatch) -> None:
     """A terminal that has stopped reading must not hold up whoever measures."""
     told = Moving().counting("sent", 9)
@@ -163,16 +245,16 @@ def test_a_table_without_a_header_or_without_rows() -> None:
 
 
 def test_a_result_holds_no_secret_unless_it_was_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
-    answer = Answer(0, [f"key {SECRET}", Table(("key",), [(SECRET,)])], {"key": SECRET})
+    answer = Output(0, [f"key {SECRET}", Table(("key",), [(SECRET,)])], {"key": SECRET})
     for as_json in (False, True):
         give(answer, as_json)
         assert SECRET not in capsys.readouterr().out
-        give(Answer(0, answer.shown, answer.data, verbatim=True), as_json)
+        give(Output(0, answer.parts, answer.data, verbatim=True), as_json)
         assert SECRET in capsys.readouterr().out
 
 
 def test_json_is_one_document(capsys: pytest.CaptureFixture[str]) -> None:
-    give(Answer(1, ["for people"], {"exit_code": 1, "profile": "ş"}), as_json=True)
+    give(Output(1, ["for people"], {"exit_code": 1, "profile": "ş"}), as_json=True)
     said = capsys.readouterr().out
     assert json.loads(said) == {"exit_code": 1, "profile": "ş"}
     assert "ş" in said

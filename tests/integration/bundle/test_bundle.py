@@ -38,10 +38,11 @@ def wheel(folder: Path, name: str) -> str:
     return f"{name}==1.0 \\\n    --hash=sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}\n"
 
 
-@pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
-    """A checkout of the launcher with a model folder, whose packages lie in a folder that pip knows."""
-    root, shop = tmp_path / "project", tmp_path / "shop"
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a checkout of the launcher with a model folder, the packages that pip knows, and the bundle of both."""
+    folder = tmp_path_factory.mktemp("original")
+    root, shop = folder / "project", folder / "shop"
     shop.mkdir()
     (root / "requirements").mkdir(parents=True)
     for file, name in PACKAGES.items():
@@ -54,10 +55,31 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     (root / "models" / "mine" / "config.json").write_text("{}", encoding="utf-8")
     for words in (["init", "-q"], ["add", "inv", "pipeline", "requirements"], ["commit", "-qm", "all"]):
         subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b", *words], cwd=root, check=True)
+    with pytest.MonkeyPatch.context() as patch:
+        know(shop, patch)
+        made(Workspace(root, Silent()), folder / "bundle")
+    return folder
+
+
+def know(shop: Path, patch: pytest.MonkeyPatch) -> None:
+    """Let pip know that folder of packages and nothing else."""
     for name, value in {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(shop), "PIP_CONFIG_FILE": "/dev/null"}.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.delenv(unpack.VARIABLE, raising=False)
-    return Workspace(root, Silent())
+        patch.setenv(name, value)
+    patch.delenv(unpack.VARIABLE, raising=False)
+
+
+@pytest.fixture
+def project(original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    """A copy of the checkout."""
+    shutil.copytree(original / "project", tmp_path / "project")
+    know(original / "shop", monkeypatch)
+    return Workspace(tmp_path / "project", Silent())
+
+
+@pytest.fixture
+def bundle(original: Path, tmp_path: Path) -> Path:
+    """A copy of the bundle, in a folder with a space in its name."""
+    return shutil.copytree(original / "bundle", tmp_path / "a stick" / "bundle")
 
 
 def made(project: Workspace, output: Path, part_mib: int | None = None) -> content.Manifest:
@@ -70,33 +92,30 @@ def inv(project: Workspace, *words: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(["./inv", *words], cwd=project.root, env=environment, capture_output=True, text=True)
 
 
-def test_a_bundle_holds_packages_model_and_pipeline_and_is_taken(project: Workspace, tmp_path: Path) -> None:
-    output = tmp_path / "a stick" / "bundle"
-    manifest = made(project, output)
+def test_a_bundle_holds_packages_model_and_pipeline_and_is_taken(project: Workspace, bundle: Path, tmp_path: Path) -> None:
+    manifest = content.read(bundle)
     assert (manifest.wheels, manifest.parts, manifest.model.folder) == (3, None, "mine")
-    assert unpack.opened(output, project.root) == output
-    assert subprocess.run(["sha256sum", "--quiet", "-c", "SHA256SUMS"], cwd=output).returncode == 0
-    with tarfile.open(output / "pipeline.tar.gz") as archive:
+    assert unpack.opened(bundle, project.root) == bundle
+    assert subprocess.run(["sha256sum", "--quiet", "-c", "SHA256SUMS"], cwd=bundle).returncode == 0
+    with tarfile.open(bundle / "pipeline.tar.gz") as archive:
         archive.extractall(tmp_path, filter="data")
     assert (tmp_path / "vllm-poc" / "inv").stat().st_mode & 0o111
-    there = Workspace(tmp_path / "vllm-poc", Silent(), bundle=output)
+    there = Workspace(tmp_path / "vllm-poc", Silent(), bundle=bundle)
     model = download_model(ModelConfig(source="path", path="models/mine"), machine(), there)
     assert (model.folder, model.revision, [file.path for file in model.files]) == ("models/mine", "local", ["config.json"])
 
 
 def test_making_it_again_asks_nobody_for_what_is_whole_and_mends_the_rest(
-    project: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    project: Workspace, bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    output = tmp_path / "bundle"
-    made(project, output)
-    (output / "wheels" / "stale-1.0-py3-none-any.whl").touch()
-    broken = output / "wheels" / "tiny_vllm-1.0-py3-none-any.whl"
+    (bundle / "wheels" / "stale-1.0-py3-none-any.whl").touch()
+    broken = bundle / "wheels" / "tiny_vllm-1.0-py3-none-any.whl"
     broken.write_bytes(b"broken")
-    made(project, output)
-    assert len(list((output / "wheels").iterdir())) == 3
+    made(project, bundle)
+    assert len(list((bundle / "wheels").iterdir())) == 3
     assert broken.read_bytes() != b"broken"
-    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "nowhere"))
-    made(project, output)
+    monkeypatch.setenv("PIP_FIND_LINKS", str(bundle / "nowhere"))
+    made(project, bundle)
 
 
 def test_a_bundle_that_broke_off_says_so(project: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,11 +140,9 @@ def test_parts_hold_the_same_and_are_joined(project: Workspace, tmp_path: Path) 
     assert content.read(joined).wheels == len(list((joined / "wheels").iterdir())) == 3
 
 
-def test_the_launcher_refuses_a_broken_bundle_before_anything_is_made(project: Workspace, tmp_path: Path) -> None:
-    output = tmp_path / "bundle"
-    made(project, output)
-    (output / "wheels" / "tiny_uv-1.0-py3-none-any.whl").unlink()
-    for words in (["all", "--bundle", "../bundle"], ["all", f"--bundle={output}"]):
+def test_the_launcher_refuses_a_broken_bundle_before_anything_is_made(project: Workspace, bundle: Path) -> None:
+    (bundle / "wheels" / "tiny_uv-1.0-py3-none-any.whl").unlink()
+    for words in (["all", "--bundle", "../a stick/bundle"], ["all", f"--bundle={bundle}"]):
         done = inv(project, *words)
         assert (done.returncode, done.stdout) == (2, "")
         assert "inv: file wheels/tiny_uv-1.0-py3-none-any.whl is missing" in done.stderr
@@ -133,10 +150,8 @@ def test_the_launcher_refuses_a_broken_bundle_before_anything_is_made(project: W
     assert not (project.root / ".venv").exists()
 
 
-def test_the_launcher_takes_packages_from_the_bundle_alone(project: Workspace, tmp_path: Path) -> None:
-    output = tmp_path / "a stick" / "bundle"
-    made(project, output)
-    done = inv(project, "all", "--bundle", str(output))
+def test_the_launcher_takes_packages_from_the_bundle_alone(project: Workspace, bundle: Path) -> None:
+    done = inv(project, "all", "--bundle", str(bundle))
     # The stand-in for uv is a package without a program, so the next step, ours, is the first to fail.
     assert "No module named pipeline.packages" in done.stderr
     assert (project.root / ".venv" / "installed-uv.txt").read_text(encoding="utf-8").startswith("tiny-uv==1.0")

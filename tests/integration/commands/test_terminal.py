@@ -16,8 +16,8 @@ from typing import Any
 import pyte
 import pytest
 
+from tests.builders.project import SMALL, STAGE_NAMES, Project
 from tests.fakes.fake_vllm import FakeVllm, Script
-from tests.integration.commands.test_cli import ENGLISH, SMALL, Project
 
 COLUMNS, ROWS = 80, 200
 STYLE = re.compile(rb"\x1b\[[\d;]*m")
@@ -89,7 +89,7 @@ def test_all_on_a_terminal(measured: tuple[Project, tuple[str, ...], Seen]) -> N
     assert any(re.match(r"bench: \d of \d, \d+ s left", said) for _, said in seen.moving)
     assert not any(re.search("[⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏]", line) for line in seen.lines), "it is gone at the end"
     ended = {line.split()[1]: line for line in seen.lines if re.match(r"[✓·▫✗] ", line)}
-    assert set(ended) == set(ENGLISH) - {"install", "download-model"}
+    assert set(ended) == set(STAGE_NAMES) - {"install", "download-model"}
     assert re.fullmatch(r"✓ bench +made +\d+\.\d s  never ran", ended["bench"])
     assert ended["measure-vram"].startswith("▫ measure-vram      left out            the memory of the server at")
     gates = project.record("report")["data"]["gates"]

@@ -1,4 +1,4 @@
-"""docs/ci.md: its workflow is one, its commands and settings exist, and its step that compares passes the exit code on."""
+"""docs/how-to/ci.md: its workflow is one, its commands and settings exist, and its step that compares passes the exit code on."""
 
 import os
 import re
@@ -10,10 +10,10 @@ import pytest
 import yaml
 
 from pipeline.config.layers import load_layers
-from tests.integration.commands.test_cli import COMMANDS, ENGLISH
+from tests.builders.project import COMMAND_NAMES, STAGE_NAMES
 
 ROOT = Path(__file__).resolve().parents[3]
-PAGE = ROOT / "docs" / "ci.md"
+PAGE = ROOT / "docs" / "how-to" / "ci.md"
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def steps(text: str) -> list[dict[str, Any]]:
 
 def test_every_command_setting_and_linked_file_exists(text: str) -> None:
     named = set(re.findall(r"\./inv ([a-z-]+)", text))
-    assert {"all", "compare", "calibrate-noise", "history"} <= named <= {*COMMANDS, *ENGLISH}
+    assert {"all", "compare", "calibrate-noise", "history"} <= named <= {*COMMAND_NAMES, *STAGE_NAMES}
     config = load_layers(ROOT / "config.yaml", {}).config(None).model_dump()
     settings = [found for found in re.findall(r"`(report|serve|runs)\.([a-z_]+)", text) if found[1] not in ("json", "html")]
     assert settings

@@ -1,4 +1,4 @@
-"""Every relative link in the pages for people leads to a file, and to a heading where it names one; every page in docs/ is linked."""
+"""Every relative link in the pages for people leads to a file, and to a heading where it names one; docs/README.md lists every page."""
 
 import re
 from pathlib import Path
@@ -6,7 +6,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
-PAGES = [*sorted(ROOT.glob("README*.md")), ROOT / "CONTRIBUTING.md", ROOT / "examples" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCS = ROOT / "docs"
+PAGES = [
+    *sorted(ROOT.glob("README*.md")),
+    *(ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"),
+    *(ROOT / "examples" / "README.md", ROOT / "benchmarks" / "README.md"),
+    *sorted(DOCS.rglob("*.md")),
+]
 FENCED = re.compile(r"^(```+)[^\n]*\n.*?^\1$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)\s]+)\)|(?:src|href)=\"([^\"]+)\"")
 ELSEWHERE = re.compile(r"[a-z][a-z+.-]*:|//")
@@ -52,14 +58,24 @@ def test_every_relative_link_leads_somewhere_in_the_project(page: Path) -> None:
     assert outside == []
 
 
-def test_every_page_of_the_docs_is_linked_from_the_readme() -> None:
-    linked = {(ROOT / target.partition("#")[0]).resolve() for target in links(prose(ROOT / "README.md"))}
-    assert set((ROOT / "docs").glob("*.md")) <= linked
+def test_the_documentations_first_page_lists_every_other_once_and_the_readme_leads_to_it() -> None:
+    first = DOCS / "README.md"
+    listed = sorted((DOCS / target.partition("#")[0]).resolve() for target in links(prose(first)))
+    assert listed == sorted(set(DOCS.rglob("*.md")) - {first})
+    assert "docs/README.md" in links(prose(ROOT / "README.md"))
+
+
+def test_every_page_that_code_and_settings_name_exists() -> None:
+    files = [ROOT / "config.yaml", ROOT / "tasks.py", *sorted((ROOT / "pipeline").rglob("*.py"))]
+    named = {name for file in files for name in re.findall(r"\bdocs/[\w/-]+\.md", file.read_text(encoding="utf-8"))}
+    assert named
+    assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
 
 
 def test_what_leads_nowhere_is_found() -> None:
     page = ROOT / "README.md"
     text = (
-        '# A b: `c`\n[1](#a-b-c) [2](#gone) [3](docs/ci.md#gone) [4](docs/ci.md) [5](gone.md) [6](https://a.example/x) <img src="gone.svg">'
+        "# A b: `c`\n[1](#a-b-c) [2](#gone) [3](docs/how-to/ci.md#gone) [4](docs/how-to/ci.md) [5](gone.md) [6](https://a.example/x) "
+        '<img src="gone.svg">'
     )
-    assert broken(page, text) == ["#gone", "docs/ci.md#gone", "gone.md", "gone.svg"]
+    assert broken(page, text) == ["#gone", "docs/how-to/ci.md#gone", "gone.md", "gone.svg"]

@@ -1,4 +1,4 @@
-"""docs/reading-the-report.md: every verdict is explained, every command, setting and linked file exists, and the page is short."""
+"""docs/tutorial/reading-the-report.md: every verdict is explained, every command, setting and linked file exists, and the page is short."""
 
 import re
 from pathlib import Path
@@ -10,7 +10,7 @@ from pipeline.measure.statistics import percentile_figure
 from pipeline.measure.verdicts import Verdict
 
 ROOT = Path(__file__).resolve().parents[3]
-PAGE = ROOT / "docs" / "reading-the-report.md"
+PAGE = ROOT / "docs" / "tutorial" / "reading-the-report.md"
 TEXT = PAGE.read_text(encoding="utf-8")
 
 

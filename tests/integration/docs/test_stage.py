@@ -3,14 +3,13 @@
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.integration.commands.test_cli import ENGLISH, ROOT, Project
+from tests.builders.project import ROOT, STAGE_NAMES, Project
 
 TEXT = (ROOT / "docs" / "adding-a-stage.md").read_text(encoding="utf-8")
 FILES = {"pipeline/stages/memory_copy.py", "tests/unit/test_memory_copy.py"}
@@ -35,8 +34,7 @@ def applied(text: str, diff: str) -> str:
 def extended(tmp_path: Path) -> Project:
     """A project with a pipeline of its own that has the page's stage."""
     project = Project(tmp_path / "project")
-    (project.root / "pipeline").unlink()
-    shutil.copytree(ROOT / "pipeline", project.root / "pipeline", ignore=shutil.ignore_patterns("__pycache__"))
+    project.copy_pipeline()
     for name, diff in blocks("diff"):
         path = project.root / name
         path.write_text(applied(path.read_text(encoding="utf-8"), diff), encoding="utf-8")
@@ -83,7 +81,7 @@ def test_it_leaves_a_record_is_skipped_and_runs_again_when_its_code_changes_but_
 
 def test_it_stands_among_the_other_stages_where_the_page_puts_it(extended: Project) -> None:
     listed = [line.split()[0] for line in extended.says("status", "--profile", "cpu")[1:-1]]
-    assert listed == ["check-gpu", "memory-copy", *ENGLISH[1:]]
+    assert listed == ["check-gpu", "memory-copy", *STAGE_NAMES[1:]]
     told = json.loads("\n".join(extended.says("--list", "--list-format", "json")))
     (help_,) = [task["help"] for task in told["tasks"] if task["name"] == "memory-copy"]
     assert help_ == "how fast one core copies memory."

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.commands import calibrate_noise
+from pipeline.commands.experiments import calibrate_noise
+from pipeline.commands.session import Options
 from pipeline.engine.pipeline import Pipeline
 from pipeline.engine.record import Store, write_atomic
 from pipeline.errors import ConfigError, ServerError
 from pipeline.experiments import noise
 from pipeline.server import state
-from pipeline.session import Options
 from tests.fakes.environment import code_of
 from tests.fakes.fake_vllm import VERSION, Script
 from tests.integration.experiments.test_remedy import NO_START, Project

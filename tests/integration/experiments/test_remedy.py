@@ -11,7 +11,8 @@ import psutil
 import pytest
 import yaml
 
-from pipeline.commands import determinism_remedy
+from pipeline.commands.experiments import determinism_remedy
+from pipeline.commands.session import Options, locked
 from pipeline.engine.pipeline import Pipeline
 from pipeline.engine.record import Store, now
 from pipeline.errors import ConfigError, MeaninglessError, PipelineError, ServerError
@@ -21,7 +22,6 @@ from pipeline.server import state
 from pipeline.server.start import relaunch
 from pipeline.server.state import Launch
 from pipeline.server.stop import Closing, stop_server
-from pipeline.session import Options, locked
 from pipeline.stages.serve import Server
 from pipeline.stages.test_determinism import REMEDY_NOTE, Remedied
 from tests.fakes.environment import FakeProject, code_of, machine, until

@@ -14,7 +14,8 @@ import pytest
 import yaml
 
 from pipeline.client.target import Target
-from pipeline.commands import soak as soak_command
+from pipeline.commands.experiments import soak as soak_command
+from pipeline.commands.session import Options
 from pipeline.config.schema import VramConfig
 from pipeline.engine.pipeline import Pipeline
 from pipeline.engine.record import SOAK_NOTE as NOTE
@@ -25,7 +26,6 @@ from pipeline.experiments import soak as soaking
 from pipeline.experiments.soak import S_PER_H, parsed
 from pipeline.measure.figures import Figure, not_measured
 from pipeline.server import state
-from pipeline.session import Options
 from pipeline.stages.measure_vram import LaunchMemory, Load, MemoryUse, Soak, memory_use
 from pipeline.stages.serve import Server
 from pipeline.terminal import Silent

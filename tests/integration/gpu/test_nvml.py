@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.commands import machine_lines
+from pipeline.commands.words import machine_lines
 from pipeline.config.schema import InstallConfig
 from pipeline.errors import InstallError
 from pipeline.stages.check_gpu import Machine
 from pipeline.stages.install import choose_set
 from pipeline.vllm.sets import ON_GPU, UPDATE_DRIVER
+from tests.builders.project import Project
 from tests.fakes.nvml import LIBRARY, RTX_4050, SYSTEM, FakeNvml, look
-from tests.integration.commands.test_cli import Project
 
 TWO = f"{SYSTEM}device uuid=GPU-a1b2 name=Small total=4096 cc=8.9\ndevice uuid=GPU-a1c3 name=Large total=8192 cc=8.6\n"
 MIG = (

@@ -17,7 +17,7 @@ from tests.fakes.fake_hub import FakeHub, HubFile, Refusal
 
 def test_model_is_fetched_at_the_commit_that_the_branch_means(hub: FakeHub, tmp_path: Path) -> None:
     said: list[str] = []
-    got = fetching.fetch(REPO, "main", tmp_path / "model", LITTLE, tmp_path / "cache", said.append)
+    got = fetching.fetch(REPO, "main", tmp_path / "model", LITTLE, said.append)
     assert got == HubModel(folder=tmp_path / "model", commit=hub.branches["main"], license="apache-2.0")
     assert contents(tmp_path) == {path: file.content for path, file in FILES.items()}
     assert said == [f"downloading {REPO} at {got.commit[:12]}: 0.00 GiB to go"]

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from pipeline.stages.download_model import model_present
 from tests.builders.hub import FILES, REPO, TOKEN, WEIGHTS, download, fetch, trouble
 from tests.fakes import fake_hub
 from tests.fakes.fake_hub import FakeHub, HubFile
+from tests.fakes.forkserver import Process, start
 
 
 def test_token_of_the_environment_is_sent(hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,20 +61,19 @@ def test_stage_tells_a_model_without_config(hub: FakeHub, tmp_path: Path) -> Non
         download(tmp_path)
 
 
-def command(root: Path, endpoint: str, **variables: str) -> "subprocess.Popen[str]":
+def command(root: Path, endpoint: str, **variables: str) -> Process:
     """Start `download-model` with nothing in its environment but these."""
     environment = {"PATH": os.environ["PATH"], "HOME": str(root / "home"), "HF_ENDPOINT": endpoint, **variables}
-    words = [sys.executable, "-m", "invoke", "download-model"]
-    return subprocess.Popen(words, cwd=root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return start(["-m", "invoke", "download-model"], root, environment)
 
 
-def finished(process: "subprocess.Popen[str]") -> tuple[int, str]:
+def finished(process: Process) -> tuple[int, str]:
     """Return (exit code, all that it printed)."""
     try:
         out, err = process.communicate(timeout=60)
     finally:
         process.kill()
-    return process.returncode, out + err
+    return process.wait(), out + err
 
 
 def record(root: Path) -> dict[str, Any]:
@@ -121,7 +120,7 @@ def test_command_obeys_offline_mode(root: Path) -> None:
     assert f"{failure['message']} ({failure['hint']})" in said
 
 
-def stalled(root: Path, meanwhile: Callable[[FakeHub, "subprocess.Popen[str]"], None]) -> tuple[int, str]:
+def stalled(root: Path, meanwhile: Callable[[FakeHub, Process], None]) -> tuple[int, str]:
     """Return (exit code, output) of a download that stands still in the weights while `meanwhile` is called."""
     with FakeHub(stalled={"model.safetensors"}) as hub:
         hub.commit(FILES)
@@ -132,14 +131,14 @@ def stalled(root: Path, meanwhile: Callable[[FakeHub, "subprocess.Popen[str]"], 
             return finished(process)
         finally:
             process.kill()
-            process.communicate()
+            process.communicate(timeout=60)
 
 
 def test_interrupt_ends_a_download_at_once_and_the_next_run_completes_it(root: Path) -> None:
-    def interrupt(_hub: FakeHub, process: "subprocess.Popen[str]") -> None:
+    def interrupt(_hub: FakeHub, process: Process) -> None:
         process.send_signal(signal.SIGINT)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(10)
+            process.wait(60)
         ended.append(process.poll())
         process.kill()
 

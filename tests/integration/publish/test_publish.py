@@ -11,8 +11,10 @@ from typing import Any
 import psutil
 import pytest
 
-from pipeline import commands
 from pipeline.client.control import Control
+from pipeline.commands.env import env
+from pipeline.commands.publish import publish
+from pipeline.commands.session import Options
 from pipeline.engine.pipeline import Pipeline
 from pipeline.engine.record import Outcome
 from pipeline.errors import MeasureError, PublishError, ServerError
@@ -23,7 +25,6 @@ from pipeline.report.stage import Report
 from pipeline.server import state
 from pipeline.server.keys import made_key
 from pipeline.server.state import Handle
-from pipeline.session import Options
 from pipeline.stages.serve import Server
 from pipeline.terminal import give
 from tests.fakes import fake_gh
@@ -38,9 +39,9 @@ SECRET = "ghp_" + "a1B2" * 9
 MARKDOWN = f"""# vLLM PoC: tiny
 
 ![memory](artifacts/plots/memory.svg) [bench](artifacts/bench.json), [json](report.json)
-token {SECRET}, /home/ada/models, user ada, http://gpu-box:8000, 10.1.2.3, http://127.0.0.1:8000
+token {SECRET}, /home/lovelace/models, user lovelace, http://gpu-box:8000, 10.1.2.3, http://127.0.0.1:8000
 """
-PLANTED = (SECRET, "/home/ada", "ada", "gpu-box", "10.1.2.3")
+PLANTED = (SECRET, "/home/lovelace", "lovelace", "gpu-box", "10.1.2.3")
 
 
 class Place:
@@ -64,13 +65,13 @@ class Place:
         """Put a report on disk and on record."""
         plot = self.root / "artifacts" / "plots" / "memory.svg"
         plot.parent.mkdir(parents=True, exist_ok=True)
-        plot.write_text("<svg>user ada</svg>", encoding="utf-8")
+        plot.write_text("<svg>user lovelace</svg>", encoding="utf-8")
         (self.root / "REPORT.md").write_text(markdown, encoding="utf-8")
         (self.root / "report.json").write_text(json.dumps({"log": "x\nada 10.1.2.3"}), encoding="utf-8")
-        (self.root / "report.html").write_text("<p>ada at 10.1.2.3</p>", encoding="utf-8")
+        (self.root / "report.html").write_text("<p>lovelace at 10.1.2.3</p>", encoding="utf-8")
 
     def publish(self, issue: str | None = "132", dry_run: bool = False, repo: str | None = None, branch: str | None = None) -> None:
-        assert code_of(commands.publish(self.root, Options(), issue, repo, branch, dry_run)) == 0
+        assert code_of(publish(self.root, Options(), issue, repo, branch, dry_run)) == 0
 
     def refuses(self, **given: Any) -> tuple[str, str]:
         """Return what a publish that must fail says, and its hint."""
@@ -107,7 +108,7 @@ def place(tmp_path: Path, github: FakeGithub, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
     monkeypatch.setenv("GITHUB_API_URL", github.api)
     monkeypatch.setenv("GITHUB_TOKEN", github.token)
-    monkeypatch.setenv("USER", "ada")
+    monkeypatch.setenv("USER", "lovelace")
     monkeypatch.setattr("pipeline.publish.github.shutil.which", lambda _: None)  # a gh of the machine's own
     made = Place(tmp_path, github)
     made.report()
@@ -374,7 +375,7 @@ def test_a_branch_that_moves_each_time_is_one_line(moving: Place, monkeypatch: p
 
 
 def test_another_branch_and_folder(place: Place) -> None:
-    assert code_of(commands.publish(place.root, Options(sets=("publish.path=docs/poc",)), "132", None, "on", False)) == 0
+    assert code_of(publish(place.root, Options(sets=("publish.path=docs/poc",)), "132", None, "on", False)) == 0
     assert place.file("docs/poc/REPORT.md", "on").startswith("# vLLM PoC: tiny\n")
     assert "/docs/poc/artifacts/plots/memory.svg?raw=true" in place.github.bodies(MARKER)[0]
 
@@ -459,7 +460,7 @@ def bare(tmp_path: Path) -> FakeProject:
 
 
 def printed(project: FakeProject, capsys: pytest.CaptureFixture[str], *sets: str, show_key: bool = False, as_json: bool = False) -> str:
-    answer = commands.env(project.workspace.root, Options(sets=sets), show_key)
+    answer = env(project.workspace.root, Options(sets=sets), show_key)
     assert answer.code == 0
     give(answer, as_json)
     return capsys.readouterr().out
@@ -509,7 +510,7 @@ def test_env_of_a_server_on_record_says_that_it_does_not_run(
     assert isinstance(server.handle, Handle)
     genuine = Pipeline.outcome
     monkeypatch.setattr(Pipeline, "outcome", lambda self, kind: Outcome("serve", server, None) if kind is Server else genuine(self, kind))
-    assert code_of(commands.env(bare.workspace.root, Options(), False)) == 0
+    assert code_of(env(bare.workspace.root, Options(), False)) == 0
     said = capsys.readouterr()
     assert evaluated(said.out)["VLLM_BASE_URL"] == server.handle.base_url
     assert said.err == "the server is not running: start it with `./inv serve`\n"
@@ -518,15 +519,15 @@ def test_env_of_a_server_on_record_says_that_it_does_not_run(
 def test_env_of_an_attached_server_without_a_model_is_one_line(bare: FakeProject, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Control, "models", lambda _: [])
     with pytest.raises(ServerError, match="the server at http://gpu-box:8000 names no model"):
-        commands.env(bare.workspace.root, Options(sets=("attach.url=http://gpu-box:8000",)), False)
+        env(bare.workspace.root, Options(sets=("attach.url=http://gpu-box:8000",)), False)
 
 
 def test_env_of_an_attached_server_that_is_not_there_is_one_line(bare: FakeProject) -> None:
     with pytest.raises(MeasureError, match=r"http://127\.0\.0\.1:1/v1/models: ConnectionError"):
-        commands.env(bare.workspace.root, Options(sets=("attach.url=http://127.0.0.1:1",)), False)
+        env(bare.workspace.root, Options(sets=("attach.url=http://127.0.0.1:1",)), False)
 
 
 def test_env_without_a_server_is_one_line(bare: FakeProject) -> None:
     with pytest.raises(ServerError, match="there is no server yet") as caught:
-        commands.env(bare.workspace.root, Options(), False)
+        env(bare.workspace.root, Options(), False)
     assert "./inv serve" in caught.value.hint

@@ -5,12 +5,12 @@ from concurrent.futures import ThreadPoolExecutor
 import psutil
 import pytest
 
-from pipeline.commands import attend
+from pipeline.commands.server import attend
+from pipeline.commands.session import locked
 from pipeline.errors import ServerError
 from pipeline.server import state
 from pipeline.server.readiness import gone
 from pipeline.server.stop import stop_server
-from pipeline.session import locked
 from pipeline.stages.serve import restart, server_present
 from tests.builders.servers import assert_nothing_left, closing_note, served_and_recorded
 from tests.fakes.environment import FakeProject

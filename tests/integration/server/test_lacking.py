@@ -1,14 +1,13 @@
 """What a machine lacks for a start is said before it, in one line with what to do: `serve` beside the stand-ins for NVML and vLLM."""
 
 import json
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.fakes.forkserver import start
 from tests.fakes.nvml import ROOT, RTX_4050, SYSTEM, FakeNvml
 
 QWEN_1_5B = {
@@ -65,9 +64,10 @@ class House:
         settings = {"on_oom": "fail", "gpu_memory_utilization": 0.75, **changes}
         words = [str(self.root), json.dumps(QWEN_1_5B), json.dumps(chosen), json.dumps(settings)]
         environment = {**self.nvml.environment(visible), **(env or {})}
-        done = subprocess.run([sys.executable, "-c", SERVE, *words], env=environment, cwd=ROOT, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        told: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        process = start(["-c", SERVE, *words], ROOT, environment)
+        out, err = process.communicate(timeout=120)
+        assert process.returncode == 0, err
+        told: dict[str, Any] = json.loads(out.splitlines()[-1])
         return told
 
     def refused(self, script: str, visible: str | None = None, **more: Any) -> tuple[str, str]:

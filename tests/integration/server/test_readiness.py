@@ -2,7 +2,6 @@
 
 import signal
 import threading
-import time
 from typing import Any
 
 import psutil
@@ -10,6 +9,7 @@ import pytest
 
 from pipeline.client.control import Control
 from pipeline.errors import ServerError
+from pipeline.server import launch as launching
 from pipeline.server import readiness, state
 from pipeline.server.readiness import wait_until_ready
 from tests.builders.servers import KV, PHASES, assert_nothing_left, closing_note, started
@@ -95,10 +95,20 @@ HANGS = {"hangs": Script(hang=True, log=PHASES[:3]), "unhealthy": Script(healthy
 
 
 @pytest.mark.parametrize("script", HANGS.values(), ids=HANGS)
-def test_a_server_that_never_gets_ready_is_given_up_in_its_phase_and_place(project: FakeProject, script: Script) -> None:
+def test_a_server_that_never_gets_ready_is_given_up_in_its_phase_and_place(
+    project: FakeProject, monkeypatch: pytest.MonkeyPatch, script: Script
+) -> None:
+    def start_and_listen(*arguments: Any) -> state.Launch:
+        """A loaded machine may take longer to begin than this start may take in all."""
+        launch = start(*arguments)
+        until(lambda: PHASES[2] in (project.root / launch.log).read_text(encoding="utf-8"), "its log")
+        return launch
+
+    start = launching.start
+    monkeypatch.setattr(launching, "start", start_and_listen)
     project.play(script)
-    settings = project.settings(start_timeout_s=3)
-    with pytest.raises(ServerError, match=r"not ready after 3 s \(in phase weights; main \(tests/fakes/fake_vllm.py:\d+\)\)") as caught:
+    settings = project.settings(start_timeout_s=1)
+    with pytest.raises(ServerError, match=r"not ready after 1 s \(in phase weights; main \(tests/fakes/fake_vllm.py:\d+\)\)") as caught:
         project.serve(settings)
     assert "start_timeout_s" in caught.value.hint
     assert_nothing_left(project, settings.port)
@@ -112,8 +122,8 @@ def test_a_start_without_progress_is_a_hang_with_phase_and_place(
     project.play(Script(hang=True, log=PHASES[:3]))
     settings = project.settings(stall_timeout_s=1)
     with started(project, settings) as (launch, log):
+        until(lambda: PHASES[2] in log.read_text(encoding="utf-8"), "its log")
         if stopped:
-            until(lambda: "Starting to load" in log.read_text(encoding="utf-8"), "its log")
             psutil.Process(launch.pid).suspend()
         with pytest.raises(ServerError, match=r"nothing has moved for 1 s \(in phase weights; main \(tests/fakes/fake_vllm.py:\d+\)\)"):
             wait_until_ready(launch, log, Control(launch.base_url), project.workspace.say)
@@ -127,7 +137,7 @@ def test_ctrl_c_while_it_starts_leaves_nothing(project: FakeProject) -> None:
 
     def press() -> None:
         until(lambda: any(PHASES[1] in path.read_text(encoding="utf-8") for path in project.root.rglob("server.log")), "a log")
-        time.sleep(0.3)  # into the wait
+        until(lambda: state.read(project.workspace), "the launch's note, from which on the start is waited for")
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
     thread = threading.Thread(target=press)

@@ -10,16 +10,16 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pipeline import commands
-from pipeline.commands import keep_running
+from pipeline.commands import watch
+from pipeline.commands.session import Options, locked
+from pipeline.commands.watch import keep_running
 from pipeline.engine.record import Failure, Store, now
 from pipeline.errors import ServerError
 from pipeline.server import restarts, state
 from pipeline.server.restarts import noted
 from pipeline.server.stop import stop_server
-from pipeline.session import Options, locked
 from pipeline.stages.serve import Server
-from pipeline.terminal import Answer
+from pipeline.terminal import Output
 from tests.fakes.environment import FakeProject, code_of, until
 from tests.fakes.fake_vllm import Script
 
@@ -31,26 +31,26 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakePro
     settings = made.settings()
     store = Store(made.workspace.artifacts)
 
-    def bring_up(root: Path, name: str, options: Options, wait: bool = False) -> Answer:
+    def bring_up(root: Path, options: Options, name: str, wait: bool = False) -> Output:
         with locked(made.workspace, wait):
             try:
                 store.write(name, {}, now(), 0.0, made.serve(settings))
                 state.write(made.workspace, made.launch().model_copy(update={"stays": True}))
             except ServerError as error:
                 store.write(name, {}, now(), 0.0, Failure(kind=error.kind, message=error.message))
-                return Answer(2, [], None)
-        return Answer(0, [], None)
+                return Output(2, [], None)
+        return Output(0, [], None)
 
     (made.root / "config.yaml").write_text("profile: cpu\nprofiles: {cpu: {}}\nwatch: {max_restarts: 2}\n", encoding="utf-8")
-    monkeypatch.setattr(commands, "run_stage", bring_up)
-    monkeypatch.setattr(commands, "WATCH_S", 0.02)
+    monkeypatch.setattr(watch, "run_stage", bring_up)
+    monkeypatch.setattr(watch, "WATCH_S", 0.02)
     monkeypatch.setattr(restarts, "FIRST_PAUSE_S", 0.01)
     yield made
     made.close()
 
 
 @pytest.fixture
-def keeper(project: FakeProject) -> Iterator["Future[Answer]"]:
+def keeper(project: FakeProject) -> Iterator["Future[Output]"]:
     """`serve --watch` at work in another terminal."""
     with ThreadPoolExecutor(1) as terminal:
         future = terminal.submit(keep_running, project.root, Options())
@@ -69,7 +69,7 @@ def running(project: FakeProject, other_than: str = "") -> bool:
 
 
 def test_a_crash_is_noted_and_the_server_comes_back(
-    project: FakeProject, keeper: "Future[Answer]", capsys: pytest.CaptureFixture[str]
+    project: FakeProject, keeper: "Future[Output]", capsys: pytest.CaptureFixture[str]
 ) -> None:
     until(lambda: running(project), "the first server")
     first = project.launch()
@@ -85,7 +85,7 @@ def test_a_crash_is_noted_and_the_server_comes_back(
     assert len(noted(project.workspace)) == 1, "a stop is no crash"
 
 
-def test_a_server_that_another_command_replaced_is_watched_on(project: FakeProject, keeper: "Future[Answer]") -> None:
+def test_a_server_that_another_command_replaced_is_watched_on(project: FakeProject, keeper: "Future[Output]") -> None:
     until(lambda: running(project), "the first server")
     first = project.launch()
     with locked(project.workspace, wait=True):
@@ -99,7 +99,7 @@ def test_a_server_that_another_command_replaced_is_watched_on(project: FakeProje
     assert [crash.launch_id for crash in noted(project.workspace)] == [second.id]
 
 
-def test_a_server_that_keeps_crashing_is_given_up(project: FakeProject, keeper: "Future[Answer]") -> None:
+def test_a_server_that_keeps_crashing_is_given_up(project: FakeProject, keeper: "Future[Output]") -> None:
     until(lambda: running(project), "the first server")
     project.play(Script(exit_code=1, log=("ValueError: its disk broke",)))
     psutil.Process(project.launch().pid).kill()

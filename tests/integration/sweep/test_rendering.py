@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import commands
+from pipeline.commands.clean import clean
+from pipeline.commands.session import Options, Session
 from pipeline.engine.record import SWEEP_NOTE, Store
 from pipeline.report.document import read_document
-from pipeline.session import Options, Session
 from pipeline.sweep.rendering import rendered
 from tests.builders.documents import WHEN
+from tests.builders.project import Project
 from tests.fakes.environment import code_of
-from tests.integration.commands.test_cli import Project
 from tests.unit.report.test_sweep import SWEPT, part
 
 CPU = Options(profile="cpu")
@@ -91,8 +91,8 @@ def test_clean_keeps_the_sweep_with_its_cells(project: Project) -> None:
     cell = project.root / "artifacts" / "sweep" / "a" / "report.json"
     cell.parent.mkdir(parents=True)
     cell.touch()
-    assert code_of(commands.clean(project.root, everything=False)) == 0
+    assert code_of(clean(project.root, everything=False)) == 0
     assert Store(project.root / "artifacts").read(SWEEP_NOTE) is not None
     assert cell.exists()
-    assert code_of(commands.clean(project.root, everything=True)) == 0
+    assert code_of(clean(project.root, everything=True)) == 0
     assert Store(project.root / "artifacts").read(SWEEP_NOTE) is None

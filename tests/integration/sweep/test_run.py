@@ -25,10 +25,10 @@ from pipeline.sweep.results import read_cell
 from pipeline.sweep.run import Asked, Job, Sweeping
 from pipeline.terminal import Silent
 from tests.builders.documents import document, figure, gate
+from tests.builders.project import SMALL, Project
 from tests.fakes.cluster import Cluster, in_the_background
 from tests.fakes.environment import dead, machine, until
 from tests.fakes.fake_vllm import FakeVllm, Script
-from tests.integration.commands.test_cli import SMALL, Project
 
 # Stands in for a cell's pipeline: notes its pids and a child's, holds until it may go on, and leaves the report of its seed.
 STAND_IN = """
@@ -225,8 +225,9 @@ def test_a_cell_that_no_node_can_run_is_left_out_with_the_reason(house: House) -
     assert house.read().cells[0].state == "skipped"
     dry = Sweeping(layers, machine(), Asked("profile=quick", house.address, dry_run=True), workspace, said.append).dry_run()
     assert dry.code == 0
-    assert dry.shown[0] == "1 cell, planned for 3 nodes, the largest GPU none"
-    assert dry.data["cells"] == [{"cell": "profile=quick", "state": "to run", "estimate_s": None, "fit": dry.data["cells"][0]["fit"]}]
+    assert dry.parts[0] == "1 cell, planned for 3 nodes, the largest GPU none"
+    data: Any = dry.data
+    assert data["cells"] == [{"cell": "profile=quick", "state": "to run", "estimate_s": None, "fit": data["cells"][0]["fit"]}]
 
 
 # By the command line.

@@ -6,13 +6,12 @@ from typing import Any
 
 import pytest
 
-from pipeline import commands
-from pipeline.commands import run_all
+from pipeline.commands.report import run_all
+from pipeline.commands.session import Options, Session
 from pipeline.config.schema import Instead, ServeConfig
 from pipeline.engine.pipeline import Pipeline
 from pipeline.engine.record import Failure, Store, now
 from pipeline.errors import OutOfMemoryError, ServerError
-from pipeline.session import Options, Session
 from pipeline.vllm.ladder import falls_back
 from tests.fakes.environment import FakeProject, code_of
 from tests.fakes.fake_vllm import Script
@@ -93,7 +92,7 @@ profiles:
 @pytest.fixture
 def house(tmp_path: Path) -> Path:
     (tmp_path / "config.yaml").write_text(CONFIG, encoding="utf-8")
-    (tmp_path / "pipeline").symlink_to(Path(commands.__file__).parent)
+    (tmp_path / "pipeline").symlink_to(Path(__file__).resolve().parents[3] / "pipeline")
     return tmp_path
 
 

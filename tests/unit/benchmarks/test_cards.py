@@ -7,11 +7,11 @@ import pytest
 
 from benchmarks import cards, shape
 from benchmarks.cards import CARDS, Row, cells, settings, verdict
+from pipeline.commands.session import Session, options
 from pipeline.config.layers import load_layers
 from pipeline.model.published import CONFIGS, published_shape
 from pipeline.model.shape import estimated_bytes, read_shape
 from pipeline.planning import profile_for
-from pipeline.session import Session, options
 from pipeline.vllm.demand import demand
 
 ROOT = Path(__file__).resolve().parents[3]

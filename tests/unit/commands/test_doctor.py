@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import doctor
+from pipeline.commands import doctor
+from pipeline.commands.doctor import Finding
 from pipeline.config.schema import Config, GpuConfig, ModelConfig, Profile, ServeConfig
-from pipeline.doctor import Finding
 from pipeline.engine.workspace import Workspace
 from pipeline.errors import HubSilentError, ModelError
 from pipeline.gpu.nvml import Driver, GpuProcess

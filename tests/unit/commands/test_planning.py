@@ -6,12 +6,13 @@ from typing import Any
 import pytest
 
 from pipeline import planning
+from pipeline.commands.plan import code, lines, total
 from pipeline.config.layers import Layers, load_layers
 from pipeline.config.schema import ModelConfig, ServeConfig
 from pipeline.engine.workspace import Workspace
 from pipeline.errors import ConfigError, HubSilentError, ModelError
 from pipeline.model.shape import Shape
-from pipeline.planning import Library, Survey, card, code, lines, survey, target, total
+from pipeline.planning import Library, Survey, card, survey, target
 from pipeline.terminal import Silent, plain
 from pipeline.vllm.plan import LAPTOP, LAPTOP_MIB
 from tests.builders.machines import gpu, machine

@@ -16,7 +16,7 @@ from pipeline.experiments.noise import FigureNoise, RunNoise
 from pipeline.load.stamps import first_ms, per_token_ms, raw_line
 from pipeline.measure.figures import Figure
 from pipeline.measure.statistics import percentile_figure, share_figure
-from pipeline.runs.compare import Row, compare, data, fits, lines, plot
+from pipeline.runs.compare import FigurePair, compare, data, fits, lines, plot
 from pipeline.runs.kept import Run
 from pipeline.terminal import plain
 from tests.builders.documents import document, figure
@@ -89,7 +89,7 @@ def noise(relative: float, metric: str = "bench.system_tok_s_c4", **facts: Any) 
     return RunNoise(starts=3, figures={metric: entry}, **where)
 
 
-def row(metric: str, a: Run, b: Run, measured: RunNoise | None = None, anyway: bool = False) -> Row:
+def row(metric: str, a: Run, b: Run, measured: RunNoise | None = None, anyway: bool = False) -> FigurePair:
     (found,) = [one for one in compare(a, b, measured, anyway).rows if one.metric == metric]
     return found
 

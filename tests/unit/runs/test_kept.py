@@ -92,7 +92,7 @@ def test_a_copy_that_breaks_off_leaves_no_run_and_what_a_killed_one_left_goes(
     write_atomic(left, "{}")
     assert names(workspace) == []
     with monkeypatch.context() as patch:
-        patch.setattr(runs, "compressed", lambda *_: 1 / 0)
+        patch.setattr(runs, "compress", lambda *_: 1 / 0)
         write_atomic(workspace.artifacts / "logs" / "install.log", "done")
         with pytest.raises(ZeroDivisionError):
             kept(1, workspace)

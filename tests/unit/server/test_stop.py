@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.commands import stopped_words
+from pipeline.commands.words import stop_line
 from pipeline.config.schema import ServeConfig
 from pipeline.engine.record import now
 from pipeline.server.state import Launch
@@ -91,7 +91,7 @@ def launch() -> Launch:
     ],
 )
 def test_a_stop_says_what_is_left(note: Closing, says: str) -> None:
-    assert stopped_words(launch(), note) == f"stopped pid 7 in 1.5 s; {says}"
+    assert stop_line(launch(), note) == f"stopped pid 7 in 1.5 s; {says}"
 
 
 def written(path: Path, *samples: dict[str, Any] | str) -> Path:

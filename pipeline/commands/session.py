@@ -13,10 +13,11 @@ from pydantic import BaseModel
 from pipeline.config.layers import Layers, load_layers
 from pipeline.config.schema import CUDA_DEVICES, AttachConfig, Config, Edges, Given, GpuConfig, Instead, Visible, Waived
 from pipeline.dag import ATTACHED, NOTES, STAGES
-from pipeline.engine.pipeline import Pipeline, Result, Stage
+from pipeline.engine.pipeline import Pipeline
 from pipeline.engine.record import Outcome, now
+from pipeline.engine.stage import Result, Stage
 from pipeline.engine.workspace import Workspace
-from pipeline.errors import BusyError, ConfigError, OutOfMemoryError
+from pipeline.errors import BusyError, ConfigError, OutOfMemoryError, ServerError
 from pipeline.server import state
 from pipeline.server.stop import stop_server
 from pipeline.stages.check_gpu import CPU_PROFILE, Machine
@@ -60,6 +61,8 @@ class Session:
 
     def __init__(self, root: Path, options: Options, silent: bool = False) -> None:
         self.workspace = Workspace(root, Silent() if silent else screen(options.quiet), opened_bundle(root, options.bundle))
+        # Here, because another thread may read the environment while a model is fetched. Its logs would lie in the user's home.
+        os.environ.setdefault("HF_XET_CACHE", str(self.workspace.cache / "xet"))
         self.options = options
         self.layers: Layers = load_layers(root / CONFIG_FILE, os.environ, options.sets, options.profile)
         if self.workspace.bundle is not None:
@@ -76,6 +79,12 @@ class Session:
                     f"profile {profile}: serve.env.{CUDA_DEVICES} cannot stand in a profile that is chosen by the devices it names",
                     f"name the profile (--profile {profile}), or set serve.env.{CUDA_DEVICES} above the profiles",
                 )
+
+    def refuse_attached(self, what: str) -> None:
+        """Raise ServerError when the server is one that someone else runs; `what` is what it is not ours to do."""
+        url = self.config.attach.url
+        if url:
+            raise ServerError(f"the server at {url} is not ours to {what}", "unset attach.url for a server of our own")
 
     @property
     def config(self) -> Config:
@@ -194,7 +203,9 @@ def locked(workspace: Workspace, wait: bool = False) -> Iterator[None]:
         lock.acquire(timeout=-1 if wait else 0)
     except Timeout:
         who = holder.read_text(encoding="utf-8").strip() if holder.exists() else "another process"
-        raise BusyError(f"another command is at work here ({who})", "wait for it, or stop it with Ctrl-C in its terminal") from None
+        raise BusyError(
+            f"only one command can run in this folder at a time ({who})", "wait for it, or stop it with Ctrl-C in its terminal"
+        ) from None
     try:
         holder.write_text(f"pid {os.getpid()}: {' '.join(sys.argv[1:])}", encoding="utf-8")
         yield

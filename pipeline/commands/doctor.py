@@ -1,24 +1,27 @@
-"""Everything that can be checked without starting the server: facts looked up here, judged by small pure functions."""
+"""doctor: what can be checked without starting the server. Facts are looked up here and judged by small pure functions."""
 
 import os
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
 import psutil
 
+from pipeline.commands.session import CONFIG_FILE, Options, locked
+from pipeline.config.layers import load_layers
 from pipeline.config.schema import Config, InstallConfig, ServeConfig
 from pipeline.engine.workspace import Workspace
-from pipeline.errors import HubSilentError, InstallError, ModelError, ServerError
+from pipeline.errors import BusyError, ConfigError, HubSilentError, InstallError, ModelError, ServerError
 from pipeline.model import hub
 from pipeline.model.shape import read_shape, weight_bytes
 from pipeline.planning import target
 from pipeline.server import ports, state
-from pipeline.stages.check_gpu import CPU_PROFILE, Machine
+from pipeline.stages.check_gpu import CPU_PROFILE, Machine, check_gpu
 from pipeline.stages.download_model import model_folder
 from pipeline.stages.install import choose_set, fastest, read_marker
+from pipeline.terminal import Output, Silent
 from pipeline.vllm import compilers
 from pipeline.vllm.demand import plan_of
 from pipeline.vllm.ladder import CPU_CACHE
@@ -43,6 +46,32 @@ class Finding:
     name: str
     seen: str
     fix: str = ""
+
+
+def doctor(root: Path, options: Options) -> Output:
+    """Check what can be checked without starting anything; 1 when something must be mended first."""
+    workspace, findings = Workspace(root, Silent()), []
+    profile = "auto"
+    try:
+        layers = load_layers(root / CONFIG_FILE, os.environ, options.sets, options.profile)
+        profile, origin = layers.profile
+        visible = layers.config(None if profile == "auto" else profile).visible
+        machine = check_gpu(layers.config(None).gpu.model_copy(update={"required": False}), visible)
+        config = layers.config(machine.profile if profile == "auto" else profile)
+        seen = f"profile {config.profile.root} ({machine.profile_reason if profile == 'auto' else origin})"
+        findings.append(Finding("OK", "configuration", seen))
+    except ConfigError as error:
+        findings.append(Finding("FAIL", "configuration", error.message, error.hint))
+        config = Config()
+        machine = check_gpu(config.gpu, config.visible)
+    try:
+        with locked(workspace):
+            pass
+    except BusyError as error:
+        findings.append(Finding("WARN", "lock", error.message, error.hint))
+    findings += examine(config, machine, profile != "auto", workspace)
+    code = 1 if any(finding.level == "FAIL" for finding in findings) else 0
+    return Output(code, [words(finding) for finding in findings], {"exit_code": code, "findings": [asdict(one) for one in findings]})
 
 
 def examine(config: Config, machine: Machine, by_hand: bool, workspace: Workspace) -> Iterator[Finding]:

@@ -1,0 +1,84 @@
+"""A stage: a function whose parameters name what it needs, and whose return type names what it makes."""
+
+import typing
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+from pydantic import BaseModel
+
+from pipeline.engine.record import Artifact, Outcome
+from pipeline.engine.workspace import Workspace
+
+State = Literal["made", "unchanged", "left out", "failed", "blocked"]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage is its function: parameters name what it needs, the return type names what it makes.
+
+    `observes` marks a stage that looks at the world and so always runs. `present` tells from a record whether the
+    thing that it describes (an environment, files, a running server) is still there; it is asked only before
+    something that needs it runs. `called` names a stage that takes the place of another. An `exclusive` stage runs
+    beside no other, as whatever measures must.
+    """
+
+    function: Callable[..., Artifact]
+    observes: bool = False
+    present: Callable[[Any, Workspace], bool] | None = None
+    called: str | None = None
+    exclusive: bool = True
+
+    @property
+    def name(self) -> str:
+        return self.called or self.function.__name__.replace("_", "-")
+
+    @property
+    def summary(self) -> str:
+        return (self.function.__doc__ or "").strip().splitlines()[0]
+
+    @cached_property
+    def _hints(self) -> dict[str, Any]:
+        return typing.get_type_hints(self.function)
+
+    @cached_property
+    def makes(self) -> type[Artifact]:
+        return typing.cast(type[Artifact], self._hints["return"])
+
+    @cached_property
+    def needs(self) -> dict[str, type[Artifact]]:
+        """Parameters that hold another stage's data and cannot do without it."""
+        return {name: hint for name, hint in self._parameters if isinstance(hint, type) and issubclass(hint, Artifact)}
+
+    @cached_property
+    def reads(self) -> dict[str, type[Artifact]]:
+        """Parameters that hold another stage's outcome, whatever it is."""
+        return {name: typing.get_args(hint)[0] for name, hint in self._parameters if typing.get_origin(hint) is Outcome}
+
+    @cached_property
+    def settings(self) -> dict[str, type[BaseModel]]:
+        """Parameters that hold a section of the configuration."""
+        return {
+            name: hint
+            for name, hint in self._parameters
+            if isinstance(hint, type) and issubclass(hint, BaseModel) and not issubclass(hint, Artifact)
+        }
+
+    @cached_property
+    def workspaces(self) -> list[str]:
+        return [name for name, hint in self._parameters if hint is Workspace]
+
+    @property
+    def _parameters(self) -> list[tuple[str, Any]]:
+        return [(name, hint) for name, hint in self._hints.items() if name != "return"]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of a stage in this run, and why."""
+
+    stage: str
+    state: State
+    reason: str
+    duration_s: float = 0.0
