@@ -18,7 +18,7 @@ from pipeline.terminal import Silent
 from tests.builders.machines import machine
 from tests.fakes.fake_hub import HubFile
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[2]
 REPO = "tests/tiny"
 TOKEN = "hf_thisIsASecretOfTheTests"
 CONFIG = json.dumps({"architectures": ["TinyForCausalLM"], "torch_dtype": "bfloat16", "max_position_embeddings": 64, "vocab_size": 8})

@@ -17,7 +17,7 @@ from pipeline.stages import test_router as router
 from pipeline.stages.serve import Server
 from tests.fakes.environment import machine
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[2]
 GOLD = {"route": "calendar", "calendar_intent": "create", "slots": {"title": "dentist"}}
 CASES = {
     "right": (GOLD, json.dumps(GOLD)),
