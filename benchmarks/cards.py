@@ -18,10 +18,11 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from benchmarks import shape
+from pipeline.client.payloads import streamed
 from pipeline.client.target import Target
 from pipeline.commands.session import Session, locked, options
 from pipeline.errors import PipelineError
-from pipeline.load.generator import closed_loop, streamed
+from pipeline.load.generator import closed_loop
 from pipeline.measure.memory import baseline_mib, gpu_points
 from pipeline.server import state
 from pipeline.server.stop import stop_server

@@ -44,9 +44,10 @@ from urllib.request import urlopen
 import psutil
 
 from pipeline import packages
+from pipeline.client.payloads import streamed
 from pipeline.client.target import Target
-from pipeline.load.calibration import MODEL, stub
-from pipeline.load.generator import closed_loop, streamed
+from pipeline.load.calibration import STUB_MODEL, stub
+from pipeline.load.generator import closed_loop
 
 ROOT = Path(__file__).resolve().parents[1]
 PEERS = ROOT / ".cache" / "peers"
@@ -188,7 +189,7 @@ def work(job: Job) -> Told:
         tok_s=sum(answer.tokens for answer in good) / wall_s,
         requests=len(good),
         own_s=sum(answer.last_ns - answer.sent_ns for answer in good) / 1e9,
-        seen_late_ms=mean(late_ns) / 1e6 if job.model == MODEL and len(late_ns) == len(good) else None,
+        seen_late_ms=mean(late_ns) / 1e6 if job.model == STUB_MODEL and len(late_ns) == len(good) else None,
     )
 
 
@@ -465,7 +466,7 @@ def ceiling(clients: list[str]) -> None:
 def hurried(client: Client, requests: int) -> Run:
     """Run the client against a stub that never waits."""
     with stub() as target:
-        return run(client, Job(target.base_url, MODEL, requests, CEILING_TOKENS, CEILING_CONCURRENCY, first=0, one_worker=True))
+        return run(client, Job(target.base_url, STUB_MODEL, requests, CEILING_TOKENS, CEILING_CONCURRENCY, first=0, one_worker=True))
 
 
 def accuracy(clients: list[str], concurrencies: list[int]) -> None:
@@ -493,7 +494,7 @@ def accuracy(clients: list[str], concurrencies: list[int]) -> None:
                     client = CLIENTS[name](installed)
                     with stub(*SCHEDULE, *arguments) as target:
                         count = ACCURACY_REQUESTS.get(concurrency, 4 * concurrency)
-                        ran = run(client, Job(target.base_url, MODEL, count, ACCURACY_TOKENS, concurrency, first=0))
+                        ran = run(client, Job(target.base_url, STUB_MODEL, count, ACCURACY_TOKENS, concurrency, first=0))
                         ttft_ms, tpot_ms = truth(target, count)
                 except NotMeasuredError as reason:
                     row(schedule, str(concurrency), name, f"not measured: {reason}", *[""] * 8)

@@ -20,9 +20,10 @@ from statistics import median
 
 from benchmarks.served import Up, checkpoint, command, fresh, profile, served
 from pipeline.client.answer import Answer
+from pipeline.client.payloads import streamed
 from pipeline.config.schema import ServeConfig
 from pipeline.gpu import host
-from pipeline.load.generator import closed_loop, streamed
+from pipeline.load.generator import closed_loop
 from pipeline.measure.latency import tpot_ms, ttft_ms
 from pipeline.stages.install import rehearse
 from pipeline.vllm.rehearsals import REHEARSALS

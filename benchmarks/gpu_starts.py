@@ -18,10 +18,11 @@ from statistics import median
 from typing import Any
 
 from benchmarks.served import NAME, ROOT, Up, checkpoint, command, fresh, place, served
+from pipeline.client.payloads import streamed
 from pipeline.config.layers import load_layers
 from pipeline.config.schema import ServeConfig
 from pipeline.gpu import host
-from pipeline.load.generator import closed_loop, streamed
+from pipeline.load.generator import closed_loop
 from pipeline.measure.latency import tpot_ms
 from pipeline.vllm.demand import COMPILATION
 from pipeline.vllm.phases import Phases

@@ -33,9 +33,10 @@ import psutil
 
 from benchmarks.clients import busy_s, children_s, truth
 from pipeline.client.answer import Answer
-from pipeline.load.calibration import EACH_MS, FIRST_MS, MODEL, MOST_CHUNKS_S, TRIES, stub
+from pipeline.client.payloads import streamed
+from pipeline.load.calibration import EACH_MS, FIRST_MS, MOST_CHUNKS_S, STUB_MODEL, TRIES, stub
 from pipeline.load.clocks import Clock, by_ours
-from pipeline.load.generator import closed_loop, streamed, uncollected
+from pipeline.load.generator import closed_loop, uncollected
 from pipeline.measure.statistics import quantile
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -142,7 +143,7 @@ def makespan_s(cells: int, nodes: int, cell_s: float, place_s: float) -> float:
 
 def requests_job(size: int) -> dict[str, float]:
     """Send so many requests to a stub that never waits."""
-    payloads = [streamed(MODEL, [{"role": "user", "content": "x"}], REQUEST_TOKENS) for _ in range(size)]
+    payloads = [streamed(STUB_MODEL, [{"role": "user", "content": "x"}], REQUEST_TOKENS) for _ in range(size)]
     base_mib = peak_mib()
     with stub() as target:
         began, cpu = time.perf_counter(), time.process_time()
@@ -164,7 +165,7 @@ def rate_job(size: int) -> dict[str, float]:
 
 def paced_job(in_flight: int, each_ms: float, tokens: int) -> dict[str, float]:
     """Hold so many requests in flight against a stub with a schedule, and see how late chunks are stamped."""
-    payloads = [streamed(MODEL, [{"role": "user", "content": "x"}], tokens) for _ in range(max(32, 2 * in_flight))]
+    payloads = [streamed(STUB_MODEL, [{"role": "user", "content": "x"}], tokens) for _ in range(max(32, 2 * in_flight))]
     cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, cores[:1])  # the stub's, which inherits it
     with stub("--first-ms", f"{FIRST_MS:g}", "--each-ms", f"{each_ms:g}", "--role-with-first") as target:
@@ -593,7 +594,7 @@ def sweep(page: Page) -> None:
 
 def swept(address: str, root: Path, cells: int) -> tuple[float, float]:
     """Return (wall s, the driver's CPU s) of so many cells; joining the cluster aside."""
-    from pipeline.sweep.placing import Ended, Nodes, Order, Placing
+    from pipeline.sweep.placing import Ended, Listener, Nodes, Order, Placing
 
     ended: list[Ended] = []
     step = {"words": ["{python}", "-c", "pass"], "shared": False}
@@ -604,7 +605,8 @@ def swept(address: str, root: Path, cells: int) -> tuple[float, float]:
     nodes = Nodes(address, 0, 128)
     try:
         cpu = time.process_time()
-        placing = Placing(nodes, root, 0, 10.0, print, lambda _order, _where: None, lambda _order, how: ended.append(how))
+        listener = Listener(print, lambda _order, _where: None, lambda _order, how: ended.append(how))
+        placing = Placing(nodes, root, 0, 10.0, listener)
         wall_s, _ = timed(lambda: placing.run(orders))
         cpu_s = time.process_time() - cpu
     finally:

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import MachineError
+from pipeline.errors import MachineError, first_line
 
 ASK_S = 5.0
 NICENESS = "RAY_worker_niceness"  # Ray's own spelling
@@ -56,11 +56,6 @@ def answering(address: str, setting: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), ASK_S).close()
     except (OSError, OverflowError) as error:
         raise MachineError(f"{setting} {address}: no Ray cluster answers there ({first_line(error)})", hint) from error
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of what an error says."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def packed(root: Path, names: Iterable[str]) -> bytes:

@@ -4,14 +4,13 @@ from pipeline.engine.record import SOAK_NOTE, SWEEP_NOTE, Artifact
 from pipeline.engine.stage import Stage
 from pipeline.report.stage import report, report_present
 from pipeline.report.sweep import Sweep
-from pipeline.server.stop import NOTE, Closing
-from pipeline.stages.attach import attach_server
+from pipeline.server.stop import STOP_NOTE, Closing
 from pipeline.stages.bench import bench
 from pipeline.stages.check_gpu import check_gpu
 from pipeline.stages.download_model import download_model, model_present
 from pipeline.stages.install import environment_present, install
 from pipeline.stages.measure_vram import Soak, measure_vram
-from pipeline.stages.serve import serve, server_present
+from pipeline.stages.serve import attach_server, serve, server_present
 from pipeline.stages.test_determinism import REMEDY_NOTE, Remedied, test_determinism
 from pipeline.stages.test_router import test_router
 
@@ -28,4 +27,4 @@ STAGES = (
 )
 ATTACHED = tuple(Stage(attach_server, present=server_present, called="serve") if stage.name == "serve" else stage for stage in STAGES)
 MEASURING = ("test-router", "test-determinism", "bench", "measure-vram")
-NOTES: dict[type[Artifact], str] = {Closing: NOTE, Remedied: REMEDY_NOTE, Soak: SOAK_NOTE, Sweep: SWEEP_NOTE}
+NOTES: dict[type[Artifact], str] = {Closing: STOP_NOTE, Remedied: REMEDY_NOTE, Soak: SOAK_NOTE, Sweep: SWEEP_NOTE}

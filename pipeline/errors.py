@@ -122,3 +122,8 @@ class RecordError(PipelineError):
 
 class NewerRecordError(RecordError):
     """A record was written by another version of this program and must not be overwritten."""
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an error says."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

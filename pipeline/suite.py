@@ -7,18 +7,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from pipeline.errors import ConfigError
+from pipeline.values import Frozen
 
 if TYPE_CHECKING:
     from jsonschema import Draft202012Validator
 
 
-class SuiteFile(BaseModel):
+class SuiteFile(Frozen):
     """suite.yaml: what the suite is and which files it consists of."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     name: str
     language: Literal["en", "tr"]
@@ -28,10 +27,8 @@ class SuiteFile(BaseModel):
     cases: str
 
 
-class Case(BaseModel):
+class Case(Frozen):
     """One utterance with its golden answer."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     id: str
     text: str

@@ -54,7 +54,7 @@ UNREADABLE = (msgspec.DecodeError, RecursionError)
 
 
 @dataclass(frozen=True)
-class Raw:
+class RawAnswer:
     """A response as it came: when it was due and was sent (ns), status, stamped blocks of its body, and what broke it."""
 
     sent_ns: int
@@ -91,7 +91,7 @@ class Answer:
         return not self.error
 
 
-def read(raw: Raw) -> Answer:
+def read_answer(raw: RawAnswer) -> Answer:
     """Return the answer in `raw`. HTTP errors, error events, a cut-off stream and one without content are failures.
 
     The role chunk, empty chunks and the usage chunk neither begin nor extend the answer.
@@ -103,17 +103,17 @@ def read(raw: Raw) -> Answer:
     return read_stream(raw) if raw.streamed else read_unary(raw)
 
 
-def failed(raw: Raw, error: str) -> Answer:
+def failed(raw: RawAnswer, error: str) -> Answer:
     """Return the answer that says why there is none."""
     return Answer(raw.sent_ns, error=error, scheduled_ns=raw.scheduled_ns)
 
 
-def body_of(raw: Raw) -> bytes:
+def body_of(raw: RawAnswer) -> bytes:
     """Return the whole body."""
     return b"".join(block for _, block in raw.blocks)
 
 
-def read_stream(raw: Raw) -> Answer:
+def read_stream(raw: RawAnswer) -> Answer:
     """Return the answer in a stream of events."""
     text: list[str] = []
     stamps: list[int] = []
@@ -137,13 +137,13 @@ def read_stream(raw: Raw) -> Answer:
         for choice in chunk.choices:
             finish_reason = choice.finish_reason or finish_reason
             delta = choice.delta
-            piece = (delta.content or content_of(delta)) if delta is not None else None
+            piece = (delta.content or piece_of(delta)) if delta is not None else None
             if piece is not None:
                 stamps.append(stamp)
                 text.append(piece)
     if not done:
         return failed(raw, "cut off before [DONE]")
-    return whole(raw, stamps, "".join(text), finish_reason, usage)
+    return whole_answer(raw, stamps, "".join(text), finish_reason, usage)
 
 
 def stamped_events(blocks: Blocks) -> tuple[list[bytes], list[int], bool]:
@@ -181,7 +181,7 @@ def unreadable(what: str, text: bytes) -> str:
     return ""
 
 
-def read_unary(raw: Raw) -> Answer:
+def read_unary(raw: RawAnswer) -> Answer:
     """Return the answer that came in one piece."""
     body = body_of(raw)
     try:
@@ -190,18 +190,18 @@ def read_unary(raw: Raw) -> Answer:
         return failed(raw, unreadable("answer", body))
     if chunk.error is not None:
         return failed(raw, f"error: {json.dumps(chunk.error)[:200]}")
-    pieces = [piece for choice in chunk.choices if choice.message and (piece := content_of(choice.message)) is not None]
+    pieces = [piece for choice in chunk.choices if choice.message and (piece := piece_of(choice.message)) is not None]
     finish_reason = chunk.choices[0].finish_reason if chunk.choices else None
-    return whole(raw, [raw.blocks[-1][0]] if pieces else [], "".join(pieces), finish_reason, chunk.usage)
+    return whole_answer(raw, [raw.blocks[-1][0]] if pieces else [], "".join(pieces), finish_reason, chunk.usage)
 
 
-def content_of(delta: Delta) -> str | None:
+def piece_of(delta: Delta) -> str | None:
     """Return the text of this part, empty for a tool call; None where it holds nothing of the answer."""
     piece = delta.content or delta.reasoning or delta.reasoning_content
     return piece or ("" if delta.tool_calls else None)
 
 
-def whole(raw: Raw, stamps: Sequence[int], text: str, finish_reason: str | None, usage: Usage | None) -> Answer:
+def whole_answer(raw: RawAnswer, stamps: Sequence[int], text: str, finish_reason: str | None, usage: Usage | None) -> Answer:
     """Return the answer of these parts, or why they are none."""
     if not stamps:
         return failed(raw, "no content")

@@ -2,20 +2,19 @@
 
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from pipeline.errors import MeasureError
+from pipeline.values import Lenient
 
-TIMEOUT_S = 10.0
+CALL_TIMEOUT_S = 10.0
 GREETING_TIMEOUT_S = 120.0  # a server's first answer may wait for kernels that are compiled
 HEALTH_TIMEOUT_S = 5.0  # a loaded machine takes its time, and a wrong "no" restarts the server
 M = TypeVar("M", bound=BaseModel)
 
 
-class ModelCard(BaseModel):
+class ModelCard(Lenient):
     """One entry of /v1/models, as vLLM gives it."""
-
-    model_config = ConfigDict(extra="ignore", defer_build=True)
 
     id: str
     root: str | None = None
@@ -23,70 +22,52 @@ class ModelCard(BaseModel):
     max_model_len: int | None = None
 
 
-class ModelList(BaseModel):
-    model_config = ConfigDict(extra="ignore", defer_build=True)
-
+class ModelList(Lenient):
     data: list[ModelCard]
 
 
-class CachedTokens(BaseModel):
-    model_config = ConfigDict(extra="ignore", defer_build=True)
-
+class PromptTokensDetails(Lenient):
     cached_tokens: int | None = None
 
 
-class Usage(BaseModel):
+class CompletionUsage(Lenient):
     """The server's own token counts."""
-
-    model_config = ConfigDict(extra="ignore", defer_build=True)
 
     prompt_tokens: int
     completion_tokens: int = 0
-    prompt_tokens_details: CachedTokens | None = None
+    prompt_tokens_details: PromptTokensDetails | None = None
 
 
-class Message(BaseModel):
-    model_config = ConfigDict(extra="ignore", defer_build=True)
-
+class CompletionMessage(Lenient):
     content: str | None = None
 
 
-class RankedLogprob(BaseModel):
-    model_config = ConfigDict(extra="ignore", defer_build=True)
-
+class RankedLogprob(Lenient):
     logprob: float
 
 
-class TokenLogprobs(BaseModel):
+class TokenLogprobs(Lenient):
     """One generated token's best alternatives, itself among them."""
-
-    model_config = ConfigDict(extra="ignore", defer_build=True)
 
     top_logprobs: list[RankedLogprob] = []
 
 
-class ChoiceLogprobs(BaseModel):
-    model_config = ConfigDict(extra="ignore", defer_build=True)
-
+class ChoiceLogprobs(Lenient):
     content: list[TokenLogprobs] | None = None
 
 
-class Choice(BaseModel):
-    model_config = ConfigDict(extra="ignore", defer_build=True)
-
-    message: Message
+class CompletionChoice(Lenient):
+    message: CompletionMessage
     finish_reason: str | None = None
     token_ids: list[int] | None = None
     logprobs: ChoiceLogprobs | None = None
 
 
-class Completion(BaseModel):
+class Completion(Lenient):
     """The part of an unary chat completion that we rely on."""
 
-    model_config = ConfigDict(extra="ignore", defer_build=True)
-
-    choices: list[Choice]
-    usage: Usage
+    choices: list[CompletionChoice]
+    usage: CompletionUsage
     prompt_token_ids: list[int] | None = None
 
     @property
@@ -117,10 +98,10 @@ class Control:
             return False
 
     def version(self) -> str:
-        return str(self._json("GET", "/version", None, TIMEOUT_S).get("version", ""))
+        return str(self._json("GET", "/version", None, CALL_TIMEOUT_S).get("version", ""))
 
     def models(self) -> list[ModelCard]:
-        return self._model(ModelList, self._json("GET", "/v1/models", None, TIMEOUT_S)).data
+        return self._model(ModelList, self._json("GET", "/v1/models", None, CALL_TIMEOUT_S)).data
 
     def metrics(self) -> dict[str, float]:
         """Return each sample of /metrics summed over its labels, by name; histogram buckets left out."""
@@ -128,7 +109,7 @@ class Control:
 
         totals: dict[str, float] = {}
         try:
-            response = self._session.get(f"{self.base_url}/metrics", timeout=TIMEOUT_S)
+            response = self._session.get(f"{self.base_url}/metrics", timeout=CALL_TIMEOUT_S)
             response.raise_for_status()
             for family in text_string_to_metric_families(response.text):
                 for sample in family.samples:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.client.control import Control
+from pipeline.client.payloads import unary
 from pipeline.client.target import Target
 from pipeline.config.schema import DeterminismConfig
 from pipeline.errors import MeasureError
@@ -37,17 +38,8 @@ class Asker:
 
     def ask(self, prompt: str, **more: Any) -> TokenAnswer:
         """Return the answer; MeasureError when the server does not give token ids."""
-        payload = {
-            "model": self.model,
-            "messages": [{"role": "user", "content": prompt}],
-            "temperature": 0,
-            "seed": self.settings.seed,
-            # Temperature 0 still applies the model's generation_config, and some models ship a penalty there.
-            "repetition_penalty": 1.0,
-            "max_tokens": self.settings.max_tokens,
-            "return_token_ids": True,
-            **more,
-        }
+        messages = [{"role": "user", "content": prompt}]
+        payload = unary(self.model, messages, self.settings.max_tokens, **{"seed": self.settings.seed, "return_token_ids": True, **more})
         began = time.monotonic()
         completion = self.control.chat(payload, self.settings.timeout_s)
         self.target.loaded(began, time.monotonic())

@@ -23,6 +23,7 @@ from pipeline.stages.download_model import model_folder
 from pipeline.stages.install import choose_set, fastest, read_marker
 from pipeline.terminal import Output, Silent
 from pipeline.vllm import compilers
+from pipeline.vllm.compilers import compiler_for
 from pipeline.vllm.demand import plan_of
 from pipeline.vllm.ladder import CPU_CACHE
 from pipeline.vllm.limits import BFLOAT16, unmet
@@ -144,7 +145,7 @@ def disk(free_gib: float, for_vllm_gib: float, to_spare_gib: float) -> Finding:
 def compiler(config: Config, chosen: VllmSet, machine: Machine, workspace: Workspace) -> Iterator[Finding]:
     """Look for what torch.compile (on the processor) and Triton (on a GPU) compile with."""
     settings = settle(config.serve, machine.host, chosen.distribution)
-    wanted = compilers.needed(settings, chosen.distribution)
+    wanted = compiler_for(settings, chosen.distribution)
     if wanted is None:
         yield Finding("OK", "compiler", "not needed: nothing is compiled (serve.enforce_eager)")
         return

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from pipeline.commands.session import Options, Session
 from pipeline.errors import ConfigError
+from pipeline.measure.units import MIB
 from pipeline.model.published import SOURCE
 from pipeline.model.remote import HEADERS
 from pipeline.planning import ModelFit, Survey, survey
@@ -12,7 +13,7 @@ from pipeline.server import state
 from pipeline.stages.check_gpu import check_gpu
 from pipeline.terminal import Output, Part, Table
 from pipeline.vllm.fit import pairs
-from pipeline.vllm.plan import ERROR_MIB, MIB, PEAK_ERROR_MIB
+from pipeline.vllm.plan import ERROR_MIB, PEAK_ERROR_MIB
 
 HEAD = ("model", "profile", "weights", "from", "KV/token", "utilisation", "context", "peak", "verdict")
 SOURCES = {HEADERS: "hub", SOURCE: "published", "safetensors headers": "files", "shape in config.json": "config.json"}

@@ -4,8 +4,6 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
-
 from pipeline.engine.record import Artifact, Measurement
 from pipeline.errors import ConfigError
 from pipeline.experiments.inputs import ServerInputs
@@ -15,15 +13,14 @@ from pipeline.server.stop import stop_current
 from pipeline.server.watch import watched
 from pipeline.stages import bench, test_router
 from pipeline.stages.serve import Server, serve
+from pipeline.values import Frozen
 
 NOTE = "noise"
 ROUTER_CASES = 16  # so many tell the latency; the whole suite would take minutes at each start
 
 
-class FigureNoise(BaseModel):
+class FigureNoise(Frozen):
     """A figure at each start: (largest − smallest) / median, and standard deviation / mean."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     unit: str
     n: int
@@ -50,17 +47,17 @@ def parsed(starts: str) -> int:
     return int(starts)
 
 
-def calibrated(bed: ServerInputs, starts: int) -> RunNoise:
+def calibrated(inputs: ServerInputs, starts: int) -> RunNoise:
     """Start the server so often, measure at each start and stop it again; the records and stamps of others stay as they are."""
     taken: list[list[Measurement]] = []
     with tempfile.TemporaryDirectory() as folder:
         for number in range(1, starts + 1):
-            bed.workspace.say(f"start {number} of {starts}")
+            inputs.workspace.say(f"start {number} of {starts}")
             try:
-                server = serve(bed.config.serve, bed.machine, bed.installation, bed.model, bed.workspace)
-                taken.append(list(measured(bed, server, Path(folder))))
+                server = serve(inputs.config.serve, inputs.machine, inputs.installation, inputs.model, inputs.workspace)
+                taken.append(list(measured(inputs, server, Path(folder))))
             finally:
-                stop_current(bed.workspace)
+                stop_current(inputs.workspace)
     return RunNoise(
         device=server.device,
         model=server.model,
@@ -71,9 +68,9 @@ def calibrated(bed: ServerInputs, starts: int) -> RunNoise:
     )
 
 
-def measured(bed: ServerInputs, server: Server, folder: Path) -> list[Measurement]:
+def measured(inputs: ServerInputs, server: Server, folder: Path) -> list[Measurement]:
     """Return what one start gives."""
-    config, workspace = bed.config, bed.workspace
+    config, workspace = inputs.config, inputs.workspace
     with watched(server.handle, workspace) as target:
         found: list[Measurement] = [bench.measure(config.bench, config.limits, server, target, workspace, folder / "bench.jsonl.gz")]
         if not server.random_weights:

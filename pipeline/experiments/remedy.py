@@ -10,7 +10,7 @@ from pipeline.engine.workspace import Workspace
 from pipeline.errors import MeaninglessError, PipelineError, ServerError
 from pipeline.experiments.inputs import ServerInputs
 from pipeline.load.calibration import Calibration, calibrate
-from pipeline.load.levels import level, without_invalid
+from pipeline.load.levels import level_of, without_invalid
 from pipeline.load.phases import LoadPhases, processes_of
 from pipeline.load.stamps import NO_GAP, per_token_ms
 from pipeline.measure.figures import Figure, not_measured
@@ -20,7 +20,7 @@ from pipeline.report.view import remedy_table
 from pipeline.server import state
 from pipeline.server.start import clear_old, relaunch
 from pipeline.server.state import Launch
-from pipeline.server.stop import NOTE, stop_current, stop_server
+from pipeline.server.stop import STOP_NOTE, stop_current, stop_server
 from pipeline.server.watch import watched
 from pipeline.stages.serve import Server, device_of, serve
 from pipeline.stages.test_determinism import REMEDY_NOTE, Arm, Remedied, Side, all_arms
@@ -30,53 +30,53 @@ from pipeline.vllm.remedies import NoRemedy, Remedy, remedy_for
 from pipeline.vllm.settle import settle
 
 PROVEN = ("D1", "D2", "D3", "D4")
-UNIT = "tok/s"
+TOK_S = "tok/s"
 Client = tuple[list[Calibration], float]  # what `calibrate` gives
 
 
-def remedy_of(bed: ServerInputs, inherited: Mapping[str, str]) -> Remedy:
+def remedy_of(inputs: ServerInputs, inherited: Mapping[str, str]) -> Remedy:
     """Return the remedy to prove; PipelineError where there is none, or where a comparison would mean nothing."""
-    remedy = remedy_for(bed.installation.distribution, bed.machine.gpus)
+    remedy = remedy_for(inputs.installation.distribution, inputs.machine.gpus)
     if isinstance(remedy, NoRemedy):
         raise PipelineError(f"no remedy is known for this device: {remedy.reason}")
     if remedy.variable in inherited:
         raise PipelineError(f"{remedy.variable} is set in the shell, so no server would be without it", f"unset {remedy.variable}")
-    if bed.config.serve.load_format == "dummy":
+    if inputs.config.serve.load_format == "dummy":
         raise MeaninglessError(_("the weights are random (serve.load_format: dummy), so the answers are noise"))
-    load_prompts(bed.workspace.root / bed.config.determinism.prompts)  # told now, not after two starts
+    load_prompts(inputs.workspace.root / inputs.config.determinism.prompts)  # told now, not after two starts
     return remedy
 
 
-def proven(remedy: Remedy, bed: ServerInputs) -> Remedied:
+def proven(remedy: Remedy, inputs: ServerInputs) -> Remedied:
     """Measure a server without the remedy and one with it, both with the settings otherwise as they are."""
-    settings = settle(bed.config.serve, bed.machine.host, bed.installation.distribution)
+    settings = settle(inputs.config.serve, inputs.machine.host, inputs.installation.distribution)
     bare = {name: value for name, value in settings.env.items() if name != remedy.variable}
-    bed.workspace.say("the client itself, against a stub")
-    client = calibrate(sorted({1, bed.concurrency}), bed.config.bench.client_delay_ms)
+    inputs.workspace.say("the client itself, against a stub")
+    client = calibrate(sorted({1, inputs.concurrency}), inputs.config.bench.client_delay_ms)
     sides = []
     for words, env in ((f"without {remedy.variable}", bare), (f"with {remedy}", {**bare, remedy.variable: remedy.value})):
-        bed.workspace.say(f"measuring a server {words}")
-        sides.append(measured(settings.model_copy(update={"env": env}), client, bed))
+        inputs.workspace.say(f"measuring a server {words}")
+        sides.append(measured(settings.model_copy(update={"env": env}), client, inputs))
     return Remedied(
         variable=remedy.variable,
         value=remedy.value,
         why=remedy.why,
         in_settings=remedy.in_force(settings.env),
-        model=bed.model.name,
-        vllm=bed.installation.vllm,
-        distribution=bed.installation.distribution,
-        device=device_of(bed.machine, bed.installation),
-        seed=bed.config.determinism.seed,
-        concurrency=bed.concurrency,
+        model=inputs.model.name,
+        vllm=inputs.installation.vllm,
+        distribution=inputs.installation.distribution,
+        device=device_of(inputs.machine, inputs.installation),
+        seed=inputs.config.determinism.seed,
+        concurrency=inputs.concurrency,
         without=sides[0],
         remedied=sides[1],
     )
 
 
-def measured(settings: ServeConfig, client: Client, bed: ServerInputs) -> Side:
+def measured(settings: ServeConfig, client: Client, inputs: ServerInputs) -> Side:
     """Return what a server with these settings gives, or why it gives nothing; it is stopped at the end."""
-    workspace = bed.workspace
-    found: dict[str, Any] = {name: not_measured(UNIT, "no server") for name in ("decode_tok_s", "system_tok_s")}
+    workspace = inputs.workspace
+    found: dict[str, Any] = {name: not_measured(TOK_S, "no server") for name in ("decode_tok_s", "system_tok_s")}
     launch_ids: list[str] = []
     met: list[PipelineError] = []
 
@@ -95,12 +95,12 @@ def measured(settings: ServeConfig, client: Client, bed: ServerInputs) -> Side:
         return restarted
 
     try:
-        server = serve(settings, bed.machine, bed.installation, bed.model, workspace)
+        server = serve(settings, inputs.machine, inputs.installation, inputs.model, workspace)
         launch_ids.append(server.handle.launch_id)
         found |= {"simulated": not server.real, "attempts": server.attempts}
-        found |= speed(bed.config.bench, server, client, workspace)
-        told = all_arms(bed.config.determinism, server, workspace, again)
-        found["arms"] = [Arm(arm="D1", what="one after the other", prompts=told.prompts), *told.arms]
+        found |= speed(inputs.config.bench, server, client, workspace)
+        determinism = all_arms(inputs.config.determinism, server, workspace, again)
+        found["arms"] = [Arm(arm="D1", what="one after the other", prompts=determinism.prompts), *determinism.arms]
     except PipelineError as error:
         met.append(error)
     finally:
@@ -123,16 +123,14 @@ def speed(settings: BenchConfig, server: Server, client: Client, workspace: Work
         phases = LoadPhases(server.model, target, settings, workspace, {entry.concurrency: processes_of(entry) for entry in calibrations})
         phases.closed_loop("warm-up", phases.new_numbers(1), settings.output_tokens, 1)
         decode = phases.closed_loop("decode", phases.new_numbers(settings.decode_requests), settings.output_tokens, 1)
-        phases.closed_loop("warm-up", phases.new_numbers(full.concurrency), settings.output_tokens, full.concurrency)
-        numbers = phases.new_numbers(max(settings.requests_per_level, full.concurrency))
-        loop = phases.closed_loop("closed loop", numbers, settings.output_tokens, full.concurrency)
+        loop = phases.level(full.concurrency)
     rates = [1000 / value for value in per_token_ms(decode.answers) if value > 0]
-    filled = level(full, loop, settings.client_delay_ms, ceiling)
+    filled = level_of(full, loop, settings.client_delay_ms, ceiling)
     return {
         **without_invalid(
-            level(alone, decode, settings.client_delay_ms, ceiling), {"decode_tok_s": percentile_figure(rates, 0.5, UNIT, NO_GAP)}
+            level_of(alone, decode, settings.client_delay_ms, ceiling), {"decode_tok_s": percentile_figure(rates, 0.5, TOK_S, NO_GAP)}
         ),
-        **without_invalid(filled, {"system_tok_s": Figure(value=filled.throughput_tok_s, unit=UNIT, n=len(loop.good))}),
+        **without_invalid(filled, {"system_tok_s": Figure(value=filled.throughput_tok_s, unit=TOK_S, n=len(loop.good))}),
         "errors": [answer.error for batch in (decode, loop) for answer in batch.answers if not answer.ok],
     }
 
@@ -185,7 +183,7 @@ def set_aside(version: str, workspace: Workspace) -> Iterator[None]:
 @contextmanager
 def closing_kept(workspace: Workspace) -> Iterator[None]:
     """Leave the note of the last stop as it is now: the report reads it with the records of the server that was measured."""
-    path = Store(workspace.artifacts).path(NOTE)
+    path = Store(workspace.artifacts).path(STOP_NOTE)
     note = path.read_bytes() if path.exists() else None
     try:
         yield

@@ -15,7 +15,7 @@ from pipeline.engine.record import SOAK_NOTE as NOTE
 from pipeline.engine.record import Outcome, Store, now
 from pipeline.engine.workspace import Workspace
 from pipeline.errors import ConfigError, MeasureError, NothingAnsweredError
-from pipeline.measure.memory import TELLS_DRIFT_S
+from pipeline.measure.memory import S_PER_H, TELLS_DRIFT_S
 from pipeline.measure.verdicts import Judgement, exit_code, judge
 from pipeline.report.view import measured_words, memory_labels
 from pipeline.server.watch import watched
@@ -23,8 +23,6 @@ from pipeline.stages.check_gpu import Machine
 from pipeline.stages.measure_vram import SLICE_S, LaunchMemory, Load, Soak, SoakState, apply_load, memory_use, with_readings
 from pipeline.stages.serve import Server
 from pipeline.vllm.meter import metered
-
-S_PER_H = 3600
 
 
 def parsed(hours: str) -> float:
@@ -75,13 +73,12 @@ def soak(
     machine: Machine,
     server: Server,
     workspace: Workspace,
-    slice_s: float = SLICE_S,
     seen: Callable[[Soak], None] = lambda _soak: None,
 ) -> Soak:
     """Put load on the server until the asked total is reached; `seen` hears each record that is written."""
     load, started = begun(settings, server, anew, workspace)
     total_s, before_s = hours * S_PER_H, load.seconds
-    told = workspace.progress("soak, seconds of load", round(total_s - before_s))
+    on_progress = workspace.progress("soak, seconds of load", round(total_s - before_s))
     watch = LaunchMemory(server.handle, workspace)
     with watched(server.handle, workspace, NOTE) as target, metered(target) as meter:
 
@@ -98,8 +95,10 @@ def soak(
             load = load.model_copy(update={"spans": [*load.spans, (began, began)]})
         try:
             while (left_s := total_s - load.seconds) > 0:
-                seconds = min(left_s, slice_s)
-                load = answered(load, target, server.model, settings.concurrency, seconds, lambda load_s: told(int(load_s - before_s)))
+                seconds = min(left_s, SLICE_S)
+                load = answered(
+                    load, target, server.model, settings.concurrency, seconds, lambda load_s: on_progress(int(load_s - before_s))
+                )
                 written("running", load)
         except KeyboardInterrupt:
             *earlier, (begin, _) = load.spans
@@ -113,12 +112,12 @@ def soak(
         return written("complete", load)
 
 
-def answered(load: Load, target: Target, model: str, concurrency: int, seconds: float, told: Callable[[int], None]) -> Load:
+def answered(load: Load, target: Target, model: str, concurrency: int, seconds: float, on_progress: Callable[[int], None]) -> Load:
     """Return `load` with another slice of it; NothingAnsweredError when all of its requests failed.
 
     A last slice of less than a request's time may send none, which is no failure.
     """
-    after = apply_load(load, target, model, concurrency, seconds, told)
+    after = apply_load(load, target, model, concurrency, seconds, on_progress)
     if 0 < after.requests - load.requests == after.failed - load.failed:
         raise NothingAnsweredError(f"soak: no request of the last {seconds:.3g} s succeeded: {after.error}", "see the server's log")
     return after

@@ -12,14 +12,14 @@ class Memory(NamedTuple):
     reserved: int | None
 
 
-def memory(pynvml: Any, handle: Any) -> Memory:
+def memory_of(pynvml: Any, handle: Any) -> Memory:
     """Return the device's memory, by the newest function that its driver has; raises pynvml.NVMLError."""
     try:
-        told = pynvml.nvmlDeviceGetMemoryInfo(handle, version=pynvml.nvmlMemory_v2)
+        info = pynvml.nvmlDeviceGetMemoryInfo(handle, version=pynvml.nvmlMemory_v2)
     except (pynvml.NVMLError_FunctionNotFound, pynvml.NVMLError_NotSupported, pynvml.NVMLError_ArgumentVersionMismatch):
-        told = pynvml.nvmlDeviceGetMemoryInfo(handle)  # before driver 510, and some MIG instances
-        return Memory(told.total, told.free, told.used, None)
-    return Memory(told.total, told.free, told.used, told.reserved)
+        info = pynvml.nvmlDeviceGetMemoryInfo(handle)  # before driver 510, and some MIG instances
+        return Memory(info.total, info.free, info.used, None)
+    return Memory(info.total, info.free, info.used, info.reserved)
 
 
 def running(pynvml: Any, handle: Any, kind: str) -> list[Any] | None:

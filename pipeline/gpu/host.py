@@ -4,18 +4,16 @@ import os
 import platform
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
+from pipeline.values import Frozen
 
 VECTOR_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
 
 
-class Host(BaseModel):
+class Host(Frozen):
     """Processor and memory; `cores` are those that we may use, `physical_cores` the same without their hyperthreads.
 
     `vector` lists the instruction sets that change which CPU kernels vLLM takes.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     system: str
     machine: str

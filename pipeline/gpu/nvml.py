@@ -6,35 +6,30 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
-
-from pipeline.gpu.holders import memory, running
-from pipeline.gpu.visible import VARIABLE, Board, Device, Failure, boards, text, visible
+from pipeline.gpu.holders import memory_of, running
+from pipeline.gpu.visible import VISIBLE_DEVICES, Board, BoardFailure, Device, boards, text, visible
+from pipeline.measure.units import MIB
 from pipeline.message import _
+from pipeline.values import Frozen
 
-MIB = 1024 * 1024
 UPDATE_DRIVER = "update the NVIDIA driver"
 READ_S = 30.0  # starting a device takes seconds; a driver that hangs never answers
 
 
-class GpuProcess(BaseModel):
+class GpuProcess(Frozen):
     """A process that holds memory of a device; `used_mib` is None where the driver does not tell."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     pid: int
     name: str
     used_mib: float | None
 
 
-class Gpu(BaseModel):
+class Gpu(Frozen):
     """One device as NVML shows it: a GPU, or an instance of one in MIG mode.
 
     None stands for what the driver does not tell: `reserved_mib`, which it keeps for itself, `display` for whether a screen
     is lit by it, `mig` where there is no such mode. `listed` is false where the driver lists no processes.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     index: int
     uuid: str
@@ -54,10 +49,8 @@ class Gpu(BaseModel):
         return self.total_mib - self.free_mib - (self.reserved_mib or 0)
 
 
-class Driver(BaseModel):
+class Driver(Frozen):
     """The driver's version and the newest CUDA version that it supports."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     version: str
     cuda: str
@@ -97,7 +90,7 @@ TROUBLES = {
         "the GPU must be reset before it works again",
         "end what uses it, then `sudo nvidia-smi --gpu-reset`; restart the machine where that is refused",
     ),
-    "NVMLError_FunctionNotFound": Trouble("the NVIDIA driver is too old: its library lacks a function", UPDATE_DRIVER),
+    "NVMLError_FunctionNotFound": Trouble("the NVIDIA driver is too old: its library lacks a function", "update the NVIDIA driver"),
     "NVMLError_Timeout": Trouble(
         "the NVIDIA driver does not answer in time",
         "see `dmesg | grep -i -e nvrm -e xid`; restart the machine when `nvidia-smi` hangs too",
@@ -115,7 +108,7 @@ MIG_EMPTY = Trouble(
     "the GPU is in MIG mode and has no instance to compute on",
     "make one (`sudo nvidia-smi mig -cgi 0 -C` takes the whole GPU), or turn MIG off: `sudo nvidia-smi -mig 0`",
 )
-NAME_DEVICES = f"`nvidia-smi -L` lists the devices; unset {VARIABLE} to use all"
+NAME_DEVICES = f"`nvidia-smi -L` lists the devices; unset {VISIBLE_DEVICES} to use all"
 NO_DEVICE = Trouble("the NVIDIA driver is loaded but shows no device", "check the device with `lspci | grep -i nvidia`")
 
 
@@ -131,12 +124,12 @@ class Reading:
 
 def read(chosen: str | None = None) -> Reading:
     """Return what NVML shows of the devices that `chosen`, or else our environment, leaves; never raises for NVML's own errors."""
-    told: list[Reading] = []
+    readings: list[Reading] = []
     failed: list[Exception] = []
 
     def ask() -> None:
         try:
-            told.append(asked(chosen))
+            readings.append(read_now(chosen))
         except Exception as error:  # it is raised below, in the caller's thread
             failed.append(error)
 
@@ -145,10 +138,10 @@ def read(chosen: str | None = None) -> Reading:
     asking.join(READ_S)
     if failed:
         raise failed[0]
-    return told[0] if told else Reading(None, [], TROUBLES["NVMLError_Timeout"])
+    return readings[0] if readings else Reading(None, [], TROUBLES["NVMLError_Timeout"])
 
 
-def asked(chosen: str | None) -> Reading:
+def read_now(chosen: str | None) -> Reading:
     """Return what NVML shows, however long it takes."""
     import pynvml
 
@@ -158,7 +151,7 @@ def asked(chosen: str | None) -> Reading:
         return Reading(None, [], trouble_of(error))
     try:
         driver = Driver(version=text(pynvml.nvmlSystemGetDriverVersion()), cuda=cuda_version(newest_cuda(pynvml)))
-        return look(pynvml, driver, os.environ.get(VARIABLE) if chosen is None else chosen)
+        return look(pynvml, driver, os.environ.get(VISIBLE_DEVICES) if chosen is None else chosen)
     except pynvml.NVMLError as error:
         return Reading(None, [], trouble_of(error))
     finally:
@@ -183,7 +176,7 @@ def look(pynvml: Any, driver: Driver, wanted: str | None) -> Reading:
         try:
             gpus.append(device(pynvml, one))
         except pynvml.NVMLError as error:
-            failed.append(Failure(one.index, bool(one.mig), error))
+            failed.append(BoardFailure(one.index, bool(one.mig), error))
     hidden = [hides(wanted, unknown)] if wanted is not None and unknown else []
     broken = [of_board(failure) for failure in failed]
     if not gpus:
@@ -192,15 +185,16 @@ def look(pynvml: Any, driver: Driver, wanted: str | None) -> Reading:
         driver,
         gpus,
         None,
-        tuple(Trouble(f"GPU {bad.index}: {told.reason}", told.fix) for bad, told in zip(failed, broken, strict=True)) + tuple(hidden),
+        tuple(Trouble(f"GPU {bad.index}: {readings.reason}", readings.fix) for bad, readings in zip(failed, broken, strict=True))
+        + tuple(hidden),
     )
 
 
 def hides(wanted: str, unknown: str) -> Trouble:
     """Return what an entry does that names no device: it ends the list."""
     if wanted.strip() in ("", "-1"):
-        return Trouble(f"{VARIABLE}={wanted!r} hides every device", NAME_DEVICES)
-    return Trouble(f"{VARIABLE}={wanted}: {unknown} is no device here, and what stands after it counts for nothing", NAME_DEVICES)
+        return Trouble(f"{VISIBLE_DEVICES}={wanted!r} hides every device", NAME_DEVICES)
+    return Trouble(f"{VISIBLE_DEVICES}={wanted}: {unknown} is no device here, and what stands after it counts for nothing", NAME_DEVICES)
 
 
 def empty(found: list[Board]) -> list[Trouble]:
@@ -208,7 +202,7 @@ def empty(found: list[Board]) -> list[Trouble]:
     return [MIG_EMPTY for board in found if board.device.mig and not board.instances]
 
 
-def of_board(failure: Failure) -> Trouble:
+def of_board(failure: BoardFailure) -> Trouble:
     """Return the trouble of one board: in MIG mode a refusal has its own reason."""
     trouble = trouble_of(failure.error)
     return MIG_DENIED if failure.mig and trouble is TROUBLES["NVMLError_NoPermission"] else trouble
@@ -221,9 +215,9 @@ def trouble_of(error: Exception) -> Trouble:
 
 def device(pynvml: Any, one: Device) -> Gpu:
     """Return what CUDA computes on, in words; raises pynvml.NVMLError."""
-    held = memory(pynvml, one.handle)
+    held = memory_of(pynvml, one.handle)
     major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(one.board)
-    holders = processes(pynvml, one.handle)
+    holders = holders_of(pynvml, one.handle)
     return Gpu(
         index=one.index,
         uuid=one.uuid,
@@ -246,7 +240,7 @@ def lit(pynvml: Any, handle: Any) -> bool | None:
     return None
 
 
-def processes(pynvml: Any, handle: Any) -> list[GpuProcess] | None:
+def holders_of(pynvml: Any, handle: Any) -> list[GpuProcess] | None:
     """Return who holds the device's memory; None where the driver does not list processes."""
     import psutil
 

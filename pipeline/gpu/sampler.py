@@ -16,8 +16,8 @@ from typing import Any
 import psutil
 
 from pipeline.gpu.sensors import Devices, Watcher
+from pipeline.measure.units import MIB
 
-MIB = 1024 * 1024
 WAIT_FOR_SESSION_S = 60.0
 AFTER_END_S = 3.0
 LIST_EVERY_S = 1.0  # walking /proc costs milliseconds

@@ -8,15 +8,15 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from pipeline.gpu.holders import error_name, memory, running, silences
-from pipeline.gpu.visible import VARIABLE, Device, boards, visible
+from pipeline.gpu.holders import error_name, memory_of, running, silences
+from pipeline.gpu.visible import VISIBLE_DEVICES, Device, boards, visible
+from pipeline.measure.units import MIB
 
-MIB = 1024 * 1024
 NO_GPU = ("LibraryNotFound", "DriverNotLoaded")
 HANGS = "Hangs"
-GONE = ("GpuIsLost", "ResetRequired", "Uninitialized", "DriverNotLoaded", "LibRmVersionMismatch")
+DEVICE_GONE = ("GpuIsLost", "ResetRequired", "Uninitialized", "DriverNotLoaded", "LibRmVersionMismatch")
 # nvmlClocksEventReasons in nvml.h; 0x1 is "idle", which slows nothing down.
-THROTTLES = {
+THROTTLE_BITS = {
     0x2: "applications_clocks",
     0x4: "sw_power_cap",
     0x8: "hw_slowdown",
@@ -39,15 +39,15 @@ WAYS: dict[str, tuple[Way, ...]] = {
     "power_w": (lambda nvml, board: round(nvml.nvmlDeviceGetPowerUsage(board) / 1000, 1),),
     "sm_clock_mhz": (lambda nvml, board: nvml.nvmlDeviceGetClockInfo(board, nvml.NVML_CLOCK_SM),),
     "throttle": (
-        lambda nvml, board: throttles(nvml.nvmlDeviceGetCurrentClocksEventReasons(board)),
-        lambda nvml, board: throttles(nvml.nvmlDeviceGetCurrentClocksThrottleReasons(board)),  # before driver 535
+        lambda nvml, board: throttle_names(nvml.nvmlDeviceGetCurrentClocksEventReasons(board)),
+        lambda nvml, board: throttle_names(nvml.nvmlDeviceGetCurrentClocksThrottleReasons(board)),  # before driver 535
     ),
 }
 
 
-def throttles(reasons: int) -> list[str]:
+def throttle_names(reasons: int) -> list[str]:
     """Return the names of what holds the clocks down."""
-    return [name for bit, name in THROTTLES.items() if reasons & bit]
+    return [name for bit, name in THROTTLE_BITS.items() if reasons & bit]
 
 
 class Sensors:
@@ -61,7 +61,7 @@ class Sensors:
 
     def used_mib(self) -> float:
         """Return what is used of the device; raises pynvml.NVMLError."""
-        return round(memory(self.nvml, self.device.handle).used / MIB, 1)
+        return round(memory_of(self.nvml, self.device.handle).used / MIB, 1)
 
     def tree_mib(self, tree: set[int]) -> float | None:
         """Return what these processes use; None where the driver does not tell, or lists none of them."""
@@ -73,19 +73,19 @@ class Sensors:
 
         What the driver says that it does not tell is not asked again; any other trouble may pass.
         """
-        told = {}
+        samples = {}
         for key, ways in self.ways.items():
             while ways:
                 try:
-                    told[key] = ways[0](self.nvml, self.device.board)
+                    samples[key] = ways[0](self.nvml, self.device.board)
                     break
                 except self.silences:
                     ways.pop(0)
                 except self.nvml.NVMLError as error:
-                    if error_name(error) in GONE:
+                    if error_name(error) in DEVICE_GONE:
                         raise
                     break
-        return told
+        return samples
 
 
 class Watcher:
@@ -96,8 +96,8 @@ class Watcher:
 
     def __init__(self, opened: Callable[[], "Devices"], open_s: float, hangs_s: float) -> None:
         self.patience_s, self.hangs_s = open_s, hangs_s
-        self.asked: queue.SimpleQueue[tuple[float, set[int]]] = queue.SimpleQueue()
-        self.told: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+        self.requests: queue.SimpleQueue[tuple[float, set[int]]] = queue.SimpleQueue()
+        self.samples: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self.hanging = False
         threading.Thread(target=self.answer, args=(opened,), daemon=True).start()
 
@@ -105,21 +105,21 @@ class Watcher:
         """Answer what is asked, one after the other."""
         devices = opened()
         while True:
-            self.told.put(devices.sample(*self.asked.get()))
+            self.samples.put(devices.sample(*self.requests.get()))
 
     def sample(self, at: float, tree: set[int]) -> dict[str, Any]:
         """Return the devices' share of the sample; what a call that hung tells in the end is of another time, and left out."""
         try:
             if self.hanging:
-                self.told.get_nowait()
+                self.samples.get_nowait()
                 self.hanging = False
-            self.asked.put((at, tree))
-            told = self.told.get(timeout=self.patience_s)
+            self.requests.put((at, tree))
+            samples = self.samples.get(timeout=self.patience_s)
         except queue.Empty:
             self.hanging = True
-            told = {"gpu_error": HANGS}
+            samples = {"gpu_error": HANGS}
         self.patience_s = self.hangs_s
-        return told
+        return samples
 
 
 class Devices:
@@ -147,7 +147,7 @@ class Devices:
             if self.uuids or error_name(error) not in NO_GPU:
                 self.fail(error, at)
             return
-        devices, _ = visible(found, os.environ.get(VARIABLE))
+        devices, _ = visible(found, os.environ.get(VISIBLE_DEVICES))
         self.uuids = self.uuids or [device.uuid for device in devices]
         self.sensors = {device.uuid: Sensors(pynvml, device) for device in devices}
         for failure in failed:
@@ -163,10 +163,10 @@ class Devices:
         """Return each device's used memory, the part of the server's processes and its state; nothing without a GPU."""
         if at >= self.open_at:
             self.open(at)
-        told = [self.read(uuid, at, tree) for uuid in self.uuids]
+        samples = [self.read(uuid, at, tree) for uuid in self.uuids]
         values: dict[str, Any] = {}
-        if told:
-            used, of_tree, states = zip(*told, strict=True)
+        if samples:
+            used, of_tree, states = zip(*samples, strict=True)
             values = {"gpu_used_mib": used, "gpu_tree_mib": of_tree, "devices": states}
         return {**values, "gpu_error": self.error} if self.error else values
 

@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-VARIABLE = "CUDA_VISIBLE_DEVICES"  # as pipeline.config.schema.CUDA_DEVICES, which the sampler is not to load
+VISIBLE_DEVICES = "CUDA_VISIBLE_DEVICES"  # as pipeline.config.schema.CUDA_DEVICES, which the sampler is not to load
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Board:
 
 
 @dataclass(frozen=True)
-class Failure:
+class BoardFailure:
     """A board that NVML cannot show, and its error."""
 
     index: int
@@ -44,7 +44,7 @@ class Failure:
     error: Any
 
 
-def boards(pynvml: Any) -> tuple[list[Board], list[Failure]]:
+def boards(pynvml: Any) -> tuple[list[Board], list[BoardFailure]]:
     """Return the boards that answer and those that do not; raises pynvml.NVMLError when not even their number is told."""
     found, failed = [], []
     for index in range(pynvml.nvmlDeviceGetCount()):
@@ -55,7 +55,7 @@ def boards(pynvml: Any) -> tuple[list[Board], list[Failure]]:
             device = Device(index, text(pynvml.nvmlDeviceGetUUID(handle)), handle, handle, mig)
             found.append(Board(device, tuple(instances(pynvml, device)) if mig else ()))
         except pynvml.NVMLError as error:
-            failed.append(Failure(index, bool(mig), error))
+            failed.append(BoardFailure(index, bool(mig), error))
     return found, failed
 
 

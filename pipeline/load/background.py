@@ -9,9 +9,10 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+from pipeline.client.payloads import streamed
 from pipeline.client.tokens import Asker, TokenAnswer
 from pipeline.errors import MeasureError
-from pipeline.load.generator import closed_loop, streamed
+from pipeline.load.generator import closed_loop
 
 LOAD_STARTS_S = 5.0
 GAUGE_S = 0.05  # between two looks at how many requests the engine runs

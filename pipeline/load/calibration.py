@@ -7,36 +7,32 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
-
+from pipeline.client.payloads import streamed
 from pipeline.client.target import Target
 from pipeline.errors import MeasureError
-from pipeline.load.generator import closed_loop, streamed
-from pipeline.load.spread import Crew, Processes, Task, loop, shares
+from pipeline.load.generator import closed_loop
+from pipeline.load.spread import ROOT, Crew, Processes, Task, loop, shares
 from pipeline.measure.statistics import quantile
 from pipeline.message import Digits, _
+from pipeline.values import Frozen
 
-ROOT = Path(__file__).resolve().parents[2]
-MODEL = "stub"
+STUB_MODEL = "stub"
 FIRST_MS, EACH_MS = 20.0, 5.0
 MOST_CHUNKS_S = 6400.0  # what the stub itself keeps to; at more the schedule is slowed
-TOKENS = 32
+CALIBRATION_TOKENS = 32
 HURRIED_TOKENS, HURRIED_REQUESTS = 500, 64
 ANSWER_S = 60.0
 TRIES = 3  # a moment's noise of the machine is not the client's inability
 CEILING_SHARE = 0.5  # the client is to have twice as much room as it uses
 
 
-class Calibration(BaseModel):
+class Calibration(Frozen):
     """The client, of so many processes, against a stub at one concurrency: per chunk the delay from send to stamp, and our CPU time.
 
     Processes on `nodes` of a cluster have a stub each, beside them and with their share of the concurrency.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     concurrency: int
     processes: int = 1
@@ -70,7 +66,7 @@ def calibrate(concurrencies: Sequence[int], budget_ms: float, crew: Crew | None 
             levels.append(best_of_crew(crew, concurrency, budget_ms))
             continue
         with paced(concurrency) as target:
-            levels.append(best_of(target, concurrency, budget_ms))
+            levels.append(best_calibration(target, concurrency, budget_ms))
     if crew is None or max(concurrencies) == 1:
         return levels, Hurried(max(concurrencies)).do(0)
     counts = shares(max(concurrencies), crew.count)
@@ -84,30 +80,30 @@ def paced(concurrency: int) -> Iterator[Target]:
         yield target
 
 
-def best_of(target: Target, concurrency: int, budget_ms: float) -> Calibration:
+def best_calibration(target: Target, concurrency: int, budget_ms: float) -> Calibration:
     """Return the first calibration within the budget, else the one with the shortest delays."""
-    made: list[Calibration] = []
+    tries: list[Calibration] = []
     processes = 1
     while processes <= min(concurrency, os.cpu_count() or 1):
         for _attempt in range(TRIES):
-            made.append(calibration(target, concurrency, processes))
-            if made[-1].delay_ms_p95 <= budget_ms:
-                return made[-1]
+            tries.append(calibration(target, concurrency, processes))
+            if tries[-1].delay_ms_p95 <= budget_ms:
+                return tries[-1]
         processes *= 2
-    return min(made, key=lambda entry: entry.delay_ms_p95)
+    return min(tries, key=lambda entry: entry.delay_ms_p95)
 
 
 def best_of_crew(crew: Crew, concurrency: int, budget_ms: float) -> Calibration:
     """Return the first calibration of the crew within the budget, else the one with the shortest delays."""
-    made: list[Calibration] = []
+    tries: list[Calibration] = []
     counts = shares(concurrency, crew.count)
     for _attempt in range(TRIES):
         results = results_of(crew, [Paced(count) for count in counts])
         delays = [delay for one, _ in results for delay in one]
-        made.append(calibration_of(concurrency, len(counts), delays, sum(cpu_s for _, cpu_s in results), crew.nodes))
-        if made[-1].delay_ms_p95 <= budget_ms:
-            return made[-1]
-    return min(made, key=lambda entry: entry.delay_ms_p95)
+        tries.append(calibration_of(concurrency, len(counts), delays, sum(cpu_s for _, cpu_s in results), crew.nodes))
+        if tries[-1].delay_ms_p95 <= budget_ms:
+            return tries[-1]
+    return min(tries, key=lambda entry: entry.delay_ms_p95)
 
 
 def results_of(crew: Crew, tasks: Sequence[Task]) -> list[Any]:
@@ -136,7 +132,7 @@ class Hurried:
     def do(self, start_ns: int) -> float:  # noqa: ARG002 -- a task's signature
         """Return the chunks a second, parsing included."""
         with stub() as target:
-            payloads = [streamed(MODEL, [{"role": "user", "content": "x"}], HURRIED_TOKENS) for _ in range(HURRIED_REQUESTS)]
+            payloads = [streamed(STUB_MODEL, [{"role": "user", "content": "x"}], HURRIED_TOKENS) for _ in range(HURRIED_REQUESTS)]
             began = time.perf_counter()
             answers, _ = closed_loop(target, payloads, self.concurrency, ANSWER_S)
             return round(sum(len(answer.chunk_ns) for answer in answers) / (time.perf_counter() - began), 1)
@@ -150,14 +146,14 @@ def calibration(target: Target, concurrency: int, processes: int = 1) -> Calibra
 
 def delays(target: Target, concurrency: int, crew: Crew | None) -> tuple[list[float], float]:
     """Return (each chunk's delay in ms, our CPU seconds), by answers whose text is the time they were sent."""
-    payloads = [streamed(MODEL, [{"role": "user", "content": "x"}], TOKENS) for _ in range(concurrency * 2 + 2)]
+    payloads = [streamed(STUB_MODEL, [{"role": "user", "content": "x"}], CALIBRATION_TOKENS) for _ in range(concurrency * 2 + 2)]
     closed_loop(target, payloads[:concurrency], concurrency, ANSWER_S)
-    made = loop(target, payloads, concurrency, ANSWER_S, crew)
-    failed = next((answer.error for answer in made.answers if not answer.ok), "")
+    batch = loop(target, payloads, concurrency, ANSWER_S, crew)
+    failed = next((answer.error for answer in batch.answers if not answer.ok), "")
     if failed:
         raise MeasureError(f"the client's calibration: {failed}")
-    pairs = [pair for answer in made.answers for pair in zip(answer.chunk_ns, answer.text.split(), strict=True)]
-    return [(at - int(sent)) / 1e6 for at, sent in pairs], made.cpu_s
+    pairs = [pair for answer in batch.answers for pair in zip(answer.chunk_ns, answer.text.split(), strict=True)]
+    return [(at - int(sent)) / 1e6 for at, sent in pairs], batch.cpu_s
 
 
 def calibration_of(concurrency: int, processes: int, delays_ms: Sequence[float], cpu_s: float, nodes: int = 0) -> Calibration:

@@ -19,8 +19,8 @@ def clock_by(trips: Sequence[tuple[int, int, int]]) -> Clock:
 
     It told its time at some moment between; the middle is off by half the trip at most.
     """
-    sent, told, heard = min(trips, key=lambda trip: trip[2] - trip[0])
-    return Clock(told - (sent + heard) // 2, (heard - sent + 1) // 2)
+    sent_ns, their_ns, heard_ns = min(trips, key=lambda trip: trip[2] - trip[0])
+    return Clock(their_ns - (sent_ns + heard_ns) // 2, (heard_ns - sent_ns + 1) // 2)
 
 
 def clock_between(before: Clock, after: Clock) -> Clock:

@@ -10,17 +10,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
-from pipeline.client.answer import Answer, Blocks, Raw, read
+from pipeline.client.answer import Answer, Blocks, RawAnswer, read_answer
 from pipeline.client.target import Target
 
 if TYPE_CHECKING:  # 20 ms that an unchanged run does without
     import ssl
 
-LOOK_S = 0.25
+LIVENESS_CHECK_S = 0.25
 APART_S = 0.001  # workers begin so far apart: requests in step come all at once, which no users do and no client sees in time
 AFTER_FAILURE_S = 0.1  # a server that is about to end refuses thousands a second
 PATH = "/v1/chat/completions"
-GONE = "cut off: the server is gone"
+TARGET_GONE = "cut off: the server is gone"
 
 
 class Connection(asyncio.Protocol):
@@ -32,7 +32,7 @@ class Connection(asyncio.Protocol):
         self.parser = httptools.HttpResponseParser(self)
         self.trouble = httptools.HttpParserError
         self.transport: asyncio.Transport | None = None
-        self.asked = 0
+        self.requests = 0
         self.ended: asyncio.Future[None] | None = None
 
     def ask(self, request: bytes, ended: "asyncio.Future[None]") -> None:
@@ -42,7 +42,7 @@ class Connection(asyncio.Protocol):
         self.streamed = self.reusable = False
         self.error = ""
         self.at = 0
-        self.asked += 1
+        self.requests += 1
         self.ended = ended
         self.sent_ns = time.perf_counter_ns()
         self.transport.write(request)
@@ -54,7 +54,7 @@ class Connection(asyncio.Protocol):
     @property
     def was_stale(self) -> bool:
         """Tell whether a connection that had been used before ended without a word, as an idle one does when the server tires of it."""
-        return self.asked > 1 and not self.at and bool(self.error)
+        return self.requests > 1 and not self.at and bool(self.error)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
@@ -119,7 +119,7 @@ class Route:
         return self.head + b"\r\nContent-Length: %d\r\n\r\n" % len(body) + body
 
 
-class Line:
+class Channel:
     """The way to one server: its route, and the connections that stand idle. `ending` cuts off what is under way."""
 
     def __init__(self, route: Route, timeout_s: float, ending: asyncio.Event | None = None) -> None:
@@ -128,7 +128,7 @@ class Line:
         self.idle: list[Connection] = []
         self.ending = ending or asyncio.Event()
 
-    async def exchange(self, request: bytes, scheduled_ns: int | None = None) -> Raw:
+    async def exchange(self, request: bytes, scheduled_ns: int | None = None) -> RawAnswer:
         """Send one request and stamp what comes back; never raises for the network's sake, nor for `ending`, which cuts it off."""
         began = time.perf_counter_ns()
         used: Connection | None = None
@@ -147,15 +147,15 @@ class Line:
         except asyncio.CancelledError:
             if not self.ending.is_set():
                 raise
-            error = GONE
-        if used is None or not used.asked:
-            return Raw(began, 0, [], error, began if scheduled_ns is None else scheduled_ns)
+            error = TARGET_GONE
+        if used is None or not used.requests:
+            return RawAnswer(began, 0, [], error, began if scheduled_ns is None else scheduled_ns)
         if used.reusable and not error:
             self.idle.append(used)
         elif used.transport is not None:
             used.transport.abort()
         scheduled = used.sent_ns if scheduled_ns is None else scheduled_ns
-        return Raw(used.sent_ns, used.status, used.blocks, error or used.error, scheduled, used.streamed)
+        return RawAnswer(used.sent_ns, used.status, used.blocks, error or used.error, scheduled, used.streamed)
 
     async def connection(self) -> Connection:
         """Return a connection that stands: an idle one, or a new one."""
@@ -164,8 +164,8 @@ class Line:
             if old.transport is not None and not old.transport.is_closing():
                 return old
         route = self.route
-        _, made = await asyncio.get_running_loop().create_connection(Connection, route.host, route.port, ssl=route.context)
-        return made
+        _, connection = await asyncio.get_running_loop().create_connection(Connection, route.host, route.port, ssl=route.context)
+        return connection
 
     def close(self) -> None:
         """Close the idle connections."""
@@ -189,9 +189,9 @@ def closed_loop(
     is sent.
     """
     waiting = iter(enumerate(payloads))
-    raws: dict[int, Raw] = {}
+    raws: dict[int, RawAnswer] = {}
 
-    async def work(lines: Sequence[Line], number: int) -> None:
+    async def work(lines: Sequence[Channel], number: int) -> None:
         await asyncio.sleep(number * APART_S)
         while keep_going() and not lines[0].ending.is_set():
             index, payload = next(waiting, (-1, None))
@@ -203,8 +203,8 @@ def closed_loop(
             if (raws[index].error or raws[index].status >= 500) and not line.ending.is_set():
                 await asyncio.sleep(AFTER_FAILURE_S)
 
-    began, ended = run(target, timeout_s, lambda lines: [work(lines, number) for number in range(concurrency)])
-    return report_span(target, [read(raws[index]) for index in sorted(raws)]), ended - began
+    began, ended = run_side_by_side(target, timeout_s, lambda lines: [work(lines, number) for number in range(concurrency)])
+    return report_span(target, [read_answer(raws[index]) for index in sorted(raws)]), ended - began
 
 
 def open_loop(
@@ -221,17 +221,17 @@ def open_loop(
     `sent_ns` when it was sent. When the target dies, what is in flight is cut off and counts as failed, and so does what was
     still to be sent.
     """
-    raws: dict[int, Raw] = {}
-    start = time.perf_counter_ns() + int(LOOK_S * 1e9) if start_ns is None else start_ns
+    raws: dict[int, RawAnswer] = {}
+    start = time.perf_counter_ns() + int(LIVENESS_CHECK_S * 1e9) if start_ns is None else start_ns
 
-    async def work(index: int, request: bytes, due_ns: int, line: Line) -> None:
+    async def work(index: int, request: bytes, due_ns: int, line: Channel) -> None:
         try:
             while (left_ns := due_ns - time.perf_counter_ns()) > 0:  # the loop's timers go by whole milliseconds, and may be early
                 await asyncio.sleep(left_ns / 1e9)
         except asyncio.CancelledError:
             if not line.ending.is_set():
                 raise
-            raws[index] = Raw(due_ns, 0, [], GONE, due_ns)
+            raws[index] = RawAnswer(due_ns, 0, [], TARGET_GONE, due_ns)
             return
         raws[index] = await line.exchange(request, due_ns)
         on_progress(len(raws))
@@ -240,8 +240,10 @@ def open_loop(
     requests = [routes[index % len(routes)].request(payload) for index, payload in enumerate(payloads)]
     due_ns = [start + int(due * 1e9) for due in due_s]
     works = list(zip(requests, due_ns, strict=True))
-    _, ended = run(target, timeout_s, lambda lines: [work(index, *each, lines[index % len(lines)]) for index, each in enumerate(works)])
-    return report_span(target, [read(raws[index]) for index in sorted(raws)]), ended - start / 1e9
+    _, ended = run_side_by_side(
+        target, timeout_s, lambda lines: [work(index, *each, lines[index % len(lines)]) for index, each in enumerate(works)]
+    )
+    return report_span(target, [read_answer(raws[index]) for index in sorted(raws)]), ended - start / 1e9
 
 
 def report_span(target: Target, answers: list[Answer]) -> list[Answer]:
@@ -259,16 +261,18 @@ def routes_to(target: Target) -> list[Route]:
     return [Route.to(target, base_url) for base_url in (target.base_url, *target.replicas)]
 
 
-def run(target: Target, timeout_s: float, works: Callable[[Sequence[Line]], list[Coroutine[Any, Any, None]]]) -> tuple[float, float]:
+def run_side_by_side(
+    target: Target, timeout_s: float, works: Callable[[Sequence[Channel]], list[Coroutine[Any, Any, None]]]
+) -> tuple[float, float]:
     """Run the works side by side until all are done, or cut them off when `target` dies; return begin and end by `time.perf_counter`."""
 
     async def supervise() -> tuple[float, float]:
         ending = asyncio.Event()
-        lines = [Line(route, timeout_s, ending) for route in routes_to(target)]
+        lines = [Channel(route, timeout_s, ending) for route in routes_to(target)]
         began = time.perf_counter()
         tasks = [asyncio.create_task(work) for work in works(lines)]
         try:
-            while tasks and (await asyncio.wait(tasks, timeout=LOOK_S))[1]:
+            while tasks and (await asyncio.wait(tasks, timeout=LIVENESS_CHECK_S))[1]:
                 if not ending.is_set() and not await asyncio.to_thread(target.alive):
                     ending.set()
                     for task in tasks:
@@ -301,21 +305,3 @@ def uncollected() -> Iterator[None]:
     finally:
         if was:
             gc.enable()
-
-
-def unary(model: str, messages: Iterable[dict[str, str]], max_tokens: int, **more: Any) -> dict[str, Any]:
-    """Return the payload of a greedy request whose answer comes in one piece."""
-    return {
-        "model": model,
-        "messages": list(messages),
-        "max_tokens": max_tokens,
-        "temperature": 0,
-        # Temperature 0 still applies the model's generation_config, and some models ship a penalty there.
-        "repetition_penalty": 1.0,
-        **more,
-    }
-
-
-def streamed(model: str, messages: Iterable[dict[str, str]], max_tokens: int, **more: Any) -> dict[str, Any]:
-    """Return the payload of a greedy streamed request with the usage chunk on."""
-    return unary(model, messages, max_tokens, stream=True, stream_options={"include_usage": True}, **more)

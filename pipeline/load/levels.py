@@ -2,8 +2,6 @@
 
 from collections.abc import Mapping
 
-from pydantic import BaseModel, ConfigDict
-
 from pipeline.config.schema import BenchConfig, Limits
 from pipeline.load.calibration import Calibration
 from pipeline.load.phases import LoadPhases
@@ -14,18 +12,17 @@ from pipeline.measure.figures import Figure, not_measured
 from pipeline.measure.latency import NS_PER_MS, e2e_ms, meets_limits, most_in_flight, steady_tok_s, tpot_ms, ttft_ms
 from pipeline.measure.statistics import quantile
 from pipeline.message import Digits, Sentence, _
+from pipeline.values import Frozen
 
 CLOCK_SHARE = 0.01  # of a loop's wall time: so far may clients' clocks be apart
 
 
-class Level(BaseModel):
+class Level(Frozen):
     """One closed loop at a fixed concurrency; `client_cpu_share` is our own CPU time / wall time, 1 being one whole core.
 
     `steady_tok_s` counts only while all are in flight; None where that never lasts. By `clock_ms` the time between stamps of two
     clients may be wrong: those of different hosts were brought to one clock by round trips.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     concurrency: int
     warmups: int
@@ -41,10 +38,8 @@ class Level(BaseModel):
     invalid: Sentence = ""
 
 
-class OpenLevel(BaseModel):
+class OpenLevel(Frozen):
     """One open loop: the rate that was offered, what became of it, and how late the client itself sent (the schedule's delay)."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     arrival: Arrival
     rate_per_s: float
@@ -57,10 +52,8 @@ class OpenLevel(BaseModel):
     overloaded: bool
 
 
-class Trial(BaseModel):
+class Trial(Frozen):
     """One rate of the search for capacity."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     rate_per_s: float
     goodput_percent: float
@@ -68,7 +61,7 @@ class Trial(BaseModel):
     meets: bool
 
 
-def level(calibration: Calibration, batch: Batch, budget_ms: float, ceiling_chunks_s: float) -> Level:
+def level_of(calibration: Calibration, batch: Batch, budget_ms: float, ceiling_chunks_s: float) -> Level:
     """Return the system throughput of one closed loop: output tokens of successful requests / wall time."""
     tokens = sum(answer.tokens for answer in batch.good)
     chunks_s = sum(len(answer.chunk_ns) for answer in batch.good) / batch.wall_s
@@ -101,7 +94,7 @@ def clock_trouble(batch: Batch) -> str:
     )
 
 
-def open_level(arrival: Arrival, rate_per_s: float, batch: Batch) -> OpenLevel:
+def open_level_of(arrival: Arrival, rate_per_s: float, batch: Batch) -> OpenLevel:
     """Return what became of one open loop."""
     delays = [(answer.sent_ns - answer.scheduled_ns) / NS_PER_MS for answer in batch.answers]
     return OpenLevel(
@@ -152,11 +145,11 @@ def meeting(batch: Batch, limits: Limits) -> int:
     )
 
 
-def without_invalid(entry: Level, made: Mapping[str, Figure]) -> dict[str, Figure]:
+def without_invalid(entry: Level, figures: Mapping[str, Figure]) -> dict[str, Figure]:
     """Return the figures, without their values where the client was over its budget at that concurrency; what was answered stands."""
     if not entry.invalid:
-        return dict(made)
+        return dict(figures)
     return {
         name: figure if name == "answered" else not_measured(figure.unit, _("INVALID: {reason}", reason=entry.invalid))
-        for name, figure in made.items()
+        for name, figure in figures.items()
     }

@@ -3,13 +3,14 @@
 import secrets
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
+from pipeline.client.payloads import streamed
 from pipeline.client.target import Target
 from pipeline.config.schema import BenchConfig
 from pipeline.engine.workspace import Workspace
 from pipeline.load.calibration import Calibration
-from pipeline.load.generator import streamed
 from pipeline.load.spread import Batch, Crew, Processes, loop
 from pipeline.load.stamps import raw_line
 from pipeline.measure.arrivals import Arrival, schedule
@@ -54,6 +55,13 @@ class LoadPhases:
         timeout_s = self.settings.timeout_s
         crew = self.crews.get(concurrency)
         return self.keep(f"{what} c{concurrency}", loop(self.target, payloads, concurrency, timeout_s, crew, on_progress))
+
+    def level(self, concurrency: int) -> Batch:
+        """Return a closed loop at this concurrency, after as many warm-ups."""
+        settings = self.settings
+        self.closed_loop("warm-up", self.new_numbers(concurrency), settings.output_tokens, concurrency)
+        numbers = self.new_numbers(max(settings.requests_per_level, concurrency))
+        return replace(self.closed_loop("closed loop", numbers, settings.output_tokens, concurrency), warmups=concurrency)
 
     def open_loop(self, arrival: Arrival, rate_per_s: float, requests: int) -> Batch:
         """Return the answers to requests that arrive at this rate."""

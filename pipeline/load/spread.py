@@ -21,11 +21,11 @@ from pipeline.client.answer import Answer
 from pipeline.client.target import Target
 from pipeline.errors import MeasureError
 from pipeline.load.clocks import Clock, apart_ns, by_ours
-from pipeline.load.generator import GONE, LOOK_S, closed_loop, open_loop, report_span, uncollected
+from pipeline.load.generator import LIVENESS_CHECK_S, TARGET_GONE, closed_loop, open_loop, report_span, uncollected
 
 ROOT = Path(__file__).resolve().parents[2]
 READY = b"ready\n"
-LEAD_NS = int(LOOK_S * 1e9)  # from the word to start to an open loop's start
+LEAD_NS = int(LIVENESS_CHECK_S * 1e9)  # from the word to start to an open loop's start
 
 
 @dataclass(frozen=True)
@@ -124,12 +124,12 @@ class Processes:
         try:
             for worker, task in zip(workers, tasks, strict=True):
                 job = pickle.dumps(task)
-                say(worker, len(job).to_bytes(8, "big") + job)
+                send(worker, len(job).to_bytes(8, "big") + job)
             if not all(worker.stdout is not None and worker.stdout.readline() == READY for worker in workers):
                 raise MeasureError("a process of the client did not start")
             start_ns = time.perf_counter_ns() + LEAD_NS
             for worker in workers:
-                say(worker, b"%d\n" % start_ns)
+                send(worker, b"%d\n" % start_ns)
             with ThreadPoolExecutor(len(workers)) as pool:
                 heard = [pool.submit(worker.stdout.read) for worker in workers if worker.stdout is not None]
                 try:
@@ -154,7 +154,7 @@ def all_heard(heard: Sequence["Future[bytes]"], alive: Callable[[], bool]) -> bo
     """Wait for what the processes tell, until one ends without a word; tell whether the target died first."""
     waiting = set(heard)
     while waiting:
-        done, waiting = wait(waiting, LOOK_S, FIRST_COMPLETED)
+        done, waiting = wait(waiting, LIVENESS_CHECK_S, FIRST_COMPLETED)
         if not alive():
             return bool(waiting) or not all(future.result() for future in heard)
         if not all(future.result() for future in done):
@@ -162,7 +162,7 @@ def all_heard(heard: Sequence["Future[bytes]"], alive: Callable[[], bool]) -> bo
     return False
 
 
-def say(worker: "subprocess.Popen[bytes]", data: bytes) -> None:
+def send(worker: "subprocess.Popen[bytes]", data: bytes) -> None:
     """Send the worker this, if it still listens."""
     assert worker.stdin is not None
     rest = memoryview(data)
@@ -182,7 +182,7 @@ def loop(
 ) -> Batch:
     """Send `payloads` from this process or a crew: together `concurrency` in flight, or each when it is due."""
     if crew is not None:
-        return spread(crew, target, payloads, concurrency, timeout_s, on_progress, due_s)
+        return loop_of_crew(crew, target, payloads, concurrency, timeout_s, on_progress, due_s)
     cpu = time.process_time()
     if due_s is None:
         answers, wall_s = closed_loop(target, payloads, concurrency, timeout_s, on_progress=on_progress)
@@ -191,7 +191,7 @@ def loop(
     return Batch(answers, wall_s, time.process_time() - cpu)
 
 
-def spread(
+def loop_of_crew(
     crew: Crew,
     target: Target,
     payloads: Sequence[dict[str, Any]],
@@ -227,7 +227,9 @@ def spread(
                 answers |= {index: by_ours(answer, one.clock) for index, answer in zip(turn, one.result[0], strict=True)}
             on_progress(len(answers))
     now_ns = time.perf_counter_ns()
-    whole = report_span(target, [answers.get(index, Answer(now_ns, error=GONE, scheduled_ns=now_ns)) for index in range(len(payloads))])
+    whole = report_span(
+        target, [answers.get(index, Answer(now_ns, error=TARGET_GONE, scheduled_ns=now_ns)) for index in range(len(payloads))]
+    )
     good = [answer for answer in whole if answer.ok]
     spans_s = (max(answer.last_ns for answer in good) - min(answer.scheduled_ns for answer in good)) / 1e9 if good else 0.0
     heard = [one for one in made if one is not None]

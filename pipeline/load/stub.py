@@ -16,13 +16,13 @@ from typing import Any, cast
 import httptools
 import uvloop
 
-MODEL = "stub"
+STUB_MODEL = "stub"
 TOKEN = "x "
 PARSED_LATER_S = 0.002
 BURST_PAUSE_CHUNKS = 64  # sent at a time when there is no schedule, so that connections take turns
 
 
-class Connection(asyncio.Protocol):
+class StubConnection(asyncio.Protocol):
     """Requests of one client, one after the other."""
 
     def __init__(self, schedule: argparse.Namespace, truth: list[dict[str, int]]) -> None:
@@ -70,7 +70,7 @@ class Connection(asyncio.Protocol):
         elif self.url == b"/truth":
             self.reply(self.truth)
         elif self.url == b"/v1/models":
-            self.reply({"object": "list", "data": [{"id": MODEL, "object": "model", "owned_by": "stub"}]})
+            self.reply({"object": "list", "data": [{"id": STUB_MODEL, "object": "model", "owned_by": "stub"}]})
         else:
             self.reply({})
 
@@ -142,7 +142,7 @@ def due(tokens: int, per_chunk: int, burst: int) -> Iterator[tuple[int, int]]:
 def event(delta: dict[str, str] | None, finish_reason: str | None = None, usage: dict[str, int] | None = None) -> bytes:
     """Return one server-sent event in an HTTP chunk of its own."""
     choices = [] if delta is None else [{"index": 0, "delta": delta, "finish_reason": finish_reason}]
-    data = {"id": "stub", "object": "chat.completion.chunk", "created": 0, "model": MODEL, "choices": choices, "usage": usage}
+    data = {"id": "stub", "object": "chat.completion.chunk", "created": 0, "model": STUB_MODEL, "choices": choices, "usage": usage}
     return framed(b"data: %s\n\n" % json.dumps(data).encode())
 
 
@@ -151,11 +151,11 @@ def framed(data: bytes) -> bytes:
     return b"%x\r\n%s\r\n" % (len(data), data)
 
 
-async def serve(schedule: argparse.Namespace) -> None:
+async def serve_stub(schedule: argparse.Namespace) -> None:
     """Serve until standard input closes."""
     loop = asyncio.get_running_loop()
     truth: list[dict[str, int]] = []
-    server = await loop.create_server(lambda: Connection(schedule, truth), "127.0.0.1", schedule.port)
+    server = await loop.create_server(lambda: StubConnection(schedule, truth), "127.0.0.1", schedule.port)
     print(server.sockets[0].getsockname()[1], flush=True)
     closed = asyncio.Event()
     # The starter holds the other end: however it dies, this ends with it.
@@ -172,7 +172,7 @@ def main() -> None:
     parser.add_argument("--per-chunk", type=int, default=1, help="tokens in a chunk")
     parser.add_argument("--burst", type=int, default=1, help="chunks sent together")
     parser.add_argument("--role-with-first", action="store_true", help="the role chunk comes with the first token, as vLLM sends it")
-    uvloop.run(serve(parser.parse_args()))
+    uvloop.run(serve_stub(parser.parse_args()))
 
 
 if __name__ == "__main__":

@@ -10,12 +10,12 @@ from types import TracebackType
 from typing import Any
 from urllib.parse import urlsplit
 
-from pipeline.cluster import NICENESS, first_line, joined, packed
+from pipeline.cluster import NICENESS, joined, packed
 from pipeline.config.schema import BenchConfig, is_loopback
-from pipeline.errors import MachineError, MeasureError
+from pipeline.errors import MachineError, MeasureError, first_line
 from pipeline.load import on_node
 from pipeline.load.clocks import Clock, clock_between, clock_by
-from pipeline.load.generator import LOOK_S
+from pipeline.load.generator import LIVENESS_CHECK_S
 from pipeline.load.spread import LEAD_NS, ClientResult, Crew, Task
 from pipeline.measure.digits import counted
 
@@ -26,7 +26,9 @@ CLOSED_S = 5.0
 TRIPS = 10  # of which the shortest tells the clock
 SETTING = "bench.ray_address"
 INSTALL = "install it with `.venv/bin/python -m pipeline.packages requirements/ray.txt`, or leave bench.ray_address empty"
-AGAIN = "see Ray's logs there (/tmp/ray/session_latest/logs), then run the same command: what was measured without it would be another load"
+RUN_AGAIN = (
+    "see Ray's logs there (/tmp/ray/session_latest/logs), then run the same command: what was measured without it would be another load"
+)
 
 
 class Workers:
@@ -78,7 +80,7 @@ class Workers:
         """Tell where the clients are; MeasureError where they cannot reach the servers."""
         say(f"bench: {counted(self.count, 'load client')} on {counted(self.nodes, 'node')}: {', '.join(sorted(set(self._names)))}")
         own = BOOT.read_text(encoding="ascii").strip()
-        unreachable(urls, [where["host"] for where in self._wheres if where["boot"] != own])
+        refuse_unreachable(urls, [where["host"] for where in self._wheres if where["boot"] != own])
         behind = max(where["niceness"] for where in self._wheres)
         if behind > os.getpriority(os.PRIO_PROCESS, 0):
             say(f"bench: load clients run with niceness {behind}, so others' work delays them: start Ray there with {NICENESS}=0")
@@ -105,7 +107,7 @@ class Workers:
         gone = False
         while len(results) < len(tasks) and not gone:
             waiting = [reference for number, reference in enumerate(going) if number not in results]
-            ready, _ = self._ray.wait(waiting, num_returns=1, timeout=LOOK_S)
+            ready, _ = self._ray.wait(waiting, num_returns=1, timeout=LIVENESS_CHECK_S)
             gone = not alive()
             if gone:  # what a client has not handed over by then counts as failed
                 self._ray.wait([holder.end.remote() for holder in holders], num_returns=len(holders), timeout=CLOSED_S)
@@ -114,7 +116,7 @@ class Workers:
                 number = going.index(reference)
                 results[number], trouble = self._heard(number, reference)
                 if trouble and not gone:
-                    raise MeasureError(f"the load client on {self._names[number]} ended in mid-measurement: {trouble}", AGAIN)
+                    raise MeasureError(f"the load client on {self._names[number]} ended in mid-measurement: {trouble}", RUN_AGAIN)
         clocks = before if gone else [clock_between(clock, self._clock(number)) for number, clock in enumerate(before)]
         made = [results.get(number) for number in range(len(tasks))]
         return [ClientResult(pickle.loads(result), clock) if result else None for result, clock in zip(made, clocks, strict=True)]
@@ -133,9 +135,11 @@ class Workers:
         try:
             return self._ray.get(reference)
         except self._ray.exceptions.RayTaskError as error:
-            raise MeasureError(f"the load client on {self._names[number]} failed: {str(error).strip().splitlines()[-1]}", AGAIN) from error
+            raise MeasureError(
+                f"the load client on {self._names[number]} failed: {str(error).strip().splitlines()[-1]}", RUN_AGAIN
+            ) from error
         except self._ray.exceptions.RayError as error:
-            raise MeasureError(f"the load client on {self._names[number]} was lost: {first_line(error)}", AGAIN) from error
+            raise MeasureError(f"the load client on {self._names[number]} was lost: {first_line(error)}", RUN_AGAIN) from error
 
     def close(self) -> None:
         """End the clients with what they started, and leave the cluster."""
@@ -159,7 +163,7 @@ def crew_of(settings: BenchConfig, urls: Sequence[str], say: Callable[[str], Non
         yield workers
 
 
-def unreachable(urls: Sequence[str], hosts: Sequence[str]) -> None:
+def refuse_unreachable(urls: Sequence[str], hosts: Sequence[str]) -> None:
     """Raise MeasureError where a server's address is one that only its own machine can reach, and clients are on other `hosts`."""
     own = next((url for url in urls if is_loopback(urlsplit(url).hostname or "")), None)
     if own is not None and hosts:

@@ -5,28 +5,23 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
-
 from pipeline.errors import ModelError
 from pipeline.model.licence import read_licence
+from pipeline.values import Frozen
 
 CHUNK_BYTES = 1 << 20
 
 
-class ManifestEntry(BaseModel):
+class ManifestEntry(Frozen):
     """One file of the model: path below the folder, size in bytes, sha256."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     path: str
     bytes: int
     sha256: str
 
 
-class Facts(BaseModel):
+class Facts(Frozen):
     """What config.json tells; None where it does not."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     architecture: str | None
     dtype: str | None

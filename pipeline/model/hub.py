@@ -9,24 +9,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, ConfigDict
-
-from pipeline.errors import HubSilentError, ModelError
+from pipeline.errors import HubSilentError, ModelError, first_line
+from pipeline.measure.units import GIB
 from pipeline.model.facts import sha256_of
+from pipeline.values import Frozen
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import ModelInfo, RepoSibling
 
-GIB = 2**30
-AGAIN = "run it again: what is whole is kept"
+KEEPS_WHOLE_FILES = "run it again: what is whole is kept"
 # Weights in other frameworks' formats, and the original consolidated files, would be fetched for nothing.
 LEFT_OUT = ("*.gguf", "*.h5", "*.msgpack", "*.onnx", "*.pth", "original/*", "onnx/*")
 
 
-class HubModel(BaseModel):
+class HubModel(Frozen):
     """A fetched snapshot: its folder, the commit and the licence that the hub states."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     folder: Path
     commit: str
@@ -43,10 +40,10 @@ def fetch(repo: str, revision: str, folder: Path, min_free_gib: float, say: Call
     """
     from huggingface_hub import HfApi, hf_hub_download
 
-    with told(repo, revision, folder):
+    with hub_troubles(repo, revision, folder):
         info = HfApi().model_info(repo, revision=revision, files_metadata=True)
         commit = str(info.sha)
-        files = wanted(info)
+        files = files_to_fetch(info)
         missing = sum(file.size or 0 for file in files if not (folder / file.rfilename).is_file())
         free = shutil.disk_usage(existing_parent(folder)).free
         if free < missing + min_free_gib * GIB:
@@ -58,7 +55,7 @@ def fetch(repo: str, revision: str, folder: Path, min_free_gib: float, say: Call
         for file in files:
             hf_hub_download(repo, file.rfilename, revision=commit, local_dir=folder)
     for file in files:
-        check(repo, folder / file.rfilename, file)
+        check_file(repo, folder / file.rfilename, file)
     remove_others(folder, {file.rfilename for file in files})
     card = info.card_data
     return HubModel(folder=folder, commit=commit, license=str(card.license) if card and card.get("license") else None)
@@ -68,8 +65,8 @@ def access(repo: str, revision: str, timeout_s: float) -> float:
     """Return the size of the model in GiB where the hub would give it to us; ModelError as `fetch` would raise it."""
     from huggingface_hub import HfApi, get_hf_file_metadata, hf_hub_url
 
-    with told(repo, revision, Path(repo)):
-        files = wanted(HfApi().model_info(repo, revision=revision, files_metadata=True, timeout=timeout_s))
+    with hub_troubles(repo, revision, Path(repo)):
+        files = files_to_fetch(HfApi().model_info(repo, revision=revision, files_metadata=True, timeout=timeout_s))
         if files:  # a gated model shows its list to everyone, and its files to those who accepted its licence
             get_hf_file_metadata(hf_hub_url(repo, files[0].rfilename, revision=revision), timeout=timeout_s)
     return sum(file.size or 0 for file in files) / GIB
@@ -82,7 +79,7 @@ def has_token() -> bool:
     return bool(get_token())
 
 
-def wanted(info: "ModelInfo") -> "list[RepoSibling]":
+def files_to_fetch(info: "ModelInfo") -> "list[RepoSibling]":
     """Return the files of the model that vLLM needs."""
     from huggingface_hub.utils._paths import filter_repo_objects
 
@@ -90,7 +87,7 @@ def wanted(info: "ModelInfo") -> "list[RepoSibling]":
 
 
 @contextmanager
-def told(repo: str, revision: str, folder: Path) -> Iterator[None]:
+def hub_troubles(repo: str, revision: str, folder: Path) -> Iterator[None]:
     """Ask the hub inside; what it refuses becomes a ModelError that says what to do."""
     import httpx2
     from huggingface_hub.errors import (
@@ -124,7 +121,7 @@ def told(repo: str, revision: str, folder: Path) -> Iterator[None]:
     except (OfflineModeIsEnabled, LocalEntryNotFoundError, httpx2.TransportError) as error:
         raise HubSilentError(
             f"the hub cannot be reached: {first_line(error)}",
-            f"check the network (and HF_ENDPOINT, HF_HUB_OFFLINE), then {AGAIN}",
+            f"check the network (and HF_ENDPOINT, HF_HUB_OFFLINE), then {KEEPS_WHOLE_FILES}",
         ) from error
     except HfHubHTTPError as error:
         refused = error.response.status_code in (401, 403)
@@ -134,15 +131,15 @@ def told(repo: str, revision: str, folder: Path) -> Iterator[None]:
         raise ModelError("what answers is not the hub", "check the network (a login page?) and HF_ENDPOINT") from error
     except OSError as error:
         if error.errno == errno.ENOSPC:
-            raise ModelError("the disk is full", f"free some space, then {AGAIN}") from error
+            raise ModelError("the disk is full", f"free some space, then {KEEPS_WHOLE_FILES}") from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise ModelError(f"{folder} cannot be written: {error.strerror}", "make the folder writable") from error
         if error.errno is None:  # huggingface_hub's own consistency check after a broken transfer
-            raise ModelError(f"the download of {repo} broke off: {first_line(error)}", AGAIN) from error
+            raise ModelError(f"the download of {repo} broke off: {first_line(error)}", KEEPS_WHOLE_FILES) from error
         raise
 
 
-def check(repo: str, path: Path, stated: "RepoSibling") -> None:
+def check_file(repo: str, path: Path, stated: "RepoSibling") -> None:
     """Compare a fetched file with the hash that the hub states; ModelError, and the file removed, when it differs."""
     if stated.lfs is not None:
         kind, right = "sha256", sha256_of(path) == stated.lfs.sha256
@@ -174,8 +171,3 @@ def remove_others(folder: Path, names: set[str]) -> None:
 def existing_parent(path: Path) -> Path:
     """Return the nearest folder at or above `path` that exists."""
     return path if path.exists() else existing_parent(path.parent)
-
-
-def first_line(error: Exception) -> str:
-    """Return the error's first line."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict
+
+from pipeline.values import Frozen
 
 # In a licence's name: qwen-research, cc-by-nc-4.0. In its text GPL's "noncommercially" forbids nothing.
 FORBIDDING_NAME = re.compile(r"non-?commercial|research|(?:^|[-_ ])nc(?:[-_ ]|$)", re.IGNORECASE)
@@ -15,10 +16,8 @@ CARD = "README.md"
 FRONT_MATTER = re.compile(r"---\r?\n(.*?)\r?\n---\s*(?:\n|$)", re.DOTALL)
 
 
-class Licence(BaseModel):
+class Licence(Frozen):
     """The licence's name, None where nothing states one, and whether it forbids commercial use."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     name: str | None
     non_commercial: bool

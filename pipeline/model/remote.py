@@ -4,7 +4,7 @@ from collections import Counter
 from pathlib import Path
 
 from pipeline.errors import ModelError
-from pipeline.model.hub import told
+from pipeline.model.hub import hub_troubles
 from pipeline.model.shape import INDEX, Shape, bytes_by_dtype, indexed, served_bytes, shape_of
 
 SINGLE = "model.safetensors"
@@ -18,7 +18,7 @@ def remote_weights(repo: str, revision: str, dtype: str, timeout_s: float) -> tu
 
     api = HfApi()
     stored: Counter[str] = Counter()
-    with told(repo, revision, Path(repo)):
+    with hub_troubles(repo, revision, Path(repo)):
         config = small_file(repo, revision, "config.json", timeout_s)
         if config is None:
             raise ModelError(f"{repo} has no config.json", "name a repository with a Hugging Face model in it")

@@ -9,7 +9,8 @@ from typing import Any
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
-from pipeline.errors import ModelError
+from pipeline.errors import ModelError, first_line
+from pipeline.values import Lenient
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "float8_e4m3fn": 1, "int8": 1}
 # Of these vLLM makes whatever dtype it serves; everything else (packed int32, int8, fp8) it keeps as stored.
@@ -39,34 +40,28 @@ class Shape(BaseModel):
     bits: int | None = None
     group_size: int | None = None
 
-    def served_dtype(self, asked: str) -> str:
+    def served_dtype(self, wanted: str) -> str:
         """Return the dtype that vLLM computes in: what was asked for; `auto` is the model's, but bfloat16 for float32."""
-        if asked != "auto":
-            return asked
+        if wanted != "auto":
+            return wanted
         return "bfloat16" if self.dtype == "float32" else self.dtype
 
 
-class RawWeights(BaseModel):
+class RawWeights(Lenient):
     """The weights of a group in compressed-tensors' form."""
-
-    model_config = ConfigDict(extra="ignore", defer_build=True)
 
     num_bits: int | None = None
     group_size: int | None = None
 
 
-class RawGroup(BaseModel):
+class RawGroup(Lenient):
     """A group of layers that are quantised alike."""
-
-    model_config = ConfigDict(extra="ignore", defer_build=True)
 
     weights: RawWeights | None = None
 
 
-class RawQuantization(BaseModel):
+class RawQuantization(Lenient):
     """The fields of quantization_config that AWQ, GPTQ and compressed-tensors have."""
-
-    model_config = ConfigDict(extra="ignore", defer_build=True)
 
     quant_method: str = "a quantisation without a name"
     bits: int | None = Field(None, validation_alias=AliasChoices("bits", "w_bit"))
@@ -79,10 +74,8 @@ class RawQuantization(BaseModel):
         return (groups[0].num_bits, groups[0].group_size) if groups else (self.bits, self.group_size)
 
 
-class RawConfig(BaseModel):
+class RawConfig(Lenient):
     """The fields of config.json that a Llama-like decoder has, and those that tell that it is another."""
-
-    model_config = ConfigDict(extra="ignore", defer_build=True)
 
     num_hidden_layers: int
     hidden_size: int
@@ -100,10 +93,8 @@ class RawConfig(BaseModel):
     layer_types: list[str] | None = None
 
 
-class RawTensor(BaseModel):
+class RawTensor(Lenient):
     """A tensor in a safetensors header."""
-
-    model_config = ConfigDict(extra="ignore", defer_build=True)
 
     dtype: str
     data_offsets: tuple[int, int]
@@ -217,7 +208,7 @@ def stored_bytes(file: Path, tied: bool = False) -> Counter[str]:
             header: dict[str, Any] = json.loads(stream.read(length))
         tensors = {name: RawTensor.model_validate(entry) for name, entry in header.items() if name != "__metadata__"}
     except (OSError, struct.error, ValueError, TypeError, AttributeError, OverflowError, MemoryError) as error:
-        words = str(error).splitlines()[0] if str(error) else type(error).__name__
+        words = first_line(error)
         raise ModelError(f"{file.name} has no readable safetensors header ({words})", "download the model again") from error
     return bytes_by_dtype(((name, tensor.dtype, tensor.data_offsets) for name, tensor in tensors.items()), tied)
 

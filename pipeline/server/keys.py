@@ -21,7 +21,7 @@ def key_file(workspace: Workspace) -> Path:
     return workspace.root / ".api-key"
 
 
-def made_key(workspace: Workspace) -> str:
+def make_or_read_key(workspace: Workspace) -> str:
     """Return the key in the file, which is made when there is none; ServerError when others can read it."""
     path = key_file(workspace)
     with suppress(FileExistsError):

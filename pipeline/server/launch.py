@@ -13,7 +13,8 @@ import psutil
 from pipeline.config.schema import CUDA_DEVICES, ServeConfig
 from pipeline.engine.record import now
 from pipeline.engine.workspace import Workspace
-from pipeline.server import keys, state
+from pipeline.server import state
+from pipeline.server.keys import make_or_read_key
 from pipeline.server.state import Launch
 from pipeline.vllm.environment import server_environment
 
@@ -23,9 +24,9 @@ KEPT_LAUNCHES = 10
 def start(settings: ServeConfig, words: list[str], model_name: str, workspace: Workspace) -> Launch:
     """Start sampler and server; the launch is on disk before this returns, so that any later command finds it."""
     started = now()
-    api_key = keys.made_key(workspace) if settings.is_open else None
+    api_key = make_or_read_key(workspace) if settings.is_open else None
     folder = new_folder(workspace.launches, f"{started:%Y%m%d-%H%M%S}-{os.getpid()}")
-    prune(folder, KEPT_LAUNCHES)
+    prune_launches(folder, KEPT_LAUNCHES)
     sampler = start_sampler(folder, settings, workspace)
     log = folder / "server.log"
     server: subprocess.Popen[bytes] | None = None
@@ -53,7 +54,7 @@ def start(settings: ServeConfig, words: list[str], model_name: str, workspace: W
             settings=settings,
             started=started,
             sampler_pid=sampler.pid,
-            sampler_created=created(sampler),
+            sampler_created=created_of(sampler),
         )
         state.write(workspace, launch)
     except BaseException:  # no note names them yet, so nobody else can end them
@@ -66,7 +67,7 @@ def start(settings: ServeConfig, words: list[str], model_name: str, workspace: W
     return launch
 
 
-def created(process: subprocess.Popen[bytes]) -> float | None:
+def created_of(process: subprocess.Popen[bytes]) -> float | None:
     """Return the creation time of our child; None when it has ended already and left nothing to stop."""
     try:
         return state.created_s(process.pid)
@@ -103,7 +104,7 @@ def start_sampler(folder: Path, settings: ServeConfig, workspace: Workspace) -> 
     return sampler
 
 
-def prune(newest: Path, keep: int) -> None:
+def prune_launches(newest: Path, keep: int) -> None:
     """Remove all but `keep` launches: `newest`, whatever its name after a step of the clock, and the last ones before it."""
     others = sorted(path for path in newest.parent.iterdir() if path.is_dir() and path != newest)
     for old in others[: max(0, len(others) - keep + 1)]:

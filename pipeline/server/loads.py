@@ -13,7 +13,7 @@ from typing import Any
 
 from pipeline.measure.memory import Span
 
-NAME = "loads.jsonl"
+LOADS_FILE = "loads.jsonl"
 _writing = threading.Lock()  # the load of determinism's arms ends in a thread of its own
 
 
@@ -58,9 +58,9 @@ def read_loads(path: Path) -> Loads:
     with suppress(OSError):
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
             with suppress(ValueError, TypeError, KeyError):
-                told = json.loads(line)
-                if "preemptions" in told:
-                    preemptions.append((float(told["at"]), int(told["preemptions"])))
-                elif float(told["begin"]) <= float(told["end"]):
-                    spans.setdefault(str(told["who"]), []).append((float(told["begin"]), float(told["end"])))
+                entry = json.loads(line)
+                if "preemptions" in entry:
+                    preemptions.append((float(entry["at"]), int(entry["preemptions"])))
+                elif float(entry["begin"]) <= float(entry["end"]):
+                    spans.setdefault(str(entry["who"]), []).append((float(entry["begin"]), float(entry["end"])))
     return Loads(spans, preemptions)

@@ -15,7 +15,7 @@ from pipeline.vllm.ladder import MEMORY_CAUSES
 from pipeline.vllm.phases import Phases
 
 POLL_S = 0.2
-LOOK_S = 2.0
+PROGRESS_CHECK_S = 2.0
 DEATH_S = 3.0
 SILENT = "it ended without a word, as after SIGKILL (by hand, or by the kernel for lack of memory: `sudo dmesg` tells)"
 
@@ -45,7 +45,7 @@ def wait_until_ready(launch: Launch, log: Path, control: Control, say: Callable[
                     "see its log; a slow machine may need a larger serve.start_timeout_s",
                     log,
                 )
-            if time.monotonic() - looked > LOOK_S:
+            if time.monotonic() - looked > PROGRESS_CHECK_S:
                 looked = time.monotonic()
                 if progress.idle_s(elapsed, log.stat().st_size, *work_done(launch)) > settings.stall_timeout_s:
                     raise ServerError(

@@ -3,19 +3,16 @@
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
-
 from pipeline.config.schema import WatchConfig
 from pipeline.engine.workspace import Workspace
+from pipeline.values import Frozen
 
 FIRST_PAUSE_S = 1.0
 LONGEST_PAUSE_S = 60.0
 
 
-class Crash(BaseModel):
+class Crash(Frozen):
     """One end of the server that nobody asked for: when, after which launch, why, and whether a restart followed."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     at: datetime
     launch_id: str

@@ -60,10 +60,10 @@ def stacks(launch: Launch, log: Path) -> list[str]:
         time.sleep(0.1)
     with log.open("rb") as file:
         file.seek(size)
-        return places(file.read().decode("utf-8", errors="replace"))
+        return innermost_frames(file.read().decode("utf-8", errors="replace"))
 
 
-def places(dump: str) -> list[str]:
+def innermost_frames(dump: str) -> list[str]:
     """Return the innermost frame of each process's main thread, which the fault handler writes last."""
     found = []
     for part in dump.split(DUMP_BEGINS)[1:]:

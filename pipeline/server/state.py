@@ -7,27 +7,25 @@ from datetime import datetime
 from pathlib import Path
 
 import psutil
-from pydantic import BaseModel, ConfigDict
 
 from pipeline.config.schema import ServeConfig
 from pipeline.engine.migrations import migrated
 from pipeline.engine.record import write_atomic
 from pipeline.engine.workspace import Workspace
 from pipeline.errors import ServerError
+from pipeline.values import Frozen
 
 SAMPLES = "samples.jsonl"  # in the launch's folder
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 START_TICKS = 19  # of the fields that follow the name in /proc/<pid>/stat, counted from 0
 
 
-class Launch(BaseModel):
+class Launch(Frozen):
     """One start of the server: its leader by pid, creation time and boot, where it listens and logs, and how to start it again.
 
     Creation times are seconds after the boot, which a step of the wall clock does not move. A launch that `stays` was
     asked for by `serve`; any other belongs to the command that started it, and to the next one if that was killed.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     id: str
     pid: int
@@ -56,10 +54,8 @@ class Launch(BaseModel):
         return self.settings.is_open
 
 
-class Left(BaseModel):
+class Left(Frozen):
     """What a launch writes: its log, of which the first `log_start` bytes are of the start and its warm-up, and its memory samples."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     launch_id: str
     log: str

@@ -17,7 +17,7 @@ from pipeline.message import _
 from pipeline.server import ports, state
 from pipeline.server.state import Launch
 
-NOTE = "stop"
+STOP_NOTE = "stop"
 POLL_S = 0.1
 KILL_WAIT_S = 5.0
 SAMPLER_WAIT_S = 6.0
@@ -98,17 +98,17 @@ def stop_server(launch: Launch, workspace: Workspace) -> Closing:
         killed=killed,
         took_s=round(time.perf_counter() - clock, 2),
         port_free=port_free,
-        gpu_used_before_mib=baseline_mib(samples),
+        gpu_used_before_mib=used_before_mib(samples),
         gpu_used_after_mib=nvml.device_used_mib(chosen),
         gpu_others_mib=others,
     )
     end_sampler(launch)
-    Store(workspace.artifacts).write(NOTE, {"launch": launch.id}, started, closing.took_s, closing)
+    Store(workspace.artifacts).write(STOP_NOTE, {"launch": launch.id}, started, closing.took_s, closing)
     state.clear(workspace, launch)
     return closing
 
 
-def baseline_mib(samples: Path) -> list[float] | None:
+def used_before_mib(samples: Path) -> list[float] | None:
     """Return each device's used MiB from the first sample, written before the server was started; None where not known."""
     try:
         with samples.open(encoding="utf-8") as file:

@@ -6,7 +6,7 @@ from pathlib import Path
 from pipeline.config.schema import ServeConfig
 
 MARGIN_S = 15  # for the pipeline itself
-UNIT = """\
+UNIT_FILE = """\
 # ./inv systemd-unit > ~/.config/systemd/user/vllm-poc.service
 # systemctl --user daemon-reload && systemctl --user enable --now vllm-poc
 [Unit]
@@ -33,17 +33,17 @@ WantedBy=default.target
 
 def unit(root: Path, arguments: Sequence[str], settings: ServeConfig) -> str:
     """Return the unit of the project at `root`; `arguments` go to `serve --watch`."""
-    command = " ".join(quoted(word) for word in [str(root / "inv"), "serve", "--watch", *arguments])
+    command = " ".join(quote(word) for word in [str(root / "inv"), "serve", "--watch", *arguments])
     stop_s = settings.drain_timeout_s + settings.stop_timeout_s + MARGIN_S
-    return UNIT.format(root=escaped(str(root)), command=command, stop_s=stop_s)
+    return UNIT_FILE.format(root=escape(str(root)), command=command, stop_s=stop_s)
 
 
-def escaped(text: str) -> str:
+def escape(text: str) -> str:
     """Return `text` so that systemd sees no specifier in it."""
     return text.replace("%", "%%")
 
 
-def quoted(word: str) -> str:
+def quote(word: str) -> str:
     """Return `word` as one argument of a command line in a unit."""
-    text = escaped(word).replace("\\", "\\\\").replace('"', '\\"').replace("$", "$$")
+    text = escape(word).replace("\\", "\\\\").replace('"', '\\"').replace("$", "$$")
     return f'"{text}"' if text != word or not word or set(word) & set(" \t'\"{};") else word

@@ -11,7 +11,7 @@ from pipeline.engine.workspace import Workspace
 from pipeline.errors import MeasureError, ServerError
 from pipeline.server import state
 from pipeline.server.keys import key_of
-from pipeline.server.loads import NAME, Notebook
+from pipeline.server.loads import LOADS_FILE, Notebook
 from pipeline.server.readiness import DEATH_S, died
 from pipeline.server.state import Handle, Launch
 from pipeline.vllm.metrics import PREEMPTIONS
@@ -58,7 +58,7 @@ def watched(handle: Handle, workspace: Workspace, who: str = "") -> Iterator[Tar
     key = key_of(handle, workspace)
     control = Control(handle.base_url, key)
     watch = Watch(handle, control)
-    notes = Notebook((workspace.root / handle.samples).with_name(NAME), who) if who and handle.samples else None
+    notes = Notebook((workspace.root / handle.samples).with_name(LOADS_FILE), who) if who and handle.samples else None
     trouble: MeasureError | None = None
     try:
         target = Target(handle.base_url, watch.alive, key)

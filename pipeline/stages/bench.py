@@ -11,7 +11,7 @@ from pipeline.engine.record import Measurement, write_atomic
 from pipeline.engine.workspace import Workspace
 from pipeline.errors import NothingAnsweredError
 from pipeline.load.calibration import Calibration, calibrate
-from pipeline.load.levels import Level, OpenLevel, Trial, find_capacity, level, meeting, open_level, without_invalid
+from pipeline.load.levels import Level, OpenLevel, Trial, find_capacity, level_of, meeting, open_level_of, without_invalid
 from pipeline.load.phases import LoadPhases, processes_of
 from pipeline.load.spread import Batch, Crew
 from pipeline.load.stamps import NO_GAP, between_ms, compressed, first_ms, per_token_ms, whole_ms
@@ -22,19 +22,9 @@ from pipeline.measure.statistics import percentile_figure, share_figure
 from pipeline.message import Digits, _
 from pipeline.server.watch import watched
 from pipeline.stages.serve import Server, log_of
+from pipeline.vllm import metrics
 from pipeline.vllm.ledger import LedgerEntry, MeanCheck, mean_check
-from pipeline.vllm.metrics import (
-    CACHE_HITS,
-    E2E_SECONDS,
-    GENERATED_TOKENS,
-    ITL_SECONDS,
-    PROMPT_TOKENS,
-    SUCCESSES,
-    TPOT_SECONDS,
-    TTFT_SECONDS,
-    Counters,
-    rise,
-)
+from pipeline.vllm.metrics import Counters, rise
 
 PER_S = _("requests/s")
 
@@ -112,9 +102,7 @@ def measure(
             )
     loops = {1: decode}
     for concurrency in concurrencies[1:]:
-        phases.closed_loop("warm-up", phases.new_numbers(concurrency), settings.output_tokens, concurrency)
-        numbers = phases.new_numbers(max(settings.requests_per_level, concurrency))
-        loops[concurrency] = replace(phases.closed_loop("closed loop", numbers, settings.output_tokens, concurrency), warmups=concurrency)
+        loops[concurrency] = phases.level(concurrency)
     best_per_s = max(len(batch.good) / batch.wall_s for batch in loops.values())
     opened = {
         arrival: phases.open_loop(arrival, settings.open_share * best_per_s, settings.open_requests) for arrival in settings.open_loop
@@ -123,14 +111,14 @@ def measure(
     at_end = counters.read()
     raw = raw or workspace.artifacts / "raw" / "bench.jsonl.gz"
     write_atomic(raw, compressed(phases.lines))
-    levels = [level(entry, loops[entry.concurrency], settings.client_delay_ms, ceiling) for entry in calibrations]
-    open_levels = [open_level(arrival, settings.open_share * best_per_s, batch) for arrival, batch in opened.items()]
-    warm_hits = rise(before_warm, after_warm, CACHE_HITS)
+    levels = [level_of(entry, loops[entry.concurrency], settings.client_delay_ms, ceiling) for entry in calibrations]
+    open_levels = [open_level_of(arrival, settings.open_share * best_per_s, batch) for arrival, batch in opened.items()]
+    warm_hits = rise(before_warm, after_warm, metrics.CACHE_HITS)
     return BenchResult(
         launch_id=server.handle.launch_id,
         simulated=not server.real,
         figures={
-            **without_invalid(levels[0], figures(cold, decode, loops.values(), opened.values())),
+            **without_invalid(levels[0], lone_figures(cold, decode, loops.values(), opened.values())),
             **without_invalid(levels[0], warm_figures(warm, warm_hits)),
             **{name: figure for entry in levels for name, figure in without_invalid(entry, closed_figures(entry, loops, limits)).items()},
             **without_invalid(levels[-1], open_figures(opened, limits)),
@@ -141,7 +129,7 @@ def measure(
         tokens_per_chunk=round(sum(answer.tokens for answer in decode.good) / sum(len(answer.chunk_ns) for answer in decode.good), 3),
         warmups=settings.warmup_requests,
         first_request_ttft_ms=next(iter(first_ms(first.answers)), None),
-        cold_hit_tokens=rise(before_cold, before_warm, CACHE_HITS),
+        cold_hit_tokens=rise(before_cold, before_warm, metrics.CACHE_HITS),
         warm_hit_tokens=warm_hits,
         levels=levels,
         open_levels=open_levels,
@@ -150,15 +138,15 @@ def measure(
         calibrations=calibrations,
         ceiling_chunks_s=ceiling,
         ledger=[
-            LedgerEntry(name=_("output tokens"), client=phases.tokens, server=rise(at_start, at_end, GENERATED_TOKENS)),
-            LedgerEntry(name=_("prompt tokens"), client=phases.prompt_tokens, server=rise(at_start, at_end, PROMPT_TOKENS)),
-            LedgerEntry(name=_("requests answered"), client=phases.answered, server=rise(at_start, at_end, SUCCESSES)),
+            LedgerEntry(name=_("output tokens"), client=phases.tokens, server=rise(at_start, at_end, metrics.GENERATED_TOKENS)),
+            LedgerEntry(name=_("prompt tokens"), client=phases.prompt_tokens, server=rise(at_start, at_end, metrics.PROMPT_TOKENS)),
+            LedgerEntry(name=_("requests answered"), client=phases.answered, server=rise(at_start, at_end, metrics.SUCCESSES)),
         ],
         means=[
-            mean_check("TTFT", TTFT_SECONDS, first_ms(cold.answers), before_cold, before_warm),
-            mean_check("TPOT", TPOT_SECONDS, per_token_ms(decode.answers), before_decode, after_decode),
-            mean_check("ITL", ITL_SECONDS, between_ms(decode.answers), before_decode, after_decode),
-            mean_check("E2E", E2E_SECONDS, whole_ms(decode.answers), before_decode, after_decode),
+            mean_check("TTFT", metrics.TTFT_SECONDS, first_ms(cold.answers), before_cold, before_warm),
+            mean_check("TPOT", metrics.TPOT_SECONDS, per_token_ms(decode.answers), before_decode, after_decode),
+            mean_check("ITL", metrics.ITL_SECONDS, between_ms(decode.answers), before_decode, after_decode),
+            mean_check("E2E", metrics.E2E_SECONDS, whole_ms(decode.answers), before_decode, after_decode),
         ],
         raw=workspace.relative(raw),
     )
@@ -175,7 +163,7 @@ def capacity_figure(trials: Sequence[Trial]) -> Figure:
     return Figure(value=max(met), unit=PER_S, n=len(trials), low=max(met), high=min(missed, default=None))
 
 
-def figures(cold: Batch, decode: Batch, loops: Iterable[Batch], opened: Iterable[Batch]) -> dict[str, Figure]:
+def lone_figures(cold: Batch, decode: Batch, loops: Iterable[Batch], opened: Iterable[Batch]) -> dict[str, Figure]:
     """Return the figures of requests that are alone, and the share of all that were answered."""
     tpot = per_token_ms(decode.answers)
     counted = [cold, *loops, *opened]
@@ -195,7 +183,7 @@ def figures(cold: Batch, decode: Batch, loops: Iterable[Batch], opened: Iterable
 
 def warm_figures(warm: Batch, hit_tokens: int | None) -> dict[str, Figure]:
     """Return TTFT with a warm prefix cache; not measured where the server's own counter shows no hit."""
-    unknown, cold = _("{name} is not available", name=CACHE_HITS), _("{name} did not rise", name=CACHE_HITS)
+    unknown, cold = _("{name} is not available", name=metrics.CACHE_HITS), _("{name} did not rise", name=metrics.CACHE_HITS)
     reason = unknown if hit_tokens is None else "" if hit_tokens else cold
     return {
         f"ttft_warm_ms_p{percent}": not_measured("ms", reason) if reason else percentile_figure(first_ms(warm.answers), percent / 100, "ms")

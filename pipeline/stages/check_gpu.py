@@ -14,7 +14,8 @@ from pipeline.gpu.host import Host
 from pipeline.gpu.nvml import Driver, Gpu
 from pipeline.message import Sentence, _
 from pipeline.vllm import compilers
-from pipeline.vllm.cautions import Caution, cautions
+from pipeline.vllm.cautions import Caution, device_cautions
+from pipeline.vllm.compilers import C_COMPILER
 from pipeline.vllm.sets import set_for_driver
 
 CPU_PROFILE = "cpu"
@@ -54,7 +55,7 @@ def check_gpu(settings: GpuConfig, visible: Visible) -> Machine:
         fix=reading.trouble.fix if reading.trouble else "",
         profile=profile,
         profile_reason=why,
-        cautions=[*cautions(reading, platform.release()), *of_compiler(reading)],
+        cautions=[*device_cautions(reading, platform.release()), *of_compiler(reading)],
     )
 
 
@@ -63,12 +64,12 @@ def of_compiler(reading: nvml.Reading) -> Iterator[Caution]:
     chosen = set_for_driver(reading.driver.version) if reading.gpus and reading.driver else None
     if chosen is None:
         return
-    if compilers.ON_GPU.path(os.environ) is None:
-        yield Caution(fact=compilers.ON_GPU.missing(os.environ), fix=compilers.ON_GPU.install)
+    if C_COMPILER.path(os.environ) is None:
+        yield Caution(fact=C_COMPILER.missing(os.environ), fix=C_COMPILER.install)
         return
     found = packages.pythons(chosen.python)  # install takes one with headers, if there is any, and lets uv fetch one, if there is none
     if found and not any(compilers.has_headers(python, os.environ) for python in found):
-        yield Caution(fact=f"{compilers.ON_GPU.headers_missing}: {found[0]} has none", fix=compilers.ON_GPU.install)
+        yield Caution(fact=f"{C_COMPILER.headers_missing}: {found[0]} has none", fix=C_COMPILER.install)
 
 
 def choose_profile(choices: tuple[AutoProfile, ...], reading: nvml.Reading) -> tuple[str, str]:

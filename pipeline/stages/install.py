@@ -21,6 +21,7 @@ from pipeline.engine.programs import run_program
 from pipeline.engine.record import Artifact
 from pipeline.engine.workspace import Workspace
 from pipeline.errors import InstallError
+from pipeline.measure.units import GIB
 from pipeline.message import Sentence, _
 from pipeline.stages.check_gpu import CPU_PROFILE, Machine
 from pipeline.vllm.environment import base_environment
@@ -28,10 +29,9 @@ from pipeline.vllm.rehearsals import COLLECT_LESS, REHEARSALS
 from pipeline.vllm.sets import CPU_SET, SETS, UPDATE_DRIVER, VllmSet, no_set_for, set_for_driver, set_named
 from pipeline.vllm.settle import quick_start
 
-GIB = 2**30
-MARKER = "vllm-poc.json"
+MARKER_FILE = "vllm-poc.json"
 RECIPE = 2  # raised when `build` makes another environment of the same packages
-PLATFORM = "Linux x86_64"
+PINNED_PLATFORM = "Linux x86_64"
 EXISTING = "existing"
 PROBE = """
 import importlib.metadata, json, platform
@@ -134,8 +134,8 @@ def install(settings: InstallConfig, machine: Machine, workspace: Workspace) -> 
             raise InstallError(f"{chosen.distribution} was installed but does not load: {trouble}", "see the log", log)
         workspace.say("preparing the first start")
         rehearse(REHEARSALS[chosen.distribution], workspace, log)
-        (environment / MARKER).write_text(json.dumps(marker), encoding="utf-8")
-    return described(workspace.server_python, chosen.name, sha256, wheel, reason, log, workspace)
+        (environment / MARKER_FILE).write_text(json.dumps(marker), encoding="utf-8")
+    return describe(workspace.server_python, chosen.name, sha256, wheel, reason, log, workspace)
 
 
 def existing(python: Path, workspace: Workspace) -> Installation:
@@ -145,10 +145,10 @@ def existing(python: Path, workspace: Workspace) -> Installation:
     trouble = breakage(python)
     if trouble:
         raise InstallError(f"install.python: {python} cannot import vLLM: {trouble}", "install vLLM there, or leave install.python empty")
-    return described(python.absolute(), EXISTING, "", None, _("named by install.python, its packages not pinned"), None, workspace)
+    return describe(python.absolute(), EXISTING, "", None, _("named by install.python, its packages not pinned"), None, workspace)
 
 
-def described(python: Path, name: str, sha256: str, wheel: str | None, reason: str, log: Path | None, workspace: Workspace) -> Installation:
+def describe(python: Path, name: str, sha256: str, wheel: str | None, reason: str, log: Path | None, workspace: Workspace) -> Installation:
     """Return the record of a whole environment, with every version in it."""
     _, output, _ = run_program([str(python), "-c", PROBE])
     found = json.loads(output)
@@ -183,8 +183,8 @@ def environment_present(installation: Installation, workspace: Workspace) -> boo
 def choose_set(wanted: str, machine: Machine) -> tuple[VllmSet, str]:
     """Return the requirement set and the reason; InstallError when none fits."""
     platform = f"{machine.host.system} {machine.host.machine}"
-    if platform != PLATFORM:
-        raise InstallError(f"the pinned vLLM sets are for {PLATFORM}, this is {platform}", f"run it on {PLATFORM}")
+    if platform != PINNED_PLATFORM:
+        raise InstallError(f"the pinned vLLM sets are for {PINNED_PLATFORM}, this is {platform}", f"run it on {PINNED_PLATFORM}")
     if wanted != "auto":
         named = set_named(wanted)
         if named is None:
@@ -226,17 +226,17 @@ def build(chosen: VllmSet, requirements: str, wheel: str | None, workspace: Work
 def fastest(version: str, workspace: Workspace) -> str:
     """Return the path of the fastest Python of this version that is installed; the version itself, for uv to fetch, without one."""
     done = (subprocess.run([path, "-I", "-c", SPEED], capture_output=True) for path in packages.pythons(version))
-    found = [Interpreter(**json.loads(told.stdout)) for told in done if told.returncode == 0]
+    found = [Interpreter(**json.loads(answer.stdout)) for answer in done if answer.returncode == 0]
     if not found:
         return version
-    best = best_of(found)
+    best = fastest_of(found)
     slowest = max(found, key=lambda other: other.loop_s)
     if slowest.loop_s > SLOWER * best.loop_s:
         workspace.say(f"taking {best.path}: {slowest.path} is {slowest.loop_s / best.loop_s:.1f} times as slow")
     return best.path
 
 
-def best_of(found: Sequence[Interpreter]) -> Interpreter:
+def fastest_of(found: Sequence[Interpreter]) -> Interpreter:
     """Return the fastest that has headers, if any has; the first as good as the fastest, so that a tie is uv's own choice."""
     complete = [one for one in found if one.headers] or list(found)
     least_s = min(one.loop_s for one in complete)
@@ -315,7 +315,7 @@ def marker_of(requirements_sha256: str, wheel: str | None) -> dict[str, Any]:
 def read_marker(environment: Path) -> Any:
     """Return what the finished build wrote, or None."""
     try:
-        return json.loads((environment / MARKER).read_text(encoding="utf-8"))
+        return json.loads((environment / MARKER_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
 

@@ -13,24 +13,24 @@ from operator import or_
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
-
 from pipeline.client.control import Control
+from pipeline.client.payloads import streamed
 from pipeline.client.target import Target
 from pipeline.config.schema import VramConfig
 from pipeline.engine.record import Measurement, now
 from pipeline.engine.workspace import Workspace
 from pipeline.errors import MeaninglessError, MeasureError, NothingAnsweredError
-from pipeline.load.generator import closed_loop, streamed
+from pipeline.load.generator import closed_loop
 from pipeline.measure import memory
 from pipeline.measure.figures import Figure, not_measured
 from pipeline.measure.memory import Gaps, Sample, Span
 from pipeline.message import Sentence, _
-from pipeline.server.loads import NAME, Loads, read_loads
+from pipeline.server.loads import LOADS_FILE, Loads, read_loads
 from pipeline.server.state import Left
 from pipeline.server.watch import watched
 from pipeline.stages.check_gpu import Machine
 from pipeline.stages.serve import Server
+from pipeline.values import Frozen
 from pipeline.vllm.breakdown import Breakdown, breakdown
 from pipeline.vllm.kernels import compiled, is_monitored
 from pipeline.vllm.meter import Meter, metered
@@ -38,19 +38,17 @@ from pipeline.vllm.plan import plan_error_figure
 
 OWN = "measure-vram"  # whose load is added here
 OUTPUT_TOKENS = 32
-TIMEOUT_S = 60
+REQUEST_TIMEOUT_S = 60
 SLICE_S = 60.0  # answers are kept no longer than this
 
 
-class Load(BaseModel):
+class Load(Frozen):
     """What the server had to do: from when to when by the monotonic clock, how many requests, what its metrics said meanwhile.
 
     `seconds_by` tells whose load the spans are, where it is not that of this record alone; the requests and the readings of
     the KV cache are always of its own alone. `preempted` counts the preemptions of the load; None where the server's
     metrics do not tell.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     spans: list[Span] = []
     seconds_by: dict[str, float] = {}
@@ -67,10 +65,8 @@ class Load(BaseModel):
         return memory.total_s(self.spans)
 
 
-class Anchor(BaseModel):
+class Anchor(Frozen):
     """The same moment by the monotonic clock, which samples have, and by the wall clock, which records have."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     monotonic_s: float
     wall: datetime
@@ -128,7 +124,7 @@ def load_and_read(settings: VramConfig, machine: Machine, server: Server, target
     Of more than that the last `load_s` seconds count: what came before has allocated what a first request of each kind
     takes. The first minute of each launch's load (a fifth of less than five) is its warm-up, and left out where it counts.
     """
-    before = [read_loads((workspace.root / launch.samples).with_name(NAME)) for launch in server.handle.launches]
+    before = [read_loads((workspace.root / launch.samples).with_name(LOADS_FILE)) for launch in server.handle.launches]
     spans = [memory.united(chain(*known.spans.values())) for known in before]
     missing_s = max(0.0, settings.load_s - memory.total_s(chain(*spans)))
     load = Load(preempted=0)
@@ -160,12 +156,12 @@ def load_and_read(settings: VramConfig, machine: Machine, server: Server, target
 def add_load(settings: VramConfig, seconds: float, server: Server, target: Target, workspace: Workspace) -> tuple[Load, Meter]:
     """Put so much load on the server; return it, and what its metrics said."""
     workspace.say(f"memory: {seconds:.3g} s of load at concurrency {settings.concurrency}")
-    told = workspace.progress("memory, seconds of load", round(seconds))
+    on_progress = workspace.progress("memory, seconds of load", round(seconds))
     with metered(target) as meter:
         began = time.monotonic()
         load = Load(spans=[(began, began)], preempted=0)
         while (left_s := began + seconds - time.monotonic()) > 0 and target.alive():
-            load = apply_load(load, target, server.model, settings.concurrency, min(left_s, SLICE_S), told)
+            load = apply_load(load, target, server.model, settings.concurrency, min(left_s, SLICE_S), on_progress)
     if load.failed == load.requests:
         raise NothingAnsweredError(f"memory: no request of the load succeeded: {load.error or 'none was sent'}", "see the server's log")
     return with_readings(load, meter), meter
@@ -192,11 +188,11 @@ def preempted_since(at_s: float, launches: Sequence[Loads], spans: Sequence[Sequ
 
 
 def apply_load(
-    load: Load, target: Target, model: str, concurrency: int, seconds: float, told: Callable[[int], None] = lambda _load_s: None
+    load: Load, target: Target, model: str, concurrency: int, seconds: float, on_progress: Callable[[int], None] = lambda _load_s: None
 ) -> Load:
     """Keep so many requests in flight for so long; return `load` with what that added, its last span extended to the end.
 
-    `told` hears the seconds of load so far.
+    `on_progress` hears the seconds of load so far.
     """
     began: float | None = None  # when the client is ready to send
     payloads = (
@@ -208,10 +204,10 @@ def apply_load(
         nonlocal began
         began = began or time.monotonic()
         passed_s = time.monotonic() - began
-        told(int(load.seconds + min(passed_s, seconds)))
+        on_progress(int(load.seconds + min(passed_s, seconds)))
         return passed_s < seconds
 
-    answers, _ = closed_loop(target, payloads, concurrency, TIMEOUT_S, keep_going)
+    answers, _ = closed_loop(target, payloads, concurrency, REQUEST_TIMEOUT_S, keep_going)
     errors = [answer.error for answer in answers if not answer.ok]
     *before, (begin, _) = load.spans
     return load.model_copy(

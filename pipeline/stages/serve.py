@@ -4,22 +4,24 @@ import time
 from pathlib import Path
 from typing import Any
 
-from pipeline.config.schema import ServeConfig
+from pipeline.client.control import ModelCard
+from pipeline.config.schema import AttachConfig, ModelConfig, ServeConfig
 from pipeline.engine.record import Artifact, Store
 from pipeline.engine.workspace import Workspace
 from pipeline.errors import MeaninglessError, MeasureError, OutOfMemoryError, ServerError
 from pipeline.message import _
 from pipeline.server import launch as launching
 from pipeline.server import ports, state
-from pipeline.server.keys import control_of, key_file
+from pipeline.server.keys import control_of, key_file, key_of
 from pipeline.server.start import await_ready, clear_old, relaunch
 from pipeline.server.state import Handle, Launch
 from pipeline.server.stop import stop_server
 from pipeline.stages.check_gpu import CPU_PROFILE, Machine
 from pipeline.stages.download_model import Model
 from pipeline.stages.install import Installation
-from pipeline.vllm.command import headless_command, server_command, without_address
-from pipeline.vllm.identity import Proof
+from pipeline.vllm.command import headless_command, server_command, without_host_and_port
+from pipeline.vllm.environment import API_KEY
+from pipeline.vllm.identity import Proof, is_real, shows_vllm
 from pipeline.vllm.ladder import Attempt, next_attempt
 from pipeline.vllm.plan import Plan
 from pipeline.vllm.preflight import Site, insist_on_site, plan_start
@@ -49,7 +51,7 @@ class Server(Artifact):
     def identity(self) -> dict[str, Any]:
         """Return all but the handle and the address: what is measured does not depend on the port."""
         facts = self.model_dump(mode="json", exclude={"handle", "proofs", "command", "plan", "attempts"})
-        return {**facts, "flags": " ".join(without_address(self.command))}
+        return {**facts, "flags": " ".join(without_host_and_port(self.command))}
 
 
 def serve(
@@ -62,7 +64,7 @@ def serve(
     """Start vLLM, wait until it answers, and prove that it is ours."""
     if settings.node_rank:
         raise ServerError(f"node {settings.node_rank} answers no requests: node 0 does", "start its share of the model with `./inv join`")
-    for caution in cautions(settings, workspace):
+    for caution in start_cautions(settings, workspace):
         workspace.say(f"caution: {caution}")
     site = site_of(machine, installation, model, workspace)
     settings = prepare(settings, site, workspace)
@@ -151,7 +153,7 @@ def restart(server: Server, workspace: Workspace) -> Server:
     return again
 
 
-def cautions(settings: ServeConfig, workspace: Workspace) -> list[str]:
+def start_cautions(settings: ServeConfig, workspace: Workspace) -> list[str]:
     """Return what whoever starts this should know."""
     found = []
     if settings.trust_remote_code:
@@ -197,3 +199,67 @@ def device_of(machine: Machine, installation: Installation) -> str:
     if installation.distribution == CPU_SET.distribution or machine.profile == CPU_PROFILE or not machine.gpus:
         return machine.host.cpu
     return machine.gpus[0].name
+
+
+def attach_server(settings: AttachConfig, model: ModelConfig, workspace: Workspace) -> Server:
+    """Use the server that someone else runs at `attach.url`: nothing is started, and its endpoint is all that is known of it."""
+    url = settings.url or ""
+    card, version, proofs = look_at(url, model.name, workspace)
+    for replica in settings.replicas:
+        other, its_version, more = look_at(replica, card.id, workspace)
+        if (other.id, its_version) != (card.id, version):
+            raise ServerError(
+                f"{replica} is no replica of {url}: it serves {other.id} with vLLM {its_version}, not {card.id} with {version}",
+                "name servers of the same model and version in attach.replicas",
+            )
+        proofs += [proof.model_copy(update={"claim": _("{claim} ({address})", claim=proof.claim, address=replica)}) for proof in more]
+    workspace.say(f"attached to {', '.join((url, *settings.replicas))}: {card.id}, vLLM {version}")
+    return Server(
+        model=card.id,
+        vllm=version,
+        distribution="not known",
+        device=f"the server at {url}{and_replicas(len(settings.replicas))}",
+        max_model_len=card.max_model_len or 0,
+        command=[],
+        environment={},
+        random_weights=False,
+        attached=url,
+        replicas=settings.replicas,
+        plan=None,
+        real=is_real(proofs),
+        proofs=proofs,
+        handle=handle_of(url),
+    )
+
+
+def look_at(url: str, model: str, workspace: Workspace) -> tuple[ModelCard, str, list[Proof]]:
+    """Return (model card, vLLM's version, proofs) of what answers at `url`; ServerError where that is no vLLM that says something."""
+    handle = handle_of(url)
+    control = control_of(handle, workspace)
+    try:
+        card = card_named(control.models(), model)
+        version = control.version()
+        if not control.greet(card.id).says_something:
+            raise ServerError(f"the completion of the server at {url} says nothing", "ask whoever runs it")
+        return card, version, shows_vllm(card, version, control)
+    except MeasureError as error:
+        key = "" if key_of(handle, workspace) else f"; a server that wants an API key takes it from {API_KEY}"
+        raise ServerError(error.message, f"is it a vLLM server, and up?{key}") from error
+
+
+def and_replicas(count: int) -> str:
+    """Return the words for so many servers more."""
+    return f" and {count} replica{'s' if count > 1 else ''}" if count else ""
+
+
+def handle_of(url: str) -> Handle:
+    """Return how to reach a server that someone else runs."""
+    return Handle(launch_id=url, base_url=url, pid=None, created=None, log="", samples="", ready_s=0, phases_s={})
+
+
+def card_named(cards: list[ModelCard], name: str) -> ModelCard:
+    """Return the served model of that name, or the only one there is; ServerError names what there is."""
+    found = [card for card in cards if card.id == name] or (cards if len(cards) == 1 else [])
+    if not found:
+        raise ServerError(f"the server serves {', '.join(card.id for card in cards) or 'no model'}", "choose one: --set model.name=NAME")
+    return found[0]

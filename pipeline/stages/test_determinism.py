@@ -3,8 +3,6 @@
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
-
 from pipeline.client.control import Control
 from pipeline.client.tokens import Asker, TokenAnswer
 from pipeline.config.schema import DeterminismConfig
@@ -20,16 +18,15 @@ from pipeline.message import Digits, Sentence, _, plural
 from pipeline.server.watch import watched
 from pipeline.stages.serve import Server, insist_on_answers, restart
 from pipeline.suite import load_prompts
+from pipeline.values import Frozen
 from pipeline.vllm.ladder import Attempt
 from pipeline.vllm.metrics import REQUESTS_RUNNING
 
 REMEDY_NOTE = "determinism-remedy"
 
 
-class PromptAgreement(BaseModel):
+class PromptAgreement(Frozen):
     """How N answers to one prompt agree; token positions count from 0, `gap` is the logprob of the best token − the next there."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     prompt: str
     runs: int
@@ -40,10 +37,8 @@ class PromptAgreement(BaseModel):
     tokens: int
 
 
-class Arm(BaseModel):
+class Arm(Frozen):
     """One way to ask again: what was done, the evidence that it was, and per prompt what came back; or why nothing did."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     arm: str
     what: Sentence
@@ -68,13 +63,11 @@ class Determinism(Measurement):
     arms: list[Arm]
 
 
-class Side(BaseModel):
+class Side(Frozen):
     """A server without or with the remedy: its environment, what its launches gave, and what went wrong if something did.
 
     `errors` are those of the requests for speed, one for each that failed.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     environment: dict[str, str]
     launch_ids: list[str] = []
@@ -114,44 +107,44 @@ def all_arms(
 ) -> Determinism:
     """Return every arm's outcome; `restart` is how arm D4 does it."""
     insist_on_answers(server)
-    asked = load_prompts(workspace.root / settings.prompts)[: settings.count]
+    questions = load_prompts(workspace.root / settings.prompts)[: settings.count]
     handle = server.handle
     with watched(handle, workspace, "test-determinism") as target:
         asker = Asker(target, server.model, settings)
-        told = repeat(asker, asked, settings, workspace)
-        references = {prompt: commonest(answers) for prompt, answers in told.items()}
+        answers_by_prompt = repeat(asker, questions, settings, workspace)
+        references = {prompt: commonest(answers) for prompt, answers in answers_by_prompt.items()}
         arms = [
             cache_arm(asker, references, settings, workspace),
             *(load_arm(asker, references, others, settings, workspace) for others in settings.load),
             *control_arms(asker, references, settings, workspace),
         ]
         prompts = [
-            compared(asker, prompt, references[prompt], agreement([answer.ids for answer in answers]), answers)
-            for prompt, answers in told.items()
+            compare(asker, prompt, references[prompt], agreement([answer.ids for answer in answers]), answers)
+            for prompt, answers in answers_by_prompt.items()
         ]
     arms.append(restart_arm(references, settings, server, workspace, restart))
     return Determinism(
         launch_id=handle.launch_id,
         simulated=not server.real,
-        figures={**figures(prompts, told), **arm_figures(arms)},
+        figures={**prompt_figures(prompts, answers_by_prompt), **arm_figures(arms)},
         seed=settings.seed,
         prompts=prompts,
         arms=sorted(arms, key=lambda arm: arm.arm),
     )
 
 
-def repeat(asker: Asker, asked: list[str], settings: DeterminismConfig, workspace: Workspace) -> dict[str, list[TokenAnswer]]:
+def repeat(asker: Asker, questions: list[str], settings: DeterminismConfig, workspace: Workspace) -> dict[str, list[TokenAnswer]]:
     """Return arm D1's answers by prompt: the guide's test, one request at a time."""
-    workspace.say(f"determinism: {settings.runs} × each of {len(asked)} prompts, one after the other")
-    return {prompt: [asker.ask(prompt) for _ in range(settings.runs)] for prompt in counted(asked, "D1", workspace)}
+    workspace.say(f"determinism: {settings.runs} × each of {len(questions)} prompts, one after the other")
+    return {prompt: [asker.ask(prompt) for _ in range(settings.runs)] for prompt in with_progress(questions, "D1", workspace)}
 
 
-def counted(prompts: Collection[str], arm: str, workspace: Workspace) -> Iterator[str]:
+def with_progress(prompts: Collection[str], arm: str, workspace: Workspace) -> Iterator[str]:
     """Yield the prompts, telling how many are done."""
-    told = workspace.progress(f"determinism, prompts of {arm}", len(prompts))
+    on_progress = workspace.progress(f"determinism, prompts of {arm}", len(prompts))
     for done, prompt in enumerate(prompts, 1):
         yield prompt
-        told(done)
+        on_progress(done)
 
 
 def cache_arm(asker: Asker, references: dict[str, TokenAnswer], settings: DeterminismConfig, workspace: Workspace) -> Arm:
@@ -161,7 +154,7 @@ def cache_arm(asker: Asker, references: dict[str, TokenAnswer], settings: Determ
         return Arm(arm="D2", what=what, reason=_("determinism.cache_runs is 0"))
     workspace.say(f"determinism: {what}, {settings.cache_runs} × each prompt")
     prompts, cold_cached, warm_cached = [], 0, []
-    for number, prompt in enumerate(counted(references, "D2", workspace)):
+    for number, prompt in enumerate(with_progress(references, "D2", workspace)):
         answers = []
         for run in range(settings.cache_runs):
             salt = f"{asker.salt}-{number}-{run}"
@@ -170,7 +163,7 @@ def cache_arm(asker: Asker, references: dict[str, TokenAnswer], settings: Determ
             cold_cached += cold.cached
             warm_cached.append(warm.cached)
         reference = references[prompt]
-        prompts.append(compared(asker, prompt, reference, against(reference.ids, [answer.ids for answer in answers]), answers))
+        prompts.append(compare(asker, prompt, reference, against(reference.ids, [answer.ids for answer in answers]), answers))
     if cold_cached or not any(warm_cached):
         seen = _("{n} cached tokens cold, {needed} warm", n=cold_cached, needed=sum(warm_cached))
         return Arm(arm="D2", what=what, reason=_("the server's own count shows no cold and warm cache: {reason}", reason=seen))
@@ -184,7 +177,7 @@ def load_arm(asker: Asker, references: dict[str, TokenAnswer], others: int, sett
     what = plural("amid {count} other", "amid {count} others", others)
     workspace.say(f"determinism: {what}, {settings.load_runs} × each prompt")
     at_once = max(1, min(others // 2, MOST_AT_ONCE))
-    asked = [prompt for _ in range(settings.load_runs) for prompt in references]
+    questions = [prompt for _ in range(settings.load_runs) for prompt in references]
     answers: dict[str, list[TokenAnswer]] = {prompt: [] for prompt in references}
     most = 0
     control = Control(asker.target.base_url, asker.target.api_key)  # beside the asker's, which is at work
@@ -192,19 +185,19 @@ def load_arm(asker: Asker, references: dict[str, TokenAnswer], others: int, sett
     def running() -> int:
         return int(control.metrics().get(REQUESTS_RUNNING, 0))
 
-    on_progress = workspace.progress("determinism, requests of D3", len(asked))
+    on_progress = workspace.progress("determinism, requests of D3", len(questions))
     with under_load(asker, others + 1 - at_once):
         await_running(running, others + 1 - at_once)
-        for prompt, answer, seen in amid_others(asker, asked, at_once, running, on_progress):
+        for prompt, answer, seen in amid_others(asker, questions, at_once, running, on_progress):
             most = max(most, seen)
             if seen > 1:
                 answers[prompt].append(answer)
     prompts = [
-        compared(asker, prompt, references[prompt], against(references[prompt].ids, [answer.ids for answer in given]), given)
-        for prompt, given in answers.items()
-        if given
+        compare(asker, prompt, references[prompt], against(references[prompt].ids, [answer.ids for answer in answered]), answered)
+        for prompt, answered in answers.items()
+        if answered
     ]
-    overlapping, sent = sum(prompt.runs for prompt in prompts), len(asked)
+    overlapping, sent = sum(prompt.runs for prompt in prompts), len(questions)
     evidence = _(
         "{name} above 1 beside {n} of {needed} requests, at most {value}; only these count",
         name=REQUESTS_RUNNING,
@@ -242,7 +235,7 @@ def restart_arm(
         if changed:
             return Arm(arm="D4", what=what, reason=_("the prompt's own token ids changed: {name}", name=repr(changed[0])))
         prompts = [
-            compared(asker, prompt, reference, against(reference.ids, [answers[prompt].ids]), [answers[prompt]])
+            compare(asker, prompt, reference, against(reference.ids, [answers[prompt].ids]), [answers[prompt]])
             for prompt, reference in references.items()
         ]
     evidence = _("launch {name}, then {reason}", name=server.handle.launch_id, reason=handle.launch_id)
@@ -254,10 +247,10 @@ def control_arms(asker: Asker, references: dict[str, TokenAnswer], settings: Det
     warm = {"temperature": settings.control_temperature}
     workspace.say(f"determinism: controls at temperature {settings.control_temperature:g}")
     same, other = [], []
-    for prompt in counted(references, "D5", workspace):
+    for prompt in with_progress(references, "D5", workspace):
         first, second, third = (asker.ask(prompt, **warm, seed=settings.seed + step) for step in (0, 0, 1))
-        same.append(compared(asker, prompt, first, against(first.ids, [second.ids]), [second], **warm))
-        other.append(compared(None, prompt, first, against(first.ids, [third.ids]), [third]))  # these are to differ
+        same.append(compare(asker, prompt, first, against(first.ids, [second.ids]), [second], **warm))
+        other.append(compare(None, prompt, first, against(first.ids, [third.ids]), [third]))  # these are to differ
     at = Digits(f"{settings.control_temperature:g}")
     alike, unlike = _("temperature {value}, same seed", value=at), _("temperature {value}, another seed", value=at)
     return [Arm(arm="D5", what=alike, prompts=same), Arm(arm="D5", what=unlike, prompts=other)]
@@ -269,7 +262,7 @@ def commonest(answers: Sequence[TokenAnswer]) -> TokenAnswer:
     return max(answers, key=lambda answer: counts[answer.ids])
 
 
-def compared(
+def compare(
     asker: Asker | None, prompt: str, reference: TokenAnswer, agreed: Agreement, answers: Iterable[TokenAnswer], **more: Any
 ) -> PromptAgreement:
     """Return the record of one prompt's comparison; `asker` finds the gap where it parts, `more` is what the reference was asked with."""
@@ -285,7 +278,7 @@ def compared(
     )
 
 
-def figures(prompts: list[PromptAgreement], told: dict[str, list[TokenAnswer]]) -> dict[str, Figure]:
+def prompt_figures(prompts: list[PromptAgreement], answers_by_prompt: dict[str, list[TokenAnswer]]) -> dict[str, Figure]:
     """Return D1's shares: of answers that agree with their prompt's commonest, and of prompts whose answers all agree.
 
     TARr compares the raw answers, TARa the canonical JSON where an answer is JSON (arXiv 2408.04667).
@@ -293,7 +286,9 @@ def figures(prompts: list[PromptAgreement], told: dict[str, list[TokenAnswer]]) 
     return {
         "identical": share_figure(sum(prompt.agreeing for prompt in prompts), sum(prompt.runs for prompt in prompts)),
         "tarr": share_figure(sum(prompt.agreeing == prompt.runs for prompt in prompts), len(prompts)),
-        "tara": share_figure(sum(len({canonical(answer.text) for answer in answers}) == 1 for answers in told.values()), len(told)),
+        "tara": share_figure(
+            sum(len({canonical(answer.text) for answer in answers}) == 1 for answers in answers_by_prompt.values()), len(answers_by_prompt)
+        ),
     }
 
 

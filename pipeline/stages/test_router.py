@@ -2,20 +2,19 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
-
 from pipeline.client.answer import Answer
+from pipeline.client.payloads import streamed, unary
 from pipeline.client.target import Target
 from pipeline.config.schema import RouterConfig
 from pipeline.engine.record import Measurement, write_atomic
 from pipeline.engine.workspace import Workspace
 from pipeline.errors import MeasureError, NothingAnsweredError
-from pipeline.load.generator import closed_loop, streamed, unary
+from pipeline.load.generator import closed_loop
 from pipeline.measure.answers import FAILED, Checked, check
 from pipeline.measure.classification import Confusion, confusion, macro_f1, majority_share, mcnemar_p
 from pipeline.measure.figures import Figure
@@ -25,6 +24,7 @@ from pipeline.message import Sentence, _
 from pipeline.server.watch import watched
 from pipeline.stages.serve import Server, insist_on_answers, log_of
 from pipeline.suite import Case, Suite, load_suite
+from pipeline.values import Frozen
 
 SHOWN_FAILURES = 3  # of each class
 SHOWN_CHARACTERS = 300
@@ -32,10 +32,8 @@ NO_ANSWER = _("(no valid JSON)")
 FREE, BOUND = "prompt_only", "constrained"
 
 
-class Example(BaseModel):
+class Example(Frozen):
     """A failed answer, verbatim up to a length."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     case: str
     arm: str
@@ -43,10 +41,8 @@ class Example(BaseModel):
     text: str
 
 
-class Paired(BaseModel):
+class Paired(Frozen):
     """Right answers to the same cases, prompt-only against constrained, with McNemar's exact p of the difference."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     both: int
     only_prompt_only: int
@@ -71,7 +67,7 @@ class RouterResult(Measurement):
 
 
 @dataclass(frozen=True)
-class Row:
+class CaseResult:
     """One case, its answer, and what that is; `failure` is its class, None for an answer that fits the schema."""
 
     case: Case
@@ -88,8 +84,8 @@ class Row:
 
     @property
     def route(self) -> str:
-        told = self.value.get("route")
-        return told if isinstance(told, str) else NO_ANSWER
+        route = self.value.get("route")
+        return route if isinstance(route, str) else NO_ANSWER
 
     @property
     def route_right(self) -> bool:
@@ -113,17 +109,18 @@ def send_suite(settings: RouterConfig, server: Server, target: Target, workspace
     suite = load_suite(workspace.root / settings.suite)
     cases = suite.cases[: settings.cases]
     some = cases[: settings.unary_cases]
-    arms: dict[str, list[Row]] = {}
+    sender = Sender(settings, suite, server, target, workspace)
+    arms: dict[str, list[CaseResult]] = {}
     for name, extra in forms(suite).items():
-        arms[name] = send_arm(name, streamed, cases, extra, settings, server, target, workspace, suite)
+        arms[name] = sender.send(name, cases, streamed, extra)
         if some:
-            arms[f"{name}_unary"] = send_arm(f"{name}_unary", unary, some, extra, settings, server, target, workspace, suite)
-    figures = {f"{arm}_{name}": figure for arm, rows in arms.items() for name, figure in arm_figures(rows).items()}
+            arms[f"{name}_unary"] = sender.send(f"{name}_unary", some, unary, extra)
+    figures = {f"{arm}_{name}": figure for arm, rows in arms.items() for name, figure in router_figures(rows).items()}
     figures |= {f"{arm}_ttft_ms_p50": first_token_figure(arms[arm]) for arm in (FREE, BOUND)}
     routes = [case.route for case in cases]
     majority_route, count = majority_share(routes)
     raw = raw or workspace.artifacts / "raw" / "test-router.jsonl"
-    write_atomic(raw, "".join(json.dumps(raw_line(arm, row), ensure_ascii=False) + "\n" for arm, rows in arms.items() for row in rows))
+    write_atomic(raw, "".join(json.dumps(case_line(arm, row), ensure_ascii=False) + "\n" for arm, rows in arms.items() for row in rows))
     return RouterResult(
         launch_id=server.handle.launch_id,
         simulated=not server.real,
@@ -152,33 +149,35 @@ def forms(suite: Suite) -> dict[str, dict[str, Any]]:
     return {FREE: {}, BOUND: {"response_format": form}}
 
 
-def send_arm(
-    name: str,
-    payload: Callable[..., dict[str, Any]],
-    cases: Sequence[Case],
-    extra: dict[str, Any],
-    settings: RouterConfig,
-    server: Server,
-    target: Target,
-    workspace: Workspace,
-    suite: Suite,
-) -> list[Row]:
-    """Return the cases with their answers, one request at a time; NothingAnsweredError when none is answered."""
-    what = f"router, {name.replace('_', '-')}"
-    workspace.say(f"{what}: {len(cases)} cases of {suite.name}")
-    payloads = [payload(server.model, suite.messages(case), settings.max_tokens, **extra) for case in cases]
-    # The first request pays for the prompt's stable part and for compiling the grammar; it is sent once, uncounted.
-    closed_loop(target, payloads[:1], 1, settings.timeout_s)
-    answers, _ = closed_loop(target, payloads, 1, settings.timeout_s, on_progress=workspace.progress(what, len(cases)))
-    if len(answers) < len(cases):  # whoever watches the server says what became of it
-        raise MeasureError(f"{what}: {len(answers)} of {len(cases)} requests were sent before the server was gone", "see the server's log")
-    if not any(answer.ok for answer in answers):
-        raise NothingAnsweredError(f"{what}: no request succeeded: {answers[0].error}", "see the server's log", log_of(server, workspace))
-    checked = [check(answer.text, answer.finish_reason, suite.validator) for answer in answers]
-    return [Row(*row) for row in zip(cases, answers, checked, strict=True)]
+@dataclass(frozen=True)
+class Sender:
+    """Sends the cases of a suite to a server, one request at a time."""
+
+    settings: RouterConfig
+    suite: Suite
+    server: Server
+    target: Target
+    workspace: Workspace
+
+    def send(self, arm: str, cases: Sequence[Case], payload: Callable[..., dict[str, Any]], extra: Mapping[str, Any]) -> list[CaseResult]:
+        """Return the cases with their answers; NothingAnsweredError when none is answered."""
+        what, suite, timeout_s = f"router, {arm.replace('_', '-')}", self.suite, self.settings.timeout_s
+        self.workspace.say(f"{what}: {len(cases)} cases of {suite.name}")
+        payloads = [payload(self.server.model, suite.messages(case), self.settings.max_tokens, **extra) for case in cases]
+        # The first request pays for the prompt's stable part and for compiling the grammar; it is sent once, uncounted.
+        closed_loop(self.target, payloads[:1], 1, timeout_s)
+        answers, _ = closed_loop(self.target, payloads, 1, timeout_s, on_progress=self.workspace.progress(what, len(cases)))
+        if len(answers) < len(cases):  # whoever watches the server says what became of it
+            missed = f"{what}: {len(answers)} of {len(cases)} requests were sent before the server was gone"
+            raise MeasureError(missed, "see the server's log")
+        if not any(answer.ok for answer in answers):
+            log = log_of(self.server, self.workspace)
+            raise NothingAnsweredError(f"{what}: no request succeeded: {answers[0].error}", "see the server's log", log)
+        checked = [check(answer.text, answer.finish_reason, suite.validator) for answer in answers]
+        return [CaseResult(*row) for row in zip(cases, answers, checked, strict=True)]
 
 
-def arm_figures(rows: Sequence[Row]) -> dict[str, Figure]:
+def router_figures(rows: Sequence[CaseResult]) -> dict[str, Figure]:
     """Return validity, accuracy and latency of one arm; a failed request counts against every share."""
     n = len(rows)
     good = [row for row in rows if row.answer.ok]
@@ -198,17 +197,17 @@ def arm_figures(rows: Sequence[Row]) -> dict[str, Figure]:
     }
 
 
-def first_token_figure(rows: Sequence[Row]) -> Figure:
+def first_token_figure(rows: Sequence[CaseResult]) -> Figure:
     """Return the median TTFT of streamed answers."""
     return percentile_figure([ttft_ms(row.answer.sent_ns, row.answer.first_ns) for row in rows if row.answer.ok], 0.5, "ms")
 
 
 def f1_percent(pairs: Sequence[tuple[str, str]]) -> float:
-    """Return macro-F1 of pairs of (golden, told) in percent."""
-    return 100 * macro_f1([golden for golden, _ in pairs], [told for _, told in pairs])
+    """Return macro-F1 of pairs of (golden, answered) in percent."""
+    return 100 * macro_f1([golden for golden, _ in pairs], [answered for _, answered in pairs])
 
 
-def constraint_cost(free: Sequence[Row], bound: Sequence[Row]) -> dict[str, Figure]:
+def constraint_cost(free: Sequence[CaseResult], bound: Sequence[CaseResult]) -> dict[str, Figure]:
     """Return what the schema costs, case by case: median of constrained − prompt-only, over the cases that both answered."""
     both = [(first.answer, second.answer) for first, second in zip(free, bound, strict=True) if first.answer.ok and second.answer.ok]
     first_token = [ttft_ms(b.sent_ns, b.first_ns) - ttft_ms(a.sent_ns, a.first_ns) for a, b in both]
@@ -230,7 +229,7 @@ def ms_per_token(answer: Answer) -> float:
     return e2e_ms(answer.sent_ns, answer.last_ns) / answer.tokens
 
 
-def paired(free: Sequence[Row], bound: Sequence[Row]) -> Paired:
+def paired(free: Sequence[CaseResult], bound: Sequence[CaseResult]) -> Paired:
     """Return the routes that both, one or none of the arms got right."""
     counts = Counter((first.route_right, second.route_right) for first, second in zip(free, bound, strict=True))
     only_free, only_bound = counts[True, False], counts[False, True]
@@ -243,13 +242,13 @@ def paired(free: Sequence[Row], bound: Sequence[Row]) -> Paired:
     )
 
 
-def same_text(whole: Sequence[Row], in_one_piece: Sequence[Row]) -> Figure:
+def same_text(whole: Sequence[CaseResult], in_one_piece: Sequence[CaseResult]) -> Figure:
     """Return the share of unary answers that equal the streamed one of the same case."""
     pairs = list(zip(whole, in_one_piece, strict=False))
     return share_figure(sum(a.answer.ok and b.answer.ok and a.answer.text == b.answer.text for a, b in pairs), len(pairs))
 
 
-def examples(arm: str, rows: Sequence[Row]) -> list[Example]:
+def examples(arm: str, rows: Sequence[CaseResult]) -> list[Example]:
     """Return the first failed answers of each class, and of those that fit the schema but name another route."""
     shown: Counter[str] = Counter()
     result = []
@@ -263,7 +262,7 @@ def examples(arm: str, rows: Sequence[Row]) -> list[Example]:
     return result
 
 
-def raw_line(arm: str, row: Row) -> dict[str, Any]:
+def case_line(arm: str, row: CaseResult) -> dict[str, Any]:
     """Return one answer with its stamps, relative to its send, for computing any figure again."""
     answer = row.answer
     return {

@@ -8,14 +8,14 @@ from pipeline.measure.digits import counted
 from pipeline.message import _
 from pipeline.planning import Candidate, Card, Library, model_fit, on_processor
 from pipeline.report.document import Document
-from pipeline.vllm.fit import refusal
+from pipeline.vllm.fit import hopeless
 from pipeline.vllm.plan import LAPTOP, LAPTOP_MIB
 
 GUIDE = Card(name=LAPTOP, total_mib=LAPTOP_MIB, available_mib=LAPTOP_MIB, reason="the guide's card")
 
 
 @dataclass(frozen=True)
-class Fit:
+class CellFit:
     """The words for a cell, and whether it can run."""
 
     words: str
@@ -30,29 +30,30 @@ def gpus_of(config: Config) -> int:
     return serve.tensor_parallel_size * serve.pipeline_parallel_size * serve.data_parallel_size
 
 
-def fit(config: Config, card: Card | None, most_gpus: int, library: Library) -> Fit:
+def cell_fit(config: Config, card: Card | None, most_gpus: int, library: Library) -> CellFit:
     """Return how the cell fits the card, the largest of the nodes' (None without one), where a node has at most `most_gpus`."""
     serve = config.serve
     wanted = gpus_of(config)
     if config.attach.url:
-        return Fit("runs on a server of someone else's", True)
+        return CellFit("runs on a server of someone else's", True)
     if serve.nnodes > 1:
-        return Fit(_("serve.nnodes is {n}: a cell runs on one node", n=serve.nnodes), False)
+        return CellFit(_("serve.nnodes is {n}: a cell runs on one node", n=serve.nnodes), False)
     if not wanted:
-        return Fit("runs on the processor", True)
+        return CellFit("runs on the processor", True)
     if wanted > most_gpus or card is None:
         there = _("no node has more than {n}", n=most_gpus) if most_gpus else _("and no node has one")
-        guide = {"name": GUIDE.name, "fit": fit(config, GUIDE, wanted, library).words}
-        return Fit(_("needs {what}, {reason}; on the guide's {name}: {fit}", what=counted(wanted, "GPU"), reason=there, **guide), False)
+        guide = {"name": GUIDE.name, "fit": cell_fit(config, GUIDE, wanted, library).words}
+        return CellFit(_("needs {what}, {reason}; on the guide's {name}: {fit}", what=counted(wanted, "GPU"), reason=there, **guide), False)
     found = model_fit(Candidate(model=config.model, config=config, profiles=()), card, None, library)
     if found.asked is None or found.judged is None:
-        return Fit(f"unknown: {found.reason}", True)
-    refused = None if serve.force_start else refusal(found.asked, serve.gpu_memory_utilization)
+        return CellFit(f"unknown: {found.reason}", True)
+    refused = None if serve.force_start else hopeless(found.asked, serve.gpu_memory_utilization)
     if refused is not None:
-        return Fit(_("cannot fit: {reason} ({name})", reason=refused[0], name=refused[1]), False)
+        return CellFit(_("cannot fit: {reason} ({name})", reason=refused[0], name=refused[1]), False)
     made = found.asked.at(serve.gpu_memory_utilization)
     peak = _("peak {value} of {target} MiB", value=round(made.peak_mib), target=round(made.total_mib))
-    return Fit(_("fits, {peak}", peak=peak) if made.fits else _("may not fit, by less than the estimate's error; {peak}", peak=peak), True)
+    fits = _("fits, {peak}", peak=peak) if made.fits else _("may not fit, by less than the estimate's error; {peak}", peak=peak)
+    return CellFit(fits, True)
 
 
 def estimates(documents: Iterable[Document]) -> dict[str, float]:

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.cluster import NICENESS, first_line, joined, packed
+from pipeline.cluster import NICENESS, joined, packed
+from pipeline.errors import first_line
+from pipeline.measure.units import MIB
 from pipeline.sweep import node as on_node
 
-MIB = 2**20
 POLL_S = 0.5
 WORKER_S = 20.0  # a stop of a cell, and then so long for its worker to tell
 UNSTARTED = 5  # how often a cell is asked for anew that a lost node never began
@@ -100,8 +101,17 @@ def slots(nodes: Sequence[Mapping[str, float]], orders: Iterable[Order]) -> int:
     return sum(any(cores and found.get("GPU", 0.0) >= gpus and found.get("CPU", 0.0) >= cores for gpus, cores in wanted) for found in nodes)
 
 
+@dataclass(frozen=True)
+class Listener:
+    """Hears what becomes of the orders as it happens: lines to show, each start with its node, each end."""
+
+    say: Callable[[str], None]
+    started: Callable[[Order, str], None]
+    ended: Callable[[Order, Ended], None]
+
+
 class Placing:
-    """Runs orders on nodes; `started` and `ended` are told as it happens."""
+    """Runs orders on nodes."""
 
     def __init__(
         self,
@@ -109,9 +119,7 @@ class Placing:
         root: Path,
         retries: int,
         stop_s: float,
-        say: Callable[[str], None],
-        started: Callable[[Order, str], None],
-        ended: Callable[[Order, Ended], None],
+        listener: Listener,
         shared: bool = True,
     ) -> None:
         self._nodes = nodes
@@ -119,9 +127,7 @@ class Placing:
         self._root = root
         self._retries = retries
         self._stop_s = stop_s
-        self._say = say
-        self._started = started
-        self._ended = ended
+        self._listener = listener
         self._token = root / on_node.SWEEPS / f".token.{os.getpid()}"
         self._word = secrets.token_hex(8) if shared else ""
         self._placed: list[Placed] = []
@@ -179,16 +185,18 @@ class Placing:
         if not placed.running:
             placed.running = True
             placed.where = f"{told['host']} (node {told['node'][:8]})"
-            self._started(placed.order, placed.where)
+            self._listener.started(placed.order, placed.where)
             if told["niceness"] > os.getpriority(os.PRIO_PROCESS, 0):
                 behind = f"runs with niceness {told['niceness']}, so others' work slows it down: start Ray there with {NICENESS}=0"
-                self._say(f"{placed.order.cell}: {behind}")
+                self._listener.say(f"{placed.order.cell}: {behind}")
             placed.reference = placed.actor.run.remote(placed.order.told, None if told["shared"] else self._packed())
             return None
         self._remove(placed)
         if told["archive"] is not None:
             unpack(told["archive"], self._root / on_node.SWEEPS / placed.order.cell)
-        self._ended(placed.order, Ended(told["code"], placed.where, told["took_s"], placed.lost, told["said"], tuple(told["left"])))
+        self._listener.ended(
+            placed.order, Ended(told["code"], placed.where, told["took_s"], placed.lost, told["said"], tuple(told["left"]))
+        )
         return None
 
     def _again(self, placed: Placed, why: str) -> Placed | None:
@@ -201,11 +209,11 @@ class Placing:
             self._give_up(placed, f"its node was lost {placed.lost + placed.unstarted} times, the last time: {why}")
             return None
         where = f" on {placed.where}" if placed.where else ""
-        self._say(f"{placed.order.cell}: lost{where}, to be tried again ({placed.lost} of {self._retries}): {why}")
+        self._listener.say(f"{placed.order.cell}: lost{where}, to be tried again ({placed.lost} of {self._retries}): {why}")
         return placed
 
     def _give_up(self, placed: Placed, why: str) -> None:
-        self._ended(placed.order, Ended(None, placed.where, None, placed.lost, why))
+        self._listener.ended(placed.order, Ended(None, placed.where, None, placed.lost, why))
 
     def _remove(self, placed: Placed) -> None:
         """Give the worker's node back."""
@@ -217,7 +225,7 @@ class Placing:
         """End every cell with all that it started, and wait for that; what does not answer is killed with its worker."""
         if not self._placed:
             return
-        self._say(f"stopping the cells that run ({len(self._placed)}), and what they started")
+        self._listener.say(f"stopping the cells that run ({len(self._placed)}), and what they started")
         stops = [placed.actor.stop.remote() for placed in self._placed]
         with suppress(KeyboardInterrupt):  # asked a second time: do not wait
             self._ray.wait(stops, num_returns=len(stops), timeout=self._stop_s + WORKER_S)

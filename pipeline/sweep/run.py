@@ -24,10 +24,10 @@ from pipeline.report.sweep_view import pareto, sweep_section
 from pipeline.runs import kept as runs
 from pipeline.stages.check_gpu import Machine
 from pipeline.sweep import grid, results
-from pipeline.sweep.fit import Fit, estimates, fit, gpus_of, minutes
+from pipeline.sweep.fit import CellFit, cell_fit, estimates, gpus_of, minutes
 from pipeline.sweep.grid import Cell
 from pipeline.sweep.node import SWEEPS
-from pipeline.sweep.placing import Ended, Nodes, Order, Placing
+from pipeline.sweep.placing import Ended, Listener, Nodes, Order, Placing
 from pipeline.sweep.summary import PLOT, page
 from pipeline.terminal import Output
 
@@ -48,7 +48,7 @@ class Job:
     cell: Cell
     config: Config
     profile: str
-    fit: Fit
+    fit: CellFit
     fingerprint: str
     known: CellRecord | None
 
@@ -166,9 +166,8 @@ class Sweeping:
             if orders:
                 own = nodes or self._nodes()
                 try:
-                    Placing(
-                        *(own, self.workspace.root, self.settings.retries, STOP_S, self.say, self._begun, self._over), shared=self.shared
-                    ).run(orders)
+                    listener = Listener(self.say, self._begun, self._over)
+                    Placing(own, self.workspace.root, self.settings.retries, STOP_S, listener, self.shared).run(orders)
                 finally:
                     if nodes is None:
                         own.close()
@@ -216,7 +215,7 @@ class Sweeping:
         for cell, config, profile in self._cells:
             fingerprint = self._fingerprint(config, code)
             known = results.read_cell(self.folder / cell.folder)
-            jobs.append(Job(cell, config, profile, fit(config, at, most, library), fingerprint, known))
+            jobs.append(Job(cell, config, profile, cell_fit(config, at, most, library), fingerprint, known))
         return jobs, planned_for
 
     def _code(self) -> list[str]:

@@ -2,25 +2,23 @@
 
 import re
 
-from pydantic import BaseModel, ConfigDict
+from pipeline.values import Frozen
 
 GIB_IN_MIB = 1024
-NUMBER = r"(-?[\d.]+)"
+GIB_NUMBER = r"(-?[\d.]+)"
 # Read in the sources of vLLM 0.24, 0.32 and 0.33; the last line that matches counts.
 GIB_TEXTS = {
-    "weights_mib": rf"Model loading took {NUMBER} GiB",
-    "kv_cache_mib": rf"(?:Available KV cache memory: |reserved ){NUMBER} GiB",
-    "graphs_mib": rf"Graph capturing finished in \d+ secs, took {NUMBER} GiB",
-    "consumed_mib": rf"Actual usage is {NUMBER} GiB for (?:consumed memory|weight)",
-    "activations_mib": rf"{NUMBER} GiB for peak activation",
+    "weights_mib": rf"Model loading took {GIB_NUMBER} GiB",
+    "kv_cache_mib": rf"(?:Available KV cache memory: |reserved ){GIB_NUMBER} GiB",
+    "graphs_mib": rf"Graph capturing finished in \d+ secs, took {GIB_NUMBER} GiB",
+    "consumed_mib": rf"Actual usage is {GIB_NUMBER} GiB for (?:consumed memory|weight)",
+    "activations_mib": rf"{GIB_NUMBER} GiB for peak activation",
 }
 KV_TOKENS = r"KV cache size: ([\d,]+) tokens"
 
 
-class Breakdown(BaseModel):
+class Breakdown(Frozen):
     """Parts of the server's memory by its own log; None where it does not say."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     weights_mib: float | None = None
     kv_cache_mib: float | None = None

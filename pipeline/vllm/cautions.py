@@ -2,27 +2,24 @@
 
 from collections.abc import Iterator, Sequence
 
-from pydantic import BaseModel, ConfigDict
-
 from pipeline.gpu.nvml import Driver, Gpu, Reading
-from pipeline.gpu.visible import VARIABLE
+from pipeline.gpu.visible import VISIBLE_DEVICES
 from pipeline.message import Sentence
+from pipeline.values import Frozen
 from pipeline.vllm.limits import unmet
 from pipeline.vllm.sets import ON_GPU, UPDATE_DRIVER, no_set_for, set_for_driver
 
 NOTABLE_MIB = 256.0  # an idle device's driver keeps about as much, where it does not tell that apart
 
 
-class Caution(BaseModel):
+class Caution(Frozen):
     """A fact that may spoil a run, and what to do about it."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     fact: Sentence
     fix: Sentence
 
 
-def cautions(reading: Reading, kernel: str) -> list[Caution]:
+def device_cautions(reading: Reading, kernel: str) -> list[Caution]:
     """Return what is worth knowing; `kernel` is the release of the running kernel, which tells WSL."""
     found = [Caution(fact=trouble.reason, fix=trouble.fix) for trouble in reading.others]
     if reading.gpus and reading.driver:
@@ -41,7 +38,9 @@ def cautions(reading: Reading, kernel: str) -> list[Caution]:
         if gpu.mig:
             yours = f"it is one instance of GPU {gpu.index}, which is in MIG mode, of which CUDA sees one"
             found.append(
-                Caution(fact=f"{gpu.name}: {yours}", fix=f"choose it by {VARIABLE}={gpu.uuid}, or turn MIG off: `sudo nvidia-smi -mig 0`")
+                Caution(
+                    fact=f"{gpu.name}: {yours}", fix=f"choose it by {VISIBLE_DEVICES}={gpu.uuid}, or turn MIG off: `sudo nvidia-smi -mig 0`"
+                )
             )
     return found
 
@@ -61,12 +60,12 @@ def several(gpus: Sequence[Gpu]) -> Iterator[Caution]:
     largest = max(gpus, key=lambda gpu: gpu.total_mib, default=None)
     if largest and largest is not gpus[0] and len({(gpu.name, gpu.total_mib) for gpu in gpus}) > 1:
         fact = f"{len(gpus)} unlike devices are visible: vLLM takes the first, {gpus[0].name}, and profile and plan count on that"
-        yield Caution(fact=fact, fix=f"set {VARIABLE}={largest.uuid} (environment or serve.env) for the largest, {largest.name}")
+        yield Caution(fact=fact, fix=f"set {VISIBLE_DEVICES}={largest.uuid} (environment or serve.env) for the largest, {largest.name}")
 
 
 def of_memory(gpu: Gpu, wsl: bool) -> Iterator[Caution]:
     """Yield who takes the device's memory before us, and whether the driver tells that at all."""
-    told = [process.used_mib for process in gpu.processes if process.used_mib is not None]
+    shares = [process.used_mib for process in gpu.processes if process.used_mib is not None]
     if gpu.display or gpu.processes or gpu.taken_mib >= NOTABLE_MIB:
         fact = f"GPU {gpu.index}: {gpu.taken_mib:.0f} of {gpu.total_mib:.0f} MiB are taken" + (
             "; it drives a display" if gpu.display else ""
@@ -78,7 +77,7 @@ def of_memory(gpu: Gpu, wsl: bool) -> Iterator[Caution]:
         yield Caution(
             fact=fact, fix="nothing to do: the server's memory is measured as the device's above its baseline; leave Windows alone"
         )
-    elif not gpu.listed or len(told) < len(gpu.processes):
+    elif not gpu.listed or len(shares) < len(gpu.processes):
         fact = f"GPU {gpu.index}: the driver does not tell which process uses how much memory"
         fix = "start nothing else on it: the server's memory is measured as the device's above its baseline"
         yield Caution(fact=fact, fix=fix)

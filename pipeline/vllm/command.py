@@ -45,7 +45,7 @@ def runs_vllm(words: list[str]) -> bool:
     return program in ([str(Path(python).with_name("vllm")), "serve"], ["-m", MODULE])
 
 
-def without_address(words: list[str]) -> list[str]:
+def without_host_and_port(words: list[str]) -> list[str]:
     """Return the command line without the host and the port that it names."""
     left_out = {position + offset for position, word in enumerate(words) if word in ("--host", "--port") for offset in (0, 1)}
     return [word for position, word in enumerate(words) if position not in left_out]

@@ -10,7 +10,7 @@ from pathlib import Path
 from pipeline.config.schema import ServeConfig
 from pipeline.vllm.sets import CPU_SET
 
-HEADERS = "import os, sysconfig; print(os.path.exists(os.path.join(sysconfig.get_path('include', 'posix_prefix'), 'Python.h')))"
+HEADERS_PROBE = "import os, sysconfig; print(os.path.exists(os.path.join(sysconfig.get_path('include', 'posix_prefix'), 'Python.h')))"
 
 
 @dataclass(frozen=True)
@@ -42,22 +42,22 @@ class Compiler:
 
 
 # triton/runtime/build.py, _find_compiler (3.8): the variable, gcc, clang. Every start on a GPU has kernels of Triton's.
-ON_GPU = Compiler(
+C_COMPILER = Compiler(
     *("C", "Triton", "CC", ("gcc", "clang")),
     "Debian, Ubuntu: sudo apt install gcc python3-dev; Fedora: sudo dnf install gcc python3-devel",
 )
 # torch/_inductor/config.py (2.14), cpp.cxx.
-ON_PROCESSOR = Compiler(
+CPP_COMPILER = Compiler(
     *("C++", "torch.compile", "CXX", ("g++",)),
     "Debian, Ubuntu: sudo apt install g++ python3-dev; Fedora: sudo dnf install gcc-c++ python3-devel",
 )
 
 
-def needed(settings: ServeConfig, distribution: str) -> Compiler | None:
+def compiler_for(settings: ServeConfig, distribution: str) -> Compiler | None:
     """Return what a start with these settled settings compiles with; None where it compiles nothing."""
     if distribution != CPU_SET.distribution:
-        return ON_GPU
-    return None if settings.enforce_eager is True else ON_PROCESSOR
+        return C_COMPILER
+    return None if settings.enforce_eager is True else CPP_COMPILER
 
 
 def has_headers(python: str, environment: Mapping[str, str]) -> bool:
@@ -65,5 +65,5 @@ def has_headers(python: str, environment: Mapping[str, str]) -> bool:
     folders = [folder for name in ("CPATH", "C_INCLUDE_PATH") for folder in environment.get(name, "").split(os.pathsep) if folder]
     if any((Path(folder) / "Python.h").exists() for folder in folders):
         return True
-    told = subprocess.run([python, "-I", "-c", HEADERS], capture_output=True, text=True)
-    return told.stdout.strip() == "True"
+    answer = subprocess.run([python, "-I", "-c", HEADERS_PROBE], capture_output=True, text=True)
+    return answer.stdout.strip() == "True"

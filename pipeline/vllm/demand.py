@@ -14,7 +14,6 @@ from pipeline.vllm.plan import Demand, Plan
 from pipeline.vllm.sets import CPU_SET
 
 KV_DTYPE, COMPILATION = "--kv-cache-dtype", "--compilation-config"
-
 # Arguments of vLLM that change what these formulas know. --quantization, for one, may pack the weights while loading.
 UNPLANNED = (
     *("--tensor-parallel-size", "-tp", "--pipeline-parallel-size", "-pp", "--data-parallel-size", "-dp", "--cpu-offload-gb"),
@@ -44,16 +43,16 @@ def listed_sizes(settings: ServeConfig) -> int | None:
 
 def kv_bytes(settings: ServeConfig, dtype: str) -> int | None:
     """Return the bytes of a number in the KV cache; None for a kind that is not known here."""
-    asked = arguments(settings.extra_args).get(KV_DTYPE, "auto")
-    return 1 if asked.startswith("fp8") else DTYPE_BYTES.get(dtype if asked == "auto" else asked)
+    kind = arguments(settings.extra_args).get(KV_DTYPE, "auto")
+    return 1 if kind.startswith("fp8") else DTYPE_BYTES.get(dtype if kind == "auto" else kind)
 
 
 def unplanned(settings: ServeConfig) -> str | None:
     """Return the argument that changes the memory in a way that is not planned here; None where there is none."""
-    given = arguments(settings.extra_args)
+    named = arguments(settings.extra_args)
     if kv_bytes(settings, "bfloat16") is None:
-        return f"{KV_DTYPE} {given[KV_DTYPE]}"
-    return next((name for name in UNPLANNED if name in given), None)
+        return f"{KV_DTYPE} {named[KV_DTYPE]}"
+    return next((name for name in UNPLANNED if name in named), None)
 
 
 def devices(gpus: Sequence[Gpu], settings: ServeConfig) -> list[Gpu]:

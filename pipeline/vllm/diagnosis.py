@@ -6,15 +6,15 @@ from dataclasses import dataclass
 
 from pipeline.vllm.causes.cause import NO_SAMPLER
 from pipeline.vllm.causes.table import CAUSES
-from pipeline.vllm.compilers import ON_PROCESSOR
+from pipeline.vllm.compilers import CPP_COMPILER
 
 # Which process wrote a line, and as what; only the words behind are looked at.
 PREFIX = re.compile(r"^(\([\w ]*pid=\d+[^)]*\) ?)?(?:(?:ERROR|CRITICAL) [\d-]+ [\d:]+ \[[^\]]*\] ?)?")
 COLOUR = re.compile(r"\x1b\[[\d;]*m")
-QUIET = re.compile(r"\b(?:DEBUG|INFO|WARNING) \d\d-\d\d |^\d{4}-\d\d-\d\d [\d:,]+ - (?:DEBUG|INFO|WARNING) - ")
+INFORMATION = re.compile(r"\b(?:DEBUG|INFO|WARNING) \d\d-\d\d |^\d{4}-\d\d-\d\d [\d:,]+ - (?:DEBUG|INFO|WARNING) - ")
 TRACEBACK = "Traceback (most recent call last):"
 # A traceback shows source below each of its places, which may hold the text of any error.
-SOURCE = re.compile(r"(?m)^(  File \"[^\n]*\", line \d+[^\n]*)(?:\n    [^\n]*)+")
+SHOWN_SOURCE = re.compile(r"(?m)^(  File \"[^\n]*\", line \d+[^\n]*)(?:\n    [^\n]*)+")
 NAMED = re.compile(r"\b[A-Z]\w*(?:Error|Exception)\b")
 RAISED = re.compile(r"[A-Za-z_][\w.]*(?::|$)")
 INVALID = re.compile(r"ValidationError: \d+ validation errors? for (\w+)$")
@@ -27,7 +27,7 @@ BUILD = re.compile(
 COMPLAINT = re.compile(
     r"\berror\s*:|\berror #?\d+|\bfatal\s*:|undefined (?:reference|symbol)|[Nn]ot found$|Permission denied|No such file or directory"
 )
-PYTHONS = re.compile(r"[\w.]*(?:Error|Exception)\b")
+PYTHON_ERROR = re.compile(r"[\w.]*(?:Error|Exception)\b")
 EDGE = re.compile(r"(?m)^FAILED: [^\n]*\n(?P<said>(?:(?!\[\d+/\d+\] |ninja: |FAILED: )[^\n]*\n?)*)")
 COMPILERS = re.compile(r"(?:cc|gcc|g\+\+|c\+\+|clang(?:\+\+)?|nvcc|ninja)(?:-[\d.]+)?$")
 WITHOUT_COMPILE = "--set serve.enforce_eager=true leaves torch.compile out"
@@ -58,7 +58,7 @@ class Diagnosis:
 
 def diagnose(log: str) -> Diagnosis | None:
     """Return the first cause whose text stands in the log, or that of a build that failed; None where neither is there."""
-    text = SOURCE.sub(r"\1", "\n".join(line for _, line in loud(log)))
+    text = SHOWN_SOURCE.sub(r"\1", "\n".join(line for _, line in loud(log)))
     for cause in CAUSES:
         match = re.search(cause.text, text)
         if match and not (cause.name == "killed" and SERVES in log):
@@ -71,7 +71,7 @@ def loud(log: str) -> list[tuple[str, str]]:
     """Return (process, words) of each line that is no mere information."""
     found = []
     for line in COLOUR.sub("", log).splitlines():
-        if not QUIET.search(line):
+        if not INFORMATION.search(line):
             prefix = PREFIX.match(line)
             assert prefix is not None, "it matches the empty text"
             found.append((prefix[1] or "", line[prefix.end() :]))
@@ -85,23 +85,23 @@ def broken_build(text: str) -> Diagnosis | None:
         return None
     edge = EDGE.search(text)
     said = edge["said"].splitlines()[1:] if edge else text.splitlines()  # ninja shows the command first
-    complaints = [line for line in said if COMPLAINT.search(line) and not PYTHONS.match(line)]
+    complaints = [line for line in said if COMPLAINT.search(line) and not PYTHON_ERROR.match(line)]
     words = next(iter(complaints or (line for line in said if edge and line.strip())), "")
     if not words:
         words = f"{failed[1]} failed without a word in the log" if failed[1] else "the build ended without a word"
-    fix = f"mend that, or do without: {NO_SAMPLER if edge else WITHOUT_COMPILE}; a compiler with all it needs: {ON_PROCESSOR.install}"
+    fix = f"mend that, or do without: {NO_SAMPLER if edge else WITHOUT_COMPILE}; a compiler with all it needs: {CPP_COMPILER.install}"
     return Diagnosis("build-failed", f"a kernel could not be compiled: {words.strip()[:LONGEST]}", fix)
 
 
 def last_error(log: str) -> str:
     """Return the log's last line that names an exception, for a cause that the table does not know; else how it was ended."""
-    told = list(exceptions(log))
-    telling = [line for line in told if not WRAPPERS.search(line)]
+    errors = list(exceptions(log))
+    telling = [line for line in errors if not WRAPPERS.search(line)]
     if not telling:
         ending = next((says for text, says in ENDINGS if re.search(text, log)), "")
-        if ending or not told:
+        if ending or not errors:
             return ending
-    return (telling or told)[-1][:LONGEST]
+    return (telling or errors)[-1][:LONGEST]
 
 
 def exceptions(log: str) -> Iterator[str]:
@@ -115,12 +115,12 @@ def exceptions(log: str) -> Iterator[str]:
             shown = line.strip()
             source[process] = shown if line.startswith("    ") and set(shown) - set("^~ ") else source[process]
         elif process in source and RAISED.match(line):
-            yield whole(line, source.pop(process), [words for other, words in lines[number + 1 :] if other == process])
+            yield telling_line(line, source.pop(process), [words for other, words in lines[number + 1 :] if other == process])
         elif NAMED.search(line) and not re.search(r"\braise \w", line):
-            yield whole(line.strip(), "", [words for other, words in lines[number + 1 :] if other == process])
+            yield telling_line(line.strip(), "", [words for other, words in lines[number + 1 :] if other == process])
 
 
-def whole(line: str, source: str, after: list[str]) -> str:
+def telling_line(line: str, source: str, after: list[str]) -> str:
     """Return an exception's line with what makes it telling where it alone says nothing: what comes below, or the source."""
     invalid = INVALID.search(line)
     if invalid:

@@ -10,7 +10,7 @@ from pipeline.vllm.toolkit import toolkit_environment
 API_KEY = "VLLM_API_KEY"  # the server reads it; arguments could be read by every user of the machine
 # Inherited settings that would bend the server's own Python, secrets that it does not need, and a key that our client
 # does not send.
-DROPPED = (
+NOT_INHERITED = (
     "PYTHONDONTWRITEBYTECODE",
     "PYTHONPATH",
     "PYTHONHOME",
@@ -34,7 +34,7 @@ CACHES = {
 
 def base_environment(inherited: Mapping[str, str], cache: Path, python: Path) -> dict[str, str]:
     """Return what an activated environment of `python` has: `inherited` without what harms, telemetry and hub, caches below `cache`."""
-    kept = {k: v for k, v in inherited.items() if k not in DROPPED and not k.startswith(ENVIRONMENT_PREFIX)}
+    kept = {k: v for k, v in inherited.items() if k not in NOT_INHERITED and not k.startswith(ENVIRONMENT_PREFIX)}
     return {
         **kept,
         "PATH": os.pathsep.join(filter(None, (str(python.parent), inherited.get("PATH")))),  # programs that packages bring, as ninja

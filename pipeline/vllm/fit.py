@@ -3,23 +3,21 @@
 import math
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
-
+from pipeline.measure.units import MIB
 from pipeline.model.shape import Shape
-from pipeline.vllm.plan import CONTEXT_MIB, CONTEXT_STEP, MIB, SHORTEST_CONTEXT, WORKSPACE_MIB, Demand, Plan
+from pipeline.values import Frozen
+from pipeline.vllm.plan import CONTEXT_MIB, CONTEXT_STEP, SHORTEST_CONTEXT, WORKSPACE_MIB, Demand, Plan
 
 FitVerdict = Literal["fits", "fits, over the target", "fits only below context", "does not fit"]
 
 
-class Fit(BaseModel):
+class Fit(Frozen):
     """Whether a demand fits a device, and with which share of it.
 
     `least` is the smallest share at which one request of full length fits, `most` the largest whose peak the device holds,
     None where there is none; `advised` is the share to set and `plan` the plan with it. `alone` is the longest context of
     one request, `each` that of max_num_seqs requests at once.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     verdict: FitVerdict
     least: float | None
@@ -41,58 +39,58 @@ class Fit(BaseModel):
         return f"{self.verdict}{more}{' (by less than the estimate’s error)' if close else ''}"
 
 
-def fit_of(asked: Demand, available_mib: float, target_mib: float | None) -> Fit:
+def fit_of(demand: Demand, available_mib: float, target_mib: float | None) -> Fit:
     """Return whether it fits into `available_mib` of the device, if it can below the target of its peak."""
-    steps = list(asked.steps())
-    held = [(share, made) for share, made in steps if made.peak_mib <= available_mib]
-    within = [(share, made) for share, made in held if target_mib is None or made.meets(target_mib)]
-    least = next((share for share, made in steps if made.fits), None)
+    steps = list(demand.steps())
+    held = [(share, plan) for share, plan in steps if plan.peak_mib <= available_mib]
+    within = [(share, plan) for share, plan in held if target_mib is None or plan.meets(target_mib)]
+    least = next((share for share, plan in steps if plan.fits), None)
     most = held[-1][0] if held else None
     verdict: FitVerdict
     if within and within[-1][1].fits:
-        verdict, (advised, made) = "fits", within[-1]
+        verdict, (advised, plan) = "fits", within[-1]
     elif held and held[-1][1].fits:
-        verdict, (advised, made) = "fits, over the target", held[-1]
-    elif held and longest(held[-1][1], asked.shape, 1) >= SHORTEST_CONTEXT:
-        verdict, (advised, made) = "fits only below context", held[-1]
+        verdict, (advised, plan) = "fits, over the target", held[-1]
+    elif held and longest(held[-1][1], demand.shape, 1) >= SHORTEST_CONTEXT:
+        verdict, (advised, plan) = "fits only below context", held[-1]
     else:
-        made = held[-1][1] if held else asked.at(None)
-        return Fit(verdict="does not fit", least=least, most=most, advised=None, plan=made, alone=0, each=0)
-    alone, each = (longest(made, asked.shape, requests) for requests in (1, asked.max_num_seqs))
-    return Fit(verdict=verdict, least=least, most=most, advised=advised, plan=made, alone=alone, each=each)
+        plan = held[-1][1] if held else demand.at(None)
+        return Fit(verdict="does not fit", least=least, most=most, advised=None, plan=plan, alone=0, each=0)
+    alone, each = (longest(plan, demand.shape, requests) for requests in (1, demand.max_num_seqs))
+    return Fit(verdict=verdict, least=least, most=most, advised=advised, plan=plan, alone=alone, each=each)
 
 
-def longest(made: Plan, shape: Shape, requests: int) -> int:
+def longest(plan: Plan, shape: Shape, requests: int) -> int:
     """Return the context that so many requests at once may each have: what the KV cache holds and the model knows."""
-    tokens = made.kv_tokens // requests // CONTEXT_STEP * CONTEXT_STEP
+    tokens = plan.kv_tokens // requests // CONTEXT_STEP * CONTEXT_STEP
     return min(tokens, shape.context or tokens)
 
 
-def pairs(asked: Demand, available_mib: float, target_mib: float | None) -> list[tuple[int, int, float]]:
+def pairs(demand: Demand, available_mib: float, target_mib: float | None) -> list[tuple[int, int, float]]:
     """Return (max_num_seqs, the longest max_model_len that all of them may have at once, the share to set), fewest first.
 
     vLLM starts with less: it asks for one request of full length, and lets the others wait or begin anew.
     """
     found = []
     for sequences in (1, 2, 4, 8, 16, 32, 64, 128, 256):
-        judged = fit_of(asked.model_copy(update={"max_num_seqs": sequences, "max_model_len": SHORTEST_CONTEXT}), available_mib, target_mib)
+        judged = fit_of(demand.model_copy(update={"max_num_seqs": sequences, "max_model_len": SHORTEST_CONTEXT}), available_mib, target_mib)
         if judged.advised is not None and judged.each >= SHORTEST_CONTEXT:
             found.append((sequences, judged.each, judged.advised))
     return found
 
 
-def refusal(asked: Demand, utilization: float | None) -> tuple[str, str] | None:
+def hopeless(demand: Demand, utilization: float | None) -> tuple[str, str] | None:
     """Return (why a start cannot succeed even with the estimate's error in its favour, what would fit); None where it can."""
-    made = asked.at(utilization)
-    if not made.cannot_fit:
+    plan = demand.at(utilization)
+    if not plan.cannot_fit:
         return None
-    needed = math.ceil(made.max_model_len * made.kv_bytes_per_token / MIB)
+    needed = math.ceil(plan.max_model_len * plan.kv_bytes_per_token / MIB)
     why = (
-        f"the plan leaves {made.kv_cache_mib:.0f} MiB (±{made.error_mib:.0f}) for a KV cache that needs {needed} for one request of "
-        f"{made.max_model_len} tokens: {made.budget_mib:.0f} of {made.total_mib:.0f} MiB less {made.weights_mib:.0f} of weights, "
-        f"{made.activations_mib + WORKSPACE_MIB:.0f} of activations"
+        f"the plan leaves {plan.kv_cache_mib:.0f} MiB (±{plan.error_mib:.0f}) for a KV cache that needs {needed} for one request of "
+        f"{plan.max_model_len} tokens: {plan.budget_mib:.0f} of {plan.total_mib:.0f} MiB less {plan.weights_mib:.0f} of weights, "
+        f"{plan.activations_mib + WORKSPACE_MIB:.0f} of activations"
     )
-    judged = fit_of(asked, asked.total_mib, None)
+    judged = fit_of(demand, demand.total_mib, None)
     if judged.verdict == "fits":
         return why, f"what would fit: serve.gpu_memory_utilization from {judged.least} to {judged.most}"
     if judged.advised is not None:

@@ -3,17 +3,14 @@
 import re
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
-
 from pipeline.client.control import Control, ModelCard
 from pipeline.message import Sentence, _
+from pipeline.values import Frozen
 from pipeline.vllm.metrics import GENERATED_TOKENS
 
 
-class Proof(BaseModel):
+class Proof(Frozen):
     """One check of identity: what must hold, whether it does, and what was seen."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     claim: Sentence
     holds: bool
@@ -34,7 +31,7 @@ def serves(model: str, folder: Path, max_model_len: int, version: str, control: 
     ]
 
 
-def show(model: ModelCard, version: str, control: Control) -> list[Proof]:
+def shows_vllm(model: ModelCard, version: str, control: Control) -> list[Proof]:
     """Return what an endpoint shows of itself, where its process is not ours to look at; raises MeasureError when it is silent."""
     vllm = model.owned_by == "vllm" and model.max_model_len is not None
     return [

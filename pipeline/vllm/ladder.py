@@ -5,11 +5,10 @@ import os
 import re
 from collections.abc import Sequence
 
-from pydantic import BaseModel, ConfigDict
-
 from pipeline.config.schema import ServeConfig
 from pipeline.errors import OutOfMemoryError
 from pipeline.message import Sentence
+from pipeline.values import Frozen
 from pipeline.vllm.fit import share_of
 from pipeline.vllm.plan import SHORTEST_CONTEXT
 
@@ -25,10 +24,8 @@ FREE_WORDS = re.compile(r"(\d+) of (\d+) MiB are free on GPU")  # as pipeline.vl
 LENGTH_TEXT = re.compile(r"estimated maximum model length is (\d+)")
 
 
-class Attempt(BaseModel):
+class Attempt(Frozen):
     """A start that failed for lack of memory, and what was changed for the next one."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     cause: Sentence
     changed: str
@@ -70,10 +67,10 @@ def share_that_fits(log: str) -> float | None:
     ours = FREE_WORDS.search(log)
     if ours is not None:
         return share_of(float(ours[1]), float(ours[2]))
-    told = FREE_TEXT.search(log)
-    if told is None or float(told[2]) <= 0:
+    free = FREE_TEXT.search(log)
+    if free is None or float(free[2]) <= 0:
         return None
-    return math.floor(100 * float(told[1]) / float(told[2])) / 100
+    return math.floor(100 * float(free[1]) / float(free[2])) / 100
 
 
 def less(settings: ServeConfig, name: str, value: float) -> tuple[ServeConfig, str]:

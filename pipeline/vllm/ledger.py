@@ -1,20 +1,16 @@
 """The client's counts and means beside the server's own."""
 
-from pydantic import BaseModel, ConfigDict
-
 from pipeline.message import Sentence
+from pipeline.values import Frozen
 from pipeline.vllm.metrics import Metrics
 
 # The server's clock starts after it has read the request and stops before the answer is on its way.
 TOLERANCE_MS = 5.0
-
 TOLERANCE = 0.05
 
 
-class LedgerEntry(BaseModel):
+class LedgerEntry(Frozen):
     """What the client counted and how far the server's own counter rose meanwhile; None where it has no such metric."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     name: Sentence
     client: int
@@ -25,10 +21,8 @@ class LedgerEntry(BaseModel):
         return self.client == self.server
 
 
-class MeanCheck(BaseModel):
+class MeanCheck(Frozen):
     """A mean by the client's stamps beside the server's own, both in ms; `server_ms` is None where it has no such metric."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     name: str
     requests: int

@@ -9,7 +9,7 @@ from pipeline.client.target import Target
 from pipeline.errors import MeasureError
 from pipeline.vllm.metrics import KV_USAGE, PREEMPTIONS
 
-EACH_S = 1.0
+READ_EVERY_S = 1.0
 
 
 class Meter:
@@ -29,14 +29,14 @@ class Meter:
     def read(self) -> None:
         """Read once; a server too busy to answer is asked again the next time."""
         try:
-            told = self._control.metrics()
+            reading = self._control.metrics()
         except MeasureError:
             return
-        if PREEMPTIONS in told:
-            self.preemptions = int(told[PREEMPTIONS])
-        if KV_USAGE in told:
+        if PREEMPTIONS in reading:
+            self.preemptions = int(reading[PREEMPTIONS])
+        if KV_USAGE in reading:
             self.readings += 1
-            self.kv_peak_percent = max(self.kv_peak_percent or 0.0, 100 * told[KV_USAGE])
+            self.kv_peak_percent = max(self.kv_peak_percent or 0.0, 100 * reading[KV_USAGE])
 
     def _counted(self) -> int | None:
         try:
@@ -47,7 +47,7 @@ class Meter:
 
 
 @contextmanager
-def metered(target: Target, each_s: float = EACH_S) -> Iterator[Meter]:
+def metered(target: Target, each_s: float = READ_EVERY_S) -> Iterator[Meter]:
     """Read the server's metrics while the block runs, in a thread of its own, and once more at its end."""
     meter = Meter(Control(target.base_url, target.api_key))
     over = threading.Event()

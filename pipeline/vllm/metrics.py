@@ -28,8 +28,8 @@ class Counters:
 
     def read(self) -> Metrics:
         """Return each metric summed over the servers, and only those that each of them has."""
-        told = [control.metrics() for control in self.controls]
-        return {name: sum(each[name] for each in told) for name in set.intersection(*(set(each) for each in told))}
+        readings = [control.metrics() for control in self.controls]
+        return {name: sum(each[name] for each in readings) for name in set.intersection(*(set(each) for each in readings))}
 
 
 def rise(before: Metrics, after: Metrics, name: str) -> int | None:

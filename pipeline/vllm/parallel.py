@@ -9,7 +9,7 @@ from pipeline.config.schema import Positive, ServeConfig
 from pipeline.errors import ModelError, ServerError
 
 
-class Parts(BaseModel):
+class ModelParts(BaseModel):
     """What of a model is split or dealt out, from its config.json; None where that does not tell."""
 
     model_config = ConfigDict(extra="ignore", frozen=True, defer_build=True)
@@ -43,15 +43,15 @@ class Parts(BaseModel):
         return ""
 
 
-def read_parts(folder: Path) -> Parts:
+def read_model_parts(folder: Path) -> ModelParts:
     """Return the parts that the folder's config.json tells of; ModelError where it cannot be read."""
     try:
-        return Parts.model_validate(json.loads((folder / "config.json").read_bytes()))
+        return ModelParts.model_validate(json.loads((folder / "config.json").read_bytes()))
     except (OSError, ValidationError, ValueError) as error:
         raise ModelError(f"{folder.name}/config.json cannot be read ({str(error).splitlines()[0]})", "download the model again") from error
 
 
-def check_parts(settings: ServeConfig, parts: Parts, devices: int | None) -> None:
+def check_parts(settings: ServeConfig, parts: ModelParts, devices: int | None) -> None:
     """Raise ServerError for a spread that cannot work; `devices` are those of this host, None where none are counted."""
     tensor, pipeline, data = settings.tensor_parallel_size, settings.pipeline_parallel_size, settings.data_parallel_size
     indivisible = parts.divides(tensor)

@@ -10,13 +10,12 @@ and context are estimates, each with its reasoning beside it.
 import math
 from collections.abc import Iterator
 
-from pydantic import BaseModel, ConfigDict
-
 from pipeline.measure.figures import Figure, not_measured
+from pipeline.measure.units import MIB
 from pipeline.message import _
 from pipeline.model.shape import DTYPE_BYTES, Shape, kv_bytes_per_token
+from pipeline.values import Frozen
 
-MIB = 2**20
 DEFAULT_UTILIZATION = 0.92  # vLLM 0.32
 DEFAULT_BATCHED_TOKENS = 2048  # vLLM's default for a server on a GPU of under 70 GiB; 8192 from there on
 LARGE_GPU_MIB = 70 * 1024
@@ -41,10 +40,8 @@ LAPTOP_MIB = 6141.0
 NOTHING_PLANNED = _("nothing was planned: no GPU, or a model or flag that the plan does not know")
 
 
-class Plan(BaseModel):
+class Plan(Frozen):
     """Estimated use of one device in MiB, how much KV cache is left, and whether one request of full length fits."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     total_mib: float
     budget_mib: float
@@ -88,10 +85,8 @@ class Plan(BaseModel):
         return self.peak_mib + PEAK_ERROR_MIB < target_mib
 
 
-class Demand(BaseModel):
+class Demand(Frozen):
     """A model and the flags that decide its memory, apart from the share of the device."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     shape: Shape
     weights_bytes: int
@@ -131,9 +126,9 @@ class Demand(BaseModel):
         return ((step / 100, self.at(step / 100)) for step in range(1, 101))
 
 
-def batched_tokens(total_mib: float, asked: int | None) -> int:
+def batched_tokens(total_mib: float, wanted: int | None) -> int:
     """Return the tokens of the largest batch, as vLLM chooses them where nothing is asked."""
-    return asked or (LARGE_BATCHED_TOKENS if total_mib >= LARGE_GPU_MIB else DEFAULT_BATCHED_TOKENS)
+    return wanted or (LARGE_BATCHED_TOKENS if total_mib >= LARGE_GPU_MIB else DEFAULT_BATCHED_TOKENS)
 
 
 def captured_sizes(max_num_seqs: int) -> int:
@@ -150,12 +145,12 @@ def activations_bytes(shape: Shape, tokens: int, max_num_seqs: int) -> int:
     return layers + min(max_num_seqs, tokens) * shape.vocabulary * (2 * 4 + width)
 
 
-def plan_error_figure(made: Plan | None, peak: Figure) -> Figure:
+def plan_error_figure(plan: Plan | None, peak: Figure) -> Figure:
     """Return by how many percent the planned peak was above the measured one (below, where negative)."""
-    if made is None:
+    if plan is None:
         return not_measured("%", NOTHING_PLANNED)
     if peak.value is None:
         return not_measured("%", peak.reason)
     if peak.value <= 0:
         return not_measured("%", _("the measured peak is 0"))
-    return Figure(value=100 * (made.peak_mib / peak.value - 1), unit="%", n=1)
+    return Figure(value=100 * (plan.peak_mib / peak.value - 1), unit="%", n=1)

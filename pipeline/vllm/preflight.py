@@ -11,10 +11,11 @@ from pipeline.gpu import nvml
 from pipeline.gpu.host import Host
 from pipeline.gpu.nvml import Driver, Gpu
 from pipeline.vllm import compilers
+from pipeline.vllm.compilers import compiler_for
 from pipeline.vllm.demand import arguments, demand_on, devices
-from pipeline.vllm.fit import refusal, share_of
+from pipeline.vllm.fit import hopeless, share_of
 from pipeline.vllm.ladder import FEWEST_SEQUENCES, HOPELESS, PLANNED
-from pipeline.vllm.parallel import check_parts, read_parts
+from pipeline.vllm.parallel import check_parts, read_model_parts
 from pipeline.vllm.plan import CONTEXT_MIB, DEFAULT_UTILIZATION, SHORTEST_CONTEXT, Demand, Plan
 from pipeline.vllm.sets import CPU_SET, set_named
 
@@ -45,7 +46,7 @@ class Site:
 def insist_on_site(settings: ServeConfig, site: Site) -> None:
     """Raise ServerError where the model cannot be spread as the settings ask, or the machine lacks a device, driver or compiler."""
     if settings.world_size * settings.data_parallel_size > 1:  # on processors vLLM takes cores, which are not counted
-        check_parts(settings, read_parts(site.model), None if site.on_cpu else len(site.gpus))
+        check_parts(settings, read_model_parts(site.model), None if site.on_cpu else len(site.gpus))
     trouble = None if settings.force_start else lacking(settings, site)
     if trouble:
         raise ServerError(f"not started: {trouble[0]}", f"{trouble[1]}; {ALL_THE_SAME}")
@@ -61,7 +62,7 @@ def lacking(settings: ServeConfig, site: Site) -> tuple[str, str] | None:
         if site.driver and major.isdecimal() and int(major) < chosen.min_driver:
             why = f"the NVIDIA driver {site.driver.version} is too old for {chosen.name}, which needs {chosen.min_driver}"
             return why, f"leave install.set at auto, or update the driver to {chosen.min_driver} or newer"
-    compiler = compilers.needed(settings, site.distribution)
+    compiler = compiler_for(settings, site.distribution)
     if compiler is None or (not site.on_cpu and not site.gpus):
         return None
     environment = {**os.environ, **settings.env}
@@ -96,7 +97,7 @@ def refuse_crowded(settings: ServeConfig, site: Site) -> None:
 
 def refuse_hopeless(wanted: Demand | None, share: float | None) -> None:
     """Raise OutOfMemoryError for a start that cannot succeed by the plan, even where its error is in the start's favour."""
-    refused = refusal(wanted, share) if wanted else None
+    refused = hopeless(wanted, share) if wanted else None
     if wanted is not None and refused is not None:
         why, fitting = refused
         least = wanted.model_copy(update={"max_model_len": SHORTEST_CONTEXT, "max_num_seqs": FEWEST_SEQUENCES})
@@ -109,8 +110,8 @@ def crowded(gpus: Sequence[Gpu], settings: ServeConfig) -> tuple[str, str] | Non
 
     It refuses where less is free than its share of the device, both as CUDA counts them: without the driver's reserve.
     """
-    given = arguments(settings.extra_args)
-    if "--gpu-memory-utilization" in given or "--config" in given:
+    named = arguments(settings.extra_args)
+    if "--gpu-memory-utilization" in named or "--config" in named:
         return None
     share = settings.gpu_memory_utilization or DEFAULT_UTILIZATION
     for gpu in devices(gpus, settings):

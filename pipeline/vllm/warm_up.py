@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from itertools import product
 from typing import Any
 
+from pipeline.client.payloads import streamed
 from pipeline.client.target import Target
-from pipeline.load.generator import closed_loop, streamed
+from pipeline.load.generator import closed_loop
 
 SCHEMA = {"type": "object", "properties": {"number": {"type": "integer"}}, "required": ["number"], "additionalProperties": False}
 # What the stages send.
@@ -19,14 +20,14 @@ KINDS: tuple[dict[str, Any], ...] = (
 TOGETHER = (1, 3, 16)  # Triton compiles a kernel anew for a size of 1, for multiples of 16, and for other sizes
 LONG_WORDS = 400
 MAX_TOKENS = 8
-TIMEOUT_S = 120
+WARM_UP_TIMEOUT_S = 120
 
 
 def warm_up(target: Target, model: str, max_num_seqs: int, max_model_len: int) -> int:
     """Send each kind of request alone and in company; return how many were answered."""
     answered = 0
     for together in sorted({min(count, max_num_seqs) for count in TOGETHER}):
-        answers, _ = closed_loop(target, payloads(model, together, max_model_len), together, TIMEOUT_S)
+        answers, _ = closed_loop(target, payloads(model, together, max_model_len), together, WARM_UP_TIMEOUT_S)
         answered += sum(answer.ok for answer in answers)
     return answered
 

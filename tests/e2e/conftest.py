@@ -19,13 +19,17 @@ ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = {
     "SERVE__ON_OOM": "fail",
     "ROUTER__CASES": "6",
-    "DETERMINISM__RUNS": "5",
+    "ROUTER__UNARY_CASES": "1",
+    "DETERMINISM__RUNS": "3",
     "BENCH__TTFT_REQUESTS": "8",
+    "BENCH__WARMUP_REQUESTS": "2",
     "BENCH__DECODE_REQUESTS": "4",
-    "BENCH__OUTPUT_TOKENS": "32",
+    "BENCH__OUTPUT_TOKENS": "16",
     "BENCH__REQUESTS_PER_LEVEL": "8",
+    "BENCH__OPEN_REQUESTS": "6",
     "VRAM__LOAD_S": "6",
 }
+EAGER = ("--set", "serve.enforce_eager=true")  # starts sooner, on whatever processor
 COPIED = ("tasks.py", "config.yaml", "pipeline", "templates", "suites", "requirements")
 
 

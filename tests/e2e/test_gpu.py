@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import pytest
 
 from pipeline.gpu import nvml
-from pipeline.gpu.visible import VARIABLE
+from pipeline.gpu.visible import VISIBLE_DEVICES
 from pipeline.vllm.plan import PEAK_ERROR_MIB
 from tests.e2e.conftest import Project, fresh_project
 
@@ -56,11 +56,11 @@ def test_check_gpu_sees_what_nvidia_smi_sees(project: Project, gpu: nvml.Gpu) ->
 
 def test_the_servers_variable_chooses_the_device_by_index_and_uuid(project: Project, gpu: nvml.Gpu) -> None:
     for name in (gpu.uuid, str(gpu.index)):
-        code, output = project.run("check-gpu", *SETS, "--set", f"serve.env.{VARIABLE}='{name}'")
+        code, output = project.run("check-gpu", *SETS, "--set", f"serve.env.{VISIBLE_DEVICES}='{name}'")
         assert code == 0, output
         assert [each["uuid"] for each in project.record("check-gpu")["data"]["gpus"]] == [gpu.uuid]
-    code, output = project.run("check-gpu", *SETS, "--set", f"serve.env.{VARIABLE}=GPU-none")
-    assert f"{VARIABLE}=GPU-none: GPU-none is no device here" in output
+    code, output = project.run("check-gpu", *SETS, "--set", f"serve.env.{VISIBLE_DEVICES}=GPU-none")
+    assert f"{VISIBLE_DEVICES}=GPU-none: GPU-none is no device here" in output
 
 
 def test_plan_is_for_this_device(project: Project, gpu: nvml.Gpu) -> None:

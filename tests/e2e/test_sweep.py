@@ -4,12 +4,15 @@ import json
 import re
 from typing import Any
 
+import pytest
+
 from pipeline.measure.digits import number
 from pipeline.measure.figures import Figure
 from tests.e2e.conftest import Project
 
 
-def test_two_cells_one_after_the_other_each_with_its_own_server_and_report(project: Project) -> None:
+def test_two_cells_one_after_the_other_each_with_its_own_server_and_report(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(project.env, "VLLM_POC__SERVE__ENFORCE_EAGER", "true")  # each cell would compile in a folder of its own
     project.run("stop")
     project.run("report", "--only")  # a report on record, which the sweep shows itself in
     grid = ("--grid", "profile=quick;serve.max_num_seqs=4,8")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.load.calibration import Calibration
-from pipeline.server import state
+from pipeline.server import readiness, state, stop
 from pipeline.stages import bench
 from tests.fakes.cluster import Cluster
 from tests.fakes.environment import FakeProject
@@ -60,6 +60,15 @@ def calibrated_before(monkeypatch: pytest.MonkeyPatch) -> None:
 def interruptible() -> None:
     """A shell starts what it runs in the background deaf to interrupts."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick() -> Iterator[None]:
+    """A fake is ready, and gone, in less time than one look at vLLM may take."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(readiness, "POLL_S", 0.03)
+        patch.setattr(stop, "POLL_S", 0.05)
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ from pipeline.engine.record import Failure, Store, now
 from pipeline.engine.workspace import Workspace
 from pipeline.errors import ServerError
 from pipeline.redact import HIDDEN, KEY_PREFIX, redacted
-from pipeline.server.keys import key_file, made_key, read_key
+from pipeline.server.keys import key_file, make_or_read_key, read_key
 
 TOKEN = "hf_" + "a1B2" * 8
 
@@ -72,10 +72,10 @@ def test_a_failure_keeps_no_token(tmp_path: Path) -> None:
 
 def test_the_key_is_made_once_for_its_user_alone(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
-    key = made_key(workspace)
+    key = make_or_read_key(workspace)
     assert stat.S_IMODE(key_file(workspace).stat().st_mode) == 0o600
     assert len(key) > 40
-    assert made_key(workspace) == key
+    assert make_or_read_key(workspace) == key
     assert redacted(f"it is {key}") == f"it is {HIDDEN}"
 
 
@@ -85,7 +85,7 @@ def test_a_key_file_that_cannot_serve_is_refused(tmp_path: Path, text: str, mode
     path.write_text(text, encoding="utf-8")
     path.chmod(mode)
     with pytest.raises(ServerError, match=says):
-        made_key(Workspace(tmp_path))
+        make_or_read_key(Workspace(tmp_path))
 
 
 def test_a_lost_key_is_told(tmp_path: Path) -> None:

@@ -1,12 +1,12 @@
 """Causes of death: what is compiled or loaded at the start, and arguments that vLLM does not take."""
 
 from pipeline.vllm.causes.cause import NO_SAMPLER, QUOTE, Cause
-from pipeline.vllm.compilers import ON_GPU, ON_PROCESSOR
+from pipeline.vllm.compilers import C_COMPILER, CPP_COMPILER
 
 REINSTALL = "remove the folder venv-vllm and run `./inv install` again"
 CUDA_TOOLKIT = f"{NO_SAMPLER}; or install NVIDIA's CUDA toolkit and set CUDA_HOME to it"
 
-BUILDS = (
+OF_BUILDS = (
     Cause(
         "no-ninja",
         r"No such file or directory: '(?:[^'\n]*/)?ninja'|\bninja: (?:command )?not found|Ninja is required to load C\+\+ extensions",
@@ -43,7 +43,7 @@ BUILDS = (
         "no-python-headers",
         r"fatal error: '?Python\.h",
         "the Python headers are missing, which Triton and torch.compile need",
-        f"{ON_PROCESSOR.install}; without a GPU --set serve.enforce_eager=true compiles nothing",
+        f"{CPP_COMPILER.install}; without a GPU --set serve.enforce_eager=true compiles nothing",
     ),
     Cause(
         "no-cuda-headers",
@@ -55,13 +55,13 @@ BUILDS = (
         "no-headers",
         r"fatal error: '?([\w/.+-]+)'?: No such file or directory|fatal error: '([^'\n]+)' file not found",
         "the header {0}{1} is missing, which a kernel is compiled with",
-        f"{ON_PROCESSOR.install}; or the package that brings that header",
+        f"{CPP_COMPILER.install}; or the package that brings that header",
     ),
     Cause(
         "no-compiler",
         r"Failed to find C compiler",
         "no C compiler, which Triton needs",
-        ON_GPU.install,
+        C_COMPILER.install,
     ),
     Cause(
         "no-compiler",
@@ -69,7 +69,7 @@ BUILDS = (
         r"|No such file or directory: '(?:[^'\n]*/)?(?:gcc|g\+\+|cc|c\+\+|clang(?:\+\+)?)'"
         r"|\b(?:gcc|g\+\+|cc|c\+\+): (?:command )?not found",
         "no C/C++ compiler, which torch.compile and Triton need",
-        f"{ON_PROCESSOR.install}; without a GPU --set serve.enforce_eager=true compiles nothing",
+        f"{CPP_COMPILER.install}; without a GPU --set serve.enforce_eager=true compiles nothing",
     ),
     Cause(
         "no-library",

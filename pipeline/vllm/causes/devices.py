@@ -2,7 +2,7 @@
 
 from pipeline.vllm.causes.cause import Cause
 
-DEVICES = (
+OF_DEVICES = (
     Cause(
         "driver-too-old",
         r"The NVIDIA driver on your system is too old \(found version (\d+)\)",

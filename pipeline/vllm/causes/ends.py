@@ -2,7 +2,7 @@
 
 from pipeline.vllm.causes.cause import ENDED, Cause
 
-ENDS = (
+OF_ENDS = (
     Cause(
         "wrong-processor",
         f"Fatal Python error: Illegal instruction|{ENDED.format('-4')}",

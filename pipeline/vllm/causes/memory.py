@@ -4,7 +4,7 @@ from pipeline.vllm.causes.cause import Cause
 
 SMALLER = "take a smaller model (--profile qwen2.5-1.5b)"
 
-MEMORY = (
+OF_MEMORY = (
     Cause(
         "free-vram",
         r"Free memory on device .*?on startup is less than",

@@ -4,7 +4,7 @@ from pipeline.vllm.causes.cause import QUOTE, Cause
 
 WORDS_END = r"(?= \[type=|\n|$)"  # pydantic's messages end with what they were given
 
-MODEL = (
+OF_MODEL = (
     Cause(
         "context-too-long",
         r"User-specified max_model_len \((\d+)\) is greater than the derived max_model_len \((?:[a-z_]+=)?(\d+)",

@@ -2,7 +2,7 @@
 
 from pipeline.vllm.causes.cause import ENDED, QUOTE, Cause
 
-SYSTEM = (
+OF_SYSTEM = (
     Cause(
         "shm-full",
         r"Insufficient space in /dev/shm for|creating shared memory segment /dev/shm/|No space left on device: '/dev/shm"

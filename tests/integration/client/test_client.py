@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 import requests
 
-from pipeline.client.answer import Answer, Raw, read
+from pipeline.client.answer import Answer, RawAnswer, read_answer
 from pipeline.client.control import Control
+from pipeline.client.payloads import streamed
 from pipeline.client.target import Target
 from pipeline.errors import MeasureError
 from pipeline.load.calibration import stub
-from pipeline.load.generator import GONE, Line, Route, closed_loop, open_loop, streamed
+from pipeline.load.generator import TARGET_GONE, Channel, Route, closed_loop, open_loop
 from pipeline.vllm.metrics import GENERATED_TOKENS
 from tests.fakes.environment import free_port, until
 from tests.fakes.fake_vllm import FakeVllm, Script
@@ -28,9 +29,9 @@ def payload(max_tokens: int = 64, **more: Any) -> dict[str, Any]:
     return streamed("fake-model", [{"role": "user", "content": "Hi."}], max_tokens, **more)
 
 
-def send(target: Target, payload: dict[str, Any], timeout_s: float) -> Raw:
-    async def one() -> Raw:
-        line = Line(Route.to(target), timeout_s)
+def send(target: Target, payload: dict[str, Any], timeout_s: float) -> RawAnswer:
+    async def one() -> RawAnswer:
+        line = Channel(Route.to(target), timeout_s)
         try:
             return await line.exchange(line.route.request(payload))
         finally:
@@ -39,10 +40,10 @@ def send(target: Target, payload: dict[str, Any], timeout_s: float) -> Raw:
     return asyncio.run(one())
 
 
-def ask(script: Script, **more: Any) -> tuple[Answer, Raw]:
+def ask(script: Script, **more: Any) -> tuple[Answer, RawAnswer]:
     with FakeVllm(script) as fake:
         raw = send(Target(fake.base_url), payload(**more), TIMEOUT_S)
-    return read(raw), raw
+    return read_answer(raw), raw
 
 
 def test_a_whole_answer_has_text_reason_and_the_servers_own_counts() -> None:
@@ -102,18 +103,18 @@ def test_a_request_that_was_not_wholly_answered_failed(script: Script, says: str
 
 def test_an_unknown_model_is_a_failed_request() -> None:
     with FakeVllm() as fake:
-        answer = read(send(Target(fake.base_url), {**payload(), "model": "other"}, TIMEOUT_S))
+        answer = read_answer(send(Target(fake.base_url), {**payload(), "model": "other"}, TIMEOUT_S))
     assert "HTTP 404" in answer.error
 
 
 def test_a_refused_connection_is_a_failed_request() -> None:
-    answer = read(send(Target(f"http://127.0.0.1:{free_port()}"), payload(), TIMEOUT_S))
+    answer = read_answer(send(Target(f"http://127.0.0.1:{free_port()}"), payload(), TIMEOUT_S))
     assert "ConnectionRefusedError" in answer.error
 
 
 def test_a_server_that_says_nothing_is_given_up() -> None:
     with FakeVllm(Script(first_token_s=2)) as fake:
-        answer = read(send(Target(fake.base_url), payload(), 0.1))
+        answer = read_answer(send(Target(fake.base_url), payload(), 0.1))
     assert "TimeoutError" in answer.error
 
 
@@ -266,7 +267,7 @@ def test_a_proxy_from_the_environment_does_not_stand_between(variable: str, monk
     monkeypatch.setenv(variable, f"http://127.0.0.1:{free_port()}")
     with FakeVllm() as fake:
         assert Control(fake.base_url).version() == "0.32.0"
-        assert read(send(Target(fake.base_url), payload(), TIMEOUT_S)).ok
+        assert read_answer(send(Target(fake.base_url), payload(), TIMEOUT_S)).ok
 
 
 def test_open_loop_sends_when_it_is_due_however_late_the_answers_are() -> None:
@@ -283,7 +284,7 @@ def test_open_loop_counts_what_a_dead_target_was_never_sent_as_failed() -> None:
     with FakeVllm(Script(first_token_s=20)) as fake:
         target = Target(fake.base_url, lambda: len(fake.ledger.requests) < 1)
         answers, _ = open_loop(target, [payload() for _ in range(3)], [0, 60, 60], TIMEOUT_S)
-    assert [answer.error for answer in answers] == [GONE] * 3
+    assert [answer.error for answer in answers] == [TARGET_GONE] * 3
     assert len(fake.ledger.requests) == 1
 
 

@@ -1,9 +1,12 @@
 """`determinism-remedy` with the fake in vLLM's place: both sides measured, the user's own server and records as before."""
 
 import dataclasses
+import io
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -80,45 +83,89 @@ class Project(FakeProject):
         return made
 
 
-@pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project]:
-    made = Project(tmp_path)
+def prepare(root: Path, patch: pytest.MonkeyPatch) -> Project:
+    """Return a project whose client needs no calibration, and whose earlier stages need not run."""
+    made = Project(root)
     made.play(SHAKY)
     ceiling = 1e9
     own = [Calibration(concurrency=each, chunks=1, delay_ms_p50=0, delay_ms_p95=0, cpu_us_per_chunk=0) for each in (1, 2)]
-    monkeypatch.setattr(remedy, "calibrate", lambda *_: (own, ceiling))
-    monkeypatch.setattr(Pipeline, "ensure", lambda *_, **__: [])
-    monkeypatch.delenv(VARIABLE, raising=False)
+    patch.setattr(remedy, "calibrate", lambda *_: (own, ceiling))
+    patch.setattr(Pipeline, "ensure", lambda *_, **__: [])
+    patch.delenv(VARIABLE, raising=False)
+    return made
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project]:
+    made = prepare(tmp_path, monkeypatch)
     yield made
     made.close()
+
+
+@dataclass(frozen=True)
+class Whole:
+    """One run with all its arms, in a project where a server had been up: its exit code, what it said, and the records around it."""
+
+    project: Project
+    code: int
+    said: str
+    before: dict[Path, bytes]
+    after: dict[Path, bytes]
+    launches: set[str]
+
+
+def launches_of(project: Project) -> set[str]:
+    return {path.name for path in project.workspace.launches.iterdir()}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Whole]:
+    def records() -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in made.workspace.artifacts.glob("*.json")}
+
+    with pytest.MonkeyPatch.context() as patch:
+        made = prepare(tmp_path_factory.mktemp("whole"), patch)
+        try:
+            stop_server(made.left_running(), made.workspace)
+            earlier, before, output = launches_of(made), records(), io.StringIO()
+            with redirect_stdout(output):
+                code = code_of(determinism_remedy(made.root, Options()))
+            yield Whole(made, code, output.getvalue(), before, records(), launches_of(made) - earlier)
+        finally:
+            made.close()
 
 
 def arms(side: Any) -> dict[str, tuple[int, int]]:
     return {arm.arm: (arm.agreeing, arm.runs) for arm in side.arms if arm.arm != "D5"}
 
 
-def test_without_it_answers_part_under_load_and_with_it_they_agree(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
-    assert code_of(determinism_remedy(project.root, Options())) == 0
-    proof = project.proof()
-    whole = {"D1": (4, 4), "D2": (4, 4), "D4": (2, 2)}
-    assert arms(proof.remedied) == {**whole, "D3": (2, 2)}
-    assert arms(proof.without) == {**whole, "D3": (0, 2)}
+def test_without_it_answers_part_under_load_and_with_it_they_agree(whole: Whole) -> None:
+    assert whole.code == 0
+    proof = whole.project.proof()
+    others = {"D1": (4, 4), "D2": (4, 4), "D4": (2, 2)}
+    assert arms(proof.remedied) == {**others, "D3": (2, 2)}
+    assert arms(proof.without) == {**others, "D3": (0, 2)}
     assert [side.system_tok_s.n for side in (proof.without, proof.remedied)] == [2, 2]
     assert (proof.model, proof.vllm, proof.in_settings, proof.concurrency) == ("fake-model", VERSION, False, 2)
-    said = capsys.readouterr().out
-    assert f"remedy {VARIABLE}=0" in said
-    assert "0 of 2, first difference at token 2" in said
+    assert f"remedy {VARIABLE}=0" in whole.said
+    assert "0 of 2, first difference at token 2" in whole.said
 
 
-def test_each_side_names_its_environment_and_its_launches(project: Project) -> None:
-    determinism_remedy(project.root, Options())
-    proof = project.proof()
+def test_each_side_names_its_environment_and_its_launches(whole: Whole) -> None:
+    proof = whole.project.proof()
     assert VARIABLE not in proof.without.environment
     assert proof.remedied.environment == {**proof.without.environment, VARIABLE: "0"}
-    assert proof.without.environment[SCRIPT_VARIABLE] == str(project.script_file)
-    launches = [*proof.without.launch_ids, *proof.remedied.launch_ids]
-    assert sorted(launches) == sorted(path.name for path in project.workspace.launches.iterdir())
-    assert len(launches) == 4, "each side began once, and once more for D4"
+    assert proof.without.environment[SCRIPT_VARIABLE] == str(whole.project.script_file)
+    assert {*proof.without.launch_ids, *proof.remedied.launch_ids} == whole.launches
+    assert len(whole.launches) == 4, "each side began once, and once more for D4"
+
+
+def test_nothing_is_left_running_and_the_other_records_stay(whole: Whole) -> None:
+    assert whole.project.processes() == []
+    assert state.read(whole.project.workspace) is None
+    assert {path.stem for path in whole.before} >= {"serve", "stop", "check-gpu"}
+    assert {path: whole.after[path] for path in whole.before} == whole.before
+    assert {path.stem for path in set(whole.after) - set(whole.before)} == {REMEDY_NOTE}
 
 
 def test_without_the_restart_arm_each_side_starts_once(project: Project) -> None:
@@ -130,21 +177,9 @@ def test_without_the_restart_arm_each_side_starts_once(project: Project) -> None
     }
 
 
-def test_nothing_is_left_running_and_the_other_records_stay(project: Project) -> None:
-    stop_server(project.left_running(), project.workspace)
-    before = {path: path.read_bytes() for path in project.workspace.artifacts.glob("*.json")}
-    assert code_of(determinism_remedy(project.root, Options())) == 0
-    assert project.processes() == []
-    assert state.read(project.workspace) is None
-    after = {path: path.read_bytes() for path in project.workspace.artifacts.glob("*.json")}
-    assert {path.stem for path in before} >= {"serve", "stop", "check-gpu"}
-    assert {path: after[path] for path in before} == before
-    assert {path.stem for path in set(after) - set(before)} == {REMEDY_NOTE}
-
-
 def test_settings_that_have_it_already_are_measured_without_it_too(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
     given = f'serve.env={{{VARIABLE}: "0", {SCRIPT_VARIABLE}: {project.script_file}}}'
-    assert code_of(determinism_remedy(project.root, Options(sets=(given,)))) == 0
+    assert code_of(determinism_remedy(project.root, Options(sets=(given, "determinism.restart=false")))) == 0
     proof = project.proof()
     assert proof.in_settings
     assert VARIABLE not in proof.without.environment
@@ -167,7 +202,7 @@ def test_a_remedy_that_does_not_help_is_exit_code_1(project: Project) -> None:
 
 def test_a_side_that_does_not_start_is_told_and_the_other_is_measured(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
     project.play(Script(texts=(SAME,), first_token_s=0.1, cached_tokens=None, by_environment={f"{VARIABLE}=0": NO_START}))
-    assert code_of(determinism_remedy(project.root, Options())) == 2
+    assert code_of(determinism_remedy(project.root, Options(sets=("determinism.restart=false",)))) == 2
     proof = project.proof()
     assert proof.without.failure is None
     assert arms(proof.without)["D1"] == (4, 4)
@@ -189,7 +224,7 @@ def test_a_server_that_does_not_come_back_for_d4_is_no_result(project: Project, 
         finally:
             project.play(SHAKY)
 
-    monkeypatch.setattr(remedy, "relaunched", broken)
+    monkeypatch.setattr(remedy, "relaunch", broken)
     assert code_of(determinism_remedy(project.root, Options())) == 2
     side = project.proof().remedied
     assert side.failure is not None

@@ -23,8 +23,9 @@ from pipeline.engine.record import Outcome, Store, now
 from pipeline.engine.workspace import Workspace
 from pipeline.errors import ConfigError, MeasureError, NothingAnsweredError, ServerError
 from pipeline.experiments import soak as soaking
-from pipeline.experiments.soak import S_PER_H, parsed
+from pipeline.experiments.soak import parsed
 from pipeline.measure.figures import Figure, not_measured
+from pipeline.measure.memory import S_PER_H
 from pipeline.server import state
 from pipeline.stages.measure_vram import LaunchMemory, Load, MemoryUse, Soak, memory_use
 from pipeline.stages.serve import Server
@@ -58,10 +59,16 @@ def server(fake: FakeVllm, workspace: Workspace) -> Server:
     return simulated_server(fake, workspace)
 
 
+@pytest.fixture(autouse=True)
+def short_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slices of a minute would make every test as long."""
+    monkeypatch.setattr(soaking, "SLICE_S", SLICE_S)
+
+
 def soak(
     server: Server, workspace: Workspace, hours: float = HOURS, anew: bool = False, seen: Callable[[Soak], None] = lambda _: None
 ) -> Soak:
-    return soaking.soak(SETTINGS, hours, anew, machine(), server, workspace, SLICE_S, seen)
+    return soaking.soak(SETTINGS, hours, anew, machine(), server, workspace, seen)
 
 
 def on_record(workspace: Workspace) -> Soak:

@@ -10,11 +10,12 @@ from typing import Any
 import psutil
 import pytest
 
+from pipeline.client.payloads import streamed
 from pipeline.client.target import Target
 from pipeline.errors import MeasureError
 from pipeline.load import calibration, spread
-from pipeline.load.calibration import Calibration
-from pipeline.load.generator import GONE, streamed
+from pipeline.load.calibration import Calibration, best_calibration
+from pipeline.load.generator import TARGET_GONE
 from pipeline.load.spread import LoadShare, Processes
 from tests.fakes.environment import until
 from tests.fakes.fake_vllm import FakeVllm, Script
@@ -53,7 +54,7 @@ def test_a_dead_target_ends_the_processes_and_their_requests_count_as_failed() -
     with FakeVllm(Script(first_token_s=20)) as fake:
         target = Target(fake.base_url, lambda: len(fake.ledger.requests) < 2)
         made = spread.loop(target, payloads(), 2, TIMEOUT_S, Processes(2))
-    assert [answer.error for answer in made.answers] == [GONE] * 7
+    assert [answer.error for answer in made.answers] == [TARGET_GONE] * 7
     assert workers() == []
 
 
@@ -152,5 +153,5 @@ def test_more_processes_are_taken_where_one_sees_chunks_late(
 
     monkeypatch.setattr(calibration, "calibration", scripted)
     monkeypatch.setattr("os.cpu_count", lambda: cores)
-    made = calibration.best_of(Target("http://127.0.0.1:9"), 64, 1.0)
+    made = best_calibration(Target("http://127.0.0.1:9"), 64, 1.0)
     assert (made.processes, made.delay_ms_p95) == taken

@@ -17,9 +17,9 @@ from pipeline.engine.workspace import Workspace
 from pipeline.errors import MachineError, MeasureError, PipelineError
 from pipeline.load import workers as placing
 from pipeline.load.calibration import Hurried, calibrate
-from pipeline.load.generator import GONE
+from pipeline.load.generator import TARGET_GONE
 from pipeline.load.spread import loop
-from pipeline.load.workers import Workers, crew_of, unreachable
+from pipeline.load.workers import Workers, crew_of, refuse_unreachable
 from pipeline.stages.bench import bench
 from pipeline.terminal import Silent
 from tests.fakes.cluster import Cluster, in_the_background
@@ -67,7 +67,7 @@ def test_clients_on_nodes_merge_their_stamps_by_one_clock(crew: Workers) -> None
 def test_a_dead_target_ends_the_clients_and_their_requests_count_as_failed(crew: Workers) -> None:
     with FakeVllm(Script(first_token_s=20)) as fake:
         made = loop(Target(fake.base_url, lambda: len(fake.ledger.requests) < 2), payloads(), 2, TIMEOUT_S, crew)
-    assert [answer.error for answer in made.answers] == [GONE] * 7
+    assert [answer.error for answer in made.answers] == [TARGET_GONE] * 7
     assert processes() == []
 
 
@@ -177,10 +177,10 @@ def test_no_cluster_no_room_no_ray_is_told(cluster: Cluster, monkeypatch: pytest
 
 
 def test_a_server_that_only_this_machine_reaches_is_told() -> None:
-    unreachable(("http://127.0.0.1:8000",), ())
-    unreachable(("http://10.0.0.1:8000",), ("gpu-2",))
+    refuse_unreachable(("http://127.0.0.1:8000",), ())
+    refuse_unreachable(("http://10.0.0.1:8000",), ("gpu-2",))
     with pytest.raises(MeasureError, match=r"http://127\.0\.0\.1:8000 is this machine's own address, .* on gpu-2, gpu-3$") as caught:
-        unreachable(("http://10.0.0.1:8000", "http://127.0.0.1:8000"), ("gpu-3", "gpu-2", "gpu-2"))
+        refuse_unreachable(("http://10.0.0.1:8000", "http://127.0.0.1:8000"), ("gpu-3", "gpu-2", "gpu-2"))
     assert "--attach" in caught.value.hint
 
 

@@ -23,7 +23,7 @@ from pipeline.publish.github import ThroughRest
 from pipeline.redact import KEY_PREFIX
 from pipeline.report.stage import Report
 from pipeline.server import state
-from pipeline.server.keys import made_key
+from pipeline.server.keys import make_or_read_key
 from pipeline.server.state import Handle
 from pipeline.stages.serve import Server
 from pipeline.terminal import give
@@ -480,7 +480,7 @@ def test_env_of_a_running_server(bare: FakeProject, capsys: pytest.CaptureFixtur
 
 def test_env_of_an_open_server_shows_its_key_only_when_asked(bare: FakeProject, capsys: pytest.CaptureFixture[str]) -> None:
     state.write(bare.workspace, a_launch(host="0.0.0.0"))
-    key = made_key(bare.workspace)
+    key = make_or_read_key(bare.workspace)
     assert key.startswith(KEY_PREFIX)
     hidden = printed(bare, capsys)
     assert key not in hidden

@@ -118,7 +118,7 @@ def test_a_server_that_never_gets_ready_is_given_up_in_its_phase_and_place(
 def test_a_start_without_progress_is_a_hang_with_phase_and_place(
     project: FakeProject, monkeypatch: pytest.MonkeyPatch, stopped: bool
 ) -> None:
-    monkeypatch.setattr(readiness, "LOOK_S", 0.1)
+    monkeypatch.setattr(readiness, "PROGRESS_CHECK_S", 0.1)
     project.play(Script(hang=True, log=PHASES[:3]))
     settings = project.settings(stall_timeout_s=1)
     with started(project, settings) as (launch, log):

@@ -10,9 +10,10 @@ import psutil
 import pytest
 
 from pipeline.client.control import Control
+from pipeline.client.payloads import streamed
 from pipeline.client.target import Target
 from pipeline.errors import ServerError
-from pipeline.load.generator import closed_loop, streamed
+from pipeline.load.generator import closed_loop
 from pipeline.server import ports, state
 from pipeline.server.identity import prove
 from pipeline.stages.serve import Server, server_present

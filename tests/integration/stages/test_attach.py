@@ -10,19 +10,18 @@ import psutil
 import pytest
 from pydantic import ValidationError
 
+from pipeline.client.payloads import streamed
 from pipeline.client.target import Target
 from pipeline.config.schema import AttachConfig, BenchConfig, DeterminismConfig, Limits, ModelConfig, VramConfig
 from pipeline.engine.record import Store, now
 from pipeline.errors import MeaninglessError, MeasureError, ServerError
-from pipeline.load.generator import streamed
 from pipeline.load.spread import Processes, loop
 from pipeline.server.keys import key_file
 from pipeline.server.stop import stop_server
 from pipeline.stages import test_determinism as determinism
-from pipeline.stages.attach import attach_server
 from pipeline.stages.bench import bench
 from pipeline.stages.measure_vram import measure_vram
-from pipeline.stages.serve import Server, server_present
+from pipeline.stages.serve import Server, attach_server, server_present
 from tests.fakes.environment import FakeProject, free_port, machine
 from tests.fakes.fake_vllm import VERSION, FakeVllm, Script
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.client.answer import Answer, Raw, read
-from pipeline.load.generator import streamed
+from pipeline.client.answer import Answer, RawAnswer, read_answer
+from pipeline.client.payloads import streamed
 
 ROLE = {"choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}]}
 USAGE = {"choices": [], "usage": {"prompt_tokens": 9, "completion_tokens": 3, "prompt_tokens_details": {"cached_tokens": 4}}}
@@ -27,7 +27,7 @@ def event(data: Any) -> bytes:
 def answer(*events: Any, status: int = 200, error: str = "") -> Answer:
     """Return the answer to events that arrive at 10, 20, 30, … after a send at 0."""
     blocks = [(10 * at, part if isinstance(part, bytes) else event(part)) for at, part in enumerate(events, 1)]
-    return read(Raw(0, status, blocks, error))
+    return read_answer(RawAnswer(0, status, blocks, error))
 
 
 def test_good_answer_has_text_stamps_counts_and_reason() -> None:
@@ -164,7 +164,7 @@ BODY = b"".join(event(data) for data in EVENTS) + DONE
 def test_stamps_are_those_of_the_block_that_ends_an_event_by_the_short_cut_and_by_the_parser(places: list[int], before: bytes) -> None:
     ends = sorted({*places, len(BODY)} - {0})
     blocks = [(end, BODY[begin:end]) for begin, end in zip([0, *ends], ends, strict=False)]
-    made = read(Raw(0, 200, [(0, before), *blocks] if before else blocks, ""))
+    made = read_answer(RawAnswer(0, 200, [(0, before), *blocks] if before else blocks, ""))
     first = len(event(ROLE))
     whole = [first + len(event(content("gü"))), first + len(event(content("gü")) + event(content("z"))), first]
     whole[2] = whole[1] + len(event(content("el")))

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.client.answer import Answer, Raw, read
+from pipeline.client.answer import Answer, RawAnswer, read_answer
 from pipeline.client.target import Target
 from pipeline.load.generator import Connection, Route
 
@@ -56,7 +56,7 @@ def fed(loop: asyncio.AbstractEventLoop, blocks: list[bytes], lost: Exception | 
         connection.data_received(block)
     connection.connection_lost(lost)
     assert ended.done()
-    return read(Raw(0, connection.status, connection.blocks, connection.error, 0, connection.streamed))
+    return read_answer(RawAnswer(0, connection.status, connection.blocks, connection.error, 0, connection.streamed))
 
 
 def cut(data: bytes, places: list[int]) -> list[bytes]:

@@ -48,11 +48,11 @@ def test_shipped_suites_and_templates_exist() -> None:
 def made_figures() -> dict[str, set[str]]:
     """Return the names of the figures that each measuring stage makes."""
     alone = Batch([Answer(0, 1, 2, [1, 2], "x", "stop", tokens=2)], 1, 0)
-    arm = [*test_router.arm_figures([]), "ttft_ms_p50"]
+    arm = [*test_router.router_figures([]), "ttft_ms_p50"]
     return {
-        "bench": set(bench.figures(alone, alone, [], [])),
+        "bench": set(bench.lone_figures(alone, alone, [], [])),
         "test-router": {f"{name}_{figure}" for name in ("prompt_only", "constrained") for figure in arm},
-        "test-determinism": {*test_determinism.figures([], {}), *test_determinism.arm_figures([])},
+        "test-determinism": {*test_determinism.prompt_figures([], {}), *test_determinism.arm_figures([])},
         "measure-vram": {name for series in SERIES for name in series_figures(series, [], [], [], None, "")},
     }
 

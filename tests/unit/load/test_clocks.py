@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from pipeline.client.answer import Answer
 from pipeline.load.calibration import Calibration
 from pipeline.load.clocks import Clock, apart_ns, by_ours, clock_between, clock_by
-from pipeline.load.levels import level
+from pipeline.load.levels import level_of
 from pipeline.load.spread import Batch
 from pipeline.load.stamps import TIMES
 
@@ -51,7 +51,7 @@ def test_no_latency_changes_with_the_clock(ahead_ns: int) -> None:
 def test_throughput_over_clocks_that_are_not_known_well_enough_is_invalid() -> None:
     own = Calibration(concurrency=2, processes=2, nodes=2, chunks=1, delay_ms_p50=0, delay_ms_p95=0, cpu_us_per_chunk=10)
     batch = Batch([good, good], wall_s=2.0, cpu_s=0.1, clock_ms=20.0)
-    assert level(own, batch, 1, 1000).invalid == ""
-    made = level(own, replace(batch, clock_ms=20.1), 1, 1000)
+    assert level_of(own, batch, 1, 1000).invalid == ""
+    made = level_of(own, replace(batch, clock_ms=20.1), 1, 1000)
     assert made.invalid == "the clocks of its clients may be 20.1 ms apart, over 1% of its 2 s"
     assert made.clock_ms == 20.1

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from pipeline.client.answer import Answer
 from pipeline.config.schema import Limits
 from pipeline.load.calibration import Calibration
-from pipeline.load.levels import level, meeting
+from pipeline.load.levels import level_of, meeting
 from pipeline.load.spread import Batch
 from pipeline.load.stamps import raw_answer, raw_line
 from pipeline.measure.latency import e2e_ms, gaps_ms, meets_limits, most_in_flight, steady_tok_s, tpot_ms, ttft_ms
-from pipeline.stages import bench
+from pipeline.stages.bench import lone_figures
 
 MS = 1_000_000
 
@@ -53,7 +53,7 @@ def batch(*answers: Answer, wall_s: float = 1.0) -> Batch:
 
 
 def test_bench_figures_follow_the_definitions() -> None:
-    made = bench.figures(batch(answer(0, 40, 40, 1)), batch(answer(0, 50, 1050, 51)), [], [])
+    made = lone_figures(batch(answer(0, 40, 40, 1)), batch(answer(0, 50, 1050, 51)), [], [])
     assert made["ttft_ms_p50"].value == 40
     assert made["tpot_ms_p50"].value == 20
     assert made["itl_ms_p50"].value == 1000, "two chunks have one gap, however many tokens they hold"
@@ -64,26 +64,26 @@ def test_bench_figures_follow_the_definitions() -> None:
 def test_bench_counts_failures_in_the_denominator_and_not_in_the_latencies() -> None:
     failed = Answer(0, error="HTTP 500")
     decode = batch(answer(0, 50, 1050, 51), failed)
-    made = bench.figures(batch(answer(0, 40, 40, 1), failed), decode, [decode], [])
+    made = lone_figures(batch(answer(0, 40, 40, 1), failed), decode, [decode], [])
     assert (made["answered"].value, made["answered"].n) == (50, 4)
     assert (made["ttft_ms_p50"].n, made["decode_tok_s_p50"].n) == (1, 1)
 
 
 def test_bench_without_a_success_has_no_latency() -> None:
-    made = bench.figures(batch(Answer(0, error="x")), batch(Answer(0, error="x")), [], [])
+    made = lone_figures(batch(Answer(0, error="x")), batch(Answer(0, error="x")), [], [])
     assert made["answered"].value == 0
     assert [made[name].value for name in ("ttft_ms_p50", "ttft_ms_p95", "tpot_ms_p50", "decode_tok_s_p50", "e2e_ms_p50")] == [None] * 5
 
 
 @pytest.mark.parametrize("unfit", [answer(0, 50, 50, 51), answer(0, 50, 50, 1)], ids=["all in one block", "one token"])
 def test_answer_without_a_token_gap_does_not_break_the_bench(unfit: Answer) -> None:
-    made = bench.figures(batch(answer(0, 40, 40, 1)), batch(unfit, answer(0, 50, 1050, 51)), [], [])
+    made = lone_figures(batch(answer(0, 40, 40, 1)), batch(unfit, answer(0, 50, 1050, 51)), [], [])
     assert made["decode_tok_s_p50"].value == 50
 
 
 def test_system_throughput_counts_successful_tokens_over_wall_time() -> None:
     own = Calibration(concurrency=4, chunks=1, delay_ms_p50=0, delay_ms_p95=0, cpu_us_per_chunk=10)
-    made = level(own, batch(answer(0, 1, 2, 30), answer(0, 1, 2, 30), Answer(0, tokens=30, error="cut off"), wall_s=2), 1, 1000)
+    made = level_of(own, batch(answer(0, 1, 2, 30), answer(0, 1, 2, 30), Answer(0, tokens=30, error="cut off"), wall_s=2), 1, 1000)
     assert (made.throughput_tok_s, made.chunks_s, made.requests, made.failed) == (30, 2, 3, 1)
     assert made.client_cpu_share == 0.25
     assert made.steady_tok_s is None, "three requests never fill a loop of four"

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.config.schema import ServeConfig
-from pipeline.server.launch import prune
+from pipeline.server.launch import prune_launches
 from pipeline.vllm.command import MODULE, headless_command, served_folder, server_command
 from pipeline.vllm.environment import server_environment
 
@@ -166,14 +166,14 @@ def test_oldest_launches_are_removed(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         (tmp_path / name / "server.log").touch()
     (tmp_path / "a-file").touch()
-    prune(tmp_path / "20260103-000000-1", 2)
+    prune_launches(tmp_path / "20260103-000000-1", 2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["20260102-000000-1", "20260103-000000-1", "a-file"]
 
 
 def test_the_newest_launch_stays_when_the_clock_was_set_back(tmp_path: Path) -> None:
     for name in ("20260101-000000-1", "20260102-000000-1", "20260103-000000-1"):
         (tmp_path / name).mkdir()
-    prune(tmp_path / "20260101-000000-1", 2)
+    prune_launches(tmp_path / "20260101-000000-1", 2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["20260101-000000-1", "20260103-000000-1"]
-    prune(tmp_path / "20260101-000000-1", 10)
+    prune_launches(tmp_path / "20260101-000000-1", 10)
     assert len(list(tmp_path.iterdir())) == 2

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.server.stall import Progress, places
+from pipeline.server.stall import Progress, innermost_frames
 
 # As Python 3.11 writes it on SIGABRT: other threads first, the main thread last, extension modules after it.
 DUMP = """INFO still here
@@ -30,12 +30,12 @@ Thread 0x00007f3 (most recent call first):
 
 
 def test_each_process_stands_where_its_main_thread_is() -> None:
-    assert places(DUMP) == ["wait_for_engine (v1/engine/core_client.py:588)", "forward (torch/nn/linear.py:9)"]
+    assert innermost_frames(DUMP) == ["wait_for_engine (v1/engine/core_client.py:588)", "forward (torch/nn/linear.py:9)"]
 
 
 def test_a_dump_without_frames_tells_no_place() -> None:
-    assert places("Fatal Python error: Aborted\n<no Python frame>\n") == []
-    assert places("nothing") == []
+    assert innermost_frames("Fatal Python error: Aborted\n<no Python frame>\n") == []
+    assert innermost_frames("nothing") == []
 
 
 @given(st.lists(st.tuples(st.integers(0, 2), st.floats(0, 3), st.integers(0, 1)), max_size=30))

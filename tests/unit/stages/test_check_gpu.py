@@ -10,10 +10,11 @@ from pipeline.config.schema import CUDA_DEVICES, AutoProfile, GpuConfig, Visible
 from pipeline.errors import MachineError
 from pipeline.gpu import holders, nvml
 from pipeline.gpu.nvml import NO_DEVICE, TROUBLES, Driver, Gpu, Reading, Trouble, cuda_version, trouble_of
-from pipeline.gpu.visible import VARIABLE, text
+from pipeline.gpu.visible import VISIBLE_DEVICES, text
 from pipeline.stages import check_gpu
 from pipeline.vllm import compilers
-from pipeline.vllm.cautions import cautions
+from pipeline.vllm.cautions import device_cautions
+from pipeline.vllm.compilers import C_COMPILER
 from pipeline.vllm.limits import LIMITS, Limit
 from tests.builders.machines import gpu
 
@@ -50,7 +51,7 @@ def test_a_profile_whose_model_is_not_for_business_says_so() -> None:
 
 
 def test_the_variable_has_one_name() -> None:
-    assert CUDA_DEVICES == VARIABLE
+    assert CUDA_DEVICES == VISIBLE_DEVICES
 
 
 def test_trouble_means_cpu_and_says_so() -> None:
@@ -204,7 +205,7 @@ KERNEL = "6.8.0-45-generic"
     ],
 )
 def test_what_a_device_is_too_old_for_is_told(capability: str, short: list[str]) -> None:
-    told = cautions(reading(gpu().model_copy(update={"compute_capability": capability})), KERNEL)
+    told = device_cautions(reading(gpu().model_copy(update={"compute_capability": capability})), KERNEL)
     assert [caution.fact for caution in told] == [
         f"RTX 4050 has compute capability {capability}, and {limit.what} needs {limit.least[0]}.{limit.least[1]}"
         for limit in LIMITS
@@ -215,7 +216,7 @@ def test_what_a_device_is_too_old_for_is_told(capability: str, short: list[str])
 
 
 def test_on_turing_the_fix_for_bfloat16_is_float16() -> None:
-    told = cautions(reading(gpu().model_copy(update={"compute_capability": "7.5"})), KERNEL)
+    told = device_cautions(reading(gpu().model_copy(update={"compute_capability": "7.5"})), KERNEL)
     assert ("leave serve.dtype at auto, which takes float16 there", True) in [
         (caution.fix, "bfloat16 needs 8.0" in caution.fact) for caution in told
     ]
@@ -227,10 +228,10 @@ def test_each_limit_names_its_source(limit: Limit) -> None:
 
 
 def test_under_wsl_memory_per_process_is_not_told() -> None:
-    (told,) = cautions(reading(gpu()), "5.15.153.1-microsoft-standard-WSL2")
+    (told,) = device_cautions(reading(gpu()), "5.15.153.1-microsoft-standard-WSL2")
     assert told.fact == "GPU 0: under WSL2 the driver does not tell which process uses how much memory"
     assert "above its baseline" in told.fix
-    assert cautions(reading(gpu()), KERNEL) == []
+    assert device_cautions(reading(gpu()), KERNEL) == []
 
 
 @pytest.mark.parametrize(("pythons", "cautioned"), [([], False), (["/a/python3.12", "/b/python3.12"], False), (["/a/python3.12"], True)])
@@ -241,5 +242,5 @@ def test_missing_python_headers_are_told_where_no_python_that_install_may_take_h
     monkeypatch.setattr(packages, "pythons", lambda _: pythons)
     monkeypatch.setattr(compilers, "has_headers", lambda python, _: python.startswith("/b/"))
     told = list(check_gpu.of_compiler(reading(gpu())))
-    assert [caution.fix for caution in told] == ([compilers.ON_GPU.install] if cautioned else [])
+    assert [caution.fix for caution in told] == ([C_COMPILER.install] if cautioned else [])
     assert all("Python.h" in caution.fact and "/a/python3.12 has none" in caution.fact for caution in told)

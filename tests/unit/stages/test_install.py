@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import InstallError
-from pipeline.stages.install import UV_TROUBLES, Interpreter, best_of, choose_set, has_wheel, uv_trouble, without_package
+from pipeline.stages.install import UV_TROUBLES, Interpreter, choose_set, fastest_of, has_wheel, uv_trouble, without_package
 from pipeline.vllm.sets import SETS
 from tests.builders.machines import host, machine
 
@@ -164,4 +164,4 @@ def test_other_files_are_not_that_wheel(tmp_path: Path, name: str) -> None:
     ],
 )
 def test_the_fastest_python_that_can_compile_is_taken(found: list[tuple[str, bool, float]], best: str) -> None:
-    assert best_of([Interpreter(*one) for one in found]).path == best
+    assert fastest_of([Interpreter(*one) for one in found]).path == best

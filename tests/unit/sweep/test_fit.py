@@ -10,7 +10,7 @@ from pipeline.config.layers import load_layers
 from pipeline.engine.workspace import Workspace
 from pipeline.errors import MachineError
 from pipeline.planning import Card, Library
-from pipeline.sweep.fit import estimates, fit, gpus_of, minutes
+from pipeline.sweep.fit import cell_fit, estimates, gpus_of, minutes
 from pipeline.sweep.placing import Order, cores_for, slots
 from pipeline.sweep.run import largest
 from tests.builders.documents import document
@@ -30,7 +30,7 @@ class Offline(Library):
 
 def judged(root: Path, profile: str, *sets: str, card: Card | None = LAPTOP, gpus: int = 1) -> tuple[str, bool]:
     layers = load_layers(ROOT / "config.yaml", {}, sets)
-    found = fit(layers.config(profile), card, gpus, Offline(root))
+    found = cell_fit(layers.config(profile), card, gpus, Offline(root))
     return found.words, found.runs
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.config.schema import ServeConfig
-from pipeline.vllm.compilers import ON_GPU, ON_PROCESSOR, Compiler, has_headers, needed
+from pipeline.vllm.compilers import C_COMPILER, CPP_COMPILER, Compiler, compiler_for, has_headers
 from pipeline.vllm.sets import CPU_SET
 
 
@@ -22,15 +22,15 @@ def on_path(folder: Path, *names: str) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("compiler", "there", "more", "found"),
     [
-        (ON_GPU, ("gcc", "clang"), {}, "gcc"),
-        (ON_GPU, ("clang",), {}, "clang"),
-        (ON_GPU, ("cc", "g++"), {}, None),  # Triton looks for neither
-        (ON_GPU, ("gcc", "icc"), {"CC": "icc"}, "icc"),
-        (ON_GPU, ("gcc",), {"CC": "icc"}, None),
-        (ON_GPU, ("gcc", "ccache"), {"CC": "ccache gcc"}, "ccache"),
-        (ON_PROCESSOR, ("g++",), {}, "g++"),
-        (ON_PROCESSOR, ("gcc", "clang++"), {}, None),
-        (ON_PROCESSOR, ("clang++",), {"CXX": "clang++"}, "clang++"),
+        (C_COMPILER, ("gcc", "clang"), {}, "gcc"),
+        (C_COMPILER, ("clang",), {}, "clang"),
+        (C_COMPILER, ("cc", "g++"), {}, None),  # Triton looks for neither
+        (C_COMPILER, ("gcc", "icc"), {"CC": "icc"}, "icc"),
+        (C_COMPILER, ("gcc",), {"CC": "icc"}, None),
+        (C_COMPILER, ("gcc", "ccache"), {"CC": "ccache gcc"}, "ccache"),
+        (CPP_COMPILER, ("g++",), {}, "g++"),
+        (CPP_COMPILER, ("gcc", "clang++"), {}, None),
+        (CPP_COMPILER, ("clang++",), {"CXX": "clang++"}, "clang++"),
     ],
 )
 def test_the_compiler_is_the_one_that_is_looked_for(
@@ -41,14 +41,14 @@ def test_the_compiler_is_the_one_that_is_looked_for(
 
 
 def test_what_was_looked_for_is_told() -> None:
-    assert ON_GPU.missing({}) == "there is no C compiler, which Triton needs (no gcc or clang on the PATH)"
-    assert ON_PROCESSOR.missing({"CXX": "icpc"}) == "there is no C++ compiler, which torch.compile needs (CXX=icpc is not there)"
+    assert C_COMPILER.missing({}) == "there is no C compiler, which Triton needs (no gcc or clang on the PATH)"
+    assert CPP_COMPILER.missing({"CXX": "icpc"}) == "there is no C++ compiler, which torch.compile needs (CXX=icpc is not there)"
 
 
 def test_a_gpu_always_needs_one_and_a_processor_where_it_compiles() -> None:
-    assert needed(ServeConfig(enforce_eager=True), "vllm") == ON_GPU
-    assert needed(ServeConfig(enforce_eager=False), CPU_SET.distribution) == ON_PROCESSOR
-    assert needed(ServeConfig(enforce_eager=True), CPU_SET.distribution) is None
+    assert compiler_for(ServeConfig(enforce_eager=True), "vllm") == C_COMPILER
+    assert compiler_for(ServeConfig(enforce_eager=False), CPU_SET.distribution) == CPP_COMPILER
+    assert compiler_for(ServeConfig(enforce_eager=True), CPU_SET.distribution) is None
 
 
 def test_headers_are_the_pythons_own_or_where_the_compiler_looks_anyway(tmp_path: Path) -> None:

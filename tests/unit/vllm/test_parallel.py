@@ -12,10 +12,10 @@ from pydantic import ValidationError
 from pipeline.config.schema import ServeConfig
 from pipeline.errors import ModelError, ServerError
 from pipeline.vllm.command import headless_command, parallel_words, server_command
-from pipeline.vllm.parallel import Parts, check_parts, read_parts
+from pipeline.vllm.parallel import ModelParts, check_parts, read_model_parts
 
-QWEN_3B = Parts(num_attention_heads=16, num_key_value_heads=2, num_hidden_layers=36, intermediate_size=11008)
-SMOLLM = Parts(num_attention_heads=9, num_key_value_heads=3, num_hidden_layers=30, intermediate_size=1536)
+QWEN_3B = ModelParts(num_attention_heads=16, num_key_value_heads=2, num_hidden_layers=36, intermediate_size=11008)
+SMOLLM = ModelParts(num_attention_heads=9, num_key_value_heads=3, num_hidden_layers=30, intermediate_size=1536)
 EXPERTS = QWEN_3B.model_copy(update={"num_experts": 64})
 TWO_HOSTS: dict[str, Any] = {"nnodes": 2, "master_addr": "10.0.0.1"}
 
@@ -26,14 +26,14 @@ TWO_HOSTS: dict[str, Any] = {"nnodes": 2, "master_addr": "10.0.0.1"}
         ({"tensor_parallel_size": 2}, SMOLLM, 2, "serve.tensor_parallel_size 2 does not divide the model's 9 attention heads", "1, 3"),
         (
             {"tensor_parallel_size": 3},
-            Parts(num_attention_heads=12, num_key_value_heads=2),
+            ModelParts(num_attention_heads=12, num_key_value_heads=2),
             4,
             "serve.tensor_parallel_size 3 does not divide the model's 2 KV heads",
             "1, 2, 4, 6, 12",
         ),
         (
             {"tensor_parallel_size": 8},
-            Parts(num_attention_heads=16, intermediate_size=100),
+            ModelParts(num_attention_heads=16, intermediate_size=100),
             8,
             "serve.tensor_parallel_size 8 does not divide the model's 100 columns of the MLP",
             "1, 2, 4",
@@ -63,7 +63,7 @@ TWO_HOSTS: dict[str, Any] = {"nnodes": 2, "master_addr": "10.0.0.1"}
     ],
 )
 def test_what_cannot_be_spread_is_refused_with_what_can(
-    settings: dict[str, Any], parts: Parts, devices: int, message: str, hint: str
+    settings: dict[str, Any], parts: ModelParts, devices: int, message: str, hint: str
 ) -> None:
     with pytest.raises(ServerError) as error:
         check_parts(ServeConfig(**settings), parts, devices)
@@ -82,16 +82,16 @@ def test_what_cannot_be_spread_is_refused_with_what_can(
         ({"data_parallel_size": 2, **TWO_HOSTS}, EXPERTS, 1),
         ({"tensor_parallel_size": 8, "distributed_executor_backend": "ray"}, QWEN_3B, 1),  # Ray knows of more than this host
         ({"tensor_parallel_size": 3}, SMOLLM, None),  # a processor's cores are not counted
-        ({"tensor_parallel_size": 7}, Parts(), 7),  # a config.json that tells nothing
+        ({"tensor_parallel_size": 7}, ModelParts(), 7),  # a config.json that tells nothing
     ],
 )
-def test_what_can_be_spread_is_not(settings: dict[str, Any], parts: Parts, devices: int | None) -> None:
+def test_what_can_be_spread_is_not(settings: dict[str, Any], parts: ModelParts, devices: int | None) -> None:
     check_parts(ServeConfig(**settings), parts, devices)
 
 
 @given(heads=st.integers(1, 64), copies=st.integers(1, 8), ways=st.integers(1, 64))
 def test_a_split_that_is_allowed_gives_each_device_whole_heads(heads: int, copies: int, ways: int) -> None:
-    parts = Parts(num_attention_heads=heads * copies, num_key_value_heads=heads)
+    parts = ModelParts(num_attention_heads=heads * copies, num_key_value_heads=heads)
     if not parts.divides(ways):
         assert heads * copies % ways == 0
         assert heads % ways == 0 or ways % heads == 0
@@ -143,7 +143,7 @@ def test_a_host_that_joins_answers_no_requests() -> None:
 def test_the_parts_are_config_jsons(tmp_path: Path) -> None:
     config = {"num_attention_heads": 16, "num_key_value_heads": 2, "num_hidden_layers": 36, "intermediate_size": 11008, "vocab_size": 9}
     (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    assert read_parts(tmp_path) == QWEN_3B
+    assert read_model_parts(tmp_path) == QWEN_3B
     assert QWEN_3B.dense
     assert not EXPERTS.dense
 
@@ -153,4 +153,4 @@ def test_a_config_json_that_cannot_be_read_is_told(tmp_path: Path, text: str | N
     if text is not None:
         (tmp_path / "config.json").write_text(text, encoding="utf-8")
     with pytest.raises(ModelError, match=r"config\.json cannot be read"):
-        read_parts(tmp_path)
+        read_model_parts(tmp_path)

@@ -13,15 +13,15 @@ from examples.keep import examples
 from pipeline.config.layers import load_layers
 from pipeline.config.schema import PLAN, AutoProfile, ServeConfig
 from pipeline.measure.figures import Figure, not_measured
+from pipeline.measure.units import MIB
 from pipeline.model.published import CONFIGS, NON_COMMERCIAL, QWEN_3B, published_shape
 from pipeline.model.shape import Shape, estimated_bytes, read_shape, weight_elements
 from pipeline.planning import profile_for
 from pipeline.vllm.demand import demand, unplanned
-from pipeline.vllm.fit import fit_of, pairs, refusal
+from pipeline.vllm.fit import fit_of, hopeless, pairs
 from pipeline.vllm.plan import (
     ERROR_MIB,
     LAPTOP_MIB,
-    MIB,
     PEAK_ERROR_MIB,
     SHORTEST_CONTEXT,
     WORKSPACE_MIB,
@@ -273,7 +273,7 @@ def test_each_pair_is_held_at_full_length_all_at_once(asked: Demand, target: flo
 
 @given(DEMANDS, st.integers(1, 100))
 def test_only_what_cannot_start_is_refused_and_what_is_said_to_fit_does(asked: Demand, step: int) -> None:
-    refused = refusal(asked, step / 100)
+    refused = hopeless(asked, step / 100)
     assert (refused is not None) == asked.at(step / 100).cannot_fit
     if refused is None:
         return

@@ -1,0 +1,22 @@
+"""The payloads of chat completions."""
+
+from collections.abc import Iterable
+from typing import Any
+
+
+def unary(model: str, messages: Iterable[dict[str, str]], max_tokens: int, **more: Any) -> dict[str, Any]:
+    """Return the payload of a greedy request whose answer comes in one piece."""
+    return {
+        "model": model,
+        "messages": list(messages),
+        "max_tokens": max_tokens,
+        "temperature": 0,
+        # Temperature 0 still applies the model's generation_config, and some models ship a penalty there.
+        "repetition_penalty": 1.0,
+        **more,
+    }
+
+
+def streamed(model: str, messages: Iterable[dict[str, str]], max_tokens: int, **more: Any) -> dict[str, Any]:
+    """Return the payload of a greedy streamed request with the usage chunk on."""
+    return unary(model, messages, max_tokens, stream=True, stream_options={"include_usage": True}, **more)
