@@ -15,6 +15,7 @@ from pipeline.errors import MeasureError
 from pipeline.load.generator import closed_loop
 from pipeline.load.spread import ROOT, Crew, Processes, Task, loop, shares
 from pipeline.measure.statistics import quantile
+from pipeline.message import Digits, _
 from pipeline.values import Frozen
 
 STUB_MODEL = "stub"
@@ -44,10 +45,12 @@ class Calibration(Frozen):
     def trouble(self, budget_ms: float, chunks_s: float, ceiling_chunks_s: float) -> str:
         """Return why figures taken at this concurrency, at so many chunks a second, are invalid; empty when they are not."""
         if self.delay_ms_p95 > budget_ms:
-            return f"the client saw chunks {self.delay_ms_p95:.3g} ms late (p95 against a stub), over its budget of {budget_ms:g} ms"
+            late = {"delay": Digits(f"{self.delay_ms_p95:.3g}"), "budget": Digits(f"{budget_ms:g}")}
+            return _("the client saw chunks {delay} ms late (p95 against a stub), over its budget of {budget} ms", **late)
         most = self.processes * ceiling_chunks_s
         if chunks_s > CEILING_SHARE * most:
-            return f"{chunks_s:.0f} chunks/s came, over half of the {most:.0f} that the client can take"
+            came = {"came": round(chunks_s), "most": round(most)}
+            return _("{came} chunks/s came, over half of the {most} that the client can take", **came)
         return ""
 
 
@@ -82,7 +85,7 @@ def best_calibration(target: Target, concurrency: int, budget_ms: float) -> Cali
     tries: list[Calibration] = []
     processes = 1
     while processes <= min(concurrency, os.cpu_count() or 1):
-        for _ in range(TRIES):
+        for _attempt in range(TRIES):
             tries.append(calibration(target, concurrency, processes))
             if tries[-1].delay_ms_p95 <= budget_ms:
                 return tries[-1]
@@ -94,7 +97,7 @@ def best_of_crew(crew: Crew, concurrency: int, budget_ms: float) -> Calibration:
     """Return the first calibration of the crew within the budget, else the one with the shortest delays."""
     tries: list[Calibration] = []
     counts = shares(concurrency, crew.count)
-    for _ in range(TRIES):
+    for _attempt in range(TRIES):
         results = results_of(crew, [Paced(count) for count in counts])
         delays = [delay for one, _ in results for delay in one]
         tries.append(calibration_of(concurrency, len(counts), delays, sum(cpu_s for _, cpu_s in results), crew.nodes))

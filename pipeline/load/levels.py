@@ -11,7 +11,7 @@ from pipeline.measure.capacity import highest
 from pipeline.measure.figures import Figure, not_measured
 from pipeline.measure.latency import NS_PER_MS, e2e_ms, meets_limits, most_in_flight, steady_tok_s, tpot_ms, ttft_ms
 from pipeline.measure.statistics import quantile
-from pipeline.message import Sentence, _
+from pipeline.message import Digits, Sentence, _
 from pipeline.values import Frozen
 
 CLOCK_SHARE = 0.01  # of a loop's wall time: so far may clients' clocks be apart
@@ -86,7 +86,12 @@ def clock_trouble(batch: Batch) -> str:
     """Return why the time from the first client's send to the last one's chunk is not known well enough; empty when it is."""
     if batch.clock_ms <= CLOCK_SHARE * 1000 * batch.wall_s:
         return ""
-    return f"the clocks of its clients may be {batch.clock_ms:.3g} ms apart, over {CLOCK_SHARE:.0%} of its {batch.wall_s:.3g} s"
+    return _(
+        "the clocks of its clients may be {clock} ms apart, over {share}% of its {wall} s",
+        clock=Digits(f"{batch.clock_ms:.3g}"),
+        share=round(100 * CLOCK_SHARE),
+        wall=Digits(f"{batch.wall_s:.3g}"),
+    )
 
 
 def open_level_of(arrival: Arrival, rate_per_s: float, batch: Batch) -> OpenLevel:

@@ -8,6 +8,7 @@ from typing import Any
 
 from pipeline.client.answer import Answer
 from pipeline.measure.latency import e2e_ms, gaps_ms, tpot_ms, ttft_ms
+from pipeline.message import _
 
 GZIP_LEVEL = 4  # far quicker than 9, for a few percent more bytes
 
@@ -84,4 +85,4 @@ TIMES: dict[str, tuple[str, Values]] = {
 }
 
 
-NO_GAP = "no answer has two tokens apart in time"
+NO_GAP = _("no answer has two tokens apart in time")

@@ -4,10 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-import yaml
-
 from pipeline.message import Message, Value, filled
-from pipeline.report.catalogue import Catalogue
+from pipeline.report.catalogue import Catalogue, read_catalogue
 
 
 class Words:
@@ -44,6 +42,4 @@ ENGLISH = Words("en")
 
 def words(language: Literal["en", "tr"], templates: Path) -> Words:
     """Return the texts in that language."""
-    if language == "en":
-        return Words(language)
-    return Words(language, yaml.safe_load((templates / f"{language}.yaml").read_text(encoding="utf-8")))
+    return Words(language) if language == "en" else Words(language, read_catalogue(templates / f"{language}.po"))

@@ -183,7 +183,8 @@ def lone_figures(cold: Batch, decode: Batch, loops: Iterable[Batch], opened: Ite
 
 def warm_figures(warm: Batch, hit_tokens: int | None) -> dict[str, Figure]:
     """Return TTFT with a warm prefix cache; not measured where the server's own counter shows no hit."""
-    reason = "" if hit_tokens else f"{metrics.CACHE_HITS} {'did not rise' if hit_tokens == 0 else 'is not available'}"
+    unknown, cold = _("{name} is not available", name=metrics.CACHE_HITS), _("{name} did not rise", name=metrics.CACHE_HITS)
+    reason = unknown if hit_tokens is None else "" if hit_tokens else cold
     return {
         f"ttft_warm_ms_p{percent}": not_measured("ms", reason) if reason else percentile_figure(first_ms(warm.answers), percent / 100, "ms")
         for percent in (50, 95)

@@ -22,7 +22,7 @@ from pipeline.engine.record import Artifact
 from pipeline.engine.workspace import Workspace
 from pipeline.errors import InstallError
 from pipeline.measure.units import GIB
-from pipeline.message import Sentence
+from pipeline.message import Sentence, _
 from pipeline.stages.check_gpu import CPU_PROFILE, Machine
 from pipeline.vllm.environment import base_environment
 from pipeline.vllm.rehearsals import COLLECT_LESS, REHEARSALS
@@ -145,7 +145,7 @@ def existing(python: Path, workspace: Workspace) -> Installation:
     trouble = breakage(python)
     if trouble:
         raise InstallError(f"install.python: {python} cannot import vLLM: {trouble}", "install vLLM there, or leave install.python empty")
-    return describe(python.absolute(), EXISTING, "", None, "named by install.python, its packages not pinned", None, workspace)
+    return describe(python.absolute(), EXISTING, "", None, _("named by install.python, its packages not pinned"), None, workspace)
 
 
 def describe(python: Path, name: str, sha256: str, wheel: str | None, reason: str, log: Path | None, workspace: Workspace) -> Installation:
@@ -189,13 +189,13 @@ def choose_set(wanted: str, machine: Machine) -> tuple[VllmSet, str]:
         named = set_named(wanted)
         if named is None:
             raise InstallError(f"install.set: no set {wanted!r}", f"sets: auto, {', '.join(entry.name for entry in SETS)}")
-        return named, "chosen by install.set"
+        return named, _("chosen by install.set")
     if machine.driver is None or machine.profile == CPU_PROFILE:
         return CPU_SET, machine.profile_reason
     chosen = set_for_driver(machine.driver.version)
     if chosen is None:
         raise InstallError(no_set_for(machine.driver.version), f"{UPDATE_DRIVER}, or name a set with install.set")
-    return chosen, f"NVIDIA driver {machine.driver.version} runs CUDA {chosen.cuda}"
+    return chosen, _("NVIDIA driver {name} runs CUDA {value}", name=machine.driver.version, value=chosen.cuda)
 
 
 def build(chosen: VllmSet, requirements: str, wheel: str | None, workspace: Workspace, log: Path, min_free_gib: float) -> None:

@@ -270,7 +270,7 @@ def memory_use(
     ways = [memory.told_apart(digest.own, digest.used, digest.baseline) for digest in digests]
     errors = dict(sorted(sum((digest.errors for digest in digests), Counter[str]()).items()))
     listed = ", ".join(f"{name} in {count} samples" for name, count in errors.items())
-    no_gpu = machine.reason or (f"the driver failed: {listed}" if listed else _("the driver tells no memory figures"))
+    no_gpu = machine.reason or (_("the driver failed: {reason}", reason=listed) if listed else _("the driver tells no memory figures"))
     series = {
         "vram": [points for _, points in ways],
         "host_pss": [digest.host["pss_mib"] for digest in digests],

@@ -305,7 +305,7 @@ def arm_figures(arms: Iterable[Arm]) -> dict[str, Figure]:
     result = {}
     for name, chosen in names.items():
         picked = [arm for arm in parts if chosen(arm)]
-        missing = next((arm.reason for arm in picked if arm.reason), "" if picked else "determinism.load is empty")
+        missing = next((arm.reason for arm in picked if arm.reason), "" if picked else _("determinism.load is empty"))
         runs = sum(arm.runs for arm in picked)
         result[name] = not_measured("%", missing) if missing else share_figure(sum(arm.agreeing for arm in picked), runs)
     return result

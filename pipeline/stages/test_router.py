@@ -214,7 +214,7 @@ def constraint_cost(free: Sequence[CaseResult], bound: Sequence[CaseResult]) -> 
     whole = [e2e_ms(b.sent_ns, b.last_ns) - e2e_ms(a.sent_ns, a.last_ns) for a, b in both]
     # Answers differ in length, so the time per token tells what the grammar itself costs.
     per_token = [ms_per_token(b) - ms_per_token(a) for a, b in both if a.tokens and b.tokens]
-    none = "no case was answered in both arms"
+    none = _("no case was answered in both arms")
     gained = [second.route_right - first.route_right for first, second in zip(free, bound, strict=True)]
     return {
         "constraint_ttft_ms_p50": percentile_figure(first_token, 0.5, "ms", none),

@@ -9,7 +9,6 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-import yaml
 from babel.messages.catalog import Catalog
 from babel.messages.extract import extract
 from babel.messages.pofile import read_po, write_po
@@ -72,13 +71,9 @@ def in_settings() -> Iterator[tuple[str, Text]]:
 def known() -> dict[str, str]:
     """Return what is translated, in both forms of those with a count."""
     found: dict[str, str] = {}
-    older = TEMPLATES / "tr.yaml"
-    if older.exists():
-        found |= yaml.safe_load(older.read_text(encoding="utf-8"))
-    if TURKISH.exists():
-        with TURKISH.open("rb") as file:
-            for entry in read_po(file):
-                found |= {text: translated for text, translated in zip(forms(entry.id), forms(entry.string), strict=True) if translated}
+    with TURKISH.open("rb") as file:
+        for entry in read_po(file):
+            found |= {text: translated for text, translated in zip(forms(entry.id), forms(entry.string), strict=True) if translated}
     return found
 
 

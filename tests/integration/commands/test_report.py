@@ -57,10 +57,10 @@ def test_report_names_the_settings_that_a_repetition_needs(project: Project) -> 
 def test_record_of_a_later_version_is_not_taken_for_ours(project: Project) -> None:
     project.fail("serve", "it died")
     path = project.root / "artifacts" / "serve.json"
-    path.write_text(path.read_text(encoding="utf-8").replace('"schema_version": 1', '"schema_version": 99'), encoding="utf-8")
+    path.write_text(path.read_text(encoding="utf-8").replace('"schema_version": 2', '"schema_version": 99'), encoding="utf-8")
     done = project.invoke("report", "--only", "--profile", "cpu")
     assert done.returncode == 2
     error, hint = done.stderr.splitlines()[-2:]
-    assert error == f"error: {path} has record schema 99, this program reads 1"
+    assert error == f"error: {path} has record schema 99, this program reads 2"
     assert "remove the file to run the stage again" in hint
     assert not (project.root / "REPORT.md").exists()

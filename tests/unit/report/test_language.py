@@ -138,7 +138,7 @@ NOT_OURS = "the server at http://x is not ours to start with another environment
         (judged(figure(600)), "600 is not < 500", "600 < 500 değil"),
         (judged(figure(10), min_n=300), "n = 10, at least 300 needed", "n = 10, en az 300 gerekli"),
         (judged(figure(10)), "n = 10 is too small for a confidence bound", "n = 10 bir güven sınırı için çok küçük"),
-        (judged(figure(10, high=600)), "the 95 % bound 600 is not < 500", "yüzde 95 sınırı 600 < 500 değil"),
+        (judged(figure(10, high=600)), "the 95 % bound 600 is not < 500", "%95 sınırı 600 < 500 değil"),
         (judged(figure(10), simulated=True), NOT_REAL, TR(NOT_REAL)),
         (steadiness(9, 400, spread=70), "rises by at least 9 MiB/h, range 70 MiB", "en az 9 MiB/sa artıyor, aralık 70 MiB"),
         (steadiness(0, 400, preempted=2), "2 preemptions", "2 öncelik kesintisi"),

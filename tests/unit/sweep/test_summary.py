@@ -208,7 +208,7 @@ def test_in_turkish_every_word_of_ours_is_turkish() -> None:
     lacking = {"what": "1 GPU", "reason": _("and no node has one"), "name": "RTX", "fit": fits}
     reason = _("needs {what}, {reason}; on the guide's {name}: {fit}", **lacking)
     made = section(cell("a"), skipped("b", reason), cell("c", state="interrupted", reason=INTERRUPTED), language="tr")
-    assert made.recommendation == "a (router doğruluğu 80 %, p95 300 ms)"
+    assert made.recommendation == "a (router doğruluğu %80, p95 300 ms)"
     assert made.rows[0].state == "ölçüm zamanı 2026-01-02 03:04 UTC"
     assert made.rows[1].state == (
         "atlandı: 1 GPU gerekli, hiçbir düğümde yok; kılavuzun RTX kartında: sığar, en yüksek 6000 MiB içinde 4000 MiB"
