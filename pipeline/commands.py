@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from pipeline.config.layers import load_layers
 from pipeline.config.schema import Config
+from pipeline.contexts import visible_devices
 from pipeline.dag import MEASURING, NOTES, STAGES
 from pipeline.engine.pipeline import Pipeline, Result
 from pipeline.engine.record import Store, now, write_atomic
@@ -171,8 +172,8 @@ def gates(root: Path, options: Options) -> Answer:
 
     session = Session(root, options, silent=True)
     profile, _ = session.profile()
-    records = [session.pipeline.outcome(kind) for kind in session.pipeline.stage("report").reads.values()]
-    judged = judge_records(session.config.gates, session.waived(), records)
+    records = session.pipeline.outcomes(session.pipeline.stage("report"))
+    judged = judge_records(session.config.gates, session.invocation().waivers, records)
     places = {row.id: [session.layers.places((section, row.id), profile) for section in ("gates", "waivers")] for row in judged.gates}
     shown = ["\n".join(lines(row, records, *places[row.id])) for row in judged.gates]
     facts = {"exit_code": judged.code, "profile": session.profile_data(), "headline": headline(judged)}
@@ -540,7 +541,7 @@ def sweep(root: Path, options: Options, axes: str | None, dry_run: bool, ray_add
     layers = load_layers(root / CONFIG_FILE, os.environ, options.sets, options.profile)
     workspace = Workspace(root, Silent())
     base = layers.config(None)
-    machine = check_gpu(base.gpu.model_copy(update={"required": False}), base.visible)
+    machine = check_gpu(base.gpu.model_copy(update={"required": False}), visible_devices(base.serve))
     asked = sweeping.Asked(axes, ray_address, dry_run, options.force, options.sets)
 
     def progress(text: str) -> None:
@@ -567,7 +568,7 @@ def doctor(root: Path, options: Options) -> Answer:
     try:
         layers = load_layers(root / CONFIG_FILE, os.environ, options.sets, options.profile)
         asked, origin = layers.profile
-        visible = layers.config(None if asked == "auto" else asked).visible
+        visible = visible_devices(layers.config(None if asked == "auto" else asked).serve)
         machine = check_gpu(layers.config(None).gpu.model_copy(update={"required": False}), visible)
         config = layers.config(machine.profile if asked == "auto" else asked)
         seen = f"profile {config.profile.root} ({machine.profile_reason if asked == 'auto' else origin})"
@@ -575,7 +576,7 @@ def doctor(root: Path, options: Options) -> Answer:
     except ConfigError as error:
         first.append(checks.Finding("FAIL", "configuration", error.message, error.hint))
         config = Config()
-        machine = check_gpu(config.gpu, config.visible)
+        machine = check_gpu(config.gpu, visible_devices(config.serve))
     try:
         with locked(workspace):
             pass
@@ -749,7 +750,7 @@ def graph() -> Answer:
     lines = ["flowchart LR"]
     for stage in pipeline.stages:
         for maker in pipeline.upstream(stage):
-            optional = maker.makes in stage.reads.values()
+            optional = maker.makes not in stage.needs.values()
             lines.append(f"    {maker.name} {'-.->' if optional else '-->'} {stage.name}")
     return Answer(0, lines, None, verbatim=True)
 

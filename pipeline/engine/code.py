@@ -7,7 +7,17 @@ from contextlib import suppress
 from pathlib import Path
 
 # What these modules contribute to a stage arrives as values (settings, records, paths), which are compared themselves.
-CONTRACT = frozenset({"pipeline.config.schema", "pipeline.errors", "pipeline.engine.record", "pipeline.engine.workspace"})
+CONTRACT = frozenset(
+    {
+        "pipeline.config.schema",
+        "pipeline.contexts",
+        "pipeline.engine.context",
+        "pipeline.engine.outcomes",
+        "pipeline.engine.record",
+        "pipeline.engine.workspace",
+        "pipeline.errors",
+    }
+)
 STAGES = "pipeline.stages."  # what other stages do arrives as their records
 
 

@@ -13,7 +13,9 @@ from typing import Any, Literal
 from pydantic import BaseModel
 
 from pipeline.engine.code import CodeDigests
-from pipeline.engine.record import BLOCKED, OLDER_FORM, SCHEMA_VERSION, Artifact, Failure, Outcome, Store, digest, now
+from pipeline.engine.context import Context
+from pipeline.engine.outcomes import Outcomes
+from pipeline.engine.record import BLOCKED, OLDER_FORM, SCHEMA_VERSION, Artifact, Failure, Measurement, Outcome, Store, digest, now
 from pipeline.engine.workspace import Workspace
 from pipeline.errors import MeaninglessError, NewerRecordError, PipelineError, RecordError, machine_error
 
@@ -62,17 +64,32 @@ class Stage:
         return {name: typing.get_args(hint)[0] for name, hint in self._parameters if typing.get_origin(hint) is Outcome}
 
     @cached_property
+    def contexts(self) -> dict[str, type[Context]]:
+        """Parameters that hold what the command line, the machine or the moment gives."""
+        return {name: hint for name, hint in self._parameters if isinstance(hint, type) and issubclass(hint, Context)}
+
+    @cached_property
     def settings(self) -> dict[str, type[BaseModel]]:
         """Parameters that hold a section of the configuration."""
         return {
             name: hint
             for name, hint in self._parameters
-            if isinstance(hint, type) and issubclass(hint, BaseModel) and not issubclass(hint, Artifact)
+            if isinstance(hint, type) and issubclass(hint, BaseModel) and not issubclass(hint, Artifact | Context)
         }
+
+    @cached_property
+    def gathers(self) -> list[str]:
+        """Parameters that hold the outcomes of all other stages, whatever they are."""
+        return [name for name, hint in self._parameters if hint is Outcomes]
 
     @cached_property
     def workspaces(self) -> list[str]:
         return [name for name, hint in self._parameters if hint is Workspace]
+
+    @property
+    def measures(self) -> bool:
+        """Tell whether its record is a measurement."""
+        return issubclass(self.makes, Measurement)
 
     @property
     def _parameters(self) -> list[tuple[str, Any]]:
@@ -92,7 +109,8 @@ class Result:
 class Pipeline:
     """Stages over one store of records.
 
-    `settings` returns the section of a type. `notes` names the records that no stage makes (what a stop left) by type.
+    `settings` returns the section of a type, `contexts` the context of a type. `notes` names the records that no stage makes
+    (what a stop left) by type.
     `report` is told each Result as it happens; `running` is entered with each stage and why it runs, as long as it does.
     """
 
@@ -102,12 +120,14 @@ class Pipeline:
         workspace: Workspace,
         settings: Callable[[type[BaseModel]], BaseModel],
         notes: dict[type[Artifact], str] | None = None,
+        contexts: Callable[[type[Context]], Context] = lambda kind: kind(),
         running: Callable[[Stage, str], AbstractContextManager[None]] = lambda _stage, _reason: nullcontext(),
         report: Callable[[Result], None] = lambda _result: None,
     ) -> None:
         self.workspace = workspace
         self.store = Store(workspace.artifacts)
         self._settings = settings
+        self._contexts = contexts
         self._notes = notes or {}
         self._running = running
         self._report = report
@@ -122,7 +142,8 @@ class Pipeline:
     def upstream(self, stage: Stage) -> list[Stage]:
         """Return the stages that `stage` takes directly from, in its signature's order."""
         kinds = (*stage.needs.values(), *stage.reads.values())
-        return [self._makers[kind] for kind in kinds if kind in self._makers]
+        found = [self._makers[kind] for kind in kinds if kind in self._makers]
+        return [*found, *(other for other in self._makers.values() if other not in (stage, *found))] if stage.gathers else found
 
     def chain(self, names: Iterable[str]) -> list[Stage]:
         """Return the named stages and all that they take from, in order."""
@@ -140,6 +161,14 @@ class Pipeline:
         name = self._makers[kind].name if kind in self._makers else self._notes[kind]
         return self.store.outcome(name, kind)
 
+    def outcomes(self, stage: Stage) -> Outcomes:
+        """Return what is on record for every other stage and for every note."""
+        others = [other for other in self.stages if other != stage]
+        edges = [(maker.name, other.name) for other in others for maker in self.upstream(other)]
+        return Outcomes(
+            {other.makes: self.outcome(other.makes) for other in others}, {kind: self.outcome(kind) for kind in self._notes}, edges
+        )
+
     def because(self, stage: Stage) -> dict[str, Any]:
         """Return the readable fingerprint that a run of `stage` would have now."""
         result: dict[str, Any] = {"schema": SCHEMA_VERSION, "code": self._code.digest(stage.function.__module__)}
@@ -149,11 +178,12 @@ class Pipeline:
             result[key] = section.model_dump(mode="json")
             for file in getattr(section, "files", tuple)():
                 result[f"{key} file {file}"] = content_digest(self.workspace.root / file)
+        result |= {name: self._contexts(kind).model_dump(mode="json") for name, kind in stage.contexts.items()}
         for kind in stage.needs.values():
             data = self.outcome(kind).data
             result[self._makers[kind].name] = data.identity() if data else None
-        for kind in stage.reads.values():
-            outcome = self.outcome(kind)
+        read = [self.outcome(kind) for kind in stage.reads.values()]
+        for outcome in [*read, *self.outcomes(stage)] if stage.gathers else read:
             made = f"ok {digest(outcome.data.identity())}" if outcome.data is not None else "never ran"
             result[outcome.stage] = f"failed: {outcome.failure.message}" if outcome.failure else made
         return result
@@ -243,8 +273,10 @@ class Pipeline:
 
     def _arguments(self, stage: Stage) -> dict[str, Any]:
         arguments: dict[str, Any] = {name: self._settings(kind) for name, kind in stage.settings.items()}
+        arguments |= {name: self._contexts(kind) for name, kind in stage.contexts.items()}
         arguments |= {name: self.outcome(kind).data for name, kind in stage.needs.items()}
         arguments |= {name: self.outcome(kind) for name, kind in stage.reads.items()}
+        arguments |= dict.fromkeys(stage.gathers, self.outcomes(stage)) if stage.gathers else {}
         arguments |= dict.fromkeys(stage.workspaces, self.workspace)
         return arguments
 

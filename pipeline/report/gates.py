@@ -4,7 +4,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pipeline.config.schema import PLAN, Gate, Gates, Waived
+from pipeline.config.schema import PLAN, Gate, Gates
+from pipeline.contexts import ActiveWaivers
 from pipeline.engine.record import BLOCKED, SOAK_NOTE, SWEEP_NOTE, Failure, Measurement, Outcome
 from pipeline.errors import MeaninglessError, NothingAnsweredError
 from pipeline.gpu.plan import NOTHING_PLANNED, PEAK_ERROR_MIB
@@ -42,14 +43,14 @@ class Judged:
     outcomes: dict[str, Outcome[Any]]
 
 
-def judge_records(gates: Gates, waived: Waived, records: Iterable[Outcome[Any]]) -> Judged:
+def judge_records(gates: Gates, waivers: ActiveWaivers, records: Iterable[Outcome[Any]]) -> Judged:
     """Return the gates judged on all that the report reads; a stage that failed makes the exit code 2, whatever is waived."""
     found = {outcome.stage: outcome for outcome in records if outcome.stage not in (SOAK_NOTE, SWEEP_NOTE)}  # no gate asks for these
     server = found["serve"]
     if server.data is not None and server.data.attached:  # what was installed or stopped here is another server's
         found |= {name: Outcome(name, None, None) for name in OF_OUR_SERVER}
     outcomes = {name: of_this_server(outcome, server) for name, outcome in found.items()}
-    judged = [with_waiver(row, waived) for row in judge_all(gates.root, outcomes)]
+    judged = [with_waiver(row, waivers) for row in judge_all(gates.root, outcomes)]
     failed = any(outcome.failure and outcome.failure.kind != MeaninglessError.kind for outcome in outcomes.values())
     return Judged(judged, 2 if failed else exit_code((row.judgement, row.counts) for row in judged), outcomes)
 
@@ -120,11 +121,11 @@ def find(outcome: Outcome[Any] | None, metric: str, unit: str) -> tuple[Figure |
     return figure or not_measured(unit, f"{outcome.stage} has no figure {metric}"), outcome.data.simulated
 
 
-def with_waiver(row: JudgedGate, waived: Waived) -> JudgedGate:
+def with_waiver(row: JudgedGate, waivers: ActiveWaivers) -> JudgedGate:
     """Return the gate with its waiver: in force, it covers a required gate that does not pass; a simulated one never."""
-    if expired := waived.expired.get(row.id):
+    if expired := waivers.expired.get(row.id):
         return replace(row, waiver=f"waiver expired on {expired.expires}: {expired.reason}")
-    if waiver := waived.in_force.get(row.id):
+    if waiver := waivers.in_force.get(row.id):
         covers = row.gate.required and row.judgement.verdict in WAIVABLE
         return replace(row, waived=covers, waiver=f"{'waived' if covers else 'unused waiver'} until {waiver.expires}: {waiver.reason}")
     return row

@@ -9,7 +9,9 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from pipeline.client.answer import Answer
-from pipeline.config.schema import IMAGES, Alternatives, Edges, Gates, Given, Instead, Profile, ReportConfig, Waived
+from pipeline.config.schema import IMAGES, Alternatives, Gates, ReportConfig
+from pipeline.contexts import Invocation
+from pipeline.engine.outcomes import Outcomes
 from pipeline.engine.record import Artifact, Outcome, write_atomic
 from pipeline.engine.workspace import Workspace
 from pipeline.errors import MeasureError
@@ -18,15 +20,8 @@ from pipeline.measure.memory import Sample
 from pipeline.measure.verdicts import Verdict
 from pipeline.redact import redacted
 from pipeline.report.sweep import Sweep
-from pipeline.server.stop import Closing
-from pipeline.stages.bench import BenchResult
-from pipeline.stages.check_gpu import Machine
-from pipeline.stages.download_model import Model
-from pipeline.stages.install import Installation
-from pipeline.stages.measure_vram import MemoryUse, Soak, read_samples
+from pipeline.stages.measure_vram import Soak, read_samples
 from pipeline.stages.serve import Server
-from pipeline.stages.test_determinism import Determinism, Remedied
-from pipeline.stages.test_router import RouterResult
 
 BADGE = "verdict.svg"
 SWEEP_PLOT = "sweep.svg"
@@ -61,24 +56,9 @@ class Report(Artifact):
 def report(
     settings: ReportConfig,
     gates: Gates,
-    waived: Waived,
     alternatives: Alternatives,
-    profile: Profile,
-    given: Given,
-    instead: Instead,
-    edges: Edges,
-    machine: Outcome[Machine],
-    installation: Outcome[Installation],
-    model: Outcome[Model],
-    server: Outcome[Server],
-    router: Outcome[RouterResult],
-    determinism: Outcome[Determinism],
-    bench: Outcome[BenchResult],
-    memory: Outcome[MemoryUse],
-    closing: Outcome[Closing],
-    remedied: Outcome[Remedied],
-    soak: Outcome[Soak],
-    sweep: Outcome[Sweep],
+    invocation: Invocation,
+    outcomes: Outcomes,
     workspace: Workspace,
 ) -> Report:
     """Render REPORT.md from whatever is on record."""
@@ -95,8 +75,8 @@ def report(
     from pipeline.report.sweep_view import pareto, sweep_section
     from pipeline.report.view import badge_words, build_view, headline, marks_of
 
-    records: list[Outcome[Any]] = [machine, installation, model, server, router, determinism, bench, memory, closing, remedied]
-    judged = judge_records(gates, waived, records)
+    judged = judge_records(gates, invocation.waivers, outcomes)
+    server, sweep, soak = outcomes[Server], outcomes[Sweep], outcomes[Soak]
     path = workspace.root / settings.output
     use = judged.outcomes["measure-vram"]
     samples = samples_of(use, workspace)
@@ -111,20 +91,20 @@ def report(
     cells = sweep.data.cells if sweep.data is not None else []
     view = build_view(
         settings,
-        profile.root,
-        given.root,
-        instead.root,
+        invocation.profile,
+        invocation.assignments,
+        invocation.fallbacks,
         alternatives.root,
         judged,
         pictures,
         t,
         soak,
-        edges.root,
+        outcomes.edges,
         shown_badge,
         section,
         cells,
     )
-    document = build_document(profile.root, judged, headline(judged), sweep.data)
+    document = build_document(invocation.profile, judged, headline(judged), sweep.data)
     text = redacted(text_of(document))
     write_atomic(workspace.root / settings.document, text)
     write_atomic(path, render(templates, view, t, places(text)))

@@ -11,7 +11,8 @@ from pydantic import BaseModel, ConfigDict
 
 from pipeline.client.answer import Answer
 from pipeline.client.control import CACHE_HITS, GENERATED_TOKENS, PROMPT_TOKENS, SUCCESSES, Control
-from pipeline.config.schema import BenchConfig, Limits
+from pipeline.config.schema import BenchConfig
+from pipeline.contexts import RequestLimits
 from pipeline.engine.record import Measurement, write_atomic
 from pipeline.engine.workspace import Workspace
 from pipeline.errors import NothingAnsweredError
@@ -133,7 +134,7 @@ class BenchResult(Measurement):
     levels: list[Level]
     open_levels: list[OpenLevel]
     trials: list[Trial]
-    limits: Limits
+    limits: RequestLimits
     calibrations: list[Calibration]
     ceiling_chunks_s: float
     ledger: list[Count]
@@ -160,7 +161,7 @@ class Batch:
         return len(self.answers) - len(self.good)
 
 
-def bench(settings: BenchConfig, limits: Limits, server: Server, workspace: Workspace) -> BenchResult:
+def bench(settings: BenchConfig, limits: RequestLimits, server: Server, workspace: Workspace) -> BenchResult:
     """Measure TTFT, TPOT and throughput, in a closed and an open loop, after the client itself."""
     from pipeline.load.workers import crew_of  # 5 ms that an unchanged run does without
 
@@ -171,7 +172,7 @@ def bench(settings: BenchConfig, limits: Limits, server: Server, workspace: Work
 
 def measure(
     settings: BenchConfig,
-    limits: Limits,
+    limits: RequestLimits,
     server: Server,
     target: Target,
     workspace: Workspace,
@@ -399,7 +400,7 @@ def falls_behind(batch: Batch) -> bool:
     return overloaded([e2e_ms(answer.scheduled_ns, answer.last_ns) for answer in batch.good])
 
 
-def capacity(run: Run, settings: BenchConfig, limits: Limits, best_per_s: float) -> list[Trial]:
+def capacity(run: Run, settings: BenchConfig, limits: RequestLimits, best_per_s: float) -> list[Trial]:
     """Search for the highest Poisson rate at which enough requests meet the limits, up to 1.5 × the best closed loop's."""
     trials: list[Trial] = []
 
@@ -426,7 +427,7 @@ def capacity_figure(trials: Sequence[Trial]) -> Figure:
     return Figure(value=max(met), unit="requests/s", n=len(trials), low=max(met), high=min(missed, default=None))
 
 
-def meeting(batch: Batch, limits: Limits) -> int:
+def meeting(batch: Batch, limits: RequestLimits) -> int:
     """Return how many requests meet the limits, each counted from its scheduled send."""
     wanted = (limits.ttft_ms, limits.tpot_ms, limits.e2e_ms)
     return sum(
@@ -486,7 +487,7 @@ def warm_figures(warm: Batch, hit_tokens: int | None) -> dict[str, Figure]:
     }
 
 
-def closed_figures(entry: Level, loops: Mapping[int, Batch], limits: Limits) -> dict[str, Figure]:
+def closed_figures(entry: Level, loops: Mapping[int, Batch], limits: RequestLimits) -> dict[str, Figure]:
     """Return throughput and goodput of one closed loop."""
     batch = loops[entry.concurrency]
     return {
@@ -502,7 +503,7 @@ def valid(entry: Level, made: Mapping[str, Figure]) -> dict[str, Figure]:
     return {name: figure if name == "answered" else not_measured(figure.unit, f"INVALID: {entry.invalid}") for name, figure in made.items()}
 
 
-def open_figures(opened: Mapping[Arrival, Batch], limits: Limits) -> dict[str, Figure]:
+def open_figures(opened: Mapping[Arrival, Batch], limits: RequestLimits) -> dict[str, Figure]:
     """Return latency from the scheduled send, and goodput, of each open loop."""
     result = {}
     for arrival, batch in opened.items():

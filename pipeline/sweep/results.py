@@ -6,11 +6,12 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from pipeline.dag import MEASURING
 from pipeline.engine.record import BLOCKED, Store, write_atomic
 from pipeline.errors import MeaninglessError, RecordError
 from pipeline.measure.figures import Figure
 from pipeline.redact import redacted
-from pipeline.report.document import FILE_NAME, MEASURING, Document, ReportedFigure, read_document
+from pipeline.report.document import FILE_NAME, Document, ReportedFigure, read_document
 from pipeline.report.sweep import METRICS, CellRecord
 
 CELL_FILE = "cell.json"

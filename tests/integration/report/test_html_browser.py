@@ -15,8 +15,8 @@ from pipeline.report.charts import bench_charts, memory_charts, sweep_charts
 from pipeline.report.html import render_html
 from pipeline.report.plots import Band, Line, Target, over_time
 from pipeline.report.sweep_view import pareto
+from tests.builders.records import memory_use
 from tests.unit.report.test_html import EN, TEMPLATES, bench, view
-from tests.unit.report.test_view import memory_use
 from tests.unit.sweep.test_summary import cell, sweep
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")

@@ -17,7 +17,8 @@ import pytest
 
 from pipeline.client.control import GENERATED_TOKENS, Control
 from pipeline.commands import attend
-from pipeline.config.schema import BenchConfig, DeterminismConfig, Limits, ServeConfig, VramConfig
+from pipeline.config.schema import BenchConfig, DeterminismConfig, ServeConfig, VramConfig
+from pipeline.contexts import RequestLimits
 from pipeline.engine.record import Store, now
 from pipeline.errors import MeasureError, ServerError
 from pipeline.load.generator import Target, closed_loop, streamed
@@ -613,7 +614,7 @@ def test_a_server_that_dies_under_load_is_the_failure_of_the_measurement(project
     project.play(Script(die_at_request=6, last_words=("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 1 GiB",)))
     settings = BenchConfig(ttft_requests=3, decode_requests=2, output_tokens=4, concurrency=(1, 2), requests_per_level=2, timeout_s=30)
     with pytest.raises(ServerError, match="died while it was measured: the GPU ran out of memory"):
-        bench(settings, Limits(), server, project.workspace)
+        bench(settings, RequestLimits(), server, project.workspace)
 
 
 # Restart: the identity stays, the handle changes

@@ -16,7 +16,8 @@ import pytest
 
 from pipeline.client import meter
 from pipeline.config.layers import load_layers
-from pipeline.config.schema import BenchConfig, DeterminismConfig, Gate, Limits, RouterConfig, VramConfig
+from pipeline.config.schema import BenchConfig, DeterminismConfig, Gate, RouterConfig, VramConfig
+from pipeline.contexts import RequestLimits
 from pipeline.engine.record import Measurement, Outcome, Store, now
 from pipeline.engine.workspace import Workspace
 from pipeline.errors import ConfigError, MeaninglessError, MeasureError, NothingAnsweredError, PipelineError, ServerError
@@ -72,7 +73,7 @@ BENCH = BenchConfig(
     open_share=1,
     timeout_s=30,
 )
-LIMITS = Limits(ttft_ms=5000, tpot_ms=1000)
+LIMITS = RequestLimits(ttft_ms=5000, tpot_ms=1000)
 # In this order: 0 the first, 1 warm-up, 2-4 cold, 5-7 the same warm, 8 warm-up of 9-11 decode, 12-13 warm-up of 14-17 at 2,
 # 18-20 Poisson, 21-23 constant.
 BENCH_REQUESTS = 24
@@ -109,7 +110,7 @@ def server(fake: FakeVllm, workspace: Workspace) -> Server:
     return simulated_server(fake, workspace)
 
 
-def bench(server: Server, workspace: Workspace, settings: BenchConfig = BENCH, limits: Limits = LIMITS) -> benching.BenchResult:
+def bench(server: Server, workspace: Workspace, settings: BenchConfig = BENCH, limits: RequestLimits = LIMITS) -> benching.BenchResult:
     return benching.bench(settings, limits, server, workspace)
 
 
@@ -519,7 +520,7 @@ def test_bench_of_a_warm_prefix_cache_counts_where_the_server_shows_hits(fake: F
 
 def test_bench_counts_a_late_answer_from_when_it_was_due_and_against_goodput(fake: FakeVllm, server: Server, workspace: Workspace) -> None:
     fake.script = Script(first_token_s=0.02, inter_token_s=0.01, by_number={"19": {"first_token_s": 0.6}, "22": {"status": 500}})
-    result = bench(server, workspace, limits=Limits(ttft_ms=500))
+    result = bench(server, workspace, limits=RequestLimits(ttft_ms=500))
     goodput = {name: figure.value for name, figure in result.figures.items() if "goodput" in name}
     assert goodput["goodput_c1"] == goodput["goodput_c2"] == 100
     assert goodput["poisson_goodput"] == pytest.approx(100 * 2 / 3), "a late one misses"
@@ -535,7 +536,7 @@ def test_bench_searches_for_the_highest_rate_that_meets_the_limits(fake: FakeVll
     assert [trial.meets for trial in easy.trials] == [True], "the top of the search met them"
     assert easy.figures["capacity_req_s"].value == easy.trials[0].rate_per_s
     fake.script = Script(first_token_s=0.02)
-    hopeless = bench(server, workspace, asked, Limits(ttft_ms=1))
+    hopeless = bench(server, workspace, asked, RequestLimits(ttft_ms=1))
     assert [trial.meets for trial in hopeless.trials] == [False] * 3
     rates = [trial.rate_per_s for trial in hopeless.trials]
     assert rates[1] == pytest.approx(rates[0] / 2, rel=1e-3)

@@ -8,7 +8,8 @@ import pytest
 
 from pipeline import commands
 from pipeline.commands import run_all
-from pipeline.config.schema import Instead, ServeConfig
+from pipeline.config.schema import ServeConfig
+from pipeline.contexts import Invocation
 from pipeline.engine.pipeline import Pipeline
 from pipeline.engine.record import Failure, Store, now
 from pipeline.errors import OutOfMemoryError, ServerError
@@ -105,16 +106,16 @@ def test_the_next_smaller_profile_takes_over_once(house: Path, monkeypatch: pyte
     asked: list[tuple[str | None, tuple[str, ...]]] = []
 
     def ensure(self: Pipeline, names: list[str], **_: Any) -> list[Any]:
-        instead = self._settings(Instead)
-        assert isinstance(instead, Instead)
-        asked.append((names[-1], instead.root))
+        invocation = self._contexts(Invocation)
+        assert isinstance(invocation, Invocation)
+        asked.append((names[-1], invocation.fallbacks))
         Store(house / "artifacts").write("serve", {}, now(), 1.0, lacking())
         return []
 
     monkeypatch.setattr(Pipeline, "ensure", ensure)
     assert code_of(run_all(house, Options())) == 2
     reason = "Asked for profile big (Big-3B), took profile small: the server did not start: the GPU ran out of memory."
-    assert [instead for _, instead in asked] == [(), (reason,), (reason,)], "big, small, and its report"
+    assert [fallbacks for _, fallbacks in asked] == [(), (reason,), (reason,)], "big, small, and its report"
 
 
 @pytest.mark.parametrize("kind", ["server", "install"])

@@ -17,7 +17,8 @@ from pipeline.errors import RecordError
 from pipeline.report.document import SCHEMA_FILE, read_document, schema_text, text_of
 from pipeline.report.exports import Outcome, job_summary, junit, openmetrics
 from tests.builders.documents import document, families, figure, gate
-from tests.unit.report.test_view import House, all_good, server
+from tests.builders.house import House
+from tests.builders.records import all_good, server
 
 ROOT = Path(__file__).resolve().parents[3]
 VERDICTS = ("PASS", "FAIL", "INCONCLUSIVE", "NOT_MEASURED", "SIMULATED")

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.config.schema import Gate, Gates, Waived, Waiver
+from pipeline.config.schema import Gate, Gates, Waiver
+from pipeline.contexts import ActiveWaivers
 from pipeline.engine.record import BLOCKED, Artifact, Envelope, Failure, Measurement, Outcome
 from pipeline.errors import MeaninglessError, NothingAnsweredError
 from pipeline.gpu.plan import NOTHING_PLANNED, Plan
@@ -25,8 +26,8 @@ METRIC = "bench.ttft_ms_p95"
 GATE = Gate(label="TTFT", metric=METRIC, comparator="<", target=500, unit="ms", min_n=59)
 GATES = Gates({"ttft": GATE, "other": GATE.model_copy(update={"label": "Other", "metric": "test-router.latency"})})
 WAIVER = Waiver(reason="no card", expires=date(2027, 1, 1))
-IN_FORCE = Waived(in_force={"ttft": WAIVER})
-EXPIRED = Waived(expired={"ttft": WAIVER})
+IN_FORCE = ActiveWaivers(in_force={"ttft": WAIVER})
+EXPIRED = ActiveWaivers(expired={"ttft": WAIVER})
 
 
 class Serving(Artifact):
@@ -70,10 +71,10 @@ def figure(value: float | None = 400, n: int = 100, high: float | None = 450) ->
     return Figure(value=value, unit="ms", n=n, high=high)
 
 
-def judged(bench: Outcome[Any], waived: Waived | None = None, gates: Gates = GATES) -> Judged:
+def judged(bench: Outcome[Any], waived: ActiveWaivers | None = None, gates: Gates = GATES) -> Judged:
     """Return the verdicts with that outcome of bench, beside a router test that passes."""
     router = outcome("test-router", measured(figure(), "latency"))
-    return judge_records(gates, waived or Waived(), [outcome("serve", Serving()), router, bench])
+    return judge_records(gates, waived or ActiveWaivers(), [outcome("serve", Serving()), router, bench])
 
 
 GOOD = outcome("bench", measured(figure()))
@@ -180,8 +181,8 @@ def test_crash_of_a_stage_whose_gates_are_all_waived_is_in_the_headline() -> Non
     )
 
 
-@given(st.sampled_from([row[1] for row in BAD] + [GOOD]), st.sampled_from([IN_FORCE, EXPIRED, Waived()]))
-def test_a_waiver_never_changes_a_verdict_nor_makes_the_exit_code_worse(bench: Outcome[Any], waived: Waived) -> None:
+@given(st.sampled_from([row[1] for row in BAD] + [GOOD]), st.sampled_from([IN_FORCE, EXPIRED, ActiveWaivers()]))
+def test_a_waiver_never_changes_a_verdict_nor_makes_the_exit_code_worse(bench: Outcome[Any], waived: ActiveWaivers) -> None:
     plain, made = judged(bench), judged(bench, waived)
     assert [row.judgement for row in made.gates] == [row.judgement for row in plain.gates]
     assert made.code <= plain.code
@@ -256,7 +257,7 @@ def against_the_plan(
     """Return the gate of the peak, whose target is the plan's, judged on that peak."""
     server = Serving(plan=made)
     use = Memory(launch_id="L1", simulated=simulated, figures={"vram_peak_mib": peak}, device_peaks_mib=devices or {0: peak.value or 0})
-    (row,) = judge_records(Gates({"vram": PEAK}), Waived(), [outcome("serve", server), outcome("measure-vram", use, server)]).gates
+    (row,) = judge_records(Gates({"vram": PEAK}), ActiveWaivers(), [outcome("serve", server), outcome("measure-vram", use, server)]).gates
     return row
 
 
@@ -305,5 +306,5 @@ def test_a_simulated_peak_passes_no_plan() -> None:
 
 
 def test_where_no_server_was_started_the_plan_is_no_target() -> None:
-    (row,) = judge_records(Gates({"vram": PEAK}), Waived(), [outcome("serve", None), outcome("measure-vram", None)]).gates
+    (row,) = judge_records(Gates({"vram": PEAK}), ActiveWaivers(), [outcome("serve", None), outcome("measure-vram", None)]).gates
     assert (row.gate.target, row.judgement) == ("plan", Judgement("NOT_MEASURED", "measure-vram never ran"))

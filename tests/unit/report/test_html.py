@@ -45,7 +45,8 @@ from pipeline.report.stage import report_present
 from pipeline.report.view import CellRow, FailureNote, FigureRow, GateRow, Scenario, StageRow, SweepSection, Table, View
 from pipeline.runs import kept as runs
 from pipeline.terminal import Silent
-from tests.unit.report.test_view import House, all_good, bench_result, memory_use, router_result, server
+from tests.builders.house import House
+from tests.builders.records import all_good, bench_result, memory_use, router_result, server
 
 TEMPLATES = Path(__file__).resolve().parents[3] / "templates"
 EN = words("en", TEMPLATES)

@@ -21,10 +21,10 @@ from pipeline.report.gates import same_identity
 from pipeline.report.language import ENGLISH, words
 from pipeline.report.markdown import LIMIT_BYTES, render, size_bytes, verbatim
 from pipeline.report.view import CellRow, FailureNote, FigureRow, GateRow, Scenario, StageRow, SweepSection, Table, View
-from pipeline.stages.measure_vram import Load, Soak
 from pipeline.stages.test_determinism import REMEDY_NOTE
+from tests.builders.house import House
 from tests.builders.machines import machine
-from tests.unit.report.test_view import STAGES, House, all_good, figure, memory_use, proof, router_result, server, write_samples
+from tests.builders.records import STAGES, all_good, proof, router_result, server, soak, write_samples
 
 ROOT = Path(__file__).resolve().parents[3]
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|`[^`]*`)*)\]\(([^)]+)\)")
@@ -264,13 +264,6 @@ def test_what_check_gpu_found_stands_above_every_figure_unless_the_server_is_som
     assert "**GPU 0: it is taken → close it**" in house.text().split("## ")[0]
     house.results["serve"] = house.measured_on = server().model_copy(update={"attached": "http://elsewhere"})
     assert "it is taken" not in house.text()
-
-
-def soak(launch_id: str) -> Soak:
-    figures = {"vram_peak_mib": memory_use().figures["vram_peak_mib"], "host_rss_drift_mib_h": figure(1.26, "MiB/h", 900, 0.9, 1.6)}
-    load = Load(spans=[(0, 5400)], requests=900, failed=2, preempted=0)
-    changes = {"launch_id": launch_id, "figures": figures, "load": load, "asked_h": 2, "state": "interrupted"}
-    return Soak.model_validate({**dict(memory_use()), **changes})
 
 
 def test_a_soak_of_the_same_launch_is_a_table_of_test_3(house: House) -> None:

@@ -21,8 +21,9 @@ from pipeline.report.markdown import LIMIT_BYTES, size_bytes
 from pipeline.report.sweep import Sweep
 from pipeline.runs import kept as runs
 from pipeline.terminal import Silent
+from tests.builders.house import House
+from tests.builders.records import WHEN, all_good, server, write_samples
 from tests.unit.report.test_markdown import GFM, LINK, pipes, tables_of
-from tests.unit.report.test_view import WHEN, House, all_good, server, write_samples
 from tests.unit.sweep.test_summary import cell, failed, skipped, sweep
 
 ROOT = Path(__file__).resolve().parents[3]

