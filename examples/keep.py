@@ -28,7 +28,7 @@ from pipeline.engine.workspace import Workspace
 from pipeline.load.stamps import ALONE, COLD, WARM, compressed
 from pipeline.publish.publication import private_here
 from pipeline.publish.scrub import Private, scrubbed_value
-from pipeline.report.document import FILE_NAME, Document, read_document
+from pipeline.report.formats.document import FILE_NAME, Document, read_document
 from pipeline.server.state import SAMPLES
 from pipeline.stages.measure_vram import read_samples
 from pipeline.terminal import Silent

@@ -138,8 +138,8 @@ def summarise(session: Session) -> list[str]:
     path = os.environ.get("GITHUB_STEP_SUMMARY")
     if not path:
         return []
-    from pipeline.report.document import read_document
-    from pipeline.report.exports import SUMMARY_BYTES, job_summary
+    from pipeline.report.formats.document import read_document
+    from pipeline.report.formats.summary import SUMMARY_BYTES, job_summary
 
     where = session.workspace.root / session.config.report.document
     document = read_document(where.read_bytes(), session.workspace.relative(where))
@@ -167,8 +167,8 @@ def report(root: Path, options: Options, only: bool) -> Answer:
 def gates(root: Path, options: Options) -> Answer:
     """Judge each gate as the report does, and tell where its values stand; run nothing; the report's exit code."""
     from pipeline.report.gates import judge_records
+    from pipeline.report.headline import headline
     from pipeline.report.listing import data, lines
-    from pipeline.report.view import headline
 
     session = Session(root, options, silent=True)
     profile, _ = session.profile()

@@ -18,7 +18,9 @@ from pipeline.errors import ConfigError, MeasureError, NothingAnsweredError
 from pipeline.load.generator import Target
 from pipeline.measure.memory import TELLS_DRIFT_S
 from pipeline.measure.verdicts import Judgement, exit_code, judge
-from pipeline.report.view import measured_words, memory_labels
+from pipeline.report.cells import measured
+from pipeline.report.formats.plain import Plain
+from pipeline.report.sections.soak import LABELS
 from pipeline.server.watch import watched
 from pipeline.stages.check_gpu import Machine
 from pipeline.stages.measure_vram import SLICE_S, Load, Soak, SoakState, Watch, memory_use, pressed, with_readings
@@ -134,9 +136,7 @@ def verdict(made: Soak) -> Judgement:
 def lines(made: Soak) -> list[str]:
     """Return what a person wants to know at the end."""
     found = [
-        f"  {label}: {measured_words(made.figures[name], bold='')}"
-        for name, label in memory_labels().items()
-        if made.figures[name].value is not None
+        f"  {label}: {Plain().text(measured(made.figures[name]))}" for name, label in LABELS.items() if made.figures[name].value is not None
     ]
     judged = verdict(made)
     head = f"soak {made.state}: {made.load.seconds / S_PER_H:.3g} of {made.asked_h:g} h of load, {made.load.requests} requests"

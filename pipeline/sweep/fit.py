@@ -7,7 +7,7 @@ from pipeline.config.schema import Config
 from pipeline.gpu.plan import LAPTOP, LAPTOP_MIB, refusal
 from pipeline.measure.digits import counted
 from pipeline.planning import Candidate, Card, Library, on_processor, row
-from pipeline.report.document import Document
+from pipeline.report.formats.document import Document
 
 GUIDE = Card(name=LAPTOP, total_mib=LAPTOP_MIB, available_mib=LAPTOP_MIB, reason="the guide's card")
 

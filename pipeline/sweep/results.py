@@ -11,7 +11,7 @@ from pipeline.engine.record import BLOCKED, Store, write_atomic
 from pipeline.errors import MeaninglessError, RecordError
 from pipeline.measure.figures import Figure
 from pipeline.redact import redacted
-from pipeline.report.document import FILE_NAME, Document, ReportedFigure, read_document
+from pipeline.report.formats.document import FILE_NAME, Document, ReportedFigure, read_document
 from pipeline.report.sweep import METRICS, CellRecord
 
 CELL_FILE = "cell.json"

@@ -8,7 +8,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from pipeline.engine.record import write_atomic
-from pipeline.report.document import SCHEMA_FILE, text_of
+from pipeline.report.formats.document import SCHEMA_FILE, text_of
 from tests.builders.documents import document, families, figure
 from tests.fakes.fake_vllm import FakeVllm, Script
 from tests.integration.commands.test_cli import SMALL, Project

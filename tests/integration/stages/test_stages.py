@@ -35,6 +35,7 @@ from pipeline.stages import test_determinism as determinism
 from pipeline.stages import test_router as router
 from pipeline.stages.serve import Server
 from pipeline.terminal import Silent
+from tests.builders.house import outcomes_of
 from tests.fakes.environment import machine, simulated_server, until
 from tests.fakes.fake_vllm import FakeVllm, Script, split
 from tests.integration.conftest import calibrated
@@ -804,7 +805,7 @@ def judged_memory(result: Measurement, profile: str = "cpu") -> dict[str, str]:
     """Return the verdicts of the shipped gates on memory, as on a real server."""
     real = result.model_copy(update={"simulated": False})
     judged = judge_all(
-        load_layers(ROOT / "config.yaml", {}).config(profile).gates.root, {"measure-vram": Outcome("measure-vram", real, None)}
+        load_layers(ROOT / "config.yaml", {}).config(profile).gates.root, outcomes_of({"measure-vram": Outcome("measure-vram", real, None)})
     )
     return {row.id: row.judgement.verdict for row in judged if row.gate.metric.startswith("measure-vram.")}
 
@@ -936,7 +937,7 @@ def test_no_gate_passes_on_a_simulated_server(fake: FakeVllm, server: Server, wo
     measured = measure_all(server, workspace)
     assert all(result.simulated for result in measured.values())
     outcomes = {stage: Outcome(stage, result, None) for stage, result in measured.items()}
-    judged = judge_all(gates(), outcomes)
+    judged = judge_all(gates(), outcomes_of(outcomes))
     assert {gate.judgement.verdict for gate in judged} == {"SIMULATED"}
     assert exit_code((gate.judgement, gate.gate.required) for gate in judged) == 2
 
@@ -947,7 +948,8 @@ def test_the_same_figures_would_pass_on_a_real_one(fake: FakeVllm, server: Serve
     real = server.model_copy(update={"real": True})
     result = determinism.test_determinism(DETERMINISM, real, workspace)
     judged = {
-        gate.id: gate.judgement.verdict for gate in judge_all(gates(), {"test-determinism": Outcome("test-determinism", result, None)})
+        gate.id: gate.judgement.verdict
+        for gate in judge_all(gates(), outcomes_of({"test-determinism": Outcome("test-determinism", result, None)}))
     }
     assert judged["deterministic_output"] == "PASS"
     assert judged["throughput"] == "NOT_MEASURED"

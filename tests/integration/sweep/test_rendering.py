@@ -8,13 +8,14 @@ import pytest
 
 from pipeline import commands
 from pipeline.engine.record import SWEEP_NOTE, Store
-from pipeline.report.document import read_document
+from pipeline.report.formats.document import read_document
 from pipeline.session import Options, Session
 from pipeline.sweep.rendering import rendered
 from tests.builders.documents import WHEN
+from tests.builders.sweeps import SWEPT
 from tests.fakes.environment import code_of
 from tests.integration.commands.test_cli import Project
-from tests.unit.report.test_sweep import SWEPT, part
+from tests.unit.report.test_sweep import part
 
 CPU = Options(profile="cpu")
 

@@ -16,7 +16,7 @@ from pipeline.config.schema import ServeConfig
 from pipeline.engine.record import SWEEP_NOTE, Store, now
 from pipeline.engine.workspace import Workspace
 from pipeline.errors import MachineError
-from pipeline.report.document import text_of
+from pipeline.report.formats.document import text_of
 from pipeline.report.sweep import ACCURACY, LATENCY, Sweep
 from pipeline.server import state
 from pipeline.sweep.node import SWEEPS

@@ -14,8 +14,10 @@ from pydantic import ValidationError
 from pipeline.config.schema import ReportConfig
 from pipeline.engine.record import Failure
 from pipeline.errors import RecordError
-from pipeline.report.document import SCHEMA_FILE, read_document, schema_text, text_of
-from pipeline.report.exports import Outcome, job_summary, junit, openmetrics
+from pipeline.report.formats.document import SCHEMA_FILE, read_document, schema_text, text_of
+from pipeline.report.formats.junit import Outcome, junit
+from pipeline.report.formats.openmetrics import openmetrics
+from pipeline.report.formats.summary import job_summary
 from tests.builders.documents import document, families, figure, gate
 from tests.builders.house import House
 from tests.builders.records import all_good, server
@@ -34,7 +36,7 @@ def house(tmp_path: Path) -> House:
 
 
 def test_the_committed_schema_is_what_the_model_says() -> None:
-    said = "write it anew: python -c 'from pipeline.report.document import *; SCHEMA_FILE.write_text(schema_text())'"
+    said = "write it anew: python -c 'from pipeline.report.formats.document import *; SCHEMA_FILE.write_text(schema_text())'"
     assert SCHEMA_FILE.read_text(encoding="utf-8") == schema_text(), said
     Draft202012Validator.check_schema(json.loads(schema_text()))
 

@@ -15,20 +15,20 @@ from markdown_it import MarkdownIt
 from pipeline.engine.record import SOAK_NOTE, Failure
 from pipeline.gpu.cautions import Caution
 from pipeline.publish.document import file_of, images, with_absolute_links
-from pipeline.report.badge import badge
-from pipeline.report.diagram import CLASSES, diagram
+from pipeline.report.drawing.badge import badge
+from pipeline.report.drawing.diagram import CLASSES, diagram
+from pipeline.report.formats.markdown import LIMIT_BYTES, render, size_bytes, verbatim
 from pipeline.report.gates import same_identity
-from pipeline.report.language import ENGLISH, words
-from pipeline.report.markdown import LIMIT_BYTES, render, size_bytes, verbatim
-from pipeline.report.view import CellRow, FailureNote, FigureRow, GateRow, Scenario, StageRow, SweepSection, Table, View
+from pipeline.report.parts import FailureNote
+from pipeline.report.words import ENGLISH, words
 from pipeline.stages.test_determinism import REMEDY_NOTE
 from tests.builders.house import House
 from tests.builders.machines import machine
-from tests.builders.records import STAGES, all_good, proof, router_result, server, soak, write_samples
+from tests.builders.records import all_good, proof, router_result, server, soak, write_samples
+from tests.builders.tables import GFM, LINK, pipes, tables_of
+from tests.builders.views import text_in_every_place
 
 ROOT = Path(__file__).resolve().parents[3]
-LINK = re.compile(r"(!?)\[((?:[^\[\]]|`[^`]*`)*)\]\(([^)]+)\)")
-GFM = MarkdownIt("commonmark").enable("table")
 LANGUAGES = pytest.mark.parametrize("language", ["en", "tr"])
 
 
@@ -90,25 +90,6 @@ def test_every_footnote_is_defined_and_every_definition_used(house: House, langu
     assert set(defined) == set(used)
 
 
-def pipes(line: str) -> int:
-    return len(re.findall(r"(?<!\\)(?:\\\\)*\|", line))
-
-
-def tables_of(text: str) -> list[list[str]]:
-    """Return the lines of each table outside code."""
-    found: list[list[str]] = [[]]
-    fence = ""
-    for line in text.splitlines():
-        mark = re.match(r"(`{3,})", line)
-        if mark and (not fence or line.strip() == fence):
-            fence = "" if fence else mark[1]
-        if not fence and line.startswith("|"):
-            found[-1].append(line)
-        elif found[-1]:
-            found.append([])
-    return [table for table in found if table]
-
-
 @LANGUAGES
 @pytest.mark.parametrize("answer", ["x", "a|b\\|c\\\\|d", "`` ` ``", "![i](http://x/y.png) @you #1 <img src=x>", "\\", "|\n|---|\n|"])
 def test_tables_hold_whatever_a_model_answers(house: House, answer: str, language: Literal["en", "tr"]) -> None:
@@ -152,44 +133,12 @@ def test_alerts_and_details_are_blocks_of_their_own(house: House, language: Lite
 HUGE = "ş|<b>`&\\" * 800
 
 
-def huge(entries: int, text: str) -> View:
-    """Return a view whose every list and text is long."""
-    row = FigureRow(text, text, text, "bench.ttft_ms_p95", ("ttft",))
-    table = Table(text, [text] * 9, [[text] * 9] * entries)
-    scenario = Scenario("Test", text, [text] * entries, [row] * entries, [(text, text, text, text)] * entries, [table] * 2, ["p.svg"])
-    failure = Failure(kind="server", message=text, hint=text, log=text, log_tail=[text] * entries)
-    gate = GateRow(text, text, text, text, text, "bench.ttft_ms_p95", ("ttft",))
-    cells = [CellRow(text, text, text, [text] * 7, text, text, "sweep.a")] * entries
-    sweep = SweepSection("Sweep", "", [text] * 4, text, text, [text] * 7, cells, "s.svg", ("ttft",))
-    return View(
-        title=text,
-        headline=text,
-        alert="TIP",
-        profile=text,
-        again=text,
-        model=text,
-        device=text,
-        measured_on=text,
-        cautions=[text] * entries,
-        targets=[gate] * entries,
-        criteria=[gate] * entries,
-        scenarios=[scenario] * 4,
-        alternatives=[(text, text, text, text, text)] * entries,
-        stages=[StageRow(name, text, "1 s", "now", "ok") for name in STAGES],
-        failures=[FailureNote(name, failure) for name in STAGES],
-        environment=[(text, text)] * entries,
-        command=text,
-        proofs=[(text, text, text)] * entries,
-        not_measured=[(text, text)] * entries,
-        sweep=sweep,
-    )
-
-
 @LANGUAGES
 @pytest.mark.parametrize(("entries", "text"), [(600, "long"), (5, HUGE), (300, HUGE[:90]), (4, "😀" * 5000)])
 def test_the_worst_report_fits_into_a_comment_and_says_what_was_cut(entries: int, text: str, language: Literal["en", "tr"]) -> None:
     t = words(language, ROOT / "templates")
-    made = render(ROOT / "templates", huge(entries, text), t, {"bench.ttft_ms_p95": "report.json#L1", "sweep.a": "report.json#L2"})
+    places = {"bench.ttft_ms_p95": "report.json#L1", "sweep.a": "report.json#L2"}
+    made = render(ROOT / "templates", text_in_every_place(text, entries), t, places)
     assert len(made.encode()) <= size_bytes(made) <= LIMIT_BYTES
     assert len(with_absolute_links(made, "REPORT.md", f"https://github.com/{'o' * 20}/{'r' * 30}/blob/{'0' * 40}")) <= LIMIT_BYTES
     (note,) = [line for line in made.splitlines() if "[report.json](report.json)" in line]
@@ -209,7 +158,7 @@ def test_a_report_that_fits_is_not_cut(house: House) -> None:
 
 def test_the_end_of_a_log_is_what_stays(house: House) -> None:
     failure = Failure(kind="server", message="m", log="a.log", log_tail=[f"line {number} {'x' * 200}" for number in range(2000)])
-    view = replace(huge(1, "x"), failures=[FailureNote("serve", failure)])
+    view = replace(text_in_every_place("x"), failures=[FailureNote("serve", failure)])
     made = render(ROOT / "templates", view)
     assert "line 1999" in made
     assert "line 0 " not in made

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.report.plots import WIDTH
-from pipeline.report.ratios import FURTHEST, MOST_TICKS, VERDICTS, Ratio, ratios, span, ticks
+from pipeline.report.drawing.plots import WIDTH
+from pipeline.report.drawing.ratios import FURTHEST, MOST_TICKS, VERDICTS, Ratio, ratios, span, ticks
 
 SVG = "{http://www.w3.org/2000/svg}"
 POSITIVE = st.floats(0, 1e300)

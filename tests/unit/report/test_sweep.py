@@ -15,21 +15,19 @@ from pipeline.engine.workspace import Workspace
 from pipeline.publish.github import Target
 from pipeline.publish.publication import Order, gathered
 from pipeline.publish.scrub import Private
-from pipeline.report.document import SCHEMA_FILE, read_document
-from pipeline.report.language import words
-from pipeline.report.markdown import LIMIT_BYTES, size_bytes
+from pipeline.report.formats.document import SCHEMA_FILE, read_document
+from pipeline.report.formats.markdown import LIMIT_BYTES, size_bytes
 from pipeline.report.sweep import Sweep
+from pipeline.report.words import words
 from pipeline.runs import kept as runs
 from pipeline.terminal import Silent
 from tests.builders.house import House
 from tests.builders.records import WHEN, all_good, server, write_samples
-from tests.unit.report.test_markdown import GFM, LINK, pipes, tables_of
-from tests.unit.sweep.test_summary import cell, failed, skipped, sweep
+from tests.builders.sweeps import SWEPT, cell, failed, sweep
+from tests.builders.tables import GFM, LINK, pipes, tables_of
 
 ROOT = Path(__file__).resolve().parents[3]
 LANGUAGES = pytest.mark.parametrize("language", ["en", "tr"])
-ODD = cell('serve.x="a|b\\c<d>"', 75, 200, passed=False, verdict="NOT PASSED", gates_passed=7, source="artifacts/sweep/odd/report.json")
-SWEPT = sweep(cell("a", 80, 310), cell("b", 90, 290), ODD, failed("c"), skipped("d"))
 
 
 @pytest.fixture

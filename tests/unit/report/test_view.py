@@ -1,6 +1,8 @@
 """The report: what it shows of good, failed and missing records."""
 
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -9,19 +11,26 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pipeline.config.schema import Waiver
-from pipeline.contexts import ActiveWaivers
-from pipeline.engine.record import Artifact, Failure, Outcome
+from pipeline.config.schema import ReportConfig, Waiver
+from pipeline.contexts import ActiveWaivers, Invocation
+from pipeline.engine.record import SWEEP_NOTE, Artifact, Failure
 from pipeline.engine.workspace import Workspace
 from pipeline.errors import MeaninglessError, NothingAnsweredError
 from pipeline.measure.digits import number
 from pipeline.measure.figures import Figure, not_measured
 from pipeline.measure.memory import Gaps
-from pipeline.report.document import read_document
+from pipeline.message import Code
+from pipeline.report.cells import glued, measured
+from pipeline.report.formats.document import read_document
+from pipeline.report.formats.markdown import MARKS, TableCells
 from pipeline.report.gates import Judged, judge_all
-from pipeline.report.markdown import cell
+from pipeline.report.headline import headline
+from pipeline.report.inputs import Inputs
+from pipeline.report.sections.alternatives import alternatives
+from pipeline.report.sections.environment import shell_command
 from pipeline.report.stage import report_present
-from pipeline.report.view import MARKS, alternative_row, gate_row, headline, measured_words, shell_command
+from pipeline.report.sweep import CellRecord
+from pipeline.report.view import gate_row
 from pipeline.server.state import Handle
 from pipeline.stages.bench import Count, MeanCheck
 from pipeline.stages.measure_vram import MemoryUse
@@ -30,7 +39,7 @@ from pipeline.stages.test_determinism import REMEDY_NOTE, Arm
 from pipeline.terminal import Silent
 from pipeline.vllm.breakdown import Breakdown
 from pipeline.vllm.ladder import Attempt
-from tests.builders.house import ALTERNATIVES, GATES, House
+from tests.builders.house import ALTERNATIVES, GATES, House, outcomes_of
 from tests.builders.machines import machine
 from tests.builders.records import (
     PLAN,
@@ -48,6 +57,7 @@ from tests.builders.records import (
     server,
     write_samples,
 )
+from tests.builders.sweeps import cell, failed, skipped, sweep
 
 ROOT = Path(__file__).resolve().parents[3]
 RANDOM_WEIGHTS = "This model has the shape of the real one and random weights: speed and memory are real, its answers are noise."
@@ -114,12 +124,25 @@ def test_number_is_never_in_powers_of_ten_and_close(value: float) -> None:
     ],
 )
 def test_measured_words(made: Figure | None, words: str) -> None:
-    assert measured_words(made) == words
+    assert TableCells().figure(measured(made)) == words
 
 
-def row_of(gate: str, result: Artifact | Failure | None) -> Any:
-    (judged,) = judge_all({gate: GATES[gate]}, {name: outcome(name, result) for name in (GATES[gate].metric.partition(".")[0],)})
-    return gate_row(judged)
+@dataclass(frozen=True)
+class Row:
+    """A gate's row as REPORT.md shows it."""
+
+    label: str
+    target: str
+    measured: str
+    verdict: str
+    source: str
+
+
+def row_of(gate: str, result: Artifact | Failure | None) -> Row:
+    stage = GATES[gate].metric.partition(".")[0]
+    (judged,) = judge_all({gate: GATES[gate]}, outcomes_of({stage: outcome(stage, result)}))
+    row, cells = gate_row(judged), TableCells()
+    return Row(cells.cell(row.label), *(cells.figure(cell) for cell in (row.target, row.measured, row.ruling, row.source)))
 
 
 def test_gate_row_shows_target_value_verdict_and_source() -> None:
@@ -182,7 +205,7 @@ def test_gate_that_is_not_required_does_not_open_the_headline(house: House) -> N
 
 @pytest.mark.parametrize(("code", "word"), [(1, "NOT PASSED"), (2, "NOT MEASURED")])
 def test_headline_without_gates_still_says_its_code(code: int, word: str) -> None:
-    assert headline(Judged([], code, {})).startswith(word)
+    assert headline(Judged([], code, outcomes_of({}))).startswith(word)
 
 
 WAIVER = {"ttft": Waiver(reason="the new | card comes in May", expires=date(2027, 1, 1))}
@@ -288,17 +311,20 @@ def test_fence_inside_a_log_does_not_end_the_reports_fence(house: House) -> None
         ("</td>", "&lt;/td>"),
         (5, "5"),
         ("< 500", "< 500"),
+        (Code("a|<b>"), "`a\\|<b>`"),
+        (glued("`x` ", Code("y")), "\\`x\\` `y`"),
+        (glued("<", "b>"), "&lt;b>"),
     ],
 )
-def test_cell_keeps_its_content_in_the_cell(value: object, shown: str) -> None:
-    assert cell(value) == shown
+def test_cell_keeps_its_content_in_the_cell(value: str | int, shown: str) -> None:
+    assert TableCells().cell(value) == shown
 
 
 @given(st.text())
 @example("a\rb")
 @example("a\\|b")
 def test_cell_is_one_line_without_an_open_pipe(text: str) -> None:
-    shown = cell(text)
+    shown = TableCells().cell(text)
     assert not set(shown) & {"\n", "\r"}  # both end a line in CommonMark
     assert "|" not in shown.replace("\\\\", "").replace("\\|", "")
 
@@ -315,28 +341,37 @@ def test_pipe_of_a_gates_label_stays_in_its_cell(house: House) -> None:
     assert line(house.text(), "| JSON").startswith("| JSON \\| parses[^valid] |")
 
 
-def outcomes(**changes: Artifact | Failure | None) -> dict[str, Outcome[Any]]:
-    results = all_good() | {name.replace("_", "-"): result for name, result in changes.items()}
-    return {stage: outcome(stage, result) for stage, result in results.items()}
+def measured_of(at: int, results: Mapping[str, Artifact | Failure | None] | None = None, *cells: CellRecord) -> str:
+    """Return what the row of one of the guide's models says was measured."""
+    made = all_good() | dict(results or {}) | ({SWEEP_NOTE: sweep(*cells)} if cells else {})
+    judged = Judged([], 0, outcomes_of({name: outcome(name, result) for name, result in made.items()}))
+    inputs = Inputs(ReportConfig(), ALTERNATIVES, Invocation(profile="cpu"), judged, ROOT)
+    row = alternatives(inputs)[at]
+    known = ALTERNATIVES[at]
+    assert (row.model, row.size, row.vram, row.use_case) == (known.model, known.size, known.vram, known.use_case)
+    return TableCells().figure(row.measured)
 
 
 def test_alternative_of_this_profile_shows_what_was_measured() -> None:
-    row = alternative_row(ALTERNATIVES[0], "cpu", outcomes())
-    assert row[:4] == ("Small", "1B", "~1GB", "Router")
-    assert "**55 tok/s**" in row[4]
+    assert measured_of(0) == "NOT_MEASURED, **55 tok/s** (n = 100; 95 %: ≥ 52)"
 
 
 def test_alternative_of_another_profile_says_how_to_measure_it() -> None:
-    assert "--profile large" in alternative_row(ALTERNATIVES[1], "cpu", outcomes())[4]
-    assert "55" not in alternative_row(ALTERNATIVES[1], "cpu", outcomes())[4]
+    assert measured_of(1) == "not measured in this run; `./inv all --profile large`"
 
 
 def test_alternative_without_profile_is_not_measured() -> None:
-    assert alternative_row(ALTERNATIVES[2], "cpu", outcomes())[4] == "not measured in this run"
+    assert measured_of(2) == "not measured in this run"
 
 
 def test_alternative_of_this_profile_without_records_is_not_measured() -> None:
-    assert alternative_row(ALTERNATIVES[0], "cpu", outcomes(bench=None, measure_vram=None))[4] == "NOT_MEASURED"
+    assert measured_of(0, {"bench": None, "measure-vram": None}) == "NOT_MEASURED"
+
+
+def test_alternative_of_another_profile_points_to_the_cells_of_it_in_the_sweep() -> None:
+    cells = [one.model_copy(update={"profile": "large"}) for one in (cell("a"), failed("b"))]
+    assert measured_of(1, {}, *cells, skipped("c")) == "not measured in this run; in the sweep below: 1 measured, 1 failed"
+    assert measured_of(1, {}, skipped("c")) == "not measured in this run; `./inv all --profile large`"
 
 
 def test_failed_requests_and_unequal_ledger_are_told(house: House) -> None:

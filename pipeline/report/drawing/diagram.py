@@ -2,8 +2,10 @@
 
 from collections.abc import Sequence
 
-from pipeline.report.language import Words
-from pipeline.report.view import StageRow
+from pipeline.message import Message, _
+from pipeline.report.cells import Amount
+from pipeline.report.parts import StageRow
+from pipeline.report.words import Words
 
 # Fill and letters are given together, so that they are readable on a light page and on a dark one.
 CLASSES = {
@@ -14,14 +16,19 @@ CLASSES = {
 }
 
 
-def diagram(stages: Sequence[StageRow], edges: Sequence[tuple[str, str]], t: Words) -> list[str]:
+KINDS: dict[str, Message] = {"ok": _("ok"), "failed": _("failed"), "skipped": _("skipped"), "never": _("never ran")}
+
+
+def diagram(stages: Sequence[StageRow], edges: Sequence[tuple[str, str]], words: Words) -> list[str]:
     """Return the lines of the graph."""
-    kinds = {"ok": t("ok"), "failed": t("failed"), "skipped": t("skipped"), "never": t("never ran")}
-    nodes = [
-        f'    {stage.name}["{stage.name}<br/>{kinds[stage.kind]}{f", {stage.took}" if stage.took else ""}"]:::{stage.kind}'
-        for stage in stages
-    ]
+    nodes = [f'    {stage.name}["{stage.name}<br/>{state(stage, words)}"]:::{stage.kind}' for stage in stages]
     arrows = [f"    {needed} --> {needing}" for needed, needing in edges]
     seen = {stage.kind for stage in stages}
     styles = [f"    classDef {kind} {style}" for kind, style in CLASSES.items() if kind in seen]
     return ["flowchart LR", *nodes, *arrows, *styles]
+
+
+def state(stage: StageRow, words: Words) -> str:
+    """Return how the stage ended and how long it took."""
+    took = f", {words.text(stage.took.text)}" if isinstance(stage.took, Amount) else ""
+    return f"{words.text(KINDS[stage.kind])}{took}"

@@ -1,20 +1,17 @@
 """Pictures of memory as SVG text: over time with the stages marked, and its parts against the target. Pure; the same bytes each time."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
+from itertools import pairwise
 from statistics import median
-from typing import Any
 from xml.sax.saxutils import escape
 
-from pipeline.engine.record import Outcome
 from pipeline.measure.drift import Point
-from pipeline.measure.memory import GAP_PERIODS, Sample, gpu_points, host_points
-from pipeline.report.gates import JudgedGate
-from pipeline.report.language import ENGLISH, Words
+from pipeline.measure.memory import GAP_PERIODS
+from pipeline.message import _
+from pipeline.report.cells import Text, listed
+from pipeline.report.words import Words
 
-PARTS = {"weights": "weights_mib", "activations": "activations_mib", "CUDA graphs": "graphs_mib", "KV cache": "kv_cache_mib"}
-MARKED = ("serve", "test-router", "test-determinism", "bench", "measure-vram")
 WIDTH, LEFT, RIGHT, TOP = 860, 70, 20, 56
 PLOT_HEIGHT, ROW, BAR = 240, 18, 34
 BUCKETS = 400  # of a line: each keeps its lowest and highest sample
@@ -40,7 +37,7 @@ text{fill:#e6edf3}.back{fill:#0d1117}.grid{stroke:#30363d}.axis{stroke:#8b949e}.
 class Line:
     """A series over time (s, MiB)."""
 
-    label: str
+    label: Text
     points: Sequence[Point]
 
 
@@ -48,7 +45,7 @@ class Line:
 class Band:
     """A stage, or a phase of one, on the axis of time."""
 
-    label: str
+    label: Text
     begin: float
     end: float
     phase: bool = False
@@ -58,15 +55,15 @@ class Band:
 class Bar:
     """Parts of memory (MiB) side by side."""
 
-    label: str
-    parts: Sequence[tuple[str, float]]
+    label: Text
+    parts: Sequence[tuple[Text, float]]
 
 
 @dataclass(frozen=True)
 class Target:
     """A value that memory must stay under."""
 
-    label: str
+    label: Text
     mib: float
 
 
@@ -83,124 +80,80 @@ class Scale:
         return self.at_low + (value - self.low) / (self.high - self.low) * (self.at_high - self.at_low)
 
 
-def memory_pictures(
-    outcomes: Mapping[str, Outcome[Any]], gates: Iterable[JudgedGate], samples: Sequence[Sample], t: Words = ENGLISH
-) -> dict[str, str]:
-    """Return the pictures of what measure-vram has on record by file name, without those that would show nothing."""
-    use, server = outcomes["measure-vram"].data, outcomes["serve"].data
-    if use is None:
-        return {}
-    _, vram = gpu_points(samples, use.baseline_gpu_mib)
-    lines = [
-        Line("VRAM", vram),
-        Line(t("host memory (PSS)"), host_points(samples, "pss_mib")),
-        Line(t("host memory (RSS)"), host_points(samples, "rss_mib")),
-    ]
-    metric, name = ("vram_peak_mib", "VRAM") if vram else ("host_pss_peak_mib", t("host memory"))
-    asked = [row.gate for row in gates if row.gate.metric == f"measure-vram.{metric}" and row.gate.comparator in ("<", "<=")]
-    limits = [number for gate in asked for number in gate.numbers]
-    target = Target(t("target, {name}", name=name), min(limits)) if limits else None
-    peak = use.figures[metric].value if metric in use.figures else None
-    named = {
-        "weights": t("weights"),
-        "activations": t("activations"),
-        "CUDA graphs": t("CUDA graphs"),
-        "KV cache": t("KV cache"),
-    }
-    keys = {named[part]: key for part, key in PARTS.items()}
-    told = [(part, getattr(use.breakdown, key)) for part, key in keys.items() if getattr(use.breakdown, key) is not None]
-    rest = (peak or 0) - sum(mib for _, mib in told)
-    bars = [Bar(t("vLLM's log"), [*told, (t("rest, up to the peak"), rest)])] if told else []
-    if server is not None and server.plan is not None:
-        parts = [(part, getattr(server.plan, key)) for part, key in keys.items()]
-        bars.insert(0, Bar(t("planned"), [*parts, (t("context"), server.plan.context_mib)]))
-    made = {
-        "memory.svg": over_time(t("Memory over time"), lines, marks(outcomes, samples, t), [target] if target else [], t),
-        "breakdown.svg": stacked(t("Where the {name} goes", name=name), bars, target),
-    }
-    return {file: svg for file, svg in made.items() if svg}
+def has_times(lines: Sequence[Line]) -> bool:
+    """Tell whether a line has two moments."""
+    return any(len({at for at, _mib in line.points}) > 1 for line in lines)
 
 
-def marks(outcomes: Mapping[str, Outcome[Any]], samples: Sequence[Sample], t: Words = ENGLISH) -> list[Band]:
-    """Return when each stage ran by the samples' clock, and the phases of the start; needs measure-vram's record."""
-    use: Any = outcomes["measure-vram"].data
-    server = outcomes["serve"].data
-    envelopes = [(name, outcomes[name].envelope) for name in MARKED if outcomes[name].data is not None]
-    begins = [(name, made, use.anchor.at(made.started)) for name, made in envelopes if made is not None]
-    found = [Band(name, begin, begin + made.duration_s) for name, made, begin in begins]
-    first = next((sample["t"] for sample in samples if "processes" in sample), None)
-    if server is None or first is None or server.handle.launch_id != use.launch_id:
-        return found
-    ends = list(accumulate(server.handle.phases_s.values(), initial=first))
-    return found + [Band(t.said(name), *span, phase=True) for name, span in zip(server.handle.phases_s, pairwise(ends), strict=True)]
+def has_parts(bars: Sequence[Bar]) -> bool:
+    """Tell whether a part of a bar is known."""
+    return any(mib > 0 for bar in bars for _name, mib in bar.parts)
 
 
-def over_time(title: str, lines: Sequence[Line], bands: Sequence[Band], targets: Sequence[Target], t: Words = ENGLISH) -> str:
-    """Return the picture of the lines from 0 MiB up, the bands beneath; empty where no line has two moments."""
-    lines = [line for line in lines if len({at for at, _ in line.points}) > 1]
-    if not lines:
-        return ""
-    times = [at for line in lines for at, _ in line.points]
+def over_time(title: Text, lines: Sequence[Line], bands: Sequence[Band], targets: Sequence[Target], words: Words) -> str:
+    """Return the picture of the lines from 0 MiB up, the bands beneath; one of the lines must have two moments."""
+    lines = [line for line in lines if has_times([line])]
+    times = [at for line in lines for at, _mib in line.points]
     begin, end = min(times), max(times)
-    top = max([value for line in lines for _, value in line.points] + [target.mib for target in targets] + [1.0])
-    ticks = steps(top)
-    x = Scale(begin, end, LEFT, WIDTH - RIGHT)
-    y = Scale(0, ticks[-1], TOP + PLOT_HEIGHT, TOP)
+    ticks = steps(max([mib for line in lines for _at, mib in line.points] + [target.mib for target in targets] + [1.0]))
+    x, y = Scale(begin, end, LEFT, WIDTH - RIGHT), Scale(0, ticks[-1], TOP + PLOT_HEIGHT, TOP)
     shown = [clipped for band in bands if (clipped := clip(band, begin, end)) is not None]
     body = [rule("grid", LEFT, y(tick), WIDTH - RIGHT, y(tick)) + text(LEFT - 6, y(tick) + 4, f"{tick:g}", "end") for tick in ticks]
     body.append(text(LEFT - 6, TOP - 12, "MiB", "end"))
-    for band in shown:
-        if not band.phase:
-            body += [rule("grid", x(at), TOP, x(at), TOP + PLOT_HEIGHT) for at in (band.begin, band.end)]
+    edges = [at for band in shown if not band.phase for at in (band.begin, band.end)]
+    body += [rule("grid", x(at), TOP, x(at), TOP + PLOT_HEIGHT) for at in edges]
     body.append(rule("axis", LEFT, y(0), WIDTH - RIGHT, y(0)))
-    for tick in steps(end - begin)[:-1]:
-        body.append(text(x(begin + tick), y(0) + 16, f"{tick:g} s", "middle"))
+    body += [text(x(begin + tick), y(0) + 16, f"{tick:g} s", "middle") for tick in steps(end - begin)[:-1]]
     body += [f'<path class="line s{index % COLOURS}" d="{path(line.points, x, y)}"/>' for index, line in enumerate(lines)]
     for target in targets:
         body.append(rule("target", LEFT, y(target.mib), WIDTH - RIGHT, y(target.mib)))
-        body.append(text(WIDTH - RIGHT, y(target.mib) - 5, f"{target.label}: {target.mib:g} MiB", "end"))
-    rows = TOP + PLOT_HEIGHT + 26
-    narrow = []
-    for band in shown:
-        row = rows + (ROW if band.phase else 0)
+        body.append(text(WIDTH - RIGHT, y(target.mib) - 5, f"{words.text(target.label)}: {target.mib:g} MiB", "end"))
+    beneath, height = rows_of(shown, x, words)
+    return picture(words.text(title), height, [*body, *beneath, *legend([words.text(line.label) for line in lines])])
+
+
+def rows_of(bands: Sequence[Band], x: Scale, words: Words) -> tuple[list[str], float]:
+    """Return the bands in two rows beneath the plot, stages above phases, and the picture's height; too narrow a name stands below."""
+    top, body, narrow = TOP + PLOT_HEIGHT + 26, [], []
+    for band in bands:
+        row, name, width = top + (ROW if band.phase else 0), words.text(band.label), x(band.end) - x(band.begin)
         kind = "phase" if band.phase else "band"
-        body.append(box(kind, x(band.begin), row, x(band.end) - x(band.begin), ROW - 2, f"{band.label}, {band.end - band.begin:.1f} s"))
-        if x(band.end) - x(band.begin) > LETTER * len(band.label) + 6:
-            body.append(text((x(band.begin) + x(band.end)) / 2, row + 12, band.label, "middle"))
+        body.append(box(kind, x(band.begin), row, width, ROW - 2, f"{name}, {band.end - band.begin:.1f} s"))
+        if width > LETTER * len(name) + 6:
+            body.append(text((x(band.begin) + x(band.end)) / 2, row + 12, name, "middle"))
         elif not band.phase:
-            narrow.append(f"{band.label} {band.begin - begin:.0f}–{band.end - begin:.0f} s")
-    height = rows + ROW * (2 if any(band.phase for band in shown) else 1 if shown else 0) + 8
+            narrow.append(f"{name} {band.begin - x.low:.0f}–{band.end - x.low:.0f} s")
+    height = top + ROW * (2 if any(band.phase for band in bands) else 1 if bands else 0) + 8
     if narrow:
-        body.append(text(LEFT, height + 8, t("not named above: {names}", names=", ".join(narrow)), "start"))
+        body.append(text(LEFT, height + 8, words.text(_("not named above: {names}", names=listed(narrow))), "start"))
         height += ROW
-    return picture(title, height, [*body, *legend([line.label for line in lines])])
+    return body, height
 
 
-def stacked(title: str, bars: Sequence[Bar], target: Target | None) -> str:
-    """Return the bars with their parts, and the target as a line across them; empty where no part is known."""
+def stacked(title: Text, bars: Sequence[Bar], target: Target | None, words: Words) -> str:
+    """Return the bars with their parts, one of which must be known, and the target as a line across them."""
     bars = [Bar(bar.label, parts) for bar in bars if (parts := [part for part in bar.parts if part[1] > 0])]
-    if not bars:
-        return ""
-    names = list(dict.fromkeys(name for bar in bars for name, _ in bar.parts))
-    ticks = steps(max([sum(mib for _, mib in bar.parts) for bar in bars] + ([target.mib] if target else [])))
+    names = list(dict.fromkeys(name for bar in bars for name, _mib in bar.parts))
+    ticks = steps(max([sum(mib for _name, mib in bar.parts) for bar in bars] + ([target.mib] if target else [])))
     x = Scale(0, ticks[-1], LEFT, WIDTH - RIGHT)
     bottom = TOP + len(bars) * (BAR + 12)
     body = [rule("grid", x(tick), TOP, x(tick), bottom) + text(x(tick), bottom + 16, f"{tick:g}", "middle") for tick in ticks]
     for number, bar in enumerate(bars):
         row, at = TOP + 6 + number * (BAR + 12), 0.0
-        body.append(text(LEFT - 6, row + BAR / 2 + 4, bar.label, "end"))
+        body.append(text(LEFT - 6, row + BAR / 2 + 4, words.text(bar.label), "end"))
         for name, mib in bar.parts:
             said = f"{mib:.0f}"
-            body.append(box(f"f{names.index(name) % COLOURS}", x(at), row, x(at + mib) - x(at), BAR, f"{name}: {said} MiB"))
+            colour = f"f{names.index(name) % COLOURS}"
+            body.append(box(colour, x(at), row, x(at + mib) - x(at), BAR, f"{words.text(name)}: {said} MiB"))
             if x(at + mib) - x(at) > LETTER * len(said) + 6:
                 body.append(f'<text class="on" x="{x(at + mib / 2):.1f}" y="{row + BAR / 2 + 4:.1f}" text-anchor="middle">{said}</text>')
             at += mib
     if target is not None:
         body.append(rule("target", x(target.mib), TOP - 4, x(target.mib), bottom))
         side = "end" if x(target.mib) > WIDTH / 2 else "start"
-        body.append(text(x(target.mib), TOP - 8, f"{target.label}: {target.mib:g} MiB", side))
+        body.append(text(x(target.mib), TOP - 8, f"{words.text(target.label)}: {target.mib:g} MiB", side))
     body.append(text(WIDTH - RIGHT, bottom + 32, "MiB", "end"))
-    return picture(title, bottom + 40, [*body, *legend(names, filled=True)])
+    return picture(words.text(title), bottom + 40, [*body, *legend([words.text(name) for name in names], filled=True)])
 
 
 def picture(title: str, height: float, body: Sequence[str]) -> str:

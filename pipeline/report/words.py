@@ -1,11 +1,14 @@
 """The report's language, as gettext does it: the English text is the key, other languages stand in a catalogue of templates/."""
 
 import re
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
 import yaml
+
+from pipeline.message import NAME, Code, Digits, Message, Value
 
 # What other rooms say of a figure or a stage: recognised by these, and put together again in the report's language. A program's
 # own message is not among them and stays as it is.
@@ -140,29 +143,59 @@ GROUPS = {
 GROUPS |= {"date": r"\d{4}-\d\d-\d\d", "address": r"https?://\S+"}
 
 
+DECIMAL = "{whole}.{part}"  # how a language writes a number with a fraction, as a text of the catalogue
+
+
 class Words:
     """English texts in the language of the report."""
 
-    def __init__(self, language: str, catalogue: dict[str, str] | None = None) -> None:
+    def __init__(self, language: str, catalogue: Mapping[str, str] | None = None) -> None:
         self.language = language
         self.catalogue = catalogue
 
-    def __call__(self, text: str, **values: object) -> str:
+    def __call__(self, template: str, **values: Value) -> str:
         """Return the text in the report's language with its {names} filled in; KeyError where the catalogue lacks it."""
-        known = text if self.catalogue is None else self.catalogue[text]
-        return known.format(**values) if values else known
+        if self.catalogue is not None:
+            self.catalogue[template]  # raises where it is missing
+        return self.text(Message(template, values))
 
-    def given(self, text: str) -> str:
-        """Return a text of config.yaml: its own translated, what a user wrote himself as he wrote it."""
-        return text if self.catalogue is None else self.catalogue.get(text, text)
+    def text(self, value: Value) -> str:
+        """Return the value as text in the report's language, code in backticks."""
+        return "".join(f"{part}" for part in self.parts(value))
 
-    def said(self, message: str) -> str:
-        """Return a message of another room: translated where it is one of those that are known, else as it is."""
+    def parts(self, value: Value) -> Iterator[str]:
+        """Yield the pieces of the value in the report's language: Code, and text that stands for itself."""
+        if isinstance(value, Message):
+            yield from self._message(value)
+        elif isinstance(value, Code):
+            yield value
+        elif isinstance(value, Digits):
+            whole, point, part = value.partition(".")
+            yield self._known(DECIMAL).format(whole=whole, part=part) if point else whole
+        else:
+            yield self._recognised(value) if isinstance(value, str) else str(value)
+
+    def _known(self, template: str) -> str:
+        return template if self.catalogue is None else self.catalogue.get(template, template)
+
+    def _message(self, message: Message) -> Iterator[str]:
+        several = message.plural and message.values.get("count") != 1
+        template = self._known(message.plural if several else message.template)
+        at = 0
+        for found in NAME.finditer(template) if message.values else ():
+            if found[1] in message.values:
+                yield template[at : found.start()]
+                yield from self.parts(message.values[found[1]])
+                at = found.end()
+        yield template[at:]
+
+    def _recognised(self, message: str) -> str:
+        """Return what another room says as a plain text: translated where it is one of those that are known, else as it is."""
         if self.catalogue is None:
             return message
         for template, pattern in self.patterns:
             if found := pattern.fullmatch(message):
-                return self(template, **{name: self.said(value) for name, value in found.groupdict().items()})
+                return self.text(Message(template, found.groupdict()))
         return message
 
     @cached_property

@@ -1,8 +1,8 @@
-"""report.json: all that a run says, for programs. Its JSON Schema is report.schema.json, beside this file."""
+"""report.json: all that a run says, for programs. Its JSON Schema is pipeline/report/report.schema.json."""
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -11,20 +11,22 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipeline.config.schema import Comparator
-from pipeline.engine.record import SWEEP_NOTE, Measurement, Outcome, digest
+from pipeline.engine.outcomes import Outcomes
+from pipeline.engine.record import SWEEP_NOTE, Artifact, Measurement, Outcome, digest
 from pipeline.errors import RecordError
 from pipeline.measure.figures import Figure
 from pipeline.measure.verdicts import Verdict
 from pipeline.report.gates import Judged, JudgedGate
+from pipeline.report.headline import WORDS, Word, headline
 from pipeline.report.sweep import Sweep
+from pipeline.stages.check_gpu import Machine
+from pipeline.stages.download_model import Model
+from pipeline.stages.install import Installation
+from pipeline.stages.serve import Server
 
 SCHEMA_VERSION: Literal[1] = 1
-SCHEMA_FILE = Path(__file__).with_name("report.schema.json")
+SCHEMA_FILE = Path(__file__).parents[1] / "report.schema.json"
 FILE_NAME = "report.json"
-MEASURING = ("test-router", "test-determinism", "bench", "measure-vram")
-NOTES = ("stop", "determinism-remedy")  # records that no stage makes
-WORDS: dict[int, Literal["PASS", "NOT PASSED", "NOT MEASURED"]] = {0: "PASS", 1: "NOT PASSED", 2: "NOT MEASURED"}
-
 
 STAGE_LINE, NAME_LINE = re.compile(r' {3}"stage": "([\w-]+)",'), re.compile(r' {3}"name": "([\w.-]+)",')
 CELL_LINE = re.compile(r' {4}"name": (".*"),')
@@ -117,7 +119,7 @@ class Document(Part):
 
     schema_version: Literal[1]
     run_id: str | None
-    verdict: Literal["PASS", "NOT PASSED", "NOT MEASURED"]
+    verdict: Word
     headline: str
     exit_code: int
     started: datetime | None
@@ -133,45 +135,45 @@ class Document(Part):
         return next((figure for figure in self.figures if figure.metric == metric), None)
 
 
-def build_document(profile: str, judged: Judged, headline: str, sweep: Sweep | None = None) -> Document:
+def build_document(profile: str, judged: Judged) -> Document:
     """Return what the report says of these outcomes."""
     outcomes = judged.outcomes
     began = started(outcomes)
-    names = set(outcomes)
+    names = [outcome.stage for outcome in outcomes]
     return Document(
         schema_version=SCHEMA_VERSION,
         run_id=run_id(outcomes),
         verdict=WORDS[judged.code],
-        headline=headline,
+        headline=str(headline(judged)),
         exit_code=judged.code,
-        started=min((moment for moment, _ in began.values()), default=None),
+        started=min((moment for moment, _took in began.values()), default=None),
         finished=max((moment + timedelta(seconds=took_s) for moment, took_s in began.values()), default=None),
         environment=environment(profile, outcomes),
         gates=[reported_gate(row) for row in judged.gates],
-        figures=[figure for name in MEASURING for figure in reported_figures(outcomes[name])],
-        stages=[stage_outcome(outcome, names) for name, outcome in outcomes.items() if name not in NOTES],
-        sweep=sweep,
+        figures=[figure for outcome in outcomes.measuring for figure in reported_figures(outcome)],
+        stages=[stage_outcome(outcome, names) for outcome in outcomes.stages],
+        sweep=outcomes[Sweep].data,
     )
 
 
-def run_id(outcomes: Mapping[str, Outcome[Any]]) -> str | None:
+def run_id(outcomes: Outcomes) -> str | None:
     """Return <UTC time>-<short id>, which changes when anything was measured or tried anew; None where nothing was."""
     began = started(outcomes)
     if not began:
         return None
-    return f"{max(moment for moment, _ in began.values()):%Y%m%dT%H%M%SZ}-{digest(began)[:6]}"
+    return f"{max(moment for moment, _took in began.values()):%Y%m%dT%H%M%SZ}-{digest(began)[:6]}"
 
 
-def started(outcomes: Mapping[str, Outcome[Any]]) -> dict[str, tuple[datetime, float]]:
+def started(outcomes: Outcomes) -> dict[str, tuple[datetime, float]]:
     """Return when each measuring stage began and how long it took, of those that did."""
-    envelopes = {name: outcomes[name].envelope for name in MEASURING}
+    envelopes = {outcome.stage: outcome.envelope for outcome in outcomes.measuring}
     return {name: (envelope.started, envelope.duration_s) for name, envelope in envelopes.items() if envelope}
 
 
-def environment(profile: str, outcomes: Mapping[str, Outcome[Any]]) -> Environment:
+def environment(profile: str, outcomes: Outcomes) -> Environment:
     """Return the facts of the server, or of what it was to be started from."""
-    installation, model, server = (outcomes[name].data for name in ("install", "download-model", "serve"))
-    envelope = outcomes["check-gpu"].envelope
+    installation, model, server = outcomes[Installation].data, outcomes[Model].data, outcomes[Server].data
+    envelope = outcomes[Machine].envelope
     return Environment(
         device=server.device if server else None,
         model=server.model if server else model.name if model else None,
@@ -191,17 +193,17 @@ def environment(profile: str, outcomes: Mapping[str, Outcome[Any]]) -> Environme
 def reported_gate(row: JudgedGate) -> ReportedGate:
     """Return a judged gate."""
     gate, figure = row.gate, row.figure
-    asked = gate.model_dump(exclude={"table"})
+    wanted = gate.model_dump(exclude={"table"})
     found = figure.model_dump(include={"value", "n", "low", "high"}) if figure else {"value": None, "n": 0, "low": None, "high": None}
     judgement = row.judgement
     return ReportedGate(
-        id=row.id, **asked, **found, verdict=judgement.verdict, reason=judgement.reason, waived=row.waived, waiver=row.waiver
+        id=row.id, **wanted, **found, verdict=judgement.verdict, reason=judgement.reason, waived=row.waived, waiver=row.waiver
     )
 
 
-def reported_figures(outcome: Outcome[Any]) -> list[ReportedFigure]:
+def reported_figures(outcome: Outcome[Measurement]) -> list[ReportedFigure]:
     """Return each figure of a record that has any."""
-    if not isinstance(outcome.data, Measurement):
+    if outcome.data is None:
         return []
     return [reported_figure(outcome.stage, name, figure, outcome.data.simulated) for name, figure in outcome.data.figures.items()]
 
@@ -212,7 +214,7 @@ def reported_figure(stage: str, name: str, figure: Figure, simulated: bool) -> R
     return ReportedFigure(stage=stage, name=name, **figure.model_dump(), simulated=simulated, artifact=artifact, key=key)
 
 
-def stage_outcome(outcome: Outcome[Any], stages: Iterable[str]) -> StageOutcome:
+def stage_outcome(outcome: Outcome[Artifact], stages: Iterable[str]) -> StageOutcome:
     """Return how a stage ended; its settings are what its fingerprint holds beside code and other stages."""
     envelope, failure = outcome.envelope, outcome.failure
     measured = outcome.data if isinstance(outcome.data, Measurement) else None

@@ -10,7 +10,9 @@ import yaml
 from jinja2 import nodes
 
 from pipeline.config.layers import load_layers
-from pipeline.report.language import ENGLISH, SAID, Words, words
+from pipeline.message import Code, Digits, Message, _, plural
+from pipeline.report.cells import glued, of_settings
+from pipeline.report.words import DECIMAL, ENGLISH, SAID, Words, words
 
 ROOT = Path(__file__).resolve().parents[3]
 TEMPLATES = ROOT / "templates"
@@ -18,19 +20,15 @@ CATALOGUE: dict[str, str] = yaml.safe_load((TEMPLATES / "tr.yaml").read_text(enc
 TR = words("tr", TEMPLATES)
 
 
-def called(call: ast.Call) -> bool:
-    return isinstance(call.func, ast.Name) and call.func.id == "t"
-
-
 def in_code() -> set[str]:
-    """Return each text that the report's code asks a translation of; each must stand there as it is."""
+    """Return each text of the report's messages; each must stand there as it is."""
     found = set()
-    for path in sorted((ROOT / "pipeline" / "report").glob("*.py")):
+    for path in sorted((ROOT / "pipeline" / "report").rglob("*.py")):
         for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(call, ast.Call) and called(call):
-                text = call.args[0]
-                assert isinstance(text, ast.Constant), f"{path.name}:{call.lineno}: t() takes a text that stands there"
-                found.add(str(text.value))
+            if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id in ("_", "plural"):
+                for text in call.args[: 2 if call.func.id == "plural" else 1]:
+                    assert isinstance(text, ast.Constant), f"{path.name}:{call.lineno}: a message takes a text that stands there"
+                    found.add(str(text.value))
     return found
 
 
@@ -50,7 +48,7 @@ def in_settings() -> set[str]:
     """Return what config.yaml's own gates and alternatives say."""
     config = load_layers(ROOT / "config.yaml", {}).config(None)
     gates = [text for gate in config.gates.root.values() for text in (gate.label, gate.statistic)]
-    return {text for text in (*gates, *(entry.use_case for entry in config.alternatives.root)) if text}
+    return {of_settings(text).template for text in (*gates, *(entry.use_case for entry in config.alternatives.root)) if text}
 
 
 def names(text: str) -> list[str]:
@@ -58,7 +56,7 @@ def names(text: str) -> list[str]:
 
 
 def test_every_text_has_its_turkish_one_and_none_is_left_over() -> None:
-    asked = in_code() | in_templates() | in_settings() | set(SAID)
+    asked = in_code() | in_templates() | in_settings() | set(SAID) | {DECIMAL}
     assert sorted(asked - set(CATALOGUE)) == []
     assert sorted(set(CATALOGUE) - asked) == []
 
@@ -69,12 +67,7 @@ def test_the_turkish_text_has_the_same_names_and_spaces(english: str) -> None:
     assert isinstance(turkish, str)
     assert set(names(turkish)) == set(names(english))
     assert (turkish[:1] == " ", turkish[-1:] == " ") == (english[:1] == " ", english[-1:] == " ")
-    assert code(turkish) == code(english)
-
-
-def code(text: str) -> list[str]:
-    """Return what is quoted as code, names of places in it aside."""
-    return sorted(re.sub(r"<\w+>", "<>", found) for found in re.findall(r"`[^`]+`", text))
+    assert "`" not in english + turkish, "code is a value"
 
 
 def test_no_text_stands_twice_in_the_catalogue() -> None:
@@ -90,9 +83,32 @@ def test_a_text_that_the_catalogue_lacks_is_an_error_and_never_silently_english(
     assert ENGLISH("nobody says this") == "nobody says this"
 
 
-def test_what_a_user_wrote_is_shown_as_it_is() -> None:
-    assert TR.given("Mine, {braces} and all") == "Mine, {braces} and all"
-    assert TR.given("Throughput") == CATALOGUE["Throughput"]
+def test_what_a_user_wrote_is_shown_as_it_is_and_its_code_as_code() -> None:
+    assert TR.text(of_settings("Mine, {braces} and all")) == "Mine, {braces} and all"
+    assert TR.text(of_settings("Throughput")) == CATALOGUE["Throughput"]
+    assert TR.text(of_settings("an odd ` and {0}")) == "an odd ` and {0}"
+    assert list(TR.parts(of_settings("`/v1/chat/completions` answers"))) == ["", "/v1/chat/completions", " yanıt veriyor"]
+    assert isinstance(list(ENGLISH.parts(of_settings("see `x`")))[1], Code)
+
+
+@pytest.mark.parametrize(
+    ("message", "english", "turkish"),
+    [
+        (_("Reason: {why}", why=_("not measured")), "Reason: not measured", "Neden: ölçülmedi"),
+        (glued(_("not measured"), " ", Digits("-1.25"), " ", 2.5), "not measured -1.25 2.5", "ölçülmedi -1,25 2.5"),
+        (plural("a gap", "{count} gaps", 1), "a gap", "bir boşluk"),
+        (plural("a gap", "{count} gaps", 3), "3 gaps", "3 boşluk"),
+        (_("Reason: {why}", why="{why}"), "Reason: {why}", "Neden: {why}"),
+        (_("Reason: {why}", why=Code("a.b")), "Reason: `a.b`", "Neden: `a.b`"),
+        (Message("{why}"), "{why}", "{why}"),
+        (Digits("7"), "7", "7"),
+        (_("by nobody {n}", n=1), "by nobody 1", "by nobody 1"),
+    ],
+)
+def test_a_message_is_put_into_the_language_with_all_its_values(message: str, english: str, turkish: str) -> None:
+    catalogue = {"Reason: {why}": "Neden: {why}", "not measured": "ölçülmedi", "a gap": "bir boşluk", "{count} gaps": "{count} boşluk"}
+    assert ENGLISH.text(message) == english
+    assert Words("tr", {**catalogue, DECIMAL: "{whole},{part}"}).text(message) == turkish
 
 
 @pytest.mark.parametrize(
@@ -107,13 +123,13 @@ def test_what_a_user_wrote_is_shown_as_it_is() -> None:
     ],
 )
 def test_messages_of_other_rooms_are_put_together_anew_and_those_of_programs_stay(message: str, said: str) -> None:
-    assert TR.said(message) == said
-    assert ENGLISH.said(message) == message
+    assert TR.text(message) == said
+    assert ENGLISH.text(message) == message
 
 
 def test_a_message_within_a_message_is_translated_too() -> None:
     inner = CATALOGUE["NVML library libnvidia-ml.so.1 not found: no NVIDIA driver is installed"]
-    told = TR.said("no usable GPU: NVML library libnvidia-ml.so.1 not found: no NVIDIA driver is installed")
+    told = TR.text("no usable GPU: NVML library libnvidia-ml.so.1 not found: no NVIDIA driver is installed")
     assert told == CATALOGUE["no usable GPU: {reason}"].replace("{reason}", inner)
 
 
@@ -121,7 +137,7 @@ def said_in(folder: Path) -> str:
     """Return all texts of the code there, one a line, with {} for what is filled in."""
     found = []
     for path in sorted(folder.rglob("*.py")):
-        if path.name == "language.py":
+        if path.name == "words.py":
             continue
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from xml.sax.saxutils import escape
 
 from pipeline.measure.comparison import Word
-from pipeline.report.plots import LETTER, TOP, WIDTH, Scale, box, legend, picture, rule, text
+from pipeline.report.drawing.plots import LETTER, TOP, WIDTH, Scale, box, legend, picture, rule, text
 
 VERDICTS: tuple[Word, ...] = ("same", "worse", "better", "not comparable")  # each by the colour of its place
 ROW, DOT, LABEL, SAID = 20, 4, 330, 170  # px; LABEL and SAID are the most that stands left and right of the axes
