@@ -47,8 +47,9 @@ def report(
     settings: ReportConfig, gates: Gates, alternatives: Alternatives, invocation: Invocation, outcomes: Outcomes, workspace: Workspace
 ) -> Report:
     """Render REPORT.md from whatever is on record."""
+    from pipeline.report.formats.content import Content
     from pipeline.report.formats.document import build_document
-    from pipeline.report.formats.list import FORMATS, Content
+    from pipeline.report.formats.list import FORMATS
     from pipeline.report.gates import judge_records
     from pipeline.report.inputs import Inputs
     from pipeline.report.listing import gate_header

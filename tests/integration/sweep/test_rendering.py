@@ -15,7 +15,7 @@ from tests.builders.documents import WHEN
 from tests.builders.sweeps import SWEPT
 from tests.fakes.environment import code_of
 from tests.integration.commands.test_cli import Project
-from tests.unit.report.test_sweep import part
+from tests.unit.report.sections.test_sweep import part
 
 CPU = Options(profile="cpu")
 

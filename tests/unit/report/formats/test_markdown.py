@@ -12,23 +12,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from pipeline.engine.record import SOAK_NOTE, Failure
+from pipeline.engine.record import Failure
 from pipeline.gpu.cautions import Caution
-from pipeline.publish.document import file_of, images, with_absolute_links
-from pipeline.report.drawing.badge import badge
-from pipeline.report.drawing.diagram import CLASSES, diagram
+from pipeline.publish.document import file_of, with_absolute_links
 from pipeline.report.formats.markdown import LIMIT_BYTES, render, size_bytes, verbatim
 from pipeline.report.gates import same_identity
 from pipeline.report.parts import FailureNote
-from pipeline.report.words import ENGLISH, words
+from pipeline.report.words import words
 from pipeline.stages.test_determinism import REMEDY_NOTE
 from tests.builders.house import House
 from tests.builders.machines import machine
-from tests.builders.records import all_good, proof, router_result, server, soak, write_samples
+from tests.builders.records import all_good, proof, router_result, server, write_samples
 from tests.builders.tables import GFM, LINK, pipes, tables_of
 from tests.builders.views import text_in_every_place
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[4]
 LANGUAGES = pytest.mark.parametrize("language", ["en", "tr"])
 
 
@@ -167,44 +165,6 @@ def test_the_end_of_a_log_is_what_stays(house: House) -> None:
 # The badge and the graph.
 
 
-@pytest.mark.parametrize(("code", "colour"), [(0, "#1a7f37"), (1, "#cf222e"), (2, "#9a6700")])
-def test_the_badge_says_the_verdict_in_words_and_colour(code: int, colour: str) -> None:
-    svg = badge("PASS <9/9>", code)
-    root = ET.fromstring(svg)
-    assert colour in svg
-    assert root.attrib["aria-label"] == "vllm-poc: PASS <9/9>"
-    texts = [element.text for element in root.iter("{http://www.w3.org/2000/svg}text")]
-    assert texts == ["vllm-poc", "PASS <9/9>"]
-    assert svg == badge("PASS <9/9>", code)
-    assert "http" not in svg.replace("http://www.w3.org/2000/svg", "")
-
-
-def test_the_badge_stands_above_the_verdict(house: House) -> None:
-    lines = house.text().splitlines()
-    assert lines[2] == "![vllm-poc: PASS 2/2](report/verdict.svg)"
-    assert lines[4] == "> [!TIP]"
-    assert images(house.text())[0] == "report/verdict.svg"
-
-
-def test_the_graph_shows_how_each_stage_ended_and_only_edges_between_them(house: House) -> None:
-    house.results["install"] = Failure(kind="k", message="it broke")
-    house.results["test-router"] = Failure(kind="blocked", message="needs serve, which failed")
-    house.results["measure-vram"] = None
-    text = house.text()
-    block = text.split("```mermaid\n")[1].split("\n```")[0].splitlines()
-    assert block[0] == "flowchart LR"
-    assert '    check-gpu["check-gpu<br/>ok, 12.3 s"]:::ok' in block
-    assert '    install["install<br/>failed, 12.3 s"]:::failed' in block
-    assert '    test-router["test-router<br/>skipped, 12.3 s"]:::skipped' in block
-    assert '    measure-vram["measure-vram<br/>never ran"]:::never' in block
-    assert [line.strip() for line in block if "-->" in line] == ["check-gpu --> install", "install --> serve", "serve --> bench"]
-    assert {line.split()[1] for line in block if "classDef" in line} == set(CLASSES)
-
-
-def test_the_graph_of_nothing_is_a_graph() -> None:
-    assert diagram([], [], ENGLISH) == ["flowchart LR"]
-
-
 # What a reader must know: the machine, a soak, records of an older version.
 
 
@@ -213,27 +173,6 @@ def test_what_check_gpu_found_stands_above_every_figure_unless_the_server_is_som
     assert "**GPU 0: it is taken → close it**" in house.text().split("## ")[0]
     house.results["serve"] = house.measured_on = server().model_copy(update={"attached": "http://elsewhere"})
     assert "it is taken" not in house.text()
-
-
-def test_a_soak_of_the_same_launch_is_a_table_of_test_3(house: House) -> None:
-    house.results[SOAK_NOTE] = soak("L1")
-    part = house.text().split("### Test 3")[1].split("## Model")[0]
-    assert "Soak, interrupted: 1.5 of 2 h of load, 900 requests, 2 failed (`artifacts/soak.json`)[^load][^stable]:" in part
-    assert "| host memory (RSS), drift under load (Theil–Sen) | 1.26 MiB/h (n = 900; 95 %: 0.9 to 1.6) |" in part
-    assert "| soak |" not in house.text(), "it is no stage"
-    assert house.report().exit_code == 0
-
-
-def test_a_soak_of_another_launch_is_told_with_its_launch(house: House) -> None:
-    house.results[SOAK_NOTE] = soak("L9")
-    text = house.text()
-    assert "- A soak of 1.5 of 2 h is on record (`artifacts/soak.json`), of another launch: L9." in text
-    assert "Soak, interrupted" not in text
-
-
-def test_a_soak_changes_no_verdict_whatever_it_says(house: House) -> None:
-    house.results[SOAK_NOTE] = Failure(kind="server", message="it died")
-    assert house.report().exit_code == 0
 
 
 @pytest.mark.parametrize(

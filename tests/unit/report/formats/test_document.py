@@ -22,7 +22,7 @@ from tests.builders.documents import document, families, figure, gate
 from tests.builders.house import House
 from tests.builders.records import all_good, server
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[4]
 VERDICTS = ("PASS", "FAIL", "INCONCLUSIVE", "NOT_MEASURED", "SIMULATED")
 
 

@@ -26,7 +26,7 @@ from tests.builders.records import WHEN, all_good, server, write_samples
 from tests.builders.sweeps import SWEPT, cell, failed, sweep
 from tests.builders.tables import GFM, LINK, pipes, tables_of
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[4]
 LANGUAGES = pytest.mark.parametrize("language", ["en", "tr"])
 
 
