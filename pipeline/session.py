@@ -150,12 +150,12 @@ class Session:
         return (self._config_of(None) if early else self.config).section(kind)
 
     def _context(self, kind: type[Context]) -> Context:
-        given: dict[type[Context], Callable[[], Context]] = {
+        contexts: dict[type[Context], Callable[[], Context]] = {
             Invocation: self.invocation,
             RequestLimits: lambda: request_limits(self.config.gates),
             VisibleDevices: self.visible,
         }
-        return given[kind]()
+        return contexts[kind]()
 
     def visible(self) -> VisibleDevices:
         """Return the devices that check-gpu is to look at; a profile that it chooses by them cannot say."""

@@ -136,7 +136,7 @@ DEFINITIONS = (
 )
 
 
-def noted(metric: str) -> tuple[str, ...]:
+def notes_of(metric: str) -> tuple[str, ...]:
     """Return the ids of the definitions that a figure needs."""
     return tuple(name for name, pattern in FIGURES.items() if re.search(pattern, metric))
 

@@ -6,7 +6,7 @@ from typing import TypeAlias, TypeVar
 
 from pipeline.measure.figures import Figure
 from pipeline.report.cells import Text, measured, source
-from pipeline.report.definitions import noted
+from pipeline.report.definitions import notes_of
 from pipeline.report.parts import FigureRow, GateRow
 
 Marks: TypeAlias = Mapping[str, Collection[float]]  # by <stage>.<figure>: what its gates ask, which no rounding may hide
@@ -31,7 +31,7 @@ def footnoted(listed: Sequence[Row]) -> list[Row]:
     seen: set[str] = set()
     result = []
     for row in listed:
-        fresh = tuple(note for note in noted(row.source.metric) if note not in seen)
+        fresh = tuple(note for note in notes_of(row.source.metric) if note not in seen)
         seen.update(fresh)
         result.append(replace(row, notes=fresh))
     return result

@@ -101,7 +101,7 @@ def gate_verdict(row: "JudgedGate", words: "Words") -> GateVerdict:
     )
 
 
-def report_present(made: Report, workspace: Workspace) -> bool:
+def report_present(report: Report, workspace: Workspace) -> bool:
     """Tell whether the rendered files are still there."""
-    beside = [str(Path(made.path).with_name(name)) for name in ("report.json", "report.html")]
-    return all((workspace.root / path).is_file() for path in (made.path, *beside, *made.plots))
+    beside = [str(Path(report.path).with_name(name)) for name in ("report.json", "report.html")]
+    return all((workspace.root / path).is_file() for path in (report.path, *beside, *report.plots))

@@ -32,9 +32,9 @@ def shown_cells(cells: Sequence[CellRecord]) -> list[Shown]:
     return [(cell, latency, accuracy) for cell, latency, accuracy in found if latency is not None and accuracy is not None]
 
 
-def pareto(made: Sweep, words: Words) -> str:
+def pareto(sweep: Sweep, words: Words) -> str:
     """Return the picture of the cells that have both figures, of which there must be one."""
-    shown = shown_cells(made.cells)
+    shown = shown_cells(sweep.cells)
     ticks = steps(max(max(latency for _cell, latency, _accuracy in shown) * 1.1, 1.0))
     x, y = Scale(0, ticks[-1], LEFT, WIDTH - RIGHT), Scale(0, 100, TOP + PLOT_HEIGHT, TOP)
     body = axes(ticks, x, y, words)
@@ -45,9 +45,9 @@ def pareto(made: Sweep, words: Words) -> str:
     largest = max((cell.size_mib for cell, _latency, _accuracy in shown if cell.size_mib), default=1.0)
     marks = [(entry, x(entry[1]), y(entry[2]), radius(entry[0], largest)) for entry in shown]
     for entry, across, up, r in sorted(marks, key=lambda mark: -mark[3]):  # the small ones above the large
-        colour = "f2" if entry[0].name == made.recommended else "f0" if entry[0].passed else "f5"
+        colour = "f2" if entry[0].name == sweep.recommended else "f0" if entry[0].passed else "f5"
         body.append(circle(colour, across, up, r, words.text(hint(*entry))))
-    named = [mark for mark in marks if len(marks) <= MOST_NAMED or mark[0][0].name == made.recommended or mark[0][1:] in line]
+    named = [mark for mark in marks if len(marks) <= MOST_NAMED or mark[0][0].name == sweep.recommended or mark[0][1:] in line]
     for left in (True, False):
         side = [mark for mark in named if (mark[1] > WIDTH / 2) == left]
         for (entry, across, _up, r), row in zip(side, apart([mark[2] for mark in side]), strict=True):

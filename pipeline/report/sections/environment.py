@@ -82,12 +82,12 @@ def machine_facts(machine: Machine) -> list[Fact]:
     ]
 
 
-def installation_facts(made: Installation) -> list[Fact]:
+def installation_facts(installation: Installation) -> list[Fact]:
     """Return vLLM and what it was installed with."""
-    pinned = f", sha256 {made.requirements_sha256[:12]}" if made.requirements_sha256 else ""
+    pinned = f", sha256 {installation.requirements_sha256[:12]}" if installation.requirements_sha256 else ""
     return [
-        ("vLLM", f"{made.distribution} {made.vllm}, torch {made.torch}, Python {made.python}"),
-        (_("Requirements"), glued(_("set {name} ({reason})", name=made.set, reason=made.reason), pinned)),
+        ("vLLM", f"{installation.distribution} {installation.vllm}, torch {installation.torch}, Python {installation.python}"),
+        (_("Requirements"), glued(_("set {name} ({reason})", name=installation.set, reason=installation.reason), pinned)),
     ]
 
 

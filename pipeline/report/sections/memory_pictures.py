@@ -80,8 +80,8 @@ def marks(outcomes: Outcomes, use: MemoryUse, samples: Sequence[Sample]) -> list
     server = outcomes[Server].data
     ran: list[Outcome[Artifact]] = [outcomes[Server], *outcomes.measuring]
     envelopes = [(one.stage, one.envelope) for one in ran if one.data is not None]
-    begins = [(name, made, use.anchor.at(made.started)) for name, made in envelopes if made is not None]
-    found = [Band(name, begin, begin + made.duration_s) for name, made, begin in begins]
+    begins = [(name, envelope, use.anchor.at(envelope.started)) for name, envelope in envelopes if envelope is not None]
+    found = [Band(name, begin, begin + envelope.duration_s) for name, envelope, begin in begins]
     first = next((sample["t"] for sample in samples if "processes" in sample), None)
     if server is None or first is None or server.handle.launch_id != use.launch_id:
         return found

@@ -44,9 +44,9 @@ def soak_facts(outcomes: Outcomes) -> list[Text]:
         return []
     return [
         _(
-            "A soak of {hours} of {asked} h is on record ({record}), of another launch: {launch}.",
+            "A soak of {hours} of {target} h is on record ({record}), of another launch: {launch}.",
             hours=number(soak.load.seconds / S_PER_H),
-            asked=Digits(f"{soak.asked_h:g}"),
+            target=Digits(f"{soak.asked_h:g}"),
             record=RECORD,
             launch=soak.launch_id,
         )
@@ -64,10 +64,10 @@ def soak_tables(outcomes: Outcomes) -> list[Table]:
         if name in soak.figures and soak.figures[name].value is not None
     ]
     title = _(
-        "Soak, {state}: {hours} of {asked} h of load, {requests} requests, {failed} failed ({record})",
+        "Soak, {state}: {hours} of {target} h of load, {requests} requests, {failed} failed ({record})",
         state=STATES[soak.state],
         hours=number(soak.load.seconds / S_PER_H),
-        asked=Digits(f"{soak.asked_h:g}"),
+        target=Digits(f"{soak.asked_h:g}"),
         requests=soak.load.requests,
         failed=soak.load.failed,
         record=RECORD,

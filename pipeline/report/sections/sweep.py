@@ -7,7 +7,7 @@ from pipeline.config.schema import Alternative
 from pipeline.engine.record import Outcome
 from pipeline.message import Code, Message, _
 from pipeline.report.cells import NOT_MEASURED, Measured, Ruling, Source, Text, glued, measured, of_settings
-from pipeline.report.definitions import noted
+from pipeline.report.definitions import notes_of
 from pipeline.report.drawing.charts import inlined
 from pipeline.report.drawing.pareto import TITLE, pareto, shown_cells
 from pipeline.report.figures import Marks
@@ -42,8 +42,8 @@ HEADER: tuple[Text, ...] = (
 
 def sweep_part(outcome: Outcome[Sweep], alternatives: Sequence[Alternative], marks: Marks | None = None) -> SweepPart:
     """Return what a report shows of the sweep on record, or why there is none and how to have one."""
-    title, made = _("Sweep: models and settings side by side"), outcome.data
-    if made is None:
+    title, sweep = _("Sweep: models and settings side by side"), outcome.data
+    if sweep is None:
         why = _("no sweep is on record")
         if outcome.failure is not None:
             why = _("the record of the sweep cannot be read: {reason}", reason=outcome.failure.message)
@@ -56,34 +56,34 @@ def sweep_part(outcome: Outcome[Sweep], alternatives: Sequence[Alternative], mar
         )
         return SweepPart(title, reason=glued(why, ". ", how), picture=Picture(PICTURE, None))
     guide = {entry.profile: entry for entry in alternatives if entry.profile}
-    drawing = partial(pareto, made) if shown_cells(made.cells) else None
+    drawing = partial(pareto, sweep) if shown_cells(sweep.cells) else None
     return SweepPart(
         title,
-        facts=facts(made),
-        recommendation=recommendation(made.cells),
+        facts=facts(sweep),
+        recommendation=recommendation(sweep.cells),
         rule=rule(),
         header=list(HEADER),
-        rows=[cell_row(cell, guide, marks or {}) for cell in made.cells],
+        rows=[cell_row(cell, guide, marks or {}) for cell in sweep.cells],
         charts=[Chart("sweep-plot", TITLE, drawings=[inlined(drawing)], wide=True)] if drawing is not None else [],
         picture=Picture(PICTURE, drawing),
-        notes=tuple(dict.fromkeys(note for metric in (TTFT, DECODE, LATENCY, HOST) for note in noted(metric))),
+        notes=tuple(dict.fromkeys(note for metric in (TTFT, DECODE, LATENCY, HOST) for note in notes_of(metric))),
     )
 
 
-def facts(made: Sweep) -> list[Text]:
+def facts(sweep: Sweep) -> list[Text]:
     """Return what is to be said of the sweep as a whole."""
-    cells = _("{count} cells: {states}", count=len(made.cells), states=counted_states(made.cells))
-    when = _("as of {when}", when=moment(made.finished or made.started))
+    cells = _("{count} cells: {states}", count=len(sweep.cells), states=counted_states(sweep.cells))
+    when = _("as of {when}", when=moment(sweep.finished or sweep.started))
     found: list[Text] = [
         glued(cells, "; ", when, "."),
         _("Each cell is a run of its own, which no verdict above depends on; its figures and its verdict are those of its own report."),
     ]
-    if made.finished is None:
+    if sweep.finished is None:
         found.append(_("The sweep was not run to its end; the same command goes on with it."))
-    devices = sorted({cell.device for cell in made.cells if cell.device})
+    devices = sorted({cell.device for cell in sweep.cells if cell.device})
     if len(devices) > 1:
         found.append(_("Measured on unlike devices, so speeds do not compare: {devices}.", devices=", ".join(devices)))
-    if any(cell.simulated for cell in made.cells):
+    if any(cell.simulated for cell in sweep.cells):
         found.append(_("SIMULATED cells were not measured on a server proven to be a real vLLM, and are never recommended."))
     return found
 
