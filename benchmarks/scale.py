@@ -186,7 +186,8 @@ def stamps_job(size: int) -> dict[str, float]:
     from pipeline.load.stamps import between_ms, compressed, first_ms, raw_answer, raw_line
     from pipeline.measure.comparison import by_samples
     from pipeline.measure.statistics import percentile_figure
-    from pipeline.report.charts import Series, bins, distribution, histogram
+    from pipeline.report.drawing.charts import Caption, Series, bins, distribution, histogram
+    from pipeline.report.words import ENGLISH
 
     source = random.Random(1)
     answers = [made_up(number, source) for number in range(size)]
@@ -203,7 +204,7 @@ def stamps_job(size: int) -> dict[str, float]:
     figures_s, _ = timed(lambda: [percentile_figure(values, q, "ms") for values in (first, gaps) for q in (0.5, 0.95)])
     series = [Series("x", sorted(gaps))]
     edges = bins(series, series[0].values[-1])
-    charts_s, _ = timed(lambda: [draw("x", "x", "x", series, edges, "%") for draw in (histogram, distribution)])
+    charts_s, _ = timed(lambda: [draw(Caption("x", "x", "x"), series, edges, ENGLISH) for draw in (histogram, distribution)])
     compare_s, _ = timed(lambda: [by_samples(first, first, q) for q in (0.5, 0.95)])
     sizes = {"told_bytes": len(told), "written_bytes": len(written), "peak_mib": peak_mib()}
     return {"merge_s": done["merge_s"][0], "write_s": done["write_s"][0], "read_s": read_s, "figures_s": figures_s, "charts_s": charts_s,
@@ -228,7 +229,7 @@ def made_up(number: int, source: random.Random) -> Answer:
 def runs_job(size: int) -> dict[str, float]:
     """List so many kept runs, and find one among them."""
     from pipeline.engine.workspace import Workspace
-    from pipeline.report.document import text_of
+    from pipeline.report.formats.document import text_of
     from pipeline.runs import history
     from pipeline.runs import kept as runs
     from pipeline.terminal import Silent

@@ -21,13 +21,14 @@ from pydantic import BaseModel
 
 from pipeline.config.schema import IMAGES
 from pipeline.dag import NOTES, STAGES
+from pipeline.engine.context import Context
 from pipeline.engine.pipeline import Pipeline
 from pipeline.engine.record import Store
 from pipeline.engine.workspace import Workspace
 from pipeline.load.stamps import ALONE, COLD, WARM, compressed
 from pipeline.publish.publication import private_here
 from pipeline.publish.scrub import Private, scrubbed_value
-from pipeline.report.document import FILE_NAME, Document, read_document
+from pipeline.report.formats.document import FILE_NAME, Document, read_document
 from pipeline.server.state import SAMPLES
 from pipeline.stages.measure_vram import read_samples
 from pipeline.terminal import Silent
@@ -124,7 +125,10 @@ def render_in(root: Path, example: Path) -> None:
     def settings(kind: type[BaseModel]) -> BaseModel:
         return kind.model_validate(because[kind.__name__.removesuffix("Config").lower()])
 
-    (result,) = Pipeline(STAGES, Workspace(root, Silent()), settings, NOTES).ensure(["report"], force=["report"], alone=True)
+    def context(kind: type[Context]) -> Context:
+        return kind.model_validate(because[kind.__name__.lower()])
+
+    (result,) = Pipeline(STAGES, Workspace(root, Silent()), settings, NOTES, context).ensure(["report"], force=["report"], alone=True)
     if result.state != "made":
         raise SystemExit(f"{example.name}: the report is not made: {result.reason}")
 

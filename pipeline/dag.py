@@ -26,5 +26,5 @@ STAGES = (
     Stage(report, present=report_present),
 )
 ATTACHED = tuple(Stage(attach_server, present=server_present, called="serve") if stage.name == "serve" else stage for stage in STAGES)
-MEASURING = ("test-router", "test-determinism", "bench", "measure-vram")
+MEASURING = tuple(stage.name for stage in STAGES if stage.measures)
 NOTES: dict[type[Artifact], str] = {Closing: STOP_NOTE, Remedied: REMEDY_NOTE, Soak: SOAK_NOTE, Sweep: SWEEP_NOTE}

@@ -12,6 +12,7 @@ import psutil
 from pipeline.commands.session import CONFIG_FILE, Options, locked
 from pipeline.config.layers import load_layers
 from pipeline.config.schema import Config, InstallConfig, ServeConfig
+from pipeline.contexts import visible_devices
 from pipeline.engine.workspace import Workspace
 from pipeline.errors import BusyError, ConfigError, HubSilentError, InstallError, ModelError, ServerError
 from pipeline.model import hub
@@ -56,7 +57,7 @@ def doctor(root: Path, options: Options) -> Output:
     try:
         layers = load_layers(root / CONFIG_FILE, os.environ, options.sets, options.profile)
         profile, origin = layers.profile
-        visible = layers.config(None if profile == "auto" else profile).visible
+        visible = visible_devices(layers.config(None if profile == "auto" else profile).serve)
         machine = check_gpu(layers.config(None).gpu.model_copy(update={"required": False}), visible)
         config = layers.config(machine.profile if profile == "auto" else profile)
         seen = f"profile {config.profile.root} ({machine.profile_reason if profile == 'auto' else origin})"
@@ -64,7 +65,7 @@ def doctor(root: Path, options: Options) -> Output:
     except ConfigError as error:
         findings.append(Finding("FAIL", "configuration", error.message, error.hint))
         config = Config()
-        machine = check_gpu(config.gpu, config.visible)
+        machine = check_gpu(config.gpu, visible_devices(config.serve))
     try:
         with locked(workspace):
             pass

@@ -80,8 +80,8 @@ def summarise(session: Session) -> list[str]:
     path = os.environ.get("GITHUB_STEP_SUMMARY")
     if not path:
         return []
-    from pipeline.report.document import read_document
-    from pipeline.report.exports import SUMMARY_BYTES, job_summary
+    from pipeline.report.formats.document import read_document
+    from pipeline.report.formats.summary import SUMMARY_BYTES, job_summary
 
     where = session.workspace.root / session.config.report.document
     document = read_document(where.read_bytes(), session.workspace.relative(where))
@@ -97,13 +97,13 @@ def summarise(session: Session) -> list[str]:
 def gates(root: Path, options: Options) -> Output:
     """Judge each gate as the report does, and say where each value is defined; run nothing; the report's exit code."""
     from pipeline.report.gates import judge_records
+    from pipeline.report.headline import headline
     from pipeline.report.listing import data, lines
-    from pipeline.report.view import headline
 
     session = Session(root, options, silent=True)
     profile, _ = session.profile()
-    records = [session.pipeline.outcome(kind) for kind in session.pipeline.stage("report").reads.values()]
-    judged = judge_records(session.config.gates, session.waived(), records)
+    records = session.pipeline.outcomes(session.pipeline.stage("report"))
+    judged = judge_records(session.config.gates, session.invocation().waivers, records)
     places = {row.id: [session.layers.places((section, row.id), profile) for section in ("gates", "waivers")] for row in judged.gates}
     blocks = ["\n".join(lines(row, records, *places[row.id])) for row in judged.gates]
     facts = {"exit_code": judged.code, "profile": session.profile_data(), "headline": headline(judged)}

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -11,8 +11,10 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from pipeline.config.layers import Layers, load_layers
-from pipeline.config.schema import CUDA_DEVICES, AttachConfig, Config, Edges, Given, GpuConfig, Instead, Visible, Waived
+from pipeline.config.schema import CUDA_DEVICES, AttachConfig, Config, GpuConfig
+from pipeline.contexts import Invocation, RequestLimits, VisibleDevices, active_waivers, request_limits, visible_devices
 from pipeline.dag import ATTACHED, NOTES, STAGES
+from pipeline.engine.context import Context
 from pipeline.engine.pipeline import Pipeline
 from pipeline.engine.record import Outcome, now
 from pipeline.engine.stage import Result, Stage
@@ -68,13 +70,13 @@ class Session:
         if self.workspace.bundle is not None:
             self._take(self.workspace.bundle)
         stages = ATTACHED if self._config_of(None).attach.url else STAGES
-        self.pipeline = Pipeline(stages, self.workspace, self._settings, NOTES, self._running, self._ended)
+        self.pipeline = Pipeline(stages, self.workspace, self._settings, NOTES, self._context, self._running, self._ended)
         # A wrong setting is told before anything starts, also one of a profile that check-gpu may choose.
         asked, _ = self.layers.profile
         base = self._config_of(None)
         for profile in [CPU_PROFILE, *(choice.profile for choice in base.gpu.auto)] if asked == "auto" else [asked]:
-            chosen = self._config_of(profile).visible
-            if asked == "auto" and profile != CPU_PROFILE and chosen != base.visible:
+            chosen = visible_devices(self._config_of(profile).serve)
+            if asked == "auto" and profile != CPU_PROFILE and chosen != visible_devices(base.serve):
                 raise ConfigError(
                     f"profile {profile}: serve.env.{CUDA_DEVICES} cannot stand in a profile that is chosen by the devices it names",
                     f"name the profile (--profile {profile}), or set serve.env.{CUDA_DEVICES} above the profiles",
@@ -133,9 +135,14 @@ class Session:
         name = self.layers.profile[0]
         refuse_other_model(held, self._config_of(name).model, name)
 
-    def waived(self) -> Waived:
-        """Return how the waivers stand today."""
-        return self.config.waivers.on(now().date())
+    def invocation(self) -> Invocation:
+        """Return how this command was called, and the waivers as they stand today."""
+        return Invocation(
+            profile=self.config.profile.root,
+            assignments=self.layers.assignments,
+            fallbacks=tuple(reason for _, reason in self.options.left),
+            waivers=active_waivers(self.config.waivers, now().date()),
+        )
 
     def profile_words(self) -> str:
         """Return the profile in force and where it came from, as a line."""
@@ -148,25 +155,22 @@ class Session:
         return {"name": name, "origin": origin}
 
     def _settings(self, kind: type[BaseModel]) -> BaseModel:
-        if kind is Given:
-            return self.layers.given
-        if kind is Instead:
-            return Instead(tuple(reason for _, reason in self.options.left))
-        if kind is Waived:
-            return self.waived()
-        if kind is Edges:
-            stages = self.pipeline.stages
-            return Edges(tuple((maker.name, stage.name) for stage in stages for maker in self.pipeline.upstream(stage)))
         # check-gpu chooses the profile, and attach.url the stages, so these settings cannot come from one.
-        if kind is Visible:
-            return self.visible()
         early = kind in (GpuConfig, AttachConfig)
         return (self._config_of(None) if early else self.config).section(kind)
 
-    def visible(self) -> Visible:
+    def _context(self, kind: type[Context]) -> Context:
+        contexts: dict[type[Context], Callable[[], Context]] = {
+            Invocation: self.invocation,
+            RequestLimits: lambda: request_limits(self.config.gates),
+            VisibleDevices: self.visible,
+        }
+        return contexts[kind]()
+
+    def visible(self) -> VisibleDevices:
         """Return the devices that check-gpu is to look at; a profile that it chooses by them cannot say."""
-        asked, _ = self.layers.profile
-        return self._config_of(None if asked == "auto" else asked).visible
+        profile, _ = self.layers.profile
+        return visible_devices(self._config_of(None if profile == "auto" else profile).serve)
 
     @lru_cache(maxsize=8)
     def _config_of(self, profile: str | None) -> Config:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pipeline.commands.session import CONFIG_FILE, Options, Session, locked
 from pipeline.config.layers import load_layers
+from pipeline.contexts import visible_devices
 from pipeline.engine.workspace import Workspace
 from pipeline.errors import BusyError
 from pipeline.server import state
@@ -21,7 +22,7 @@ def sweep(root: Path, options: Options, grid: str | None, dry_run: bool, ray_add
     layers = load_layers(root / CONFIG_FILE, os.environ, options.sets, options.profile)
     workspace = Workspace(root, Silent())
     base = layers.config(None)
-    machine = check_gpu(base.gpu.model_copy(update={"required": False}), base.visible)
+    machine = check_gpu(base.gpu.model_copy(update={"required": False}), visible_devices(base.serve))
 
     def progress(text: str) -> None:
         if not options.quiet or text.startswith(MARKS["failed"]):

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, RootModel, ValidationError
 
-from pipeline.config.schema import Config, Given
+from pipeline.config.schema import Config
 from pipeline.errors import ConfigError
 
 ENVIRONMENT_PREFIX = "VLLM_POC__"
@@ -32,7 +32,7 @@ class Layers:
     base: Layer
     profiles: dict[str, Layer]
     overrides: tuple[Layer, ...]
-    given: Given
+    assignments: tuple[str, ...] = ()  # KEY=VALUE, weakest first; the profile aside
 
     @property
     def profile(self) -> tuple[str, str]:
@@ -104,7 +104,7 @@ def load_layers(
         profiles[name] = Layer(values, origins)
     texts = list(override_texts(environment, sets))
     overrides = [single_value(key, text, origin) for key, text, origin in texts]
-    given = Given(tuple(f"{key}={text}" for key, text, _ in texts if key != "profile"))
+    given = tuple(f"{key}={text}" for key, text, _ in texts if key != "profile")
     if profile is not None:
         overrides.append(Layer({"profile": profile}, {("profile",): "--profile"}))
     return Layers(base, profiles, tuple(overrides), given)

@@ -402,36 +402,10 @@ class Waiver(Section):
         raise ValueError(f"expected a date as in 2027-01-31, got {value!r}")
 
 
-class Waived(Section):
-    """The waivers of a day, by the gates' ids: those that count and those that do so no more."""
-
-    in_force: dict[str, Waiver] = {}
-    expired: dict[str, Waiver] = {}
-
-
 class Waivers(RootModel[dict[str, Waiver]]):
     """The waivers by the gates' ids."""
 
     model_config = ConfigDict(frozen=True, defer_build=True)
-
-    def on(self, day: date) -> Waived:
-        """Return how the waivers stand on that day."""
-        in_force = {name: waiver for name, waiver in self.root.items() if day <= waiver.expires}
-        return Waived(in_force=in_force, expired={name: waiver for name, waiver in self.root.items() if name not in in_force})
-
-
-class Limits(Section):
-    """What a single request may take for the gates to pass; derived from them, None where no gate says."""
-
-    ttft_ms: float | None = None
-    tpot_ms: float | None = None
-    e2e_ms: float | None = None
-
-
-class Visible(Section):
-    """The devices that serve.env leaves the server, as CUDA_VISIBLE_DEVICES; derived from it, None where our environment decides."""
-
-    devices: str | None = None
 
 
 class Alternative(Section):
@@ -452,24 +426,6 @@ class Alternatives(RootModel[tuple[Alternative, ...]]):
 
 class Profile(RootModel[str]):
     """The name of the profile in force."""
-
-    model_config = ConfigDict(frozen=True, defer_build=True)
-
-
-class Given(RootModel[tuple[str, ...]]):
-    """What the environment and --set said, as KEY=VALUE, weakest first; the profile aside."""
-
-    model_config = ConfigDict(frozen=True, defer_build=True)
-
-
-class Instead(RootModel[tuple[str, ...]]):
-    """Why profiles that were asked for were left for the one in force, one sentence each."""
-
-    model_config = ConfigDict(frozen=True, defer_build=True)
-
-
-class Edges(RootModel[tuple[tuple[str, str], ...]]):
-    """Which stage needs which, as (needed, needing)."""
 
     model_config = ConfigDict(frozen=True, defer_build=True)
 
@@ -496,27 +452,8 @@ class Config(Section):
     runs: RunsConfig = RunsConfig()
     sweep: SweepConfig = SweepConfig()
 
-    @property
-    def limits(self) -> Limits:
-        """Return the limits for a single request that the gates imply, the strictest where several do."""
-        asked = [(gate.metric, gate.comparator, number) for gate in self.gates.root.values() for number in gate.numbers]
-        at_most = [(metric, number) for metric, comparator, number in asked if comparator in ("<", "<=")]
-        at_least = [(metric, number) for metric, comparator, number in asked if comparator in (">", ">=") and number > 0]
-        found = [(name, number) for name in Limits.model_fields for metric, number in at_most if metric.startswith(f"bench.{name}_")]
-        found += [("tpot_ms", 1000 / number) for metric, number in at_least if metric.startswith("bench.decode_tok_s_")]
-        return Limits(**dict(sorted(found, reverse=True)))  # of the same name the last stays, which is the smallest
-
-    @property
-    def visible(self) -> Visible:
-        """Return which devices the server's own environment chooses."""
-        return Visible(devices=self.serve.env.get(CUDA_DEVICES))
-
     def section(self, kind: type[BaseModel]) -> BaseModel:
         """Return the section of that type."""
-        if kind is Visible:
-            return self.visible
-        if kind is Limits:
-            return self.limits
         for name in type(self).model_fields:
             value = getattr(self, name)
             if isinstance(value, kind):

@@ -11,7 +11,10 @@ CONTRACT = frozenset(
     {
         "pipeline.config.layers",
         "pipeline.config.schema",
+        "pipeline.contexts",
+        "pipeline.engine.context",
         "pipeline.engine.migrations",
+        "pipeline.engine.outcomes",
         "pipeline.engine.record",
         "pipeline.engine.workspace",
         "pipeline.errors",

@@ -9,7 +9,9 @@ from pydantic import BaseModel
 
 from pipeline.engine.attempt import Attempt, each_ended
 from pipeline.engine.code import CodeDigests
+from pipeline.engine.context import Context
 from pipeline.engine.fingerprint import content_digest, differences
+from pipeline.engine.outcomes import Outcomes
 from pipeline.engine.record import BLOCKED, UNKNOWN_FORM, Artifact, Failure, Outcome, Store, digest, now
 from pipeline.engine.stage import Result, Stage
 from pipeline.engine.workspace import Workspace
@@ -23,7 +25,8 @@ FINGERPRINT = 1  # raised where all stages are to run again, whatever their inpu
 class Pipeline:
     """Stages over one store of records.
 
-    `settings` returns the section of a type. `notes` names the records that no stage makes (what a stop left) by type.
+    `settings` returns the section of a type, `contexts` the context of a type. `notes` names the records that no stage makes
+    (what a stop left) by type.
     `report` is told each Result as it happens; `running` is entered with each stage and why it runs, as long as it does.
     """
 
@@ -33,12 +36,14 @@ class Pipeline:
         workspace: Workspace,
         settings: Callable[[type[BaseModel]], BaseModel],
         notes: dict[type[Artifact], str] | None = None,
+        contexts: Callable[[type[Context]], Context] = lambda kind: kind(),
         running: Callable[[Stage, str], AbstractContextManager[None]] = lambda _stage, _reason: nullcontext(),
         report: Callable[[Result], None] = lambda _result: None,
     ) -> None:
         self.workspace = workspace
         self.store = Store(workspace.artifacts)
         self._settings = settings
+        self._contexts = contexts
         self._notes = notes or {}
         self._running = running
         self._report = report
@@ -53,7 +58,8 @@ class Pipeline:
     def upstream(self, stage: Stage) -> list[Stage]:
         """Return the stages that `stage` takes directly from, in its signature's order."""
         kinds = (*stage.needs.values(), *stage.reads.values())
-        return [self._makers[kind] for kind in kinds if kind in self._makers]
+        found = [self._makers[kind] for kind in kinds if kind in self._makers]
+        return [*found, *(other for other in self._makers.values() if other not in (stage, *found))] if stage.gathers else found
 
     def chain(self, names: Iterable[str]) -> list[Stage]:
         """Return the named stages and all that they take from, in order."""
@@ -71,6 +77,14 @@ class Pipeline:
         name = self._makers[kind].name if kind in self._makers else self._notes[kind]
         return self.store.outcome(name, kind)
 
+    def outcomes(self, stage: Stage) -> Outcomes:
+        """Return what is on record for every other stage and for every note."""
+        others = [other for other in self.stages if other != stage]
+        edges = [(maker.name, other.name) for other in others for maker in self.upstream(other)]
+        return Outcomes(
+            {other.makes: self.outcome(other.makes) for other in others}, {kind: self.outcome(kind) for kind in self._notes}, edges
+        )
+
     def because(self, stage: Stage) -> dict[str, Any]:
         """Return the readable fingerprint that a run of `stage` would have now."""
         result: dict[str, Any] = {"schema": FINGERPRINT, "code": self._code.digest(stage.function.__module__)}
@@ -80,11 +94,12 @@ class Pipeline:
             result[key] = section.model_dump(mode="json")
             for file in getattr(section, "files", tuple)():
                 result[f"{key} file {file}"] = content_digest(self.workspace.root / file)
+        result |= {name: self._contexts(kind).model_dump(mode="json") for name, kind in stage.contexts.items()}
         for kind in stage.needs.values():
             data = self.outcome(kind).data
             result[self._makers[kind].name] = data.identity() if data else None
-        for kind in stage.reads.values():
-            outcome = self.outcome(kind)
+        read = [self.outcome(kind) for kind in stage.reads.values()]
+        for outcome in [*read, *self.outcomes(stage)] if stage.gathers else read:
             made = f"ok {digest(outcome.data.identity())}" if outcome.data is not None else "never ran"
             result[outcome.stage] = f"failed: {outcome.failure.message}" if outcome.failure else made
         return result
@@ -198,8 +213,10 @@ class Pipeline:
 
     def _arguments(self, stage: Stage) -> dict[str, Any]:
         arguments: dict[str, Any] = {name: self._settings(kind) for name, kind in stage.settings.items()}
+        arguments |= {name: self._contexts(kind) for name, kind in stage.contexts.items()}
         arguments |= {name: self.outcome(kind).data for name, kind in stage.needs.items()}
         arguments |= {name: self.outcome(kind) for name, kind in stage.reads.items()}
+        arguments |= dict.fromkeys(stage.gathers, self.outcomes(stage)) if stage.gathers else {}
         arguments |= dict.fromkeys(stage.workspaces, self.workspace)
         return arguments
 

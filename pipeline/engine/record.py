@@ -73,14 +73,15 @@ class Envelope(BaseModel):
 
 
 A = TypeVar("A", bound=Artifact)
+A_co = TypeVar("A_co", bound=Artifact, covariant=True)
 
 
 @dataclass(frozen=True)
-class Outcome(Generic[A]):
+class Outcome(Generic[A_co]):
     """What became of a stage: its data, its failure, or neither when it never ran."""
 
     stage: str
-    data: A | None
+    data: A_co | None
     envelope: Envelope | None
     unreadable: Failure | None = None
 

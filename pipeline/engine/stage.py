@@ -8,7 +8,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from pipeline.engine.record import Artifact, Outcome
+from pipeline.engine.context import Context
+from pipeline.engine.outcomes import Outcomes
+from pipeline.engine.record import Artifact, Measurement, Outcome
 from pipeline.engine.workspace import Workspace
 
 State = Literal["made", "unchanged", "left out", "failed", "blocked"]
@@ -57,17 +59,32 @@ class Stage:
         return {name: typing.get_args(hint)[0] for name, hint in self._parameters if typing.get_origin(hint) is Outcome}
 
     @cached_property
+    def contexts(self) -> dict[str, type[Context]]:
+        """Parameters that hold what the command line, the machine or the moment gives."""
+        return {name: hint for name, hint in self._parameters if isinstance(hint, type) and issubclass(hint, Context)}
+
+    @cached_property
     def settings(self) -> dict[str, type[BaseModel]]:
         """Parameters that hold a section of the configuration."""
         return {
             name: hint
             for name, hint in self._parameters
-            if isinstance(hint, type) and issubclass(hint, BaseModel) and not issubclass(hint, Artifact)
+            if isinstance(hint, type) and issubclass(hint, BaseModel) and not issubclass(hint, Artifact | Context)
         }
+
+    @cached_property
+    def gathers(self) -> list[str]:
+        """Parameters that hold the outcomes of all other stages, whatever they are."""
+        return [name for name, hint in self._parameters if hint is Outcomes]
 
     @cached_property
     def workspaces(self) -> list[str]:
         return [name for name, hint in self._parameters if hint is Workspace]
+
+    @property
+    def measures(self) -> bool:
+        """Tell whether its record is a measurement."""
+        return issubclass(self.makes, Measurement)
 
     @property
     def _parameters(self) -> list[tuple[str, Any]]:

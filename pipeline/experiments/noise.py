@@ -4,6 +4,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from pipeline.contexts import request_limits
 from pipeline.engine.record import Artifact, Measurement
 from pipeline.errors import ConfigError
 from pipeline.experiments.inputs import ServerInputs
@@ -72,7 +73,9 @@ def measured(inputs: ServerInputs, server: Server, folder: Path) -> list[Measure
     """Return what one start gives."""
     config, workspace = inputs.config, inputs.workspace
     with watched(server.handle, workspace) as target:
-        found: list[Measurement] = [bench.measure(config.bench, config.limits, server, target, workspace, folder / "bench.jsonl.gz")]
+        found: list[Measurement] = [
+            bench.measure(config.bench, request_limits(config.gates), server, target, workspace, folder / "bench.jsonl.gz")
+        ]
         if not server.random_weights:
             few = config.router.model_copy(update={"cases": min(ROUTER_CASES, config.router.cases), "unary_cases": 0})
             found.append(test_router.send_suite(few, server, target, workspace, folder / "test-router.jsonl"))

@@ -16,7 +16,9 @@ from pipeline.load.stamps import NO_GAP, per_token_ms
 from pipeline.measure.figures import Figure, not_measured
 from pipeline.measure.statistics import percentile_figure
 from pipeline.message import _
-from pipeline.report.view import remedy_table
+from pipeline.report.cells import Cell
+from pipeline.report.formats.plain import Plain
+from pipeline.report.sections.remedy import remedy_table
 from pipeline.server import state
 from pipeline.server.start import clear_old, relaunch
 from pipeline.server.state import Launch
@@ -145,7 +147,8 @@ def verdict(proof: Remedied) -> int:
 def lines(proof: Remedied) -> list[Part]:
     """Return the proof for the terminal: the report's table in columns, and what went wrong."""
     table = remedy_table(proof)
-    header, *rows = ([cell.replace("`", "") for cell in line] for line in (table.header, *table.rows))
+    plain, body = Plain(), list[list[Cell]]([list(table.header), *table.rows])
+    header, *rows = ([plain.text(cell).replace("`", "") for cell in line] for line in body)
     return [
         f"remedy {proof.variable}={proof.value}: {proof.why}",
         *(["serve.env has it already; both sides were measured all the same"] if proof.in_settings else []),

@@ -17,7 +17,9 @@ from pipeline.engine.workspace import Workspace
 from pipeline.errors import ConfigError, MeasureError, NothingAnsweredError
 from pipeline.measure.memory import S_PER_H, TELLS_DRIFT_S
 from pipeline.measure.verdicts import Judgement, exit_code, judge
-from pipeline.report.view import measured_words, memory_labels
+from pipeline.report.cells import measured
+from pipeline.report.formats.plain import Plain
+from pipeline.report.sections.soak import LABELS
 from pipeline.server.watch import watched
 from pipeline.stages.check_gpu import Machine
 from pipeline.stages.measure_vram import SLICE_S, LaunchMemory, Load, Soak, SoakState, apply_load, memory_use, with_readings
@@ -133,9 +135,7 @@ def verdict(made: Soak) -> Judgement:
 def lines(made: Soak) -> list[str]:
     """Return what a person wants to know at the end."""
     found = [
-        f"  {label}: {measured_words(made.figures[name], bold='')}"
-        for name, label in memory_labels().items()
-        if made.figures[name].value is not None
+        f"  {label}: {Plain().text(measured(made.figures[name]))}" for name, label in LABELS.items() if made.figures[name].value is not None
     ]
     judged = verdict(made)
     head = f"soak {made.state}: {made.load.seconds / S_PER_H:.3g} of {made.asked_h:g} h of load, {made.load.requests} requests"

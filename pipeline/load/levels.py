@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping
 
-from pipeline.config.schema import BenchConfig, Limits
+from pipeline.config.schema import BenchConfig
+from pipeline.contexts import RequestLimits
 from pipeline.load.calibration import Calibration
 from pipeline.load.phases import LoadPhases
 from pipeline.load.spread import Batch
@@ -115,7 +116,7 @@ def falls_behind(batch: Batch) -> bool:
     return overloaded([e2e_ms(answer.scheduled_ns, answer.last_ns) for answer in batch.good])
 
 
-def find_capacity(phases: LoadPhases, settings: BenchConfig, limits: Limits, best_per_s: float) -> list[Trial]:
+def find_capacity(phases: LoadPhases, settings: BenchConfig, limits: RequestLimits, best_per_s: float) -> list[Trial]:
     """Search for the highest Poisson rate at which enough requests meet the limits, up to 1.5 × the best closed loop's."""
     trials: list[Trial] = []
 
@@ -131,7 +132,7 @@ def find_capacity(phases: LoadPhases, settings: BenchConfig, limits: Limits, bes
     return trials
 
 
-def meeting(batch: Batch, limits: Limits) -> int:
+def meeting(batch: Batch, limits: RequestLimits) -> int:
     """Return how many requests meet the limits, each counted from its scheduled send."""
     wanted = (limits.ttft_ms, limits.tpot_ms, limits.e2e_ms)
     return sum(

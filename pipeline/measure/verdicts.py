@@ -60,11 +60,6 @@ def judge(figure: Figure | None, comparator: str, target: float, min_n: int, by_
     return Judgement("PASS", "")
 
 
-def asked(comparator: str, target: float | str, unit: str) -> str:
-    """Return what a figure must meet; a target that only the plan of a start could tell is named."""
-    return f"{SIGNS[comparator]} {target}" if isinstance(target, str) else f"{SIGNS[comparator]} {target:g} {unit}".rstrip()
-
-
 def digits(value: float) -> Digits:
     """Return `value` with four significant digits, whole from 1000 on."""
     return Digits(f"{value:.4g}" if abs(value) < 1000 else f"{value:.0f}")

@@ -1,20 +1,28 @@
 """Gates against the records: find each gate's figure, judge it, and see whether a waiver covers it."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
-from pipeline.config.schema import PLAN, Gate, Gates, Waived
-from pipeline.engine.record import BLOCKED, SOAK_NOTE, SWEEP_NOTE, Failure, Measurement, Outcome
+from pipeline.config.schema import PLAN, Gate, Gates
+from pipeline.contexts import ActiveWaivers
+from pipeline.engine.outcomes import Outcomes
+from pipeline.engine.record import BLOCKED, Artifact, Failure, Measurement, Outcome
 from pipeline.errors import MeaninglessError, NothingAnsweredError
 from pipeline.measure.figures import Figure, not_measured
 from pipeline.measure.verdicts import Judgement, exit_code, judge
-from pipeline.message import Message, _, joined
+from pipeline.message import Digits, _
+from pipeline.report.cells import Text, of_settings
+from pipeline.report.sweep import Sweep
+from pipeline.server.stop import Closing
+from pipeline.stages.download_model import Model
+from pipeline.stages.install import Installation
+from pipeline.stages.measure_vram import MemoryUse, Soak
+from pipeline.stages.serve import Server
+from pipeline.stages.test_determinism import Remedied
 from pipeline.vllm.plan import NOTHING_PLANNED, PEAK_ERROR_MIB
 
 WAIVABLE = ("FAIL", "INCONCLUSIVE", "NOT_MEASURED")
-BETWEEN = "; "  # the parts of a statistic
-OF_OUR_SERVER = ("install", "download-model", "stop", "determinism-remedy")
+OF_OUR_SERVER = (Installation, Model, Closing, Remedied)
 
 
 @dataclass(frozen=True)
@@ -25,8 +33,9 @@ class JudgedGate:
     gate: Gate
     figure: Figure | None
     judgement: Judgement
-    waiver: str = ""
+    waiver: Text = ""
     waived: bool = False
+    statistics: tuple[Text, ...] = ()  # where the plan says more than the gate
 
     @property
     def counts(self) -> bool:
@@ -40,73 +49,90 @@ class Judged:
 
     gates: list[JudgedGate]
     code: int
-    outcomes: dict[str, Outcome[Any]]
+    outcomes: Outcomes
+
+    @property
+    def failures(self) -> list[tuple[str, Failure]]:
+        """Return what failed by itself, with the names of the stages."""
+        found = [(outcome.stage, outcome.failure) for outcome in counting(self.outcomes)]
+        return [(name, failure) for name, failure in found if failure and failure.kind not in (BLOCKED, MeaninglessError.kind)]
 
 
-def judge_records(gates: Gates, waived: Waived, records: Iterable[Outcome[Any]]) -> Judged:
-    """Return the gates judged on all that the report reads; a stage that failed makes the exit code 2, whatever is waived."""
-    found = {outcome.stage: outcome for outcome in records if outcome.stage not in (SOAK_NOTE, SWEEP_NOTE)}  # no gate asks for these
-    server = found["serve"]
+def judge_records(gates: Gates, waivers: ActiveWaivers, outcomes: Outcomes) -> Judged:
+    """Return the gates judged on all that is on record; a stage that failed makes the exit code 2, whatever is waived."""
+    ours = of_this_server(outcomes)
+    judged = [with_waiver(row, waivers) for row in judge_all(gates.root, ours)]
+    failed = any(outcome.failure and outcome.failure.kind != MeaninglessError.kind for outcome in counting(ours))
+    return Judged(judged, 2 if failed else exit_code((row.judgement, row.counts) for row in judged), ours)
+
+
+def counting(outcomes: Outcomes) -> list[Outcome[Artifact]]:
+    """Return the outcomes that the exit code depends on; a soak and a sweep have one of their own."""
+    return [outcome for outcome in outcomes if outcome not in (outcomes[Soak], outcomes[Sweep])]
+
+
+def of_this_server(outcomes: Outcomes) -> Outcomes:
+    """Return the outcomes without data that belongs to another server than the one on record."""
+    server = outcomes[Server]
+    gone: dict[str, Outcome[Artifact]] = {}
     if server.data is not None and server.data.attached:  # what was installed or stopped here is another server's
-        found |= {name: Outcome(name, None, None) for name in OF_OUR_SERVER}
-    outcomes = {name: of_this_server(outcome, server) for name, outcome in found.items()}
-    judged = [with_waiver(row, waived) for row in judge_all(gates.root, outcomes)]
-    failed = any(outcome.failure and outcome.failure.kind != MeaninglessError.kind for outcome in outcomes.values())
-    return Judged(judged, 2 if failed else exit_code((row.judgement, row.counts) for row in judged), outcomes)
+        gone |= {outcomes[kind].stage: Outcome(outcomes[kind].stage, None, None) for kind in OF_OUR_SERVER}
+    for outcome in outcomes.stages:
+        envelope = outcome.envelope
+        if not isinstance(outcome.data, Measurement) or envelope is None:
+            continue
+        if server.data is None or not same_identity(envelope.because.get("serve"), server.data.identity()):
+            failure = Failure(kind=BLOCKED, message=_("was measured on another server than the one on record"))
+            gone[outcome.stage] = Outcome(outcome.stage, None, None, failure)
+    return outcomes.having(gone)
 
 
-def of_this_server(outcome: Outcome[Any], server: Outcome[Any]) -> Outcome[Any]:
-    """Return the outcome, or that there is none when its figures come from another server than the one on record."""
-    if not isinstance(outcome.data, Measurement) or outcome.envelope is None:
-        return outcome
-    if server.data is not None and same_identity(outcome.envelope.because.get("serve"), server.data.identity()):
-        return outcome
-    return Outcome(outcome.stage, None, None, Failure(kind=BLOCKED, message=_("was measured on another server than the one on record")))
-
-
-def same_identity(recorded: Any, identity: Mapping[str, Any]) -> bool:
+def same_identity(recorded: object, identity: Mapping[str, object]) -> bool:
     """Tell whether both are of one server; a fact that an older record does not know must say nothing today."""
     if not isinstance(recorded, Mapping):
         return False
     return {key: value for key, value in identity.items() if key in recorded or value} == recorded
 
 
-def judge_all(gates: Mapping[str, Gate], outcomes: Mapping[str, Outcome[Any]]) -> list[JudgedGate]:
+def judge_all(gates: Mapping[str, Gate], outcomes: Outcomes) -> list[JudgedGate]:
     """Return each gate judged on the outcome of the stage that its metric names."""
     result = []
     for name, gate in gates.items():
-        stage, _, metric = gate.metric.partition(".")
-        found, simulated = find(outcomes.get(stage), metric, gate.unit)
+        stage, _dot, metric = gate.metric.partition(".")
+        found, simulated = find(outcomes.named(stage), metric, gate.unit)
         if isinstance(found, Judgement):
             result.append(JudgedGate(name, gate, not_measured(gate.unit, found.reason), found))
             continue
-        asked, figure = by_plan(gate, found, outcomes) if gate.target == PLAN else (gate, found)
-        if isinstance(asked.target, str):
-            judgement = Judgement("NOT_MEASURED", figure.reason)
-        else:
-            judgement = judge(figure, asked.comparator, asked.target, asked.min_n, asked.judge_by == "bound", simulated)
-        result.append(JudgedGate(name, asked, figure, judgement))
+        row = JudgedGate(name, gate, found, Judgement("NOT_MEASURED", found.reason))
+        row = by_plan(row, found, outcomes) if gate.target == PLAN else row
+        if not isinstance(row.gate.target, str):
+            by_bound = row.gate.judge_by == "bound"
+            judgement = judge(row.figure, row.gate.comparator, row.gate.target, row.gate.min_n, by_bound, simulated)
+            row = replace(row, judgement=judgement)
+        result.append(row)
     return result
 
 
-def by_plan(gate: Gate, peak: Figure, outcomes: Mapping[str, Outcome[Any]]) -> tuple[Gate, Figure]:
+def by_plan(row: JudgedGate, peak: Figure, outcomes: Outcomes) -> JudgedGate:
     """Return the gate with the number that the plan of the start makes its target, and the peak to judge by it.
 
     The plan is for one device, and so is the peak: the highest where several share the model. Without a plan the gate stays
     as it is and the figure says why.
     """
-    server, use = (outcomes[name].data if name in outcomes else None for name in ("serve", "measure-vram"))
+    gate, server, use = row.gate, outcomes[Server].data, outcomes[MemoryUse].data
     if server is None or server.plan is None:
-        return gate, peak if peak.value is None else not_measured(gate.unit, NOTHING_PLANNED)
-    planned_mib, statistic = server.plan.peak_mib, [Message(gate.statistic)] if gate.statistic else []
+        figure = peak if peak.value is None else not_measured(gate.unit, NOTHING_PLANNED)
+        return replace(row, figure=figure, judgement=Judgement("NOT_MEASURED", figure.reason))
+    planned_mib, statistics = server.plan.peak_mib, [of_settings(gate.statistic)] if gate.statistic else []
     if use is not None and len(use.device_peaks_mib) > 1 and peak.value is not None:
         peak = Figure(value=max(use.device_peaks_mib.values()), unit=peak.unit, n=peak.n)
-        statistic.append(_("the highest of {n} devices", n=len(use.device_peaks_mib)))
-    statistic.append(_("the plan's {value} + {target}", value=round(planned_mib), target=round(PEAK_ERROR_MIB)))
-    return gate.model_copy(update={"target": float(round(planned_mib + PEAK_ERROR_MIB)), "statistic": joined(statistic, BETWEEN)}), peak
+        statistics.append(_("the highest of {n} devices", n=len(use.device_peaks_mib)))
+    statistics.append(_("the plan's {value} + {target}", value=Digits(f"{planned_mib:.0f}"), target=Digits(f"{PEAK_ERROR_MIB:.0f}")))
+    changes = {"target": float(round(planned_mib + PEAK_ERROR_MIB)), "statistic": "; ".join(statistics)}
+    return replace(row, gate=gate.model_copy(update=changes), figure=peak, statistics=tuple(statistics))
 
 
-def find(outcome: Outcome[Any] | None, metric: str, unit: str) -> tuple[Figure | Judgement, bool]:
+def find(outcome: Outcome[Artifact] | None, metric: str, unit: str) -> tuple[Figure | Judgement, bool]:
     """Return (figure, simulated); a stage that left none gives a figure without value, or FAIL when nothing answered it."""
     if outcome is None:
         return not_measured(unit, _("no such stage")), False
@@ -118,16 +144,17 @@ def find(outcome: Outcome[Any] | None, metric: str, unit: str) -> tuple[Figure |
     if not isinstance(outcome.data, Measurement):
         return not_measured(unit, _("{stage} makes no figures", stage=outcome.stage)), False
     figure = outcome.data.figures.get(metric)
-    return figure or not_measured(unit, _("{stage} has no figure {name}", stage=outcome.stage, name=metric)), outcome.data.simulated
+    missing = not_measured(unit, _("{stage} has no figure {name}", stage=outcome.stage, name=metric))
+    return figure or missing, outcome.data.simulated
 
 
-def with_waiver(row: JudgedGate, waived: Waived) -> JudgedGate:
+def with_waiver(row: JudgedGate, waivers: ActiveWaivers) -> JudgedGate:
     """Return the gate with its waiver: in force, it covers a required gate that does not pass; a simulated one never."""
-    if expired := waived.expired.get(row.id):
+    if expired := waivers.expired.get(row.id):
         return replace(row, waiver=_("waiver expired on {date}: {reason}", date=f"{expired.expires}", reason=expired.reason))
-    if waiver := waived.in_force.get(row.id):
-        covers = row.gate.required and row.judgement.verdict in WAIVABLE
-        said = {"date": f"{waiver.expires}", "reason": waiver.reason}
-        words = _("waived until {date}: {reason}", **said) if covers else _("unused waiver until {date}: {reason}", **said)
-        return replace(row, waived=covers, waiver=words)
+    if waiver := waivers.in_force.get(row.id):
+        until, covers = f"{waiver.expires}", row.gate.required and row.judgement.verdict in WAIVABLE
+        if covers:
+            return replace(row, waived=True, waiver=_("waived until {date}: {reason}", date=until, reason=waiver.reason))
+        return replace(row, waiver=_("unused waiver until {date}: {reason}", date=until, reason=waiver.reason))
     return row

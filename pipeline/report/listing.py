@@ -1,44 +1,46 @@
 """The gates for the terminal: each with its verdict and where every value in it stands."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from dataclasses import replace
 
-from pipeline.engine.record import Measurement, Outcome
+from pipeline.engine.record import Artifact, Measurement, Outcome
+from pipeline.message import _
+from pipeline.report.cells import measured, of_settings
+from pipeline.report.formats.plain import Plain
 from pipeline.report.gates import JudgedGate
-from pipeline.report.language import Words
-from pipeline.report.view import measured_words, moment, target_words, with_notes
+from pipeline.report.sections.common import moment
+from pipeline.report.view import ruling, target
+from pipeline.report.words import ENGLISH, Words
 
 
-def lines(row: JudgedGate, records: Iterable[Outcome[Any]], gate_at: Mapping[str, str], waiver_at: Mapping[str, str]) -> list[str]:
+def lines(row: JudgedGate, records: Iterable[Outcome[Artifact]], gate_at: Mapping[str, str], waiver_at: Mapping[str, str]) -> list[str]:
     """Return a gate's lines; `gate_at` and `waiver_at` tell where these were set, as Layers.places does."""
-    gate = row.gate
-    stage, _, metric = gate.metric.partition(".")
+    gate, plain = row.gate, Plain(ENGLISH)
+    stage, _dot, metric = gate.metric.partition(".")
     by = "by the value and its 95 % bound" if gate.judge_by == "bound" else "by the value alone"
     found = [
-        ("verdict", with_notes(row.judgement.verdict, row.waiver, row.judgement.reason)),
-        ("target", f"{target_words(gate)}; {by}, n ≥ {gate.min_n}; {'required' if gate.required else 'not required'}"),
-        ("measured", measured_words(row.figure, bold="")),
+        ("verdict", plain.text(replace(ruling(row), required=True))),
+        ("target", f"{plain.text(target(row))}; {by}, n ≥ {gate.min_n}; {'required' if gate.required else 'not required'}"),
+        ("measured", plain.text(measured(row.figure))),
         ("figure", f"artifacts/{stage}.json → data.figures.{metric}{taken(stage, records)}"),
-        ("gate", words(gate_at)),
-        ("waiver", words(waiver_at)),
+        ("gate", where(gate_at)),
+        ("waiver", where(waiver_at)),
     ]
     return [f"{row.id}: {gate.label}", *(f"  {name:<10}{text}" for name, text in found if text)]
 
 
-def gate_header(t: Words) -> list[str]:
+def gate_header(words: Words) -> list[str]:
     """Return what stands above `gate_cells`, as in the report."""
-    return [t("Metric"), t("Target"), t("Measured"), t("Verdict")]
+    return [words.text(name) for name in (_("Metric"), _("Target"), _("Measured"), _("Verdict"))]
 
 
-def gate_cells(row: JudgedGate, t: Words) -> list[str]:
+def gate_cells(row: JudgedGate, words: Words) -> list[str]:
     """Return a gate's row of the report, without its marks and links."""
-    verdict = with_notes(row.judgement.verdict, t.said(row.waiver), t.said(row.judgement.reason))
-    required = "" if row.gate.required else t(" (not required by this profile)")
-    measured = measured_words(row.figure, bold="", t=t, marks=row.gate.numbers)
-    return [t.given(row.gate.label), target_words(row.gate, t), measured, verdict + required]
+    cells = (of_settings(row.gate.label), target(row), measured(row.figure, row.gate.numbers), ruling(row))
+    return [Plain(words).text(cell) for cell in cells]
 
 
-def data(row: JudgedGate, gate_at: Mapping[str, str], waiver_at: Mapping[str, str]) -> dict[str, Any]:
+def data(row: JudgedGate, gate_at: Mapping[str, str], waiver_at: Mapping[str, str]) -> dict[str, object]:
     """Return the same as `lines` for a program."""
     return {
         "gate": row.id,
@@ -53,7 +55,7 @@ def data(row: JudgedGate, gate_at: Mapping[str, str], waiver_at: Mapping[str, st
     }
 
 
-def taken(stage: str, records: Iterable[Outcome[Any]]) -> str:
+def taken(stage: str, records: Iterable[Outcome[Artifact]]) -> str:
     """Return when that stage measured, and on which launch of the server."""
     record = next((record for record in records if record.stage == stage), None)
     if record is None or record.envelope is None:
@@ -62,6 +64,6 @@ def taken(stage: str, records: Iterable[Outcome[Any]]) -> str:
     return f", measured {when}, launch {record.data.launch_id}" if isinstance(record.data, Measurement) else f", no figures, {when}"
 
 
-def words(places: Mapping[str, str]) -> str:
+def where(places: Mapping[str, str]) -> str:
     """Return where a setting stands, and each part of it that was given anew."""
-    return "; ".join(f"{key}: {where}" if key else where for key, where in places.items())
+    return "; ".join(f"{key}: {place}" if key else place for key, place in places.items())

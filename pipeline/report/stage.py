@@ -1,37 +1,22 @@
 """report: every figure beside its target, with verdict and source, in REPORT.md and report.html."""
 
-import gzip
-import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict
 
-from pipeline.client.answer import Answer
-from pipeline.config.schema import IMAGES, Alternatives, Edges, Gates, Given, Instead, Profile, ReportConfig, Waived
-from pipeline.engine.record import Artifact, Outcome, write_atomic
+from pipeline.config.schema import IMAGES, Alternatives, Gates, ReportConfig
+from pipeline.contexts import Invocation
+from pipeline.engine.outcomes import Outcomes
+from pipeline.engine.record import Artifact, write_atomic
 from pipeline.engine.workspace import Workspace
-from pipeline.errors import MeasureError
-from pipeline.load.stamps import TIMES, raw_answer
-from pipeline.measure.memory import Sample
 from pipeline.measure.verdicts import Verdict
 from pipeline.redact import redacted
-from pipeline.report.sweep import Sweep
-from pipeline.server.stop import Closing
-from pipeline.stages.bench import BenchResult
-from pipeline.stages.check_gpu import Machine
-from pipeline.stages.download_model import Model
-from pipeline.stages.install import Installation
-from pipeline.stages.measure_vram import MemoryUse, Soak, read_samples
-from pipeline.stages.serve import Server
-from pipeline.stages.test_determinism import Determinism, Remedied
-from pipeline.stages.test_router import RouterResult
 
-BADGE = "verdict.svg"
-SWEEP_PLOT = "sweep.svg"
-PLOTS = ("memory.svg", "breakdown.svg", SWEEP_PLOT)
-LATENCIES = ("ttft_ms", "ttft_warm_ms", "itl_ms", "e2e_ms")
+if TYPE_CHECKING:
+    from pipeline.report.gates import JudgedGate
+    from pipeline.report.view import View
+    from pipeline.report.words import Words
 
 
 class GateVerdict(BaseModel):
@@ -59,134 +44,64 @@ class Report(Artifact):
 
 
 def report(
-    settings: ReportConfig,
-    gates: Gates,
-    waived: Waived,
-    alternatives: Alternatives,
-    profile: Profile,
-    given: Given,
-    instead: Instead,
-    edges: Edges,
-    machine: Outcome[Machine],
-    installation: Outcome[Installation],
-    model: Outcome[Model],
-    server: Outcome[Server],
-    router: Outcome[RouterResult],
-    determinism: Outcome[Determinism],
-    bench: Outcome[BenchResult],
-    memory: Outcome[MemoryUse],
-    closing: Outcome[Closing],
-    remedied: Outcome[Remedied],
-    soak: Outcome[Soak],
-    sweep: Outcome[Sweep],
-    workspace: Workspace,
+    settings: ReportConfig, gates: Gates, alternatives: Alternatives, invocation: Invocation, outcomes: Outcomes, workspace: Workspace
 ) -> Report:
     """Render REPORT.md from whatever is on record."""
-    from pipeline.report.badge import badge
-    from pipeline.report.charts import bench_charts, memory_charts, sweep_charts
-    from pipeline.report.document import build_document, places, text_of
-    from pipeline.report.exports import junit, openmetrics
+    from pipeline.report.formats.content import Content
+    from pipeline.report.formats.document import build_document
+    from pipeline.report.formats.list import FORMATS
     from pipeline.report.gates import judge_records
-    from pipeline.report.html import render_html
-    from pipeline.report.language import words
-    from pipeline.report.listing import gate_cells, gate_header
-    from pipeline.report.markdown import render
-    from pipeline.report.plots import memory_pictures
-    from pipeline.report.sweep_view import pareto, sweep_section
-    from pipeline.report.view import badge_words, build_view, headline, marks_of
+    from pipeline.report.inputs import Inputs
+    from pipeline.report.listing import gate_header
+    from pipeline.report.view import build_view
+    from pipeline.report.words import words
 
-    records: list[Outcome[Any]] = [machine, installation, model, server, router, determinism, bench, memory, closing, remedied]
-    judged = judge_records(gates, waived, records)
-    path = workspace.root / settings.output
-    use = judged.outcomes["measure-vram"]
-    samples = samples_of(use, workspace)
-    templates = workspace.root / "templates"
-    t = words(settings.language, templates)
-    drawn = memory_pictures(judged.outcomes, judged.gates, samples, t)
-    pictures, shown_badge = [f"{IMAGES}/{name}" for name in drawn], f"{IMAGES}/{BADGE}"
-    plot = pareto(sweep.data, t)
-    drawn |= {SWEEP_PLOT: plot} if plot else {}
-    written({BADGE: badge(badge_words(judged), judged.code), **drawn}, path.with_name(IMAGES))
-    section = sweep_section(sweep, alternatives.root, f"{IMAGES}/{SWEEP_PLOT}" if plot else "", t, marks_of(judged.gates))
-    cells = sweep.data.cells if sweep.data is not None else []
-    view = build_view(
-        settings,
-        profile.root,
-        given.root,
-        instead.root,
-        alternatives.root,
-        judged,
-        pictures,
-        t,
-        soak,
-        edges.root,
-        shown_badge,
-        section,
-        cells,
-    )
-    document = build_document(profile.root, judged, headline(judged), sweep.data)
-    text = redacted(text_of(document))
-    write_atomic(workspace.root / settings.document, text)
-    write_atomic(path, render(templates, view, t, places(text)))
-    told = {
-        view.scenarios[2].title: bench_charts(judged.outcomes["bench"].data, latencies_of(judged.outcomes["bench"], workspace), t),
-        view.scenarios[3].title: memory_charts(use.data, server.data.plan if server.data else None, samples, drawn, t),
-        section.title: sweep_charts(plot, t),
-    }
-    write_atomic(workspace.root / settings.page, redacted(render_html(templates, view, told, t)))
-    unclear = (settings.junit_inconclusive, settings.junit_not_measured)
-    write_atomic(workspace.artifacts / "junit.xml", redacted(junit(document, *unclear)))
-    write_atomic(workspace.artifacts / "metrics.prom", redacted(openmetrics(document)))
-    verdicts = [
-        GateVerdict(
-            gate=row.id,
-            verdict=row.judgement.verdict,
-            reason=row.judgement.reason,
-            required=row.gate.required,
-            waiver=row.waiver,
-            cells=gate_cells(row, t),
-        )
-        for row in sorted(judged.gates, key=lambda row: row.gate.table == "criteria")
-    ]
-    plots = [str(Path(settings.output).with_name(IMAGES) / name) for name in (BADGE, *drawn)]
+    root, templates = workspace.root, workspace.root / "templates"
+    said = words(settings.language, templates)
+    judged = judge_records(gates, invocation.waivers, outcomes)
+    view = build_view(Inputs(settings, alternatives.root, invocation, judged, root))
+    document = build_document(invocation.profile, judged)
+    plots = draw(view, (root / settings.output).with_name(IMAGES), said)
+    for form in FORMATS:
+        write_atomic(root / form.path(settings), redacted(form.text(Content(view, document, said, settings, templates))))
     return Report(
-        path=settings.output, plots=plots, headline=document.headline, exit_code=judged.code, header=gate_header(t), gates=verdicts
+        path=settings.output,
+        plots=[str(Path(settings.output).with_name(IMAGES) / name) for name in plots],
+        headline=document.headline,
+        exit_code=judged.code,
+        header=gate_header(said),
+        gates=[gate_verdict(row, said) for row in sorted(judged.gates, key=lambda row: row.gate.table == "criteria")],
     )
 
 
-def report_present(made: Report, workspace: Workspace) -> bool:
+def draw(view: "View", folder: Path, words: "Words") -> list[str]:
+    """Write the pictures, and remove an old one of those that there is nothing to draw of now; return the files' names."""
+    drawn = []
+    for picture in view.pictures:
+        if picture.drawing is None:
+            (folder / picture.file).unlink(missing_ok=True)
+        else:
+            write_atomic(folder / picture.file, picture.drawing(words))
+            drawn.append(picture.file)
+    return drawn
+
+
+def gate_verdict(row: "JudgedGate", words: "Words") -> GateVerdict:
+    """Return the verdict of a gate for the terminal."""
+    from pipeline.report.listing import gate_cells
+
+    judgement = row.judgement
+    return GateVerdict(
+        gate=row.id,
+        verdict=judgement.verdict,
+        reason=str(judgement.reason),
+        required=row.gate.required,
+        waiver=str(row.waiver),
+        cells=gate_cells(row, words),
+    )
+
+
+def report_present(report: Report, workspace: Workspace) -> bool:
     """Tell whether the rendered files are still there."""
-    beside = [str(Path(made.path).with_name(name)) for name in ("report.json", "report.html")]
-    return all((workspace.root / path).is_file() for path in (made.path, *beside, *made.plots))
-
-
-def samples_of(memory: Outcome[Any], workspace: Workspace) -> list[Sample]:
-    """Return the samples that the memory's record was made of, as far as they are still there."""
-    if memory.data is None:
-        return []
-    try:
-        return list(read_samples(workspace.root / memory.data.samples_file))
-    except MeasureError:
-        return []
-
-
-def latencies_of(bench: Outcome[Any], workspace: Workspace) -> dict[str, list[float]]:
-    """Return the values (ms) behind bench's percentiles by the figure's name, as far as the raw stamps are still there."""
-    phases: dict[str, list[Answer]] = {}
-    try:
-        lines = gzip.decompress((workspace.root / bench.data.raw).read_bytes()).splitlines() if bench.data else []
-        for line in map(json.loads, lines):
-            phases.setdefault(line["phase"], []).append(raw_answer(line))
-    except (OSError, EOFError, ValueError, KeyError, TypeError):
-        return {}
-    found = {name: TIMES[name] for name in LATENCIES}
-    return {name: values(phases.get(phase, [])) for name, (phase, values) in found.items()}
-
-
-def written(pictures: Mapping[str, str], folder: Path) -> None:
-    """Write the pictures, and remove an old one of those that there are none of now."""
-    for name in PLOTS:
-        if name not in pictures:
-            (folder / name).unlink(missing_ok=True)
-    for name, svg in pictures.items():
-        write_atomic(folder / name, svg)
+    beside = [str(Path(report.path).with_name(name)) for name in ("report.json", "report.html")]
+    return all((workspace.root / path).is_file() for path in (report.path, *beside, *report.plots))

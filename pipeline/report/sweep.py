@@ -7,10 +7,10 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from pipeline.engine.record import Artifact
-from pipeline.measure.digits import ends_of, number
+from pipeline.measure.digits import ends_of
 from pipeline.measure.figures import Figure
-from pipeline.message import Sentence, _
-from pipeline.report.language import ENGLISH, Words
+from pipeline.message import Message, Sentence, _
+from pipeline.report.cells import number
 
 ACCURACY = "test-router.constrained_route_accuracy"
 LATENCY = "test-router.constrained_latency_ms_p95"
@@ -80,24 +80,28 @@ def best_of(cells: Sequence[CellRecord]) -> CellRecord | None:
     return min(whole, key=lambda row: (-row[1], row[2], row[0].name))[0] if whole else None
 
 
-def rule_words(t: Words = ENGLISH) -> str:
+def rule() -> Message:
     """Return the rule of `best_of`."""
-    return t("the best router accuracy among the cells that pass every gate; of equals the one with the lowest p95 latency.")
+    return _("the best router accuracy among the cells that pass every gate; of equals the one with the lowest p95 latency.")
 
 
-def recommendation(cells: Sequence[CellRecord], t: Words = ENGLISH) -> str:
+def recommendation(cells: Sequence[CellRecord]) -> Message:
     """Return the recommendation in words, or why there is none."""
     best = best_of(cells)
     if best is not None:
         accuracy, latency = best.value(ACCURACY), best.value(LATENCY)
         assert accuracy is not None
         assert latency is not None
-        told = {"cell": best.name, "accuracy": number(accuracy, ends_of("%")), "latency": number(latency)}
-        return t("{cell} (router accuracy {accuracy} %, p95 {latency} ms)", **told)
+        return _(
+            "{cell} (router accuracy {accuracy} %, p95 {latency} ms)",
+            cell=best.name,
+            accuracy=number(accuracy, ends_of("%")),
+            latency=number(latency),
+        )
     if any(cell.passed for cell in cells):
-        return t("none, because no cell that passes every gate has a router accuracy and latency")
+        return _("none, because no cell that passes every gate has a router accuracy and latency")
     measured = sum(cell.state == "measured" for cell in cells)
-    return t("none, because no cell passes every gate ({measured} of {count} were measured)", count=len(cells), measured=measured)
+    return _("none, because no cell passes every gate ({measured} of {count} were measured)", count=len(cells), measured=measured)
 
 
 def exit_code(cells: Iterable[CellRecord]) -> int:

@@ -19,8 +19,8 @@ from pipeline.measure.figures import Figure
 from pipeline.measure.latency import NS_PER_MS, e2e_ms, ttft_ms
 from pipeline.measure.statistics import quantile
 from pipeline.measure.verdicts import digits
-from pipeline.report.document import ReportedFigure
-from pipeline.report.ratios import Ratio, ratios
+from pipeline.report.drawing.ratios import Ratio, ratios
+from pipeline.report.formats.document import ReportedFigure
 from pipeline.runs.kept import Run
 from pipeline.terminal import Part, Table
 

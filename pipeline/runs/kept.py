@@ -13,7 +13,7 @@ from pipeline.engine.record import write_atomic
 from pipeline.engine.workspace import Workspace
 from pipeline.errors import PipelineError, RecordError
 from pipeline.redact import redacted
-from pipeline.report.document import FILE_NAME, Document, read_document
+from pipeline.report.formats.document import FILE_NAME, Document, read_document
 from pipeline.server import state
 
 RUN_ID = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{6}")

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from pipeline.client.control import Control
 from pipeline.client.target import Target
-from pipeline.config.schema import BenchConfig, Limits
+from pipeline.config.schema import BenchConfig
+from pipeline.contexts import RequestLimits
 from pipeline.engine.record import Measurement, write_atomic
 from pipeline.engine.workspace import Workspace
 from pipeline.errors import NothingAnsweredError
@@ -45,7 +46,7 @@ class BenchResult(Measurement):
     levels: list[Level]
     open_levels: list[OpenLevel]
     trials: list[Trial]
-    limits: Limits
+    limits: RequestLimits
     calibrations: list[Calibration]
     ceiling_chunks_s: float | None
     ledger: list[LedgerEntry]
@@ -53,7 +54,7 @@ class BenchResult(Measurement):
     raw: str
 
 
-def bench(settings: BenchConfig, limits: Limits, server: Server, workspace: Workspace) -> BenchResult:
+def bench(settings: BenchConfig, limits: RequestLimits, server: Server, workspace: Workspace) -> BenchResult:
     """Measure TTFT, TPOT and throughput, in a closed and an open loop, after the client itself."""
     from pipeline.load.workers import crew_of  # 5 ms that an unchanged run does without
 
@@ -64,7 +65,7 @@ def bench(settings: BenchConfig, limits: Limits, server: Server, workspace: Work
 
 def measure(
     settings: BenchConfig,
-    limits: Limits,
+    limits: RequestLimits,
     server: Server,
     target: Target,
     workspace: Workspace,
@@ -191,7 +192,7 @@ def warm_figures(warm: Batch, hit_tokens: int | None) -> dict[str, Figure]:
     }
 
 
-def closed_figures(entry: Level, loops: Mapping[int, Batch], limits: Limits) -> dict[str, Figure]:
+def closed_figures(entry: Level, loops: Mapping[int, Batch], limits: RequestLimits) -> dict[str, Figure]:
     """Return throughput and goodput of one closed loop."""
     batch = loops[entry.concurrency]
     return {
@@ -200,7 +201,7 @@ def closed_figures(entry: Level, loops: Mapping[int, Batch], limits: Limits) -> 
     }
 
 
-def open_figures(opened: Mapping[Arrival, Batch], limits: Limits) -> dict[str, Figure]:
+def open_figures(opened: Mapping[Arrival, Batch], limits: RequestLimits) -> dict[str, Figure]:
     """Return latency from the scheduled send, and goodput, of each open loop."""
     result = {}
     for arrival, batch in opened.items():

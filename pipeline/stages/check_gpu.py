@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from pipeline import packages
-from pipeline.config.schema import AutoProfile, GpuConfig, Visible
+from pipeline.config.schema import AutoProfile, GpuConfig
+from pipeline.contexts import VisibleDevices
 from pipeline.engine.record import Artifact
 from pipeline.errors import MachineError
 from pipeline.gpu import host, nvml
@@ -39,7 +40,7 @@ class Machine(Artifact):
         return self.model_dump(mode="json", exclude={"gpus": {"__all__": volatile}, "cautions": True})
 
 
-def check_gpu(settings: GpuConfig, visible: Visible) -> Machine:
+def check_gpu(settings: GpuConfig, visible: VisibleDevices) -> Machine:
     """Look at GPU, driver and processor, and choose the profile that fits."""
     reading = nvml.read(visible.devices)
     if reading.trouble is not None and settings.required:

@@ -7,7 +7,7 @@ from pipeline.config.schema import Config
 from pipeline.measure.digits import counted
 from pipeline.message import _
 from pipeline.planning import Candidate, Card, Library, model_fit, on_processor
-from pipeline.report.document import Document
+from pipeline.report.formats.document import Document
 from pipeline.vllm.fit import hopeless
 from pipeline.vllm.plan import LAPTOP, LAPTOP_MIB
 

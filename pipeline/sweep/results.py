@@ -6,13 +6,14 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from pipeline.dag import MEASURING
 from pipeline.engine.record import BLOCKED, Store, write_atomic
 from pipeline.errors import MeaninglessError, RecordError
 from pipeline.measure.figures import Figure
 from pipeline.measure.units import MIB
 from pipeline.message import WHOLE
 from pipeline.redact import redacted
-from pipeline.report.document import FILE_NAME, MEASURING, Document, ReportedFigure, read_document
+from pipeline.report.formats.document import FILE_NAME, Document, ReportedFigure, read_document
 from pipeline.report.sweep import METRICS, CellRecord
 
 CELL_FILE = "cell.json"

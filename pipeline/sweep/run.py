@@ -18,9 +18,10 @@ from pipeline.errors import ConfigError, RecordError
 from pipeline.measure.digits import counted
 from pipeline.planning import Card, Library
 from pipeline.redact import redacted
-from pipeline.report.document import FILE_NAME, Document
+from pipeline.report.formats.document import FILE_NAME, Document
+from pipeline.report.sections.sweep import sweep_part
 from pipeline.report.sweep import INTERRUPTED, CellRecord, Sweep, best_of, exit_code, recommendation
-from pipeline.report.sweep_view import pareto, sweep_section
+from pipeline.report.words import ENGLISH
 from pipeline.runs import kept as runs
 from pipeline.stages.check_gpu import Machine
 from pipeline.sweep import grid, results
@@ -305,14 +306,14 @@ class Sweeping:
             exit_code=exit_code(cells) if finished else None,
         )
         store.write(SWEEP_NOTE, {"axes": sweep.axes}, self._started, (ended - self._started).total_seconds(), sweep)
-        section = sweep_section(Outcome(SWEEP_NOTE, sweep, None), self.layers.config(None).alternatives.root)
-        plot, svg = self.folder / PLOT, pareto(sweep)
-        if svg:
-            write_atomic(plot, redacted(svg))
+        part = sweep_part(Outcome(SWEEP_NOTE, sweep, None), self.layers.config(None).alternatives.root)
+        plot, drawing = self.folder / PLOT, part.picture.drawing if part.picture is not None else None
+        if drawing is not None:
+            write_atomic(plot, redacted(drawing(ENGLISH)))
         else:
             plot.unlink(missing_ok=True)
         reports = {cell.name: str(Path(cell.report).relative_to(SWEEPS)) for cell in cells if cell.report}
-        write_atomic(self.folder / SUMMARY_FILE, redacted(page(section, reports, PLOT if svg else None)))
+        write_atomic(self.folder / SUMMARY_FILE, redacted(page(part, reports, PLOT if drawing is not None else None)))
         return sweep
 
 

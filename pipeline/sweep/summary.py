@@ -2,25 +2,25 @@
 
 from collections.abc import Mapping
 
-from pipeline.report.language import ENGLISH
-from pipeline.report.markdown import cell
-from pipeline.report.view import SweepSection
+from pipeline.report.formats.markdown import TableCells
+from pipeline.report.parts import SweepPart
 
 PLOT = "pareto.svg"
 
 
-def page(section: SweepSection, reports: Mapping[str, str], plot: str | None) -> str:
-    """Return the section as Markdown; `reports` holds the link to the report of each cell that has one, by the cell's name."""
-    t = ENGLISH
-    head = [t("Cell"), t("State"), t("Model"), *section.header, t("Verdict"), "Report"]
-    lines = ["# Sweep", "", f"**Recommendation: {cell(section.recommendation)}.** The rule: {section.rule}", ""]
-    lines += [*(f"- {cell(fact)}" for fact in section.facts), "", row(head), row(["---"] * len(head))]
-    for shown in section.rows:
-        link = f"[REPORT.md]({reports[shown.name]})" if shown.name in reports else t("no report")
-        lines.append(row([*map(cell, (shown.name, shown.state, shown.model, *shown.figures, shown.gates)), link]))
+def page(sweep: SweepPart, reports: Mapping[str, str], plot: str | None) -> str:
+    """Return the sweep as Markdown; `reports` holds the link to the report of each cell that has one, by the cell's name."""
+    cells = TableCells()
+    head = ["Cell", "State", "Model", *sweep.header, "Verdict", "Report"]
+    lines = ["# Sweep", "", f"**Recommendation: {cells.cell(sweep.recommendation)}.** The rule: {cells.cell(sweep.rule)}", ""]
+    lines += [*(f"- {cells.cell(fact)}" for fact in sweep.facts), "", row(head), row(["---"] * len(head))]
+    for shown in sweep.rows:
+        link = f"[REPORT.md]({reports[shown.name]})" if shown.name in reports else "no report"
+        columns = (shown.name, shown.state, shown.model, *shown.figures, shown.ruling)
+        lines.append(row([*map(cells.figure, columns), link]))
     lines += ["", "NOT_MEASURED: the cell's own report says why.", ""]
     if plot is not None:
-        lines += [f"![{section.title}]({plot})", ""]
+        lines += [f"![{cells.cell(sweep.title)}]({plot})", ""]
     return "\n".join(lines)
 
 

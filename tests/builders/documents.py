@@ -8,8 +8,9 @@ from prometheus_client.openmetrics import parser
 from pipeline.config.schema import Gate
 from pipeline.measure.figures import Figure
 from pipeline.measure.verdicts import Judgement
-from pipeline.report.document import WORDS, Document, Environment, StageOutcome, reported_figure, reported_gate
+from pipeline.report.formats.document import Document, Environment, StageOutcome, reported_figure, reported_gate
 from pipeline.report.gates import JudgedGate
+from pipeline.report.headline import WORDS
 
 families: Any = parser.text_string_to_metric_families  # it has no types
 WHEN = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)

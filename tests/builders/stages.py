@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config.layers import load_layers
-from pipeline.config.schema import BenchConfig, DeterminismConfig, Gate, Limits, RouterConfig, VramConfig
+from pipeline.config.schema import BenchConfig, DeterminismConfig, Gate, RouterConfig, VramConfig
+from pipeline.contexts import RequestLimits
 from pipeline.engine.record import Measurement
 from pipeline.engine.workspace import Workspace
 from pipeline.stages import bench as benching
@@ -51,12 +52,12 @@ BENCH = BenchConfig(
     open_share=1,
     timeout_s=30,
 )
-LIMITS = Limits(ttft_ms=5000, tpot_ms=1000)
+LIMITS = RequestLimits(ttft_ms=5000, tpot_ms=1000)
 DETERMINISM = DeterminismConfig(prompts="prompts.txt", runs=4, max_tokens=16, cache_runs=0, load=(), restart=False, timeout_s=30)
 VRAM = VramConfig(load_s=0.3, concurrency=2)
 
 
-def bench(server: Server, workspace: Workspace, settings: BenchConfig = BENCH, limits: Limits = LIMITS) -> benching.BenchResult:
+def bench(server: Server, workspace: Workspace, settings: BenchConfig = BENCH, limits: RequestLimits = LIMITS) -> benching.BenchResult:
     return benching.bench(settings, limits, server, workspace)
 
 

@@ -15,6 +15,7 @@ from babel.messages.pofile import read_po, write_po
 from jinja2.ext import babel_extract
 
 from pipeline.config.layers import load_layers
+from pipeline.report.cells import of_settings
 
 ROOT = Path(__file__).resolve().parents[2]
 TEMPLATES = ROOT / "templates"
@@ -62,10 +63,9 @@ def in_templates() -> Iterator[tuple[str, Text]]:
 def in_settings() -> Iterator[tuple[str, Text]]:
     """Yield what config.yaml's own gates and alternatives say."""
     config = load_layers(ROOT / "config.yaml", {}).config(None)
-    for gate in config.gates.root.values():
-        yield from (("config.yaml", gate.label), ("config.yaml", gate.statistic))
-    for entry in config.alternatives.root:
-        yield "config.yaml", entry.use_case
+    gates = [text for gate in config.gates.root.values() for text in (gate.label, gate.statistic)]
+    for text in (*gates, *(entry.use_case for entry in config.alternatives.root)):
+        yield "config.yaml", of_settings(text).template
 
 
 def known() -> dict[str, str]:

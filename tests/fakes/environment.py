@@ -28,7 +28,8 @@ from pipeline.stages.install import Installation
 from pipeline.stages.serve import Server, serve
 from pipeline.terminal import Output, Silent, give
 from tests.fakes import fake_vllm
-from tests.fakes.fake_vllm import FakeVllm, Script
+from tests.fakes.fake_vllm import FakeVllm
+from tests.fakes.script import Script
 
 PIPELINE = Path(__file__).resolve().parents[2] / "pipeline"
 MODEL_NAME = "fake-model"

@@ -33,11 +33,12 @@ RTX_4050 = "device uuid=GPU-a1b2 name=RTX_4050 total=6141 used=100 reserved=300 
 LOOK = """
 import sys
 from pipeline.gpu import nvml
-from pipeline.config.schema import AutoProfile, GpuConfig, Visible
+from pipeline.config.schema import AutoProfile, GpuConfig
+from pipeline.contexts import VisibleDevices
 from pipeline.stages.check_gpu import check_gpu
 nvml.READ_S = float(sys.argv[2])
 auto = (AutoProfile(min_total_mib=3600, profile="small"), AutoProfile(min_total_mib=5600, profile="large"))
-print(check_gpu(GpuConfig(auto=auto), Visible(devices=sys.argv[1] or None)).model_dump_json())
+print(check_gpu(GpuConfig(auto=auto), VisibleDevices(devices=sys.argv[1] or None)).model_dump_json())
 """
 
 

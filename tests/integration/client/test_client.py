@@ -18,7 +18,8 @@ from pipeline.load.calibration import stub
 from pipeline.load.generator import TARGET_GONE, Channel, Route, closed_loop, open_loop
 from pipeline.vllm.metrics import GENERATED_TOKENS
 from tests.fakes.environment import free_port, until
-from tests.fakes.fake_vllm import FakeVllm, Script
+from tests.fakes.fake_vllm import FakeVllm
+from tests.fakes.script import Script
 
 TEXT = "Merhaba dünya! Bugün hava güzel."  # 8 tokens of 4 characters
 TIMEOUT_S = 30

@@ -1,7 +1,8 @@
 """A server of somebody else: measured, and never started, stopped or passed off as ours."""
 
 from tests.builders.project import SMALL, Project
-from tests.fakes.fake_vllm import FakeVllm, Script
+from tests.fakes.fake_vllm import FakeVllm
+from tests.fakes.script import Script
 from tests.integration.commands.reading import blocks
 
 

@@ -17,7 +17,8 @@ import pyte
 import pytest
 
 from tests.builders.project import SMALL, STAGE_NAMES, Project
-from tests.fakes.fake_vllm import FakeVllm, Script
+from tests.fakes.fake_vllm import FakeVllm
+from tests.fakes.script import Script
 
 COLUMNS, ROWS = 80, 200
 STYLE = re.compile(rb"\x1b\[[\d;]*m")

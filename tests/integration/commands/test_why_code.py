@@ -5,7 +5,8 @@ from collections.abc import Iterator
 import pytest
 
 from tests.builders.project import SMALL, Project
-from tests.fakes.fake_vllm import FakeVllm, Script
+from tests.fakes.fake_vllm import FakeVllm
+from tests.fakes.script import Script
 
 MEASURING = {"test-router", "test-determinism", "bench"}
 CODE = "\nEDITED = 1\n"

@@ -15,7 +15,7 @@ from pipeline.dag import NOTES, STAGES
 from pipeline.engine import migrations
 from pipeline.engine.record import Artifact, Store
 from pipeline.engine.workspace import Workspace
-from pipeline.report.document import Document, read_document
+from pipeline.report.formats.document import Document, read_document
 from pipeline.server import state
 from pipeline.terminal import Silent
 

@@ -15,7 +15,7 @@ from pipeline.experiments import noise
 from pipeline.experiments.noise import NOTE
 from pipeline.server import state
 from tests.fakes.environment import code_of
-from tests.fakes.fake_vllm import VERSION, Script
+from tests.fakes.script import VERSION, Script
 from tests.integration.experiments.test_remedy import NO_START, Project
 
 ROOT = Path(__file__).resolve().parents[3]

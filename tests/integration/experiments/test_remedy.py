@@ -28,7 +28,8 @@ from pipeline.server.stop import Closing, stop_server
 from pipeline.stages.serve import Server
 from pipeline.stages.test_determinism import REMEDY_NOTE, Remedied
 from tests.fakes.environment import FakeProject, code_of, machine, until
-from tests.fakes.fake_vllm import SCRIPT_VARIABLE, VERSION, Script
+from tests.fakes.fake_vllm import SCRIPT_VARIABLE
+from tests.fakes.script import VERSION, Script
 
 VARIABLE = "VLLM_CPU_ATTN_SPLIT_KV"
 SAME, OTHER = "aaaabbbbccccdddd", "aaaabbbbcXccdddd"

@@ -31,7 +31,8 @@ from pipeline.stages.measure_vram import LaunchMemory, Load, MemoryUse, Soak, me
 from pipeline.stages.serve import Server
 from pipeline.terminal import Silent
 from tests.fakes.environment import FakeProject, code_of, machine, simulated_server
-from tests.fakes.fake_vllm import FakeVllm, Script
+from tests.fakes.fake_vllm import FakeVllm
+from tests.fakes.script import Script
 
 SETTINGS = VramConfig(concurrency=2)
 HOURS = 0.6 / S_PER_H

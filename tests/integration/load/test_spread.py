@@ -18,7 +18,8 @@ from pipeline.load.calibration import Calibration, best_calibration
 from pipeline.load.generator import TARGET_GONE
 from pipeline.load.spread import LoadShare, Processes
 from tests.fakes.environment import until
-from tests.fakes.fake_vllm import FakeVllm, Script
+from tests.fakes.fake_vllm import FakeVllm
+from tests.fakes.script import Script
 
 TIMEOUT_S = 30
 NUMBERS = [f"number {number}." for number in range(7)]

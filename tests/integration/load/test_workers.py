@@ -12,7 +12,8 @@ import psutil
 import pytest
 
 from pipeline.client.target import Target
-from pipeline.config.schema import BenchConfig, Limits
+from pipeline.config.schema import BenchConfig
+from pipeline.contexts import RequestLimits
 from pipeline.engine.workspace import Workspace
 from pipeline.errors import MachineError, MeasureError, PipelineError
 from pipeline.load import workers as placing
@@ -24,7 +25,8 @@ from pipeline.stages.bench import bench
 from pipeline.terminal import Silent
 from tests.fakes.cluster import Cluster, in_the_background
 from tests.fakes.environment import dead, simulated_server, until
-from tests.fakes.fake_vllm import FakeVllm, Script
+from tests.fakes.fake_vllm import FakeVllm
+from tests.fakes.script import Script
 from tests.integration.load.test_spread import NUMBERS, TIMEOUT_S, payloads
 
 pytestmark = pytest.mark.timeout(180)
@@ -117,7 +119,9 @@ def workspace(tmp_path: Path) -> Workspace:
 
 def test_bench_counts_what_clients_on_nodes_sent(cluster: Cluster, workspace: Workspace) -> None:
     with FakeVllm() as fake:
-        made = bench(SMALL.model_copy(update={"ray_address": cluster.ray.address}), Limits(), simulated_server(fake, workspace), workspace)
+        made = bench(
+            SMALL.model_copy(update={"ray_address": cluster.ray.address}), RequestLimits(), simulated_server(fake, workspace), workspace
+        )
     assert [(level.requests, level.failed, level.clock_ms > 0) for level in made.levels] == [(2, 0, False), (4, 0, True)]
     assert [(level.requests, level.failed) for level in made.open_levels] == [(4, 0), (4, 0)]
     assert all(count.agrees for count in made.ledger)
@@ -139,7 +143,12 @@ def test_bench_with_a_node_lost_in_mid_measurement_measures_nothing(cluster: Clu
         killer = in_the_background(lose)
         try:
             with pytest.raises(MeasureError, match=r"the load client on .* was lost: ") as caught:
-                bench(SMALL.model_copy(update={"ray_address": cluster.ray.address}), Limits(), simulated_server(fake, workspace), workspace)
+                bench(
+                    SMALL.model_copy(update={"ray_address": cluster.ray.address}),
+                    RequestLimits(),
+                    simulated_server(fake, workspace),
+                    workspace,
+                )
         finally:
             killer.join(60)
             cluster.add()

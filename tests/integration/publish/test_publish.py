@@ -30,7 +30,8 @@ from pipeline.terminal import give
 from tests.fakes import fake_gh
 from tests.fakes.environment import FakeProject, code_of, simulated_server
 from tests.fakes.fake_github import FakeGithub, Refusal
-from tests.fakes.fake_vllm import FakeVllm, Script
+from tests.fakes.fake_vllm import FakeVllm
+from tests.fakes.script import Script
 
 BRANCH = "vllm-poc-report"
 ORIGIN = "https://github.com/acme/poc.git"

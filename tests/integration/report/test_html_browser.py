@@ -3,6 +3,8 @@
 import os
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -10,14 +12,21 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from pipeline.engine.record import SWEEP_NOTE, Outcome
 from pipeline.measure.statistics import percentile_figure
-from pipeline.report.charts import bench_charts, memory_charts, sweep_charts
-from pipeline.report.html import render_html
-from pipeline.report.plots import Band, Line, Target, over_time
-from pipeline.report.sweep_view import pareto
-from tests.unit.report.test_html import EN, TEMPLATES, bench, view
-from tests.unit.report.test_view import memory_use
-from tests.unit.sweep.test_summary import cell, sweep
+from pipeline.report.drawing.plots import Band, Line, Target, over_time
+from pipeline.report.formats.html import render_html
+from pipeline.report.parts import Picture
+from pipeline.report.sections.memory_pictures import OVER_TIME, charts
+from pipeline.report.sections.speed_charts import speed_charts
+from pipeline.report.sections.sweep import sweep_part
+from pipeline.report.words import ENGLISH
+from tests.builders.house import outcomes_of
+from tests.builders.records import bench_result, memory_use, outcome
+from tests.builders.sweeps import cell, sweep
+from tests.builders.views import scenarios, sweep_of, sweep_rows, view
+
+TEMPLATES = Path(__file__).resolve().parents[3] / "templates"
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 WIDTHS = (360, 1280)
@@ -52,17 +61,17 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "ttft_warm_ms": [20.0 + number % 13 for number in range(64)],
         "itl_ms": [14.0 + (number * 7 % 50) / 10 for number in range(600)],
     }
-    data = bench(figures={f"{name}_p50": percentile_figure(found, 0.5, "ms") for name, found in values.items()})
+    figures = {f"{name}_p50": percentile_figure(found, 0.5, "ms") for name, found in values.items()}
     samples = [{"t": float(at), "processes": 1, "pss_mib": 2000.0 + at, "rss_mib": 2100.0} for at in range(60)]
     lines = [Line("PSS", [(sample["t"], sample["pss_mib"]) for sample in samples])]
-    memory = over_time("Memory over time", lines, [Band("serve", 0, 40)], [Target("target", 2100)])
-    charts = {
-        "Speed": bench_charts(data, values, EN),
-        "Memory": memory_charts(memory_use(), None, samples, {"memory.svg": memory}, EN),
-        "Sweep": sweep_charts(pareto(sweep(cell("a=1", 80, 300), cell("a=2", 90, 310))), EN),
-    }
+    drawn = [Picture(OVER_TIME, partial(over_time, "Memory over time", lines, [Band("serve", 0, 40)], [Target("target", 2100)]))]
+    first, second, speed, memory = scenarios()
+    speed = replace(speed, charts=speed_charts(bench_result().model_copy(update={"figures": figures}), values))
+    memory = replace(memory, charts=charts(outcomes_of({"measure-vram": outcome("measure-vram", memory_use())}), samples, drawn))
+    plot = sweep_part(Outcome(SWEEP_NOTE, sweep(cell("a=1", 80, 300), cell("a=2", 90, 310)), None), []).charts
+    shown = view(scenarios=[first, second, speed, memory], sweep=sweep_of(*sweep_rows(), charts=plot))
     path = tmp_path_factory.mktemp("report") / "report.html"
-    path.write_text(render_html(TEMPLATES, view(), charts, EN), encoding="utf-8")
+    path.write_text(render_html(TEMPLATES, shown, ENGLISH), encoding="utf-8")
     return path
 
 

@@ -8,10 +8,11 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from pipeline.engine.record import write_atomic
-from pipeline.report.document import SCHEMA_FILE, text_of
+from pipeline.report.formats.document import SCHEMA_FILE, text_of
 from tests.builders.documents import document, families, figure
 from tests.builders.project import SMALL, Project
-from tests.fakes.fake_vllm import FakeVllm, Script
+from tests.fakes.fake_vllm import FakeVllm
+from tests.fakes.script import Script
 
 QUICK = Script(texts=('{"route": "chat"}',), inter_token_s=0.002)
 SLOW = Script(texts=('{"route": "chat"}',), inter_token_s=0.008)

@@ -14,7 +14,7 @@ from pipeline.server.stop import stop_server
 from pipeline.stages.serve import restart, server_present
 from tests.builders.servers import assert_nothing_left, closing_note, served_and_recorded
 from tests.fakes.environment import FakeProject
-from tests.fakes.fake_vllm import Script
+from tests.fakes.script import Script
 
 
 def test_whoever_attends_a_server_does_not_stop_the_one_that_a_restart_put_there(project: FakeProject) -> None:

@@ -4,7 +4,8 @@ import psutil
 import pytest
 
 from pipeline.client.control import Control
-from pipeline.config.schema import BenchConfig, Limits
+from pipeline.config.schema import BenchConfig
+from pipeline.contexts import RequestLimits
 from pipeline.errors import MeasureError, ServerError
 from pipeline.server import state
 from pipeline.server import watch as watch_module
@@ -12,7 +13,7 @@ from pipeline.server.watch import Watch, watched
 from pipeline.stages.bench import bench
 from pipeline.stages.serve import Server
 from tests.fakes.environment import FakeProject, until
-from tests.fakes.fake_vllm import Script
+from tests.fakes.script import Script
 
 
 @pytest.fixture
@@ -58,4 +59,4 @@ def test_a_server_that_dies_under_load_is_the_failure_of_the_measurement(project
     project.play(Script(die_at_request=6, last_words=("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 1 GiB",)))
     settings = BenchConfig(ttft_requests=3, decode_requests=2, output_tokens=4, concurrency=(1, 2), requests_per_level=2, timeout_s=30)
     with pytest.raises(ServerError, match="died while it was measured: the GPU ran out of memory"):
-        bench(settings, Limits(), server, project.workspace)
+        bench(settings, RequestLimits(), server, project.workspace)

@@ -26,7 +26,8 @@ QWEN_1_5B = {
 SERVE = """
 import json, os, sys
 from pathlib import Path
-from pipeline.config.schema import GpuConfig, Visible
+from pipeline.config.schema import GpuConfig
+from pipeline.contexts import VisibleDevices
 from pipeline.errors import PipelineError
 from pipeline.stages.check_gpu import check_gpu
 from tests.fakes.environment import FakeProject, installation
@@ -34,7 +35,7 @@ root, model, chosen, changes = sys.argv[1], *map(json.loads, sys.argv[2:])
 project = FakeProject(Path(root))
 (project.folder / "config.json").write_text(json.dumps(model))
 project.installation = installation().model_copy(update={"set": chosen, "distribution": "vllm"})
-project.machine = check_gpu(GpuConfig(), Visible())
+project.machine = check_gpu(GpuConfig(), VisibleDevices())
 told = {}
 try:
     server = project.serve(project.settings().model_copy(update=changes))

@@ -14,7 +14,7 @@ from pipeline.server import readiness, state
 from pipeline.server.readiness import wait_until_ready
 from tests.builders.servers import KV, PHASES, assert_nothing_left, closing_note, started
 from tests.fakes.environment import FakeProject, until
-from tests.fakes.fake_vllm import Script
+from tests.fakes.script import Script
 
 WRAPPER = "RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {}"
 

@@ -18,7 +18,7 @@ from pipeline.stages.serve import Server, restart, server_present
 from pipeline.stages.test_determinism import Arm, Determinism
 from tests.builders.servers import assert_nothing_left, served_and_recorded
 from tests.fakes.environment import MODEL_NAME, FakeProject, add_command
-from tests.fakes.fake_vllm import Script
+from tests.fakes.script import Script
 
 DETERMINISM = DeterminismConfig(prompts="prompts.txt", runs=2, max_tokens=8, cache_runs=0, load=(), timeout_s=30)
 

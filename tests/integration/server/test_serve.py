@@ -20,7 +20,8 @@ from pipeline.stages.serve import Server, server_present
 from pipeline.vllm.metrics import GENERATED_TOKENS
 from tests.builders.servers import PHASES, assert_nothing_left, closing_note
 from tests.fakes.environment import MODEL_NAME, FakeProject, until
-from tests.fakes.fake_vllm import VERSION, FakeVllm, Script
+from tests.fakes.fake_vllm import FakeVllm
+from tests.fakes.script import VERSION, Script
 
 CLAIMS = {
     "port": "our child listens on the port",

@@ -15,7 +15,7 @@ from pipeline.server.stop import stop_server
 from pipeline.stages.serve import server_present
 from tests.builders.servers import assert_nothing_left, closing_note
 from tests.fakes.environment import MODEL_NAME, FakeProject, free_port, until
-from tests.fakes.fake_vllm import Script
+from tests.fakes.script import Script
 
 
 def test_stop_is_asked_for_nicely_and_noted(project: FakeProject) -> None:

@@ -21,7 +21,7 @@ from pipeline.server.stop import stop_server
 from pipeline.stages.serve import Server
 from pipeline.terminal import Output
 from tests.fakes.environment import FakeProject, code_of, until
-from tests.fakes.fake_vllm import Script
+from tests.fakes.script import Script
 
 
 @pytest.fixture

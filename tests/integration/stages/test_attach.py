@@ -12,7 +12,8 @@ from pydantic import ValidationError
 
 from pipeline.client.payloads import streamed
 from pipeline.client.target import Target
-from pipeline.config.schema import AttachConfig, BenchConfig, DeterminismConfig, Limits, ModelConfig, VramConfig
+from pipeline.config.schema import AttachConfig, BenchConfig, DeterminismConfig, ModelConfig, VramConfig
+from pipeline.contexts import RequestLimits
 from pipeline.engine.record import Store, now
 from pipeline.errors import MeaninglessError, MeasureError, ServerError
 from pipeline.load.spread import Processes, loop
@@ -23,7 +24,8 @@ from pipeline.stages.bench import bench
 from pipeline.stages.measure_vram import measure_vram
 from pipeline.stages.serve import Server, attach_server, server_present
 from tests.fakes.environment import FakeProject, free_port, machine
-from tests.fakes.fake_vllm import VERSION, FakeVllm, Script
+from tests.fakes.fake_vllm import FakeVllm
+from tests.fakes.script import VERSION, Script
 
 BENCH = BenchConfig(ttft_requests=2, warmup_requests=1, decode_requests=2, output_tokens=4, concurrency=(1, 2), requests_per_level=2)
 DETERMINISM = DeterminismConfig(prompts="prompts.txt", count=1, runs=2, cache_runs=0, load=(), max_tokens=8)
@@ -49,7 +51,7 @@ def test_an_open_server_wants_the_key_that_stands_nowhere_but_in_its_file(projec
     assert server.handle.base_url.startswith("http://127.0.0.1:")
     with pytest.raises(urllib.error.HTTPError, match="401"):
         urllib.request.urlopen(f"{server.handle.base_url}/v1/models", timeout=10)
-    assert bench(BENCH, Limits(), server, project.workspace).figures["answered"].value == 100
+    assert bench(BENCH, RequestLimits(), server, project.workspace).figures["answered"].value == 100
     assert determinism.test_determinism(DETERMINISM, server, project.workspace).figures["identical"].value == 100
     assert server_present(server, project.workspace)
     Store(project.workspace.artifacts).write("serve", {}, now(), 1.0, server)
@@ -74,7 +76,7 @@ def test_a_server_on_loopback_wants_no_key(project: FakeProject, monkeypatch: py
 def test_an_address_in_ipv6_is_called_in_brackets(project: FakeProject) -> None:
     server = project.serve(project.settings(host="::1"))
     assert server.handle.base_url == f"http://[::1]:{project.launch().port}"
-    assert bench(BENCH, Limits(), server, project.workspace).figures["answered"].value == 100
+    assert bench(BENCH, RequestLimits(), server, project.workspace).figures["answered"].value == 100
 
 
 # Attached.
@@ -90,7 +92,7 @@ def test_a_server_of_somebody_else_is_measured_and_left_alone(project: FakeProje
         assert (server.attached, server.model, server.vllm, server.max_model_len) == (fake.base_url, "fake-model", VERSION, 4096)
         assert server.real
         assert server_present(server, project.workspace)
-        result = bench(BENCH, Limits(), server, project.workspace)
+        result = bench(BENCH, RequestLimits(), server, project.workspace)
         assert result.figures["answered"].value == 100
         assert not result.simulated
         arms = determinism.test_determinism(DETERMINISM, server, project.workspace).arms
@@ -111,7 +113,7 @@ def test_what_only_looks_like_vllm_gives_figures_that_are_simulated(project: Fak
     with FakeVllm(lie) as fake:
         server = attach(project, fake)
         assert not server.real
-        assert bench(BENCH, Limits(), server, project.workspace).simulated
+        assert bench(BENCH, RequestLimits(), server, project.workspace).simulated
 
 
 def test_other_clients_may_be_served_meanwhile(project: FakeProject) -> None:
@@ -153,7 +155,7 @@ def test_a_server_that_wants_a_key_gets_the_one_in_the_environment(project: Fake
         assert "VLLM_API_KEY" in caught.value.hint
         monkeypatch.setenv("VLLM_API_KEY", KEY)
         server = attach(project, fake)
-        assert bench(BENCH, Limits(), server, project.workspace).figures["answered"].value == 100
+        assert bench(BENCH, RequestLimits(), server, project.workspace).figures["answered"].value == 100
     assert KEY not in server.model_dump_json()
 
 
@@ -161,7 +163,7 @@ def test_a_server_that_goes_away_fails_the_measurement(project: FakeProject) -> 
     with FakeVllm() as fake:
         server = attach(project, fake)
     with pytest.raises(ServerError, match="no longer answers"):
-        bench(BENCH, Limits(), server, project.workspace)
+        bench(BENCH, RequestLimits(), server, project.workspace)
 
 
 # Replicas.
@@ -179,7 +181,7 @@ def test_replicas_share_the_load_and_their_counters_are_summed(project: FakeProj
         assert server.device == f"the server at {first.base_url} and 1 replica"
         before = [len(fake.ledger.requests) for fake in (first, second)]
         settings = BENCH.model_copy(update={"requests_per_level": 8, "concurrency": (1, 4), "open_loop": ("constant",)})
-        result = bench(settings, Limits(), server, project.workspace)
+        result = bench(settings, RequestLimits(), server, project.workspace)
         shares = [len(fake.ledger.requests) - earlier for fake, earlier in zip((first, second), before, strict=True)]
         assert result.figures["answered"].value == 100
         assert {count.name: count.client for count in result.ledger}["requests answered"] == sum(shares)
@@ -216,7 +218,7 @@ def test_one_replica_that_only_looks_like_vllm_makes_all_figures_simulated(proje
         server = attach_all(project, first, second)
         assert not server.real
         assert next(proof.claim for proof in server.proofs if not proof.holds).endswith(f"({second.base_url})")
-        assert bench(BENCH, Limits(), server, project.workspace).simulated
+        assert bench(BENCH, RequestLimits(), server, project.workspace).simulated
 
 
 def test_a_replica_that_went_away_is_named(project: FakeProject) -> None:
@@ -224,7 +226,7 @@ def test_a_replica_that_went_away_is_named(project: FakeProject) -> None:
         with FakeVllm() as second:
             server = attach_all(project, first, second)
         with pytest.raises(MeasureError, match=second.base_url):
-            bench(BENCH, Limits(), server, project.workspace)
+            bench(BENCH, RequestLimits(), server, project.workspace)
 
 
 @pytest.mark.parametrize(

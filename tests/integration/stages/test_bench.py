@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from pipeline.config.schema import Limits
+from pipeline.contexts import RequestLimits
 from pipeline.engine.record import Store, now
 from pipeline.engine.workspace import Workspace
 from pipeline.errors import MeasureError, NothingAnsweredError
@@ -16,7 +16,8 @@ from pipeline.load.stamps import raw_answer
 from pipeline.stages import bench as benching
 from pipeline.stages.serve import Server
 from tests.builders.stages import BENCH, bench
-from tests.fakes.fake_vllm import FakeVllm, Script
+from tests.fakes.fake_vllm import FakeVllm
+from tests.fakes.script import Script
 from tests.integration.conftest import calibrated
 
 # In this order: 0 the first, 1 warm-up, 2-4 cold, 5-7 the same warm, 8 warm-up of 9-11 decode, 12-13 warm-up of 14-17 at 2,
@@ -102,7 +103,7 @@ def test_bench_of_a_warm_prefix_cache_counts_where_the_server_shows_hits(fake: F
 
 def test_bench_counts_a_late_answer_from_when_it_was_due_and_against_goodput(fake: FakeVllm, server: Server, workspace: Workspace) -> None:
     fake.script = Script(first_token_s=0.02, inter_token_s=0.01, by_number={"19": {"first_token_s": 0.6}, "22": {"status": 500}})
-    result = bench(server, workspace, limits=Limits(ttft_ms=500))
+    result = bench(server, workspace, limits=RequestLimits(ttft_ms=500))
     goodput = {name: figure.value for name, figure in result.figures.items() if "goodput" in name}
     assert goodput["goodput_c1"] == goodput["goodput_c2"] == 100
     assert goodput["poisson_goodput"] == pytest.approx(100 * 2 / 3), "a late one misses"
@@ -118,7 +119,7 @@ def test_bench_searches_for_the_highest_rate_that_meets_the_limits(fake: FakeVll
     assert [trial.meets for trial in easy.trials] == [True], "the top of the search met them"
     assert easy.figures["capacity_req_s"].value == easy.trials[0].rate_per_s
     fake.script = Script(first_token_s=0.02)
-    hopeless = bench(server, workspace, asked, Limits(ttft_ms=1))
+    hopeless = bench(server, workspace, asked, RequestLimits(ttft_ms=1))
     assert [trial.meets for trial in hopeless.trials] == [False] * 3
     rates = [trial.rate_per_s for trial in hopeless.trials]
     assert rates[1] == pytest.approx(rates[0] / 2, rel=1e-3)

@@ -15,7 +15,8 @@ from pipeline.stages import test_determinism as determinism
 from pipeline.stages.serve import Server
 from tests.builders.stages import ARMS, DETERMINISM, STAGES
 from tests.fakes.environment import until
-from tests.fakes.fake_vllm import FakeVllm, Script
+from tests.fakes.fake_vllm import FakeVllm
+from tests.fakes.script import Script
 
 
 def test_equal_answers_are_identical(fake: FakeVllm, server: Server, workspace: Workspace) -> None:

@@ -17,7 +17,8 @@ from pipeline.stages import test_router as router
 from pipeline.stages.serve import Server
 from tests.builders.stages import ARMS, GOLD, ROUTER, bench, write_samples
 from tests.fakes.environment import machine
-from tests.fakes.fake_vllm import FakeVllm, Script
+from tests.fakes.fake_vllm import FakeVllm
+from tests.fakes.script import Script
 
 
 def loads_of(workspace: Workspace) -> Loads:

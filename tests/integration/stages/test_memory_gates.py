@@ -14,16 +14,18 @@ from pipeline.report.gates import judge_all
 from pipeline.stages import measure_vram as memory
 from pipeline.stages.serve import Server
 from pipeline.vllm import meter
+from tests.builders.house import outcomes_of
 from tests.builders.stages import ROOT, VRAM, write_samples
 from tests.fakes.environment import machine
-from tests.fakes.fake_vllm import FakeVllm, Script
+from tests.fakes.fake_vllm import FakeVllm
+from tests.fakes.script import Script
 
 
 def judged_memory(result: Measurement, profile: str = "cpu") -> dict[str, str]:
     """Return the verdicts of the shipped gates on memory, as on a real server."""
     real = result.model_copy(update={"simulated": False})
     judged = judge_all(
-        load_layers(ROOT / "config.yaml", {}).config(profile).gates.root, {"measure-vram": Outcome("measure-vram", real, None)}
+        load_layers(ROOT / "config.yaml", {}).config(profile).gates.root, outcomes_of({"measure-vram": Outcome("measure-vram", real, None)})
     )
     return {row.id: row.judgement.verdict for row in judged if row.gate.metric.startswith("measure-vram.")}
 

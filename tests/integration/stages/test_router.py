@@ -12,7 +12,8 @@ from pipeline.errors import NothingAnsweredError
 from pipeline.stages import test_router as router
 from pipeline.stages.serve import Server
 from tests.builders.stages import CASES, GOLD, ROUTER, SCHEMA
-from tests.fakes.fake_vllm import FakeVllm, Script
+from tests.fakes.fake_vllm import FakeVllm
+from tests.fakes.script import Script
 
 
 def answers_to_cases(**changes: dict[str, Any]) -> Script:

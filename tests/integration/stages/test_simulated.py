@@ -17,9 +17,11 @@ from pipeline.stages import measure_vram as memory
 from pipeline.stages import test_determinism as determinism
 from pipeline.stages import test_router as router
 from pipeline.stages.serve import Server
+from tests.builders.house import outcomes_of
 from tests.builders.stages import DETERMINISM, GOLD, ROOT, ROUTER, STAGES, bench, gates, write_samples
 from tests.fakes.environment import machine
-from tests.fakes.fake_vllm import FakeVllm, Script, split
+from tests.fakes.fake_vllm import FakeVllm, split
+from tests.fakes.script import Script
 
 
 def measure_all(server: Server, workspace: Workspace) -> dict[str, Measurement]:
@@ -37,7 +39,7 @@ def test_no_gate_passes_on_a_simulated_server(fake: FakeVllm, server: Server, wo
     measured = measure_all(server, workspace)
     assert all(result.simulated for result in measured.values())
     outcomes = {stage: Outcome(stage, result, None) for stage, result in measured.items()}
-    judged = judge_all(gates(), outcomes)
+    judged = judge_all(gates(), outcomes_of(outcomes))
     assert {gate.judgement.verdict for gate in judged} == {"SIMULATED"}
     assert exit_code((gate.judgement, gate.gate.required) for gate in judged) == 2
 
@@ -48,7 +50,8 @@ def test_the_same_figures_would_pass_on_a_real_one(fake: FakeVllm, server: Serve
     real = server.model_copy(update={"real": True})
     result = determinism.test_determinism(DETERMINISM, real, workspace)
     judged = {
-        gate.id: gate.judgement.verdict for gate in judge_all(gates(), {"test-determinism": Outcome("test-determinism", result, None)})
+        gate.id: gate.judgement.verdict
+        for gate in judge_all(gates(), outcomes_of({"test-determinism": Outcome("test-determinism", result, None)}))
     }
     assert judged["deterministic_output"] == "PASS"
     assert judged["throughput"] == "NOT_MEASURED"

@@ -9,12 +9,13 @@ import pytest
 from pipeline.commands.clean import clean
 from pipeline.commands.session import Options, Session
 from pipeline.engine.record import SWEEP_NOTE, Store
-from pipeline.report.document import read_document
+from pipeline.report.formats.document import read_document
 from pipeline.sweep.rendering import rendered
 from tests.builders.documents import WHEN
 from tests.builders.project import Project
+from tests.builders.sweeps import SWEPT
 from tests.fakes.environment import code_of
-from tests.unit.report.test_sweep import SWEPT, part
+from tests.unit.report.sections.test_sweep import part
 
 CPU = Options(profile="cpu")
 

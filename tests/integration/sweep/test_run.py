@@ -16,7 +16,7 @@ from pipeline.config.schema import ServeConfig
 from pipeline.engine.record import SWEEP_NOTE, Store, now
 from pipeline.engine.workspace import Workspace
 from pipeline.errors import MachineError
-from pipeline.report.document import text_of
+from pipeline.report.formats.document import text_of
 from pipeline.report.sweep import ACCURACY, LATENCY, Sweep
 from pipeline.server import state
 from pipeline.sweep.node import SWEEPS
@@ -28,7 +28,8 @@ from tests.builders.documents import document, figure, gate
 from tests.builders.project import SMALL, Project
 from tests.fakes.cluster import Cluster, in_the_background
 from tests.fakes.environment import dead, machine, until
-from tests.fakes.fake_vllm import FakeVllm, Script
+from tests.fakes.fake_vllm import FakeVllm
+from tests.fakes.script import Script
 
 # Stands in for a cell's pipeline: notes its pids and a child's, holds until it may go on, and leaves the report of its seed.
 STAND_IN = """

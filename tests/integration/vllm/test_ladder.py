@@ -8,13 +8,14 @@ import pytest
 
 from pipeline.commands.report import run_all
 from pipeline.commands.session import Options, Session
-from pipeline.config.schema import Instead, ServeConfig
+from pipeline.config.schema import ServeConfig
+from pipeline.contexts import Invocation
 from pipeline.engine.pipeline import Pipeline
 from pipeline.engine.record import Failure, Store, now
 from pipeline.errors import OutOfMemoryError, ServerError
 from pipeline.vllm.ladder import falls_back
 from tests.fakes.environment import FakeProject, code_of
-from tests.fakes.fake_vllm import Script
+from tests.fakes.script import Script
 
 NAMED = "ValueError: To serve at least one request with the model's max seq len (4096), the estimated maximum model length is 2050."
 
@@ -104,16 +105,16 @@ def test_the_next_smaller_profile_takes_over_once(house: Path, monkeypatch: pyte
     asked: list[tuple[str | None, tuple[str, ...]]] = []
 
     def ensure(self: Pipeline, names: list[str], **_: Any) -> list[Any]:
-        instead = self._settings(Instead)
-        assert isinstance(instead, Instead)
-        asked.append((names[-1], instead.root))
+        invocation = self._contexts(Invocation)
+        assert isinstance(invocation, Invocation)
+        asked.append((names[-1], invocation.fallbacks))
         Store(house / "artifacts").write("serve", {}, now(), 1.0, lacking())
         return []
 
     monkeypatch.setattr(Pipeline, "ensure", ensure)
     assert code_of(run_all(house, Options())) == 2
     reason = "Asked for profile big (Big-3B), took profile small: the server did not start: the GPU ran out of memory."
-    assert [instead for _, instead in asked] == [(), (reason,), (reason,)], "big, small, and its report"
+    assert [fallbacks for _, fallbacks in asked] == [(), (reason,), (reason,)], "big, small, and its report"
 
 
 @pytest.mark.parametrize("kind", ["server", "install"])

@@ -2,7 +2,8 @@
 
 from pipeline.client.target import Target
 from pipeline.vllm.warm_up import KINDS, payloads, warm_up
-from tests.fakes.fake_vllm import FakeVllm, Script
+from tests.fakes.fake_vllm import FakeVllm
+from tests.fakes.script import Script
 
 
 def test_each_kind_is_sent_alone_and_in_company() -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.config.layers import Layers, load_layers
-from pipeline.config.schema import PLAN, PLANNED_METRIC, Config, Gate, Gates, Limits, ServeConfig, Waived
+from pipeline.config.schema import PLAN, PLANNED_METRIC, Config, Gate, Gates, ServeConfig
+from pipeline.contexts import ActiveWaivers, RequestLimits, active_waivers, request_limits
 from pipeline.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -211,8 +212,8 @@ def test_waiver_counts_up_to_its_last_day(tmp_path: Path) -> None:
     text = f"{GATE}    target: 1\nwaivers: {{a: {{reason: 'no\n    card', expires: 2027-01-31}}}}\n"
     waivers = layers(tmp_path, text).config(None).waivers
     assert waivers.root["a"].reason == "no card"
-    assert waivers.on(date(2027, 1, 31)) == Waived(in_force=waivers.root)
-    assert waivers.on(date(2027, 2, 1)) == Waived(expired=waivers.root)
+    assert active_waivers(waivers, date(2027, 1, 31)) == ActiveWaivers(in_force=waivers.root)
+    assert active_waivers(waivers, date(2027, 2, 1)) == ActiveWaivers(expired=waivers.root)
 
 
 def test_no_waiver_is_shipped_and_the_example_is_one() -> None:
@@ -243,36 +244,36 @@ def test_places_name_the_gate_and_what_stronger_layers_changed(tmp_path: Path) -
     assert layers(tmp_path, text).places(("gates", "b"), "small") == {}
 
 
-def limits(*gates: tuple[str, str, float]) -> Limits:
+def limits(*gates: tuple[str, str, float]) -> RequestLimits:
     """Return the limits that these (metric, comparator, target) imply."""
     made = {
         str(number): Gate.model_validate({"label": "x", "metric": metric, "comparator": comparator, "target": target})
         for number, (metric, comparator, target) in enumerate(gates)
     }
-    return Config(gates=Gates(made)).limits
+    return request_limits(Gates(made))
 
 
 @pytest.mark.parametrize(
     ("gates", "expected"),
     [
-        ([], Limits()),
-        ([("bench.ttft_ms_p95", "<", 500)], Limits(ttft_ms=500)),
-        ([("bench.ttft_ms_p95", "<=", 500), ("bench.ttft_ms_p50", "<", 300)], Limits(ttft_ms=300)),
-        ([("bench.ttft_ms_p50", "<", 300), ("bench.ttft_ms_p95", "<=", 500)], Limits(ttft_ms=300)),
-        ([("bench.decode_tok_s_p50", ">", 50)], Limits(tpot_ms=20)),
-        ([("bench.decode_tok_s_p50", ">=", 50), ("bench.tpot_ms_p50", "<", 25)], Limits(tpot_ms=20)),
-        ([("bench.decode_tok_s_p50", ">", 50), ("bench.tpot_ms_p50", "<=", 15)], Limits(tpot_ms=15)),
-        ([("bench.e2e_ms_p95", "<", 2000)], Limits(e2e_ms=2000)),
-        ([("bench.ttft_ms_p95", ">", 500), ("bench.decode_tok_s_p50", "<", 50), ("bench.e2e_ms_p50", "==", 1)], Limits()),
-        ([("bench.decode_tok_s_p50", ">", 0), ("bench.answered", "==", 100), ("test-router.ttft_ms_p50", "<", 1)], Limits()),
+        ([], RequestLimits()),
+        ([("bench.ttft_ms_p95", "<", 500)], RequestLimits(ttft_ms=500)),
+        ([("bench.ttft_ms_p95", "<=", 500), ("bench.ttft_ms_p50", "<", 300)], RequestLimits(ttft_ms=300)),
+        ([("bench.ttft_ms_p50", "<", 300), ("bench.ttft_ms_p95", "<=", 500)], RequestLimits(ttft_ms=300)),
+        ([("bench.decode_tok_s_p50", ">", 50)], RequestLimits(tpot_ms=20)),
+        ([("bench.decode_tok_s_p50", ">=", 50), ("bench.tpot_ms_p50", "<", 25)], RequestLimits(tpot_ms=20)),
+        ([("bench.decode_tok_s_p50", ">", 50), ("bench.tpot_ms_p50", "<=", 15)], RequestLimits(tpot_ms=15)),
+        ([("bench.e2e_ms_p95", "<", 2000)], RequestLimits(e2e_ms=2000)),
+        ([("bench.ttft_ms_p95", ">", 500), ("bench.decode_tok_s_p50", "<", 50), ("bench.e2e_ms_p50", "==", 1)], RequestLimits()),
+        ([("bench.decode_tok_s_p50", ">", 0), ("bench.answered", "==", 100), ("test-router.ttft_ms_p50", "<", 1)], RequestLimits()),
     ],
 )
-def test_limits_are_the_strictest_that_the_gates_imply(gates: list[tuple[str, str, float]], expected: Limits) -> None:
+def test_limits_are_the_strictest_that_the_gates_imply(gates: list[tuple[str, str, float]], expected: RequestLimits) -> None:
     assert limits(*gates) == expected
 
 
 def test_limits_of_the_shipped_gates_are_a_section() -> None:
-    assert SHIPPED.config("cpu").section(Limits) == Limits(ttft_ms=500, tpot_ms=20)
+    assert request_limits(SHIPPED.config("cpu").gates) == RequestLimits(ttft_ms=500, tpot_ms=20)
 
 
 def test_further_complaints_are_counted(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.client.answer import Answer
-from pipeline.config.schema import Limits
+from pipeline.contexts import RequestLimits
 from pipeline.load.calibration import Calibration
 from pipeline.load.levels import level_of, meeting
 from pipeline.load.spread import Batch
@@ -104,7 +104,7 @@ def test_an_answer_of_one_token_has_no_time_per_token_to_miss() -> None:
 def test_goodput_counts_from_the_scheduled_send_and_failures_as_missed() -> None:
     late = replace(answer(100, 140, 1140, 51), scheduled_ns=0)
     prompt = replace(answer(100, 140, 1140, 51), scheduled_ns=100 * MS)
-    limits = Limits(ttft_ms=100)
+    limits = RequestLimits(ttft_ms=100)
     assert meeting(batch(late, prompt, Answer(0, error="x")), limits) == 1
 
 

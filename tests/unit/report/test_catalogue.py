@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.message import plural
 from pipeline.report.catalogue import number_in, percent_in, read_catalogue
-from pipeline.report.language import Words
+from pipeline.report.words import Words
 
 PO = """\
 msgid ""
@@ -35,7 +35,7 @@ def test_a_gettext_catalogue_is_read_with_its_plural_forms(tmp_path: Path) -> No
     (tmp_path / "xx.po").write_text(PO, encoding="utf-8")
     known = Words("xx", read_catalogue(tmp_path / "xx.po"))
     assert known("said") == "söylendi"
-    assert [known.said(plural("{count} kernel", "{count} kernels", count)) for count in (1, 2, 7)] == ["1 a", "2 b", "7 c"]
+    assert [known.text(plural("{count} kernel", "{count} kernels", count)) for count in (1, 2, 7)] == ["1 a", "2 b", "7 c"]
     with pytest.raises(KeyError):
         known("not translated yet")
 
@@ -46,5 +46,5 @@ def test_numbers_are_written_as_the_language_writes_them() -> None:
 
 
 def test_an_english_report_imports_nothing_of_babel() -> None:
-    code = "import sys, pipeline.dag, pipeline.report.language as l; l.words('en', None); print([n for n in sys.modules if 'babel' in n])"
+    code = "import sys, pipeline.dag, pipeline.report.words as l; l.words('en', None); print([n for n in sys.modules if 'babel' in n])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"

@@ -8,25 +8,30 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.config.schema import Gate, Gates, Waived, Waiver
+from pipeline.config.schema import Gate, Gates, Waiver
+from pipeline.contexts import ActiveWaivers
+from pipeline.engine.outcomes import Outcomes
 from pipeline.engine.record import BLOCKED, Artifact, Envelope, Failure, Measurement, Outcome
 from pipeline.errors import MeaninglessError, NothingAnsweredError
 from pipeline.measure.figures import Figure, not_measured
 from pipeline.measure.verdicts import Judgement
-from pipeline.report.document import reported_gate
-from pipeline.report.exports import measured_words, target_words
+from pipeline.report.formats.document import reported_gate
+from pipeline.report.formats.plain import Plain
+from pipeline.report.formats.reported import measured_words, target_words
 from pipeline.report.gates import WAIVABLE, Judged, JudgedGate, judge_records
+from pipeline.report.headline import headline
 from pipeline.report.listing import lines
-from pipeline.report.view import gate_row, headline
+from pipeline.report.view import gate_row
 from pipeline.vllm.plan import NOTHING_PLANNED, Plan
+from tests.builders.house import outcomes_of
 
 WHEN = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 METRIC = "bench.ttft_ms_p95"
 GATE = Gate(label="TTFT", metric=METRIC, comparator="<", target=500, unit="ms", min_n=59)
 GATES = Gates({"ttft": GATE, "other": GATE.model_copy(update={"label": "Other", "metric": "test-router.latency"})})
 WAIVER = Waiver(reason="no card", expires=date(2027, 1, 1))
-IN_FORCE = Waived(in_force={"ttft": WAIVER})
-EXPIRED = Waived(expired={"ttft": WAIVER})
+IN_FORCE = ActiveWaivers(in_force={"ttft": WAIVER})
+EXPIRED = ActiveWaivers(expired={"ttft": WAIVER})
 
 
 class Serving(Artifact):
@@ -62,6 +67,11 @@ def outcome(stage: str, result: Artifact | Failure | None, server: Serving | Non
     return Outcome(stage, None if isinstance(result, Failure) else result, envelope)
 
 
+def records(*outcomes: Outcome[Any]) -> Outcomes:
+    """Return these outcomes, whatever their records are."""
+    return outcomes_of({one.stage: one for one in outcomes})
+
+
 def measured(figure: Figure | None, metric: str = "ttft_ms_p95", *, simulated: bool = False) -> Measurement:
     return Measurement(launch_id="L1", simulated=simulated, figures={metric: figure} if figure else {})
 
@@ -70,10 +80,10 @@ def figure(value: float | None = 400, n: int = 100, high: float | None = 450) ->
     return Figure(value=value, unit="ms", n=n, high=high)
 
 
-def judged(bench: Outcome[Any], waived: Waived | None = None, gates: Gates = GATES) -> Judged:
+def judged(bench: Outcome[Any], waived: ActiveWaivers | None = None, gates: Gates = GATES) -> Judged:
     """Return the verdicts with that outcome of bench, beside a router test that passes."""
     router = outcome("test-router", measured(figure(), "latency"))
-    return judge_records(gates, waived or Waived(), [outcome("serve", Serving()), router, bench])
+    return judge_records(gates, waived or ActiveWaivers(), records(outcome("serve", Serving()), router, bench))
 
 
 GOOD = outcome("bench", measured(figure()))
@@ -180,8 +190,8 @@ def test_crash_of_a_stage_whose_gates_are_all_waived_is_in_the_headline() -> Non
     )
 
 
-@given(st.sampled_from([row[1] for row in BAD] + [GOOD]), st.sampled_from([IN_FORCE, EXPIRED, Waived()]))
-def test_a_waiver_never_changes_a_verdict_nor_makes_the_exit_code_worse(bench: Outcome[Any], waived: Waived) -> None:
+@given(st.sampled_from([row[1] for row in BAD] + [GOOD]), st.sampled_from([IN_FORCE, EXPIRED, ActiveWaivers()]))
+def test_a_waiver_never_changes_a_verdict_nor_makes_the_exit_code_worse(bench: Outcome[Any], waived: ActiveWaivers) -> None:
     plain, made = judged(bench), judged(bench, waived)
     assert [row.judgement for row in made.gates] == [row.judgement for row in plain.gates]
     assert made.code <= plain.code
@@ -256,7 +266,9 @@ def against_the_plan(
     """Return the gate of the peak, whose target is the plan's, judged on that peak."""
     server = Serving(plan=made)
     use = Memory(launch_id="L1", simulated=simulated, figures={"vram_peak_mib": peak}, device_peaks_mib=devices or {0: peak.value or 0})
-    (row,) = judge_records(Gates({"vram": PEAK}), Waived(), [outcome("serve", server), outcome("measure-vram", use, server)]).gates
+    (row,) = judge_records(
+        Gates({"vram": PEAK}), ActiveWaivers(), records(outcome("serve", server), outcome("measure-vram", use, server))
+    ).gates
     return row
 
 
@@ -271,15 +283,15 @@ def mib(value: float | None, reason: str = "") -> Figure:
 def test_the_plans_peak_and_its_error_are_the_target(peak: float, verdict: str, reason: str) -> None:
     row = against_the_plan(mib(peak))
     assert (row.gate.target, row.judgement) == (7251, Judgement(verdict, reason))  # type: ignore[arg-type]
-    assert gate_row(row).target == "< 7251 MiB (peak; the plan's 7101 + 150)"
+    assert Plain().text(gate_row(row).target) == "< 7251 MiB (peak; the plan's 7101 + 150)"
     shown = reported_gate(row)
-    assert (shown.target, target_words(shown)) == (7251, gate_row(row).target)
+    assert (shown.target, target_words(shown)) == (7251, Plain().text(gate_row(row).target))
 
 
 def test_of_several_devices_the_highest_peak_is_judged_by_the_plan_for_one() -> None:
     row = against_the_plan(mib(14000), devices={0: 7000.0, 1: 7200.0})
     assert (row.judgement.verdict, row.figure) == ("PASS", mib(7200))
-    assert gate_row(row).target == "< 7251 MiB (peak; the highest of 2 devices; the plan's 7101 + 150)"
+    assert Plain().text(gate_row(row).target) == "< 7251 MiB (peak; the highest of 2 devices; the plan's 7101 + 150)"
     assert against_the_plan(mib(14000), devices={0: 6500.0, 1: 7500.0}).judgement.verdict == "FAIL"
 
 
@@ -295,7 +307,7 @@ def test_without_a_plan_or_a_peak_nothing_is_measured(peak: Figure, made: Plan |
     row = against_the_plan(peak, made)
     assert row.judgement == Judgement("NOT_MEASURED", reason)
     if made is None:
-        assert gate_row(row).target == "< plan (peak)"
+        assert Plain().text(gate_row(row).target) == "< plan (peak)"
         shown = reported_gate(row)
         assert (shown.target, target_words(shown), measured_words(shown)) == ("plan", "< plan (peak)", "not measured")
 
@@ -305,5 +317,5 @@ def test_a_simulated_peak_passes_no_plan() -> None:
 
 
 def test_where_no_server_was_started_the_plan_is_no_target() -> None:
-    (row,) = judge_records(Gates({"vram": PEAK}), Waived(), [outcome("serve", None), outcome("measure-vram", None)]).gates
+    (row,) = judge_records(Gates({"vram": PEAK}), ActiveWaivers(), records()).gates
     assert (row.gate.target, row.judgement) == ("plan", Judgement("NOT_MEASURED", "measure-vram never ran"))

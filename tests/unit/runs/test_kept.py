@@ -12,7 +12,7 @@ from pipeline.config.schema import RunsConfig
 from pipeline.engine.record import write_atomic
 from pipeline.engine.workspace import Workspace
 from pipeline.errors import PipelineError, RecordError
-from pipeline.report.document import Document, text_of
+from pipeline.report.formats.document import Document, text_of
 from pipeline.runs import history
 from pipeline.runs import kept as runs
 from pipeline.terminal import Silent, plain

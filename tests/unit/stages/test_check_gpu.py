@@ -6,7 +6,8 @@ import pynvml
 import pytest
 
 from pipeline import packages
-from pipeline.config.schema import CUDA_DEVICES, AutoProfile, GpuConfig, Visible
+from pipeline.config.schema import CUDA_DEVICES, AutoProfile, GpuConfig
+from pipeline.contexts import VisibleDevices
 from pipeline.errors import MachineError
 from pipeline.gpu import holders, nvml
 from pipeline.gpu.nvml import NO_DEVICE, TROUBLES, Driver, Gpu, Reading, Trouble, cuda_version, trouble_of
@@ -70,7 +71,7 @@ def test_no_choices_mean_cpu() -> None:
 
 def look(monkeypatch: pytest.MonkeyPatch, seen: Reading, *, required: bool = False) -> check_gpu.Machine:
     monkeypatch.setattr(nvml, "read", lambda _chosen: seen)
-    return check_gpu.check_gpu(GpuConfig(required=required, auto=CHOICES), Visible())
+    return check_gpu.check_gpu(GpuConfig(required=required, auto=CHOICES), VisibleDevices())
 
 
 def test_required_gpu_that_is_not_there_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

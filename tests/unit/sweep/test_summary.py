@@ -10,85 +10,33 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.config.schema import Alternative
 from pipeline.engine.record import SWEEP_NOTE, Failure, Outcome, Store, now
 from pipeline.errors import MeaninglessError
 from pipeline.measure.figures import Figure
-from pipeline.message import _
-from pipeline.report.document import text_of
-from pipeline.report.language import words
+from pipeline.report.cells import Cell
+from pipeline.report.drawing.pareto import LINE, apart, front, pareto, shown_cells
+from pipeline.report.formats.document import text_of
+from pipeline.report.formats.markdown import TableCells
+from pipeline.report.parts import CellRow, Picture, SweepPart
+from pipeline.report.sections.sweep import sweep_part
 from pipeline.report.sweep import (
     ACCURACY,
-    DECODE,
-    HOST,
-    IDENTICAL,
     INTERRUPTED,
     LATENCY,
-    TTFT,
     VRAM,
     CellRecord,
-    Sweep,
     best_of,
     exit_code,
     recommendation,
-    rule_words,
+    rule,
 )
-from pipeline.report.sweep_view import LINE, apart, front, pareto, sweep_section
-from pipeline.report.view import CellRow, SweepSection, alternative_row
+from pipeline.report.words import ENGLISH, words
 from pipeline.sweep.results import ended, read_cell, write_cell
 from pipeline.sweep.summary import page
 from tests.builders.documents import WHEN, document, figure, gate
+from tests.builders.sweeps import GUIDE, cell, failed, skipped, sweep
 
 ROOT = Path(__file__).resolve().parents[3]
-
-
-def cell(name: str, accuracy: float | None = 80, latency: float | None = 300, **changes: Any) -> CellRecord:
-    """Return a cell that was measured and passes, unless `changes` say otherwise."""
-    values = {ACCURACY: (accuracy, "%"), LATENCY: (latency, "ms"), VRAM: (None, "MiB"), HOST: (900.0, "MiB")}
-    values |= {TTFT: (40.0, "ms"), DECODE: (60.0, "tok/s"), IDENTICAL: (100.0, "%")}
-    figures = {metric: Figure(value=value, unit=unit, n=64) for metric, (value, unit) in values.items()}
-    made = CellRecord(
-        name=name,
-        folder=name,
-        values={},
-        profile="small",
-        fingerprint="f",
-        fit="fits",
-        state="measured",
-        report=f"artifacts/sweep/{name}/REPORT.md",
-        source=f"artifacts/sweep/{name}/report.json",
-        measured_at=WHEN,
-        passed=True,
-        verdict="PASS",
-        model="Model",
-        device="A card",
-        size_mib=512.0,
-        gates_passed=9,
-        gates=9,
-        figures=figures,
-    )
-    return made.model_copy(update=changes)
-
-
-def failed(name: str) -> CellRecord:
-    return cell(
-        name, state="failed", passed=False, figures={}, reason="serve: the GPU ran out of memory", report=None, source=None, verdict=None
-    )
-
-
-def sweep(*cells: CellRecord) -> Sweep:
-    best = best_of(cells)
-    return Sweep(
-        started=WHEN,
-        finished=WHEN,
-        axes={"profile": ["small"]},
-        cells=list(cells),
-        recommended=best.name if best else None,
-        exit_code=exit_code(cells),
-    )
-
-
-GUIDE = [Alternative(model="Qwen", size="1.5B", vram="~2GB", use_case="Router", profile="small")]
 
 
 @pytest.mark.parametrize(
@@ -124,18 +72,16 @@ def test_exit_code_follows_the_best_cell(cells: list[CellRecord], code: int) -> 
     assert exit_code(cells) == code
 
 
-def section(*cells: CellRecord, language: Literal["en", "tr"] = "en") -> SweepSection:
-    t = words(language, ROOT / "templates")
-    return sweep_section(Outcome(SWEEP_NOTE, sweep(*cells), None), GUIDE, "report/sweep.svg", t)
+def section(*cells: CellRecord) -> SweepPart:
+    return sweep_part(Outcome(SWEEP_NOTE, sweep(*cells), None), GUIDE)
 
 
-def skipped(name: str, reason: str = "cannot fit: too large (by far)") -> CellRecord:
-    record = CellRecord(name=name, folder=name, values={}, profile="other", fingerprint="f", fit=reason, model="Other")
-    return record.model_copy(update={"state": "skipped", "reason": reason})
+def shown(cell: Cell, language: Literal["en", "tr"] = "en") -> str:
+    return TableCells(words(language, ROOT / "templates")).figure(cell)
 
 
-def figures_of(row: CellRow, section: SweepSection) -> dict[str, str]:
-    return dict(zip(section.header, row.figures, strict=True))
+def figures_of(row: CellRow, made: SweepPart) -> dict[str, str]:
+    return dict(zip(made.header, map(shown, row.figures), strict=True))
 
 
 def test_section_has_a_row_per_cell_with_what_was_measured_beside_the_guide() -> None:
@@ -151,28 +97,28 @@ def test_section_has_a_row_per_cell_with_what_was_measured_beside_the_guide() ->
         "Router latency, p95": "**300 ms** (n = 64)",
         "Determinism": "**100 %** (n = 64)",
     }
-    assert (a.gates, a.source, a.metric) == ("✅ PASS (9 of 9 gates)", "`artifacts/sweep/a/report.json`", "sweep.a")
-    assert (b.state, b.source) == ("failed: serve: the GPU ran out of memory", "no report")
+    assert (shown(a.ruling), shown(a.source), a.source.metric) == ("✅ PASS (9 of 9 gates)", "`artifacts/sweep/a/report.json`", "sweep.a")
+    assert (b.state, shown(b.source)) == ("failed: serve: the GPU ran out of memory", "no report")
     assert (c.state, c.model) == ("skipped: cannot fit: too large (by far)", "Other")
     assert made.facts[0] == "3 cells: 1 measured, 1 failed, 1 skipped; as of 2026-01-02 03:04:05 UTC."
     assert made.recommendation == "a (router accuracy 80 %, p95 300 ms)"
-    assert made.rule == rule_words()
+    assert made.rule == rule()
 
 
 @pytest.mark.parametrize("other", [failed("b"), skipped("b"), cell("b", state="waiting", figures={}, size_mib=None, verdict=None)])
 def test_a_cell_that_was_not_measured_says_so_in_every_place(other: CellRecord) -> None:
     (row,) = section(other.model_copy(update={"size_mib": None})).rows
-    assert set(row.figures) == {"NOT_MEASURED"}
-    assert row.gates == "▫️ NOT_MEASURED"
-    assert "measured 2026" not in row.state
-    assert not any(text.strip(" –") == "" for text in (row.state, row.model, row.source))
+    assert set(map(shown, row.figures)) == {"NOT_MEASURED"}
+    assert shown(row.ruling) == "▫️ NOT_MEASURED"
+    assert "measured 2026" not in shown(row.state)
+    assert not any(text.strip(" –") == "" for text in map(shown, (row.state, row.model, row.source)))
 
 
 def test_figures_that_a_failed_cell_left_are_shown_and_never_recommended() -> None:
     made = section(cell("a", state="failed", reason="bench: it died", passed=False, verdict="NOT MEASURED", gates_passed=2))
     (row,) = made.rows
     assert figures_of(row, made)["Router accuracy"] == "**80 %** (n = 64)"
-    assert (row.state, row.gates) == ("failed: bench: it died", "▫️ NOT_MEASURED (2 of 9 gates)")
+    assert (shown(row.state), shown(row.ruling)) == ("failed: bench: it died", "▫️ NOT_MEASURED (2 of 9 gates)")
     assert made.recommendation.startswith("none, because ")
 
 
@@ -184,42 +130,34 @@ def test_memory_of_the_device_counts_where_it_was_measured() -> None:
 
 def test_simulated_and_unlike_devices_are_told() -> None:
     made = section(cell("a", simulated=True, passed=False, verdict="NOT MEASURED"), cell("b", device="Another card"))
-    assert (made.rows[0].state, made.rows[0].gates) == ("🚫 SIMULATED", "🚫 SIMULATED (9 of 9 gates)")
+    assert (shown(made.rows[0].state), shown(made.rows[0].ruling)) == ("🚫 SIMULATED", "🚫 SIMULATED (9 of 9 gates)")
     assert any("A card, Another card" in fact for fact in made.facts)
     assert any(fact.startswith("SIMULATED cells") for fact in made.facts)
 
 
 def test_a_sweep_that_goes_on_says_so() -> None:
     made = sweep(cell("a")).model_copy(update={"finished": None})
-    told = sweep_section(Outcome(SWEEP_NOTE, made, None), GUIDE).facts
+    told = sweep_part(Outcome(SWEEP_NOTE, made, None), GUIDE).facts
     assert "The sweep was not run to its end; the same command goes on with it." in told
 
 
 def test_without_a_sweep_the_section_says_how_to_have_one() -> None:
-    none = sweep_section(Outcome(SWEEP_NOTE, None, None), GUIDE)
+    none = sweep_part(Outcome(SWEEP_NOTE, None, None), GUIDE)
     assert none.reason.startswith("no sweep is on record. `./inv sweep` runs")
-    assert (none.rows, none.recommendation, none.picture) == ([], "", "")
-    broken = sweep_section(Outcome(SWEEP_NOTE, None, None, Failure(kind="record", message="sweep.json is no JSON")), GUIDE)
+    assert (none.rows, none.recommendation, none.picture) == ([], "", Picture("sweep.svg", None))
+    broken = sweep_part(Outcome(SWEEP_NOTE, None, None, Failure(kind="record", message="sweep.json is no JSON")), GUIDE)
     assert broken.reason.startswith("the record of the sweep cannot be read: sweep.json is no JSON. `./inv sweep`")
 
 
 def test_in_turkish_every_word_of_ours_is_turkish() -> None:
-    fits = _("fits, {peak}", peak=_("peak {value} of {target} MiB", value=4000, target=6000))
-    lacking = {"what": "1 GPU", "reason": _("and no node has one"), "name": "RTX", "fit": fits}
-    reason = _("needs {what}, {reason}; on the guide's {name}: {fit}", **lacking)
-    made = section(cell("a"), skipped("b", reason), cell("c", state="interrupted", reason=INTERRUPTED), language="tr")
-    assert made.recommendation == "a (router doğruluğu %80, p95 300 ms)"
-    assert made.rows[0].state == "ölçüm zamanı 2026-01-02 03:04 UTC"
-    assert made.rows[1].state == (
+    reason = "needs 1 GPU, and no node has one; on the guide's RTX: fits, peak 4000 of 6000 MiB"
+    made = section(cell("a"), skipped("b", reason), cell("c", state="interrupted", reason=INTERRUPTED))
+    assert shown(made.recommendation, "tr") == "a (router doğruluğu 80 %, p95 300 ms)"
+    assert shown(made.rows[0].state, "tr") == "ölçüm zamanı 2026-01-02 03:04 UTC"
+    assert shown(made.rows[1].state, "tr") == (
         "atlandı: 1 GPU gerekli, hiçbir düğümde yok; kılavuzun RTX kartında: sığar, en yüksek 6000 MiB içinde 4000 MiB"
     )
-    assert made.rows[2].state == "yarıda kesildi: tarama yarıda kesildi; aynı komut kaldığı yerden sürdürür"
-
-
-def test_the_guides_row_points_to_the_cells_of_its_profile() -> None:
-    cells = [cell("a"), failed("b"), skipped("c")]
-    assert alternative_row(GUIDE[0], "cpu", {}, cells=cells)[4] == "not measured in this run; in the sweep below: 1 measured, 1 failed"
-    assert alternative_row(GUIDE[0], "cpu", {})[4] == "not measured in this run; `./inv all --profile small`"
+    assert shown(made.rows[2].state, "tr") == "yarıda kesildi: tarama yarıda kesildi; aynı komut kaldığı yerden sürdürür"
 
 
 def test_page_keeps_its_columns_and_links_reports() -> None:
@@ -242,14 +180,14 @@ def test_picture_shows_each_cell_once_with_the_models_size_as_area_and_the_same_
     small, large = cell("small", 70, 100, size_mib=250.0), cell("large", 90, 200, size_mib=1000.0)
     made = sweep(small, large, failed("broken"))
     assert made.recommended == "large"
-    svg = pareto(made)
-    assert svg == pareto(made)
+    svg = pareto(made, ENGLISH)
+    assert svg == pareto(made, ENGLISH)
     circles = [node for node in ET.fromstring(svg).iter() if node.tag.endswith("circle")]
     radii = [float(node.attrib["r"]) for node in circles]
     assert radii[0] / radii[1] == pytest.approx(2, rel=0.01), "four times the size is four times the area"
     assert [node.attrib["class"] for node in circles] == ["f2", "f0"]
-    assert pareto(sweep(failed("broken"))) == ""
-    assert pareto(None) == ""
+    assert shown_cells(sweep(failed("broken")).cells) == []
+    assert section(failed("broken")).picture == Picture("sweep.svg", None)
 
 
 @given(st.lists(st.floats(56, 296), max_size=12))
@@ -262,7 +200,7 @@ def test_names_in_the_picture_never_touch(rows: list[float]) -> None:
 
 def test_of_many_cells_only_those_that_nothing_beats_are_named() -> None:
     many = [cell(f"cell-{number}", 50, 300 + number) for number in range(20)]
-    svg = pareto(sweep(*many))
+    svg = pareto(sweep(*many), ENGLISH)
     assert svg.count("<circle") == 20
     assert [name for name in re.findall(r">([^<]*)</text>", svg) if name.startswith("cell-")] == ["cell-0"]
 

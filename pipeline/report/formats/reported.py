@@ -1,0 +1,27 @@
+"""The cells of a gate as report.json holds it: what it asks, what it found, its verdict. Pure."""
+
+from pipeline.report.cells import Measured, Target
+from pipeline.report.formats.document import ReportedGate
+from pipeline.report.formats.plain import Plain
+
+PLAIN = Plain()
+
+
+def target_words(gate: ReportedGate) -> str:
+    """Return what the gate asks."""
+    return PLAIN.text(Target(gate.comparator, gate.target, gate.unit, (gate.statistic,) if gate.statistic else ()))
+
+
+def measured_words(gate: ReportedGate) -> str:
+    """Return what the gate found."""
+    if gate.value is None:
+        return "not measured"
+    marks = () if isinstance(gate.target, str) else (gate.target,)
+    return PLAIN.text(Measured(gate.value, gate.unit, gate.n, gate.low, gate.high, marks))
+
+
+def verdict_words(gate: ReportedGate) -> str:
+    """Return the verdict with its waiver and its reason."""
+    waiver = f" ({gate.waiver})" if gate.waiver else ""
+    aside = "" if gate.required else " (not required)"
+    return f"{gate.verdict}{waiver}{aside}" + (f": {gate.reason}" if gate.reason else "")

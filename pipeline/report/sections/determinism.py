@@ -1,0 +1,111 @@
+"""The guide's test 2: does the same request get the same answer, and what may change it."""
+
+from collections.abc import Sequence
+
+from pipeline.engine.outcomes import Outcomes
+from pipeline.message import Code, Message, _
+from pipeline.report.cells import Text, glued
+from pipeline.report.figures import rows
+from pipeline.report.inputs import Inputs
+from pipeline.report.parts import Scenario
+from pipeline.report.sections.common import reason_of
+from pipeline.report.sections.remedy import divergence, remedy_table
+from pipeline.stages.check_gpu import Machine
+from pipeline.stages.serve import Server
+from pipeline.stages.test_determinism import Arm, Determinism, PromptAgreement, Remedied
+from pipeline.vllm.remedies import NoRemedy, Remedy, remedy_for
+
+BATCH_INVARIANT = Code("VLLM_BATCH_INVARIANT=1")
+LABELS: dict[str, Text] = {
+    "identical": _("D1: identical answers"),
+    "tarr": _("D1: prompts whose answers all agree (TARr@N)"),
+    "tara": _("D1: the same as canonical JSON (TARa@N)"),
+    "d2_identical": _("D2: identical with a cold and a warm prefix cache"),
+    "d3_identical": _("D3: identical under load"),
+    "d4_identical": _("D4: identical after a restart"),
+    "d5_same_seed_identical": _("D5: control, the same seed (must be 100 %)"),
+    "d5_other_seed_identical": _("D5: control, another seed (must be under 100 %)"),
+}
+
+
+def determinism(inputs: Inputs) -> Scenario:
+    """Return the guide's test 2, the arms beside it, and what a remedy did on a server like this one."""
+    title = _("Test 2: Determinism")
+    outcome, server, proof = inputs.outcomes[Determinism], inputs.outcomes[Server].data, inputs.outcomes[Remedied].data
+    alike = proof is not None and server is not None and (proof.model, proof.vllm) == (server.model, server.vllm)
+    tables = [remedy_table(proof)] if proof is not None and alike else []
+    data = outcome.data
+    if data is None:
+        return Scenario(title, reason_of(outcome), tables=tables)
+    same = [prompt for prompt in data.prompts if prompt.agreeing == prompt.runs]
+    facts: list[Text] = [
+        _("D1, the guide's test: temperature 0, seed {seed}, one after the other, compared as token ids.", seed=data.seed),
+        *([same_words(same, len(data.prompts))] if same else []),
+        *(parted_words(prompt) for prompt in data.prompts if prompt not in same),
+        *(arm_fact(arm) for arm in data.arms),
+        *server_facts(inputs.outcomes, parted=len(same) < len(data.prompts) or any(parts(arm) for arm in data.arms)),
+    ]
+    return Scenario(title, facts=facts, figures=rows(outcome.stage, data.figures, LABELS, inputs.marks), tables=tables)
+
+
+def same_words(same: Sequence[PromptAgreement], prompts: int) -> Message:
+    """Return of how many prompts all answers are the same."""
+    shortest, longest = min(prompt.tokens for prompt in same), max(prompt.tokens for prompt in same)
+    return _(
+        "D1, {same} of {prompts} prompts: all {runs} answers identical, {span} tokens.",
+        same=len(same),
+        prompts=prompts,
+        runs=same[0].runs,
+        span=shortest if shortest == longest else _("{low} to {high}", low=shortest, high=longest),
+    )
+
+
+def parted_words(prompt: PromptAgreement) -> Message:
+    """Return how the answers to a prompt differ."""
+    agree = _("{agreeing} of {runs} identical", agreeing=prompt.agreeing, runs=prompt.runs)
+    return glued("D1, ", repr(prompt.prompt), ": ", agree, divergence([prompt]), ".")
+
+
+def parts(arm: Arm) -> bool:
+    """Tell whether answers of the arm differ that should not."""
+    return arm.arm != "D5" and arm.agreeing < arm.runs
+
+
+def arm_fact(arm: Arm) -> Message:
+    """Return how many answers of the arm agree, or why nothing was asked."""
+    if arm.reason:
+        return glued(arm.arm, ", ", arm.what, ": NOT_MEASURED, ", arm.reason, ".")
+    if arm.arm == "D5":
+        agree = _("{agreeing} of {runs} equal the first answer", agreeing=arm.agreeing, runs=arm.runs)
+    else:
+        agree = _("{agreeing} of {runs} equal the sequential answer", agreeing=arm.agreeing, runs=arm.runs)
+    evidence = [" (", arm.evidence, ")"] if arm.evidence else []
+    return glued(arm.arm, ", ", arm.what, ": ", agree, divergence(arm.prompts), *evidence, ".")
+
+
+def server_facts(outcomes: Outcomes, parted: bool) -> list[Text]:
+    """Return what the server promises, and what helps where answers differ."""
+    server, machine = outcomes[Server].data, outcomes[Machine].data
+    if server is None:
+        return []
+    helps = parted and machine is not None
+    found = remedy_for(server.distribution, machine.gpus, server.attached) if helps and machine is not None else None
+    return [batch_invariance(server), *([remedy_words(found, server)] if found is not None else [])]
+
+
+def batch_invariance(server: Server) -> Message:
+    """Return whether answers are promised to be independent of the load."""
+    if server.environment.get("VLLM_BATCH_INVARIANT") == "1":
+        return _("{setting}: vLLM promises answers that do not depend on what else it computes.", setting=BATCH_INVARIANT)
+    return _("Without {setting} vLLM does not promise the same answer under another load.", setting=BATCH_INVARIANT)
+
+
+def remedy_words(found: Remedy | NoRemedy, server: Server) -> Message:
+    """Return what helps against answers that differ, or why nothing is known to."""
+    if isinstance(found, NoRemedy):
+        return _("No remedy is known here: {reason}.", reason=found.reason)
+    proof, remedy = _("{command} measures without and with it", command=Code("./inv determinism-remedy")), Code(str(found))
+    if found.in_force(server.environment):
+        return _("The remedy for this device, {remedy}, is in force already and so does not help; {proof}.", remedy=remedy, proof=proof)
+    setting = Code("serve.env")
+    return _("Remedy for this device: {remedy} in {setting} ({why}); {proof}.", remedy=remedy, setting=setting, why=found.why, proof=proof)

@@ -1,0 +1,127 @@
+"""What the figures depend on: machine, installation, model, and how the server was started and proven."""
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from pipeline.engine.outcomes import Outcomes
+from pipeline.message import Digits, Message, _
+from pipeline.report.cells import Text, glued, listed
+from pipeline.stages.check_gpu import Machine
+from pipeline.stages.download_model import Model
+from pipeline.stages.install import Installation
+from pipeline.stages.serve import Server
+
+Fact = tuple[Text, Text]
+
+
+@dataclass(frozen=True)
+class Environment:
+    """Facts by name; the server's command, empty for a server of someone else; and the proofs of which server it is."""
+
+    facts: list[Fact]
+    command: str
+    proofs: list[tuple[Text, Text, Text]]
+
+
+def environment(outcomes: Outcomes) -> Environment:
+    """Return what the figures depend on."""
+    machine, installation, model, server = (
+        outcomes[Machine].data,
+        outcomes[Installation].data,
+        outcomes[Model].data,
+        outcomes[Server].data,
+    )
+    facts = [
+        *(machine_facts(machine) if machine else []),
+        *(installation_facts(installation) if installation else []),
+        *(model_facts(model) if model else []),
+    ]
+    if server and not server.attached:
+        phases = listed(glued(Message(name), " ", Digits(f"{seconds:.1f}")) for name, seconds in server.handle.phases_s.items())
+        facts.append((_("Server ready after"), glued(Digits(f"{server.handle.ready_s:.1f}"), " s (", phases, ")")))
+    envelope = outcomes[Machine].envelope
+    if envelope:
+        facts.append((_("Pipeline"), envelope.host))
+    command = shell_command(server.environment, server.command) if server else ""
+    return Environment(facts, command, proofs_of(server) if server else [])
+
+
+def proofs_of(server: Server) -> list[tuple[Text, Text, Text]]:
+    """Return what proves which server it is: claim, whether it holds, and what was seen."""
+    return [(proof.claim, _("yes") if proof.holds else _("no"), proof.seen) for proof in server.proofs]
+
+
+def machine_facts(machine: Machine) -> list[Fact]:
+    """Return processor, devices and driver."""
+    host, driver = machine.host, machine.driver
+    said = _(
+        "{cpu}, {cores} cores, {vector}, {memory} MiB",
+        cpu=host.cpu,
+        cores=host.cores,
+        vector=" ".join(host.vector) or _("no wide vectors"),
+        memory=host.memory_mib,
+    )
+    devices: list[Fact] = [
+        (
+            "GPU",
+            _(
+                "{name}, {mib} MiB, compute capability {capability}",
+                name=gpu.name,
+                mib=f"{gpu.total_mib:.0f}",
+                capability=f"{gpu.compute_capability}",
+            ),
+        )
+        for gpu in machine.gpus
+    ]
+    none = _("none: {reason}", reason=machine.reason)
+    return [
+        (_("Processor"), said),
+        *devices,
+        (_("NVIDIA driver"), glued(driver.version, " (CUDA ", driver.cuda, ")") if driver else none),
+    ]
+
+
+def installation_facts(installation: Installation) -> list[Fact]:
+    """Return vLLM and what it was installed with."""
+    pinned = f", sha256 {installation.requirements_sha256[:12]}" if installation.requirements_sha256 else ""
+    return [
+        ("vLLM", f"{installation.distribution} {installation.vllm}, torch {installation.torch}, Python {installation.python}"),
+        (_("Requirements"), glued(_("set {name} ({reason})", name=installation.set, reason=installation.reason), pinned)),
+    ]
+
+
+def model_facts(model: Model) -> list[Fact]:
+    """Return where the model is from and what it is."""
+    facts, size_mib = model.facts, sum(entry.bytes for entry in model.files) / 2**20
+    shape = [
+        f"{facts.architecture}",
+        f"{facts.dtype}",
+        facts.quantization or _("unquantised"),
+        _("{tokens} tokens", tokens=f"{facts.context_length}"),
+        f"{size_mib:.0f} MiB",
+    ]
+    licence = forbidding_licence(model) or _("licence {licence}", licence=facts.license or _("not stated"))
+    return [
+        (_("Model"), _("{name} from {origin}, {revision}", name=model.name, origin=model.origin, revision=f"{model.revision}")),
+        (_("Model facts"), glued(listed(shape), "; ", licence)),
+    ]
+
+
+def forbidding_licence(model: Model | None) -> Text:
+    """Return the words for a licence that forbids commercial use; empty for any other."""
+    if model is None or not model.facts.non_commercial:
+        return ""
+    return _("licence {licence}: no commercial use", licence=model.facts.license or _("not stated"))
+
+
+def shell_command(variables: Mapping[str, str], words: Sequence[str]) -> str:
+    """Return the exact command, one option a line."""
+    lines = [f"{name}={shlex.quote(value)}" for name, value in variables.items()]
+    current = ""
+    for word in words:
+        if word.startswith("--") and current:
+            lines.append(current)
+            current = ""
+        current = f"{current} {shlex.quote(word)}".strip()
+    return " \\\n  ".join([*lines, current])

@@ -1,0 +1,75 @@
+"""What a remedy against answers that differ did: a server without it and one with it, side by side. Pure."""
+
+from collections.abc import Sequence
+
+from pipeline.measure.figures import Figure
+from pipeline.message import Code, Digits, Message, _
+from pipeline.report.cells import Cell, Text, glued, joined, listed, measured
+from pipeline.report.parts import Table
+from pipeline.stages.test_determinism import REMEDY_NOTE, Arm, PromptAgreement, Remedied, Side
+
+
+def remedy_table(proof: Remedied) -> Table:
+    """Return what was measured without and with the remedy."""
+    sides = (proof.without, proof.remedied)
+    arms = dict.fromkeys((arm.arm, arm.what) for side in sides for arm in side.arms if arm.arm != "D5")
+    remedy = Code(f"{proof.variable}={proof.value}")
+    speeds = _("system throughput at concurrency {concurrency}", concurrency=proof.concurrency)
+    answers: list[list[Cell]] = [[glued(arm, ", ", what), *(arm_words(side.arms, arm, what) for side in sides)] for arm, what in arms]
+    return Table(
+        _(
+            "Answers equal to the sequential ones, and speed, without and with {remedy} ({distribution} {vllm} on {device}; {record})",
+            remedy=remedy,
+            distribution=proof.distribution,
+            vllm=proof.vllm,
+            device=proof.device,
+            record=Code(f"artifacts/{REMEDY_NOTE}.json"),
+        ),
+        ["", _("without {variable}", variable=Code(proof.variable)), _("with {remedy}", remedy=remedy)],
+        [
+            *answers,
+            [_("decode at concurrency 1, median"), *(speed(side.decode_tok_s) for side in sides)],
+            [speeds, *(speed(side.system_tok_s) for side in sides)],
+            [_("launches"), *(listed(side.launch_ids) if side.launch_ids else _("none") for side in sides)],
+            *troubles(sides),
+        ],
+    )
+
+
+def troubles(sides: Sequence[Side]) -> list[list[Cell]]:
+    """Return a row for each kind of trouble that a side had."""
+    found: list[tuple[Text, list[Text]]] = [
+        (
+            _("failed requests for speed"),
+            [glued(len(side.errors), ": ", side.errors[0]) if side.errors else "" for side in sides],
+        ),
+        (_("a failed start was repeated with"), [joined("; ", [attempt.changed for attempt in side.attempts]) for side in sides]),
+        (_("failed"), [side.failure.message if side.failure else "" for side in sides]),
+        (_("SIMULATED, not a real vLLM"), [_("yes") if side.simulated else "" for side in sides]),
+    ]
+    return [[name, *(cell or _("no") for cell in cells)] for name, cells in found if any(cells)]
+
+
+def arm_words(arms: Sequence[Arm], name: str, what: Text) -> Message:
+    """Return how many answers of that arm agreed, or why none was asked for."""
+    arm = next((arm for arm in arms if (arm.arm, arm.what) == (name, what)), None)
+    if arm is None:
+        return _("not measured")
+    if arm.reason:
+        return _("not measured: {reason}", reason=arm.reason)
+    return glued(_("{agreeing} of {runs}", agreeing=arm.agreeing, runs=arm.runs), divergence(arm.prompts))
+
+
+def speed(figure: Figure) -> Cell:
+    """Return the figure, or why there is none."""
+    return _("not measured: {reason}", reason=figure.reason) if figure.value is None else measured(figure)
+
+
+def divergence(prompts: Sequence[PromptAgreement]) -> Text:
+    """Return where the answers first part, and how close the model's two best tokens were there."""
+    parted = [(prompt.first_divergence, prompt.gap) for prompt in prompts if prompt.first_divergence is not None]
+    if not parted:
+        return ""
+    token, gap = min(parted, key=lambda at: at[0])
+    at = _(", first difference at token {token}", token=token)
+    return at if gap is None else glued(at, _(" (logprob gap of the two best there {gap})", gap=Digits(f"{gap:.3g}")))

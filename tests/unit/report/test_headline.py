@@ -1,0 +1,94 @@
+"""The verdict in one line, with waivers."""
+
+from datetime import date
+
+import pytest
+
+from pipeline.config.schema import Waiver
+from pipeline.contexts import ActiveWaivers
+from pipeline.engine.record import Failure
+from pipeline.errors import NothingAnsweredError
+from pipeline.report.gates import Judged
+from pipeline.report.headline import headline
+from tests.builders.house import House, outcomes_of
+from tests.builders.records import (
+    bench_result,
+    figure,
+)
+from tests.builders.reports import line
+
+
+def test_headline_of_a_pass_counts_the_required_gates(house: House) -> None:
+    made = house.report()
+    assert (made.headline, made.exit_code) == ("PASS: all 2 required gates pass.", 0)
+
+
+def test_headline_names_each_open_gate_with_its_verdict(house: House) -> None:
+    house.results["bench"] = bench_result(ttft=figure(600, "ms", high=700))
+    made = house.report()
+    assert made.exit_code == 1
+    assert made.headline == "NOT PASSED: 1 of 2 required gates pass. Open: First token (FAIL)."
+
+
+def test_headline_of_a_failed_stage_names_the_cause(house: House) -> None:
+    house.results["bench"] = Failure(kind="server", message="the server died")
+    made = house.report()
+    assert made.exit_code == 2
+    assert made.headline.startswith("NOT MEASURED: 1 of 2")
+    assert "bench failed: the server died" in made.headline
+
+
+def test_gate_that_is_not_required_does_not_open_the_headline(house: House) -> None:
+    house.results["measure-vram"] = None
+    assert house.report().exit_code == 0
+
+
+@pytest.mark.parametrize(("code", "word"), [(1, "NOT PASSED"), (2, "NOT MEASURED")])
+def test_headline_without_gates_still_says_its_code(code: int, word: str) -> None:
+    assert headline(Judged([], code, outcomes_of({}))).startswith(word)
+
+
+WAIVER = {"ttft": Waiver(reason="the new | card comes in May", expires=date(2027, 1, 1))}
+
+
+def test_waived_gate_keeps_its_verdict_and_does_not_count(house: House) -> None:
+    house.results["bench"] = bench_result(ttft=figure(600, "ms", high=700))
+    house.waivers = ActiveWaivers(in_force=WAIVER)
+    made = house.report()
+    assert (made.headline, made.exit_code) == ("PASS: 1 of 2 required gates pass, 1 is waived.", 0)
+    gate = made.gates[0]
+    assert (gate.verdict, gate.waiver) == ("FAIL", "waived until 2027-01-01: the new | card comes in May")
+    row = line(house.text(), "| First token[^ttft][^send] |")
+    assert "FAIL (waived until 2027-01-01: the new \\| card comes in May): 600 is not < 500" in row
+
+
+def test_expired_waiver_counts_no_more_and_is_told(house: House) -> None:
+    house.results["bench"] = bench_result(ttft=figure(600, "ms", high=700))
+    house.waivers = ActiveWaivers(expired=WAIVER)
+    made = house.report()
+    assert (made.headline, made.exit_code) == ("NOT PASSED: 1 of 2 required gates pass. Open: First token (FAIL).", 1)
+    assert "FAIL (waiver expired on 2027-01-01: the new \\| card comes in May): 600 is not < 500" in house.text()
+
+
+def test_waivers_leave_the_other_open_gates_in_the_headline(house: House) -> None:
+    house.results["bench"], house.results["test-router"] = None, None
+    house.waivers = ActiveWaivers(in_force=WAIVER)
+    made = house.report()
+    assert made.exit_code == 2
+    assert made.headline == "NOT MEASURED: 0 of 2 required gates pass, 1 is waived. Open: JSON | parses (NOT_MEASURED)."
+
+
+def test_a_run_in_which_every_required_gate_is_waived_is_no_pass(house: House) -> None:
+    house.results["bench"], house.results["test-router"] = None, None
+    house.waivers = ActiveWaivers(in_force={**WAIVER, "json": WAIVER["ttft"]})
+    made = house.report()
+    assert made.exit_code == 2
+    assert made.headline.startswith("NOT MEASURED: 0 of 2 required gates pass, 2 are waived. Open: First token (NOT_MEASURED), JSON")
+
+
+def test_nothing_answered_is_a_failure_with_its_cause(house: House) -> None:
+    house.results["bench"] = Failure(kind=NothingAnsweredError.kind, message="bench: no request succeeded: HTTP 500")
+    made = house.report()
+    assert (made.gates[0].verdict, made.exit_code) == ("FAIL", 2)
+    row = line(house.text(), "| First token[^ttft][^send] |")
+    assert "| NOT_MEASURED | ❌ FAIL: bench: no request succeeded: HTTP 500 |" in row
