@@ -116,6 +116,6 @@ def graph(root: Path) -> Output:
     lines = ["flowchart LR"]
     for stage in pipeline.stages:
         for maker in pipeline.upstream(stage):
-            optional = maker.makes in stage.reads.values()
+            optional = maker.makes not in stage.needs.values()
             lines.append(f"    {maker.name} {'-.->' if optional else '-->'} {stage.name}")
     return Output(0, lines, None, verbatim=True)

@@ -77,10 +77,10 @@ def test_the_report_is_stale_when_a_waiver_comes_or_expires_and_not_before(proje
 
     project.invoke("report", "--only", "--profile", "cpu")
     assert why() == ""
-    assert "waived.in_force.throughput is new: {'reason': 'no card yet', 'expires': '2999-12-31'}" in why(WAIVER)
+    assert "waivers.in_force.throughput is new: {'reason': 'no card yet', 'expires': '2999-12-31'}" in why(WAIVER)
     project.invoke("report", "--only", "--profile", "cpu", "--set", WAIVER)
     for day, stale in ((datetime(2999, 12, 31, 23, 59, tzinfo=UTC), False), (datetime(3000, 1, 1, tzinfo=UTC), True)):
         monkeypatch.setattr(session, "now", lambda day=day: day)
-        assert why(WAIVER).startswith("waived.in_force.throughput is gone") == stale
-        assert ("waived.expired.throughput is new" in why(WAIVER)) == stale
+        assert why(WAIVER).startswith("invocation.waivers.in_force.throughput is gone") == stale
+        assert ("invocation.waivers.expired.throughput is new" in why(WAIVER)) == stale
         assert bool(why(WAIVER)) == stale

@@ -111,6 +111,7 @@ def test_graph_is_the_order_and_edges_of_the_stages(untouched: Project) -> None:
     names = {stage.makes: stage.name for stage in STAGES}
     edges = {(names[kind], "-->", stage.name) for stage in STAGES for kind in stage.needs.values()}
     edges |= {(names[kind], "-.->", stage.name) for stage in STAGES for kind in stage.reads.values() if kind in names}
+    edges |= {(other.name, "-.->", stage.name) for stage in STAGES if stage.gathers for other in STAGES if other != stage}
     assert lines[0] == "flowchart LR"
     assert sorted(tuple(line.split()) for line in lines[1:]) == sorted(edges)
     assert ("serve", "-->", "bench") in edges

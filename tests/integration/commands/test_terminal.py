@@ -16,6 +16,7 @@ from typing import Any
 import pyte
 import pytest
 
+from pipeline.stages.check_gpu import Machine
 from tests.builders.project import SMALL, STAGE_NAMES, Project
 from tests.fakes.fake_vllm import FakeVllm
 from tests.fakes.script import Script
@@ -163,7 +164,7 @@ def test_json_of_a_stage_and_of_what_looks_at_the_records(project: Project) -> N
     assert seen["exit_code"] == 0
     assert seen["profile"] == {"name": "cpu", "origin": "--profile"}
     assert [(stage["stage"], stage["state"]) for stage in seen["stages"]] == [("check-gpu", "made")]
-    assert seen["data"] == project.record("check-gpu")["data"]
+    assert seen["data"] == Machine.model_validate(project.record("check-gpu")["data"]).model_dump(mode="json")
     assert seen["failure"] is None
     status = told(project, "status", "--profile", "cpu")
     assert status["server"] == {"state": "not running"}

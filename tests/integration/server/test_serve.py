@@ -63,7 +63,7 @@ def test_the_handle_leads_to_the_process_its_log_and_its_samples(up: tuple[FakeP
     assert ports.owner(launch.host, launch.port) == launch.pid
     assert os.getsid(launch.pid) == launch.pid != os.getsid(0)
     assert PHASES[0] in (project.root / server.handle.log).read_text(encoding="utf-8")
-    assert (project.root / server.handle.samples).stat().st_size > 0
+    until((project.root / server.handle.samples).is_file, "the first sample")
     assert server_present(server, project.workspace)
 
 

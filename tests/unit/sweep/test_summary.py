@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from pipeline.engine.record import SWEEP_NOTE, Failure, Outcome, Store, now
 from pipeline.errors import MeaninglessError
 from pipeline.measure.figures import Figure
+from pipeline.message import _
 from pipeline.report.cells import Cell
 from pipeline.report.drawing.pareto import LINE, apart, front, pareto, shown_cells
 from pipeline.report.formats.document import text_of
@@ -150,9 +151,11 @@ def test_without_a_sweep_the_section_says_how_to_have_one() -> None:
 
 
 def test_in_turkish_every_word_of_ours_is_turkish() -> None:
-    reason = "needs 1 GPU, and no node has one; on the guide's RTX: fits, peak 4000 of 6000 MiB"
+    fits = _("fits, {peak}", peak=_("peak {value} of {target} MiB", value=4000, target=6000))
+    lacking = {"what": "1 GPU", "reason": _("and no node has one"), "name": "RTX", "fit": fits}
+    reason = _("needs {what}, {reason}; on the guide's {name}: {fit}", **lacking)
     made = section(cell("a"), skipped("b", reason), cell("c", state="interrupted", reason=INTERRUPTED))
-    assert shown(made.recommendation, "tr") == "a (router doğruluğu 80 %, p95 300 ms)"
+    assert shown(made.recommendation, "tr") == "a (router doğruluğu %80, p95 300 ms)"
     assert shown(made.rows[0].state, "tr") == "ölçüm zamanı 2026-01-02 03:04 UTC"
     assert shown(made.rows[1].state, "tr") == (
         "atlandı: 1 GPU gerekli, hiçbir düğümde yok; kılavuzun RTX kartında: sığar, en yüksek 6000 MiB içinde 4000 MiB"
