@@ -17,7 +17,7 @@ NICENESS = "RAY_worker_niceness"  # Ray's own spelling
 QUIET = {"log_to_driver": False, "logging_level": logging.CRITICAL}
 
 
-def joined(address: str | None, setting: str, install: str, **own: Any) -> Any:
+def join_cluster(address: str | None, setting: str, install: str, **own: Any) -> Any:
     """Return Ray, joined to the cluster at `address`, or to one of our own with these resources.
 
     MachineError names the `setting` that the address came from, or says how to `install` Ray.

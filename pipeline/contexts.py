@@ -2,7 +2,8 @@
 
 from datetime import date
 
-from pipeline.config.schema import CUDA_DEVICES, Gates, ServeConfig, Waiver, Waivers
+from pipeline.config.gates import Gates, Waiver, Waivers
+from pipeline.config.schema import CUDA_DEVICES, ServeConfig
 from pipeline.engine.context import Context
 
 

@@ -1,7 +1,7 @@
 """Sentences with values in them. The English text is the key by which a catalogue finds another language's, as in gettext."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 if TYPE_CHECKING:  # errors are messages, and `./inv --list` does without pydantic
@@ -74,12 +74,12 @@ def plural(one: str, many: str, count: int, **values: Value) -> Message:
     return Message(one, {"count": count, **values}, many)
 
 
-def joined(parts: Sequence[Value], between: str = ", ") -> Message:
-    """Return the parts as one message; a single one stays itself."""
-    if len(parts) == 1 and isinstance(parts[0], Message):
-        return parts[0]
-    named = {f"part{number}": part for number, part in enumerate(parts, 1)}
-    return Message(between.join(f"{{{name}}}" for name in named), named)
+def joined(separator: str, parts: Iterable[Value]) -> Message:
+    """Return the parts with the separator between them; a single message stays itself."""
+    values = {str(at): part for at, part in enumerate(parts)}
+    if len(values) == 1 and isinstance(values["0"], Message):
+        return values["0"]
+    return Message(separator.join(f"{{{at}}}" for at in values), values)
 
 
 def filled(template: str, values: Mapping[str, Value], shown: Callable[[Value], str]) -> str:

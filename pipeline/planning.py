@@ -3,10 +3,9 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
-
+from pipeline.config.gates import PLANNED_METRIC
 from pipeline.config.layers import Layers
-from pipeline.config.schema import PLANNED_METRIC, Config, GpuConfig, ModelConfig, ServeConfig
+from pipeline.config.schema import Config, GpuConfig, ModelConfig, ServeConfig
 from pipeline.engine.workspace import Workspace
 from pipeline.errors import HubSilentError, ModelError
 from pipeline.model.published import EMBEDDED, NON_COMMERCIAL, SOURCE, published_shape, repository
@@ -14,6 +13,7 @@ from pipeline.model.remote import remote_weights
 from pipeline.model.shape import Shape, estimated_bytes, read_shape, weight_bytes
 from pipeline.stages.check_gpu import Machine
 from pipeline.stages.download_model import model_folder
+from pipeline.values import Frozen
 from pipeline.vllm.demand import demand, devices, unplanned
 from pipeline.vllm.fit import Fit, fit_of
 from pipeline.vllm.ladder import CPU_CACHE
@@ -22,10 +22,8 @@ from pipeline.vllm.plan import LAPTOP, LAPTOP_MIB, Demand
 ASK_HUB_S = 10.0
 
 
-class Card(BaseModel):
+class Card(Frozen):
     """The device that is planned for: its memory, what of it others leave, and why it is this one."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
     total_mib: float
@@ -33,10 +31,8 @@ class Card(BaseModel):
     reason: str
 
 
-class Candidate(BaseModel):
+class Candidate(Frozen):
     """A model with the settings that it would be served with, and the names under which config.yaml has it."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     model: ModelConfig
     config: Config
@@ -44,10 +40,8 @@ class Candidate(BaseModel):
     guide: bool = False
 
 
-class ModelFit(BaseModel):
+class ModelFit(Frozen):
     """What is known of a candidate: its demand and how it fits, or the reason why that is unknown."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
     profiles: tuple[str, ...]
@@ -58,10 +52,8 @@ class ModelFit(BaseModel):
     reason: str = ""
 
 
-class Survey(BaseModel):
+class Survey(Frozen):
     """The card, the target of the peak, a fit per model, the profile in force, and what was wrong with the hub."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     card: Card
     target_mib: float | None

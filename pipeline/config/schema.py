@@ -1,25 +1,20 @@
 """The settings: one typed section for each subject, with the rules that a value must meet."""
 
 import ipaddress
-import math
 import os
 import re
-from datetime import date
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationInfo, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, RootModel, field_validator, model_validator
 
+from pipeline.config.gates import Gates, Waivers
+from pipeline.config.section import Positive, Section
 from pipeline.redact import redacted
 
 CUDA_DEVICES = "CUDA_VISIBLE_DEVICES"
-Comparator = Literal["<", "<=", ">", ">=", "=="]
-Positive = Annotated[int, Field(gt=0)]
 Seconds = Annotated[float, Field(gt=0)]
-# A gate's target that is no number: the peak that the plan of the start says, with the plan's error on top.
-PLAN: Literal["plan"] = "plan"
-PLANNED_METRIC = "measure-vram.vram_peak_mib"
 
 
 SECRET_ARGUMENTS = ("--api-key", "--hf-token")
@@ -32,16 +27,6 @@ def is_loopback(host: str) -> bool:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
-
-
-class Section(BaseModel):
-    """Base of the sections; an unknown key is an error."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
-
-    def files(self) -> tuple[str, ...]:
-        """Return the files or folders, relative to the project, whose content counts as part of these settings."""
-        return ()
 
 
 class AutoProfile(Section):
@@ -341,71 +326,6 @@ class RunsConfig(Section):
 
     keep: Positive = 20
     max_mib: Positive = 500
-
-
-class Gate(Section):
-    """A target that a figure must meet; `metric` is <stage>.<figure>."""
-
-    label: str
-    metric: Annotated[str, Field(pattern=r"^[a-z-]+\.[a-z0-9_]+$")]
-    statistic: str = ""
-    comparator: Comparator
-    target: float | Literal["plan"]
-    unit: str = ""
-    min_n: Positive = 1
-    judge_by: Literal["bound", "point"] = "bound"
-    required: bool = True
-    table: Literal["targets", "criteria"] = "targets"
-
-    @property
-    def numbers(self) -> tuple[float, ...]:
-        """Return the target where it is a number, which no rounding may hide."""
-        return () if isinstance(self.target, str) else (self.target,)
-
-    @field_validator("target", mode="plain")
-    @classmethod
-    def is_a_number_or_the_plan(cls, given: object, info: ValidationInfo) -> float | str:
-        if given == PLAN and info.data.get("metric") == PLANNED_METRIC and info.data.get("comparator") in ("<", "<="):
-            return PLAN
-        if given == PLAN:
-            raise ValueError(f"`plan` is a target only for {PLANNED_METRIC} with < or <=; expected a number")
-        if type(given) in (int, float) and math.isfinite(number := float(str(given))):
-            return number
-        raise ValueError(f"expected a number{' or `plan`' if info.data.get('metric') == PLANNED_METRIC else ''}, got {given!r}")
-
-
-class Gates(RootModel[dict[str, Gate]]):
-    """The gates by id."""
-
-    model_config = ConfigDict(frozen=True, defer_build=True)
-
-
-class Waiver(Section):
-    """Why a required gate may miss its target, and the last day on which that counts."""
-
-    reason: str
-    expires: date
-
-    @field_validator("reason")
-    @classmethod
-    def says_why(cls, reason: str) -> str:
-        if not reason.strip():
-            raise ValueError("expected the reason why the gate may miss its target")
-        return " ".join(reason.split())
-
-    @field_validator("expires", mode="before")
-    @classmethod
-    def is_a_date(cls, value: object) -> object:
-        # pydantic would take 20270131 for seconds since 1970.
-        if type(value) is date or (isinstance(value, str) and re.fullmatch(r"\d{4}-\d\d-\d\d", value)):
-            return value
-        raise ValueError(f"expected a date as in 2027-01-31, got {value!r}")
-
-
-class Waivers(RootModel[dict[str, Waiver]]):
-    """The waivers by the gates' ids."""
-
-    model_config = ConfigDict(frozen=True, defer_build=True)
 
 
 class Alternative(Section):

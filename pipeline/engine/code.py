@@ -9,8 +9,10 @@ from pathlib import Path
 # What these modules contribute to a stage arrives as values (settings, records, paths), which are compared themselves, or is words.
 CONTRACT = frozenset(
     {
+        "pipeline.config.gates",
         "pipeline.config.layers",
         "pipeline.config.schema",
+        "pipeline.config.section",
         "pipeline.contexts",
         "pipeline.engine.context",
         "pipeline.engine.migrations",

@@ -1,9 +1,7 @@
 """What a stage is given that is no setting and no record."""
 
-from pydantic import BaseModel, ConfigDict
+from pipeline.values import Frozen
 
 
-class Context(BaseModel):
+class Context(Frozen):
     """Base of what the command line, the machine or the moment gives; it counts as a reason to run, as settings do."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)

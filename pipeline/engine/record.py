@@ -16,6 +16,7 @@ from pipeline.errors import NewerRecordError, RecordError
 from pipeline.measure.figures import Figure
 from pipeline.message import WHOLE, Sentence
 from pipeline.redact import redacted
+from pipeline.values import Frozen
 
 SCHEMA_VERSION = 2  # of the envelope; 1 does not name the form of its data
 SOAK_NOTE = "soak"  # the record of a soak, which no stage makes
@@ -25,10 +26,8 @@ UNKNOWN_FORM = "its record has no form that this program knows"
 LATER = "update this program, or remove the file to run the stage again"
 
 
-class Artifact(BaseModel):
+class Artifact(Frozen):
     """Base of what stages return; `identity` is the part that later stages depend on."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     def identity(self) -> dict[str, Any]:
         """Return the readable facts whose change makes dependent stages run again; a digest of all data by default."""
@@ -43,10 +42,8 @@ class Measurement(Artifact):
     figures: dict[str, Figure]
 
 
-class Failure(BaseModel):
+class Failure(Frozen):
     """Why a stage left no data."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     kind: str
     message: Sentence

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any
 from urllib.parse import urlsplit
 
-from pipeline.cluster import NICENESS, joined, packed
+from pipeline.cluster import NICENESS, join_cluster, packed
 from pipeline.config.schema import BenchConfig, is_loopback
 from pipeline.errors import MachineError, MeasureError, first_line
 from pipeline.load import on_node
@@ -36,7 +36,7 @@ class Workers:
 
     def __init__(self, address: str, count: int, urls: Sequence[str], say: Callable[[str], None]) -> None:
         self.count = count
-        self._ray = joined(address, SETTING, INSTALL)
+        self._ray = join_cluster(address, SETTING, INSTALL)
         self._holders: list[Any] = []
         self._names: list[str] = []
         try:

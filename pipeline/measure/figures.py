@@ -1,14 +1,11 @@
 """One measured number with what makes it a measurement: unit, n, bounds."""
 
-from pydantic import BaseModel, ConfigDict
-
 from pipeline.message import Sentence
+from pipeline.values import Frozen
 
 
-class Figure(BaseModel):
+class Figure(Frozen):
     """A value with its unit, sample size and 95 % bounds; `value` is None when it could not be measured, with the reason."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     value: float | None
     unit: str

@@ -12,12 +12,11 @@ from math import inf
 from statistics import median
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
-
 from pipeline.measure.drift import Point, decile_change, theil_sen
 from pipeline.measure.figures import Figure, not_measured
 from pipeline.measure.verdicts import digits
 from pipeline.message import _, joined
+from pipeline.values import Frozen
 
 WARM_UP_S, WARM_UP_SHARE = 60.0, 0.2  # dropped from the begin of a load: the shorter of the two
 STABLE_RANGE_MIB = 64.0
@@ -39,10 +38,8 @@ Sample = dict[str, Any]
 Span = tuple[float, float]
 
 
-class Gaps(BaseModel):
+class Gaps(Frozen):
     """Times without samples: distances of more than three sampling periods."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     count: int
     longest_s: float
@@ -209,7 +206,7 @@ def stable(spread: Figure, drift: Figure, preempted: int | None, missing: Gaps, 
         short = {"value": digits(load_s), "target": digits(TELLS_DRIFT_S)}
         why = _("{reason}, which {value} s of load are too short to call a drift ({target} s)", reason=rises[0], **short)
         return not_measured("%", why)
-    return Figure(value=0.0 if against else 100.0, unit="%", n=int(load_s), reason=joined(against))
+    return Figure(value=0.0 if against else 100.0, unit="%", n=int(load_s), reason=joined(", ", against))
 
 
 class States:

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from pipeline.errors import PublishError
 from pipeline.publish.document import MARKER
+from pipeline.values import Lenient
 
 TIMEOUT_S = 30.0
 PER_PAGE = 100
@@ -26,20 +27,16 @@ REMOTES = (
 T = TypeVar("T")
 
 
-class Issue(BaseModel):
+class Issue(Lenient):
     """What matters of an issue."""
-
-    model_config = ConfigDict(extra="ignore", defer_build=True)
 
     html_url: str
     state: str
     locked: bool = False
 
 
-class Comment(BaseModel):
+class Comment(Lenient):
     """What matters of a comment."""
-
-    model_config = ConfigDict(extra="ignore", defer_build=True)
 
     id: int
     html_url: str

@@ -44,11 +44,3 @@ def number_in(language: str, number: str) -> str:
     from babel.numbers import get_decimal_symbol
 
     return number.replace(".", get_decimal_symbol(language))
-
-
-def percent_in(language: str, number: str) -> str:
-    """Return a number of percent as the language writes it, its sign included."""
-    from babel import Locale
-
-    pattern = Locale.parse(language).percent_formats[None]
-    return f"{pattern.prefix[0]}{number_in(language, number)}{pattern.suffix[0]}"

@@ -8,16 +8,10 @@ from pipeline.measure.digits import Shown, ends_of, shown
 from pipeline.measure.digits import number as number_shown
 from pipeline.measure.figures import Figure
 from pipeline.measure.verdicts import SIGNS
-from pipeline.message import Code, Digits, Message, Value, _
+from pipeline.message import Code, Digits, Message, Value, _, joined
 
 Text: TypeAlias = str  # a Message is said in the report's language, Code shown as code; other text is left as somebody wrote it
 NOT_MEASURED = "NOT_MEASURED"
-
-
-def joined(separator: str, parts: Iterable[Value]) -> Message:
-    """Return the parts with the separator between them."""
-    values = {str(at): part for at, part in enumerate(parts)}
-    return Message(separator.join(f"{{{at}}}" for at in values), values)
 
 
 def glued(*parts: Value) -> Message:
@@ -28,6 +22,12 @@ def glued(*parts: Value) -> Message:
 def listed(parts: Iterable[Value]) -> Message:
     """Return the parts with a comma between them."""
     return joined(", ", parts)
+
+
+def with_unit(digits: str, unit: Text) -> Message:
+    """Return a number with its unit; where the sign of percent stands is up to the language."""
+    number = Digits(digits)
+    return _("{number} %", number=number) if unit == "%" else glued(number, " ", unit) if unit else glued(number)
 
 
 def number(value: float, marks: Collection[float] = ()) -> Digits:
@@ -51,7 +51,7 @@ class Measured:
     @property
     def text(self) -> Message:
         """Return the value with its unit."""
-        return glued(Digits(self._shown.value), " ", self.unit) if self.value is not None else Message(NOT_MEASURED)
+        return with_unit(self._shown.value, self.unit) if self.value is not None else Message(NOT_MEASURED)
 
     @property
     def details(self) -> list[Message]:
@@ -96,7 +96,7 @@ class Target:
         """Return what it must meet."""
         if isinstance(self.target, str):
             return glued(SIGNS[self.comparator], " ", self.target)
-        return joined(" ", [SIGNS[self.comparator], Digits(f"{self.target:g}"), *([self.unit] if self.unit else [])])
+        return glued(SIGNS[self.comparator], " ", with_unit(f"{self.target:g}", self.unit))
 
     @property
     def aside(self) -> Message:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from pipeline.config.schema import PLAN, Gate, Gates
+from pipeline.config.gates import PLAN, Gate, Gates
 from pipeline.contexts import ActiveWaivers
 from pipeline.engine.outcomes import Outcomes
 from pipeline.engine.record import BLOCKED, Artifact, Failure, Measurement, Outcome

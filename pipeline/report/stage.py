@@ -3,15 +3,15 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, ConfigDict
-
-from pipeline.config.schema import IMAGES, Alternatives, Gates, ReportConfig
+from pipeline.config.gates import Gates
+from pipeline.config.schema import IMAGES, Alternatives, ReportConfig
 from pipeline.contexts import Invocation
 from pipeline.engine.outcomes import Outcomes
 from pipeline.engine.record import Artifact, write_atomic
 from pipeline.engine.workspace import Workspace
 from pipeline.measure.verdicts import Verdict
 from pipeline.redact import redacted
+from pipeline.values import Frozen
 
 if TYPE_CHECKING:
     from pipeline.report.gates import JudgedGate
@@ -19,10 +19,8 @@ if TYPE_CHECKING:
     from pipeline.report.words import Words
 
 
-class GateVerdict(BaseModel):
+class GateVerdict(Frozen):
     """One gate's verdict, and the words for its waiver if it has one."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     gate: str
     verdict: Verdict

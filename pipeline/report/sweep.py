@@ -4,13 +4,12 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
-
 from pipeline.engine.record import Artifact
 from pipeline.measure.digits import ends_of
 from pipeline.measure.figures import Figure
 from pipeline.message import Message, Sentence, _
 from pipeline.report.cells import number
+from pipeline.values import Frozen
 
 ACCURACY = "test-router.constrained_route_accuracy"
 LATENCY = "test-router.constrained_latency_ms_p95"
@@ -21,14 +20,12 @@ INTERRUPTED = _("the sweep was interrupted; the same command goes on with it")
 State = Literal["measured", "failed", "skipped", "interrupted", "waiting"]
 
 
-class CellRecord(BaseModel):
+class CellRecord(Frozen):
     """A cell: what it is, what became of it and why, where, and what its report says.
 
     `measured`: every stage ran, whatever the verdicts. `passed`: every required gate passes on a real server. `report` is its
     REPORT.md, `source` the report.json that its figures were read from.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     name: str
     folder: str

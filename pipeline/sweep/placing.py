@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.cluster import NICENESS, joined, packed
+from pipeline.cluster import NICENESS, join_cluster, packed
 from pipeline.errors import first_line
 from pipeline.measure.units import MIB
 from pipeline.sweep import node as on_node
@@ -62,7 +62,7 @@ class Nodes:
     def __init__(self, address: str | None, gpus: int, object_store_mib: int) -> None:
         own = {"num_cpus": os.cpu_count() or 1, "num_gpus": gpus, "object_store_memory": object_store_mib * MIB}
         install = "run it as `./inv sweep`, which installs it"
-        self.ray: Any = joined(address, "--ray-address", install, **({} if address else own))
+        self.ray: Any = join_cluster(address, "--ray-address", install, **({} if address else own))
         self.ray.cloudpickle.register_pickle_by_value(on_node)
 
     def alive(self) -> list[Mapping[str, float]]:

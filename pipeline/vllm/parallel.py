@@ -5,7 +5,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from pipeline.config.schema import Positive, ServeConfig
+from pipeline.config.schema import ServeConfig
+from pipeline.config.section import Positive
 from pipeline.errors import ModelError, ServerError
 
 

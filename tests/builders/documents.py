@@ -5,7 +5,7 @@ from typing import Any
 
 from prometheus_client.openmetrics import parser
 
-from pipeline.config.schema import Gate
+from pipeline.config.gates import Gate
 from pipeline.measure.figures import Figure
 from pipeline.measure.verdicts import Judgement
 from pipeline.report.formats.document import Document, Environment, StageOutcome, reported_figure, reported_gate

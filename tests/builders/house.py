@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from pipeline.config.schema import Alternative, Alternatives, Gate, Gates, ReportConfig
+from pipeline.config.gates import Gate, Gates
+from pipeline.config.schema import Alternative, Alternatives, ReportConfig
 from pipeline.contexts import ActiveWaivers, Invocation
 from pipeline.dag import NOTES
 from pipeline.dag import STAGES as DAG

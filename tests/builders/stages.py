@@ -6,8 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from pipeline.config.gates import Gate
 from pipeline.config.layers import load_layers
-from pipeline.config.schema import BenchConfig, DeterminismConfig, Gate, RouterConfig, VramConfig
+from pipeline.config.schema import BenchConfig, DeterminismConfig, RouterConfig, VramConfig
 from pipeline.contexts import RequestLimits
 from pipeline.engine.record import Measurement
 from pipeline.engine.workspace import Workspace

@@ -55,10 +55,10 @@ def test_what_is_no_record_holds_the_english_text() -> None:
 
 def test_parts_are_joined_to_one_message_that_knows_them() -> None:
     parts = [_("range {value} MiB", value=Digits("70")), _("{n} preemptions", n=2)]
-    assert joined(parts) == "range 70 MiB, 2 preemptions"
-    assert list(joined(parts).values.values()) == parts
-    assert joined(parts[:1]) is parts[0]
-    assert joined([]) == ""
+    assert joined(", ", parts) == "range 70 MiB, 2 preemptions"
+    assert list(joined(", ", parts).values.values()) == parts
+    assert joined(", ", parts[:1]) is parts[0]
+    assert joined(", ", []) == ""
 
 
 @given(TEXT, TEXT, st.dictionaries(st.sampled_from(["n", "count", "what"]), PLAIN, max_size=3), st.sampled_from(KINDS))

@@ -4,8 +4,8 @@ import dataclasses
 from collections.abc import Callable
 from typing import TypeVar, cast
 
-from pipeline.message import Code, Message, Value, _
-from pipeline.report.cells import Text, joined
+from pipeline.message import Code, Message, Value, _, joined
+from pipeline.report.cells import Text
 from pipeline.report.parts import Chart, FailureNote, Picture
 from pipeline.report.view import View
 from pipeline.report.words import Words

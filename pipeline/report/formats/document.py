@@ -8,9 +8,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
-from pipeline.config.schema import Comparator
+from pipeline.config.gates import Comparator
 from pipeline.engine.outcomes import Outcomes
 from pipeline.engine.record import SWEEP_NOTE, Artifact, Measurement, Outcome, digest
 from pipeline.errors import RecordError
@@ -23,6 +23,7 @@ from pipeline.stages.check_gpu import Machine
 from pipeline.stages.download_model import Model
 from pipeline.stages.install import Installation
 from pipeline.stages.serve import Server
+from pipeline.values import Frozen
 
 SCHEMA_VERSION: Literal[1] = 1
 SCHEMA_FILE = Path(__file__).parents[1] / "report.schema.json"
@@ -32,10 +33,8 @@ STAGE_LINE, NAME_LINE = re.compile(r' {3}"stage": "([\w-]+)",'), re.compile(r' {
 CELL_LINE = re.compile(r' {4}"name": (".*"),')
 
 
-class Part(BaseModel):
+class Part(Frozen):
     """Base of the document's parts."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
 
 class Environment(Part):

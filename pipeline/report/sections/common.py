@@ -3,8 +3,8 @@
 from datetime import datetime
 
 from pipeline.engine.record import Artifact, Outcome
-from pipeline.message import Message, Value, _
-from pipeline.report.cells import Text, glued, joined, number
+from pipeline.message import Message, Value, _, joined
+from pipeline.report.cells import Text, glued, number
 
 
 def reason_of(outcome: Outcome[Artifact]) -> Text:

@@ -1,7 +1,7 @@
 """The guide's test 3: what the server takes of the GPU's memory and of the host's, under load, and after the stop."""
 
-from pipeline.message import Digits, Message, _, plural
-from pipeline.report.cells import Text, glued, joined, listed, number
+from pipeline.message import Digits, Message, _, joined, plural
+from pipeline.report.cells import Text, glued, listed, number
 from pipeline.report.figures import rows
 from pipeline.report.inputs import Inputs
 from pipeline.report.parts import Scenario

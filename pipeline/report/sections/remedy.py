@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from pipeline.measure.figures import Figure
-from pipeline.message import Code, Digits, Message, _
-from pipeline.report.cells import Cell, Text, glued, joined, listed, measured
+from pipeline.message import Code, Digits, Message, _, joined
+from pipeline.report.cells import Cell, Text, glued, listed, measured
 from pipeline.report.parts import Table
 from pipeline.stages.test_determinism import REMEDY_NOTE, Arm, PromptAgreement, Remedied, Side
 

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 
 from pipeline.measure.classification import Confusion
-from pipeline.message import Code, Digits, Message, _
-from pipeline.report.cells import Cell, Text, glued, joined, listed
+from pipeline.message import Code, Digits, Message, _, joined
+from pipeline.report.cells import Cell, Text, glued, listed
 from pipeline.report.figures import rows
 from pipeline.report.inputs import Inputs
 from pipeline.report.parts import Scenario, Table

@@ -2,8 +2,8 @@
 
 from pipeline.engine.outcomes import Outcomes
 from pipeline.engine.record import SOAK_NOTE
-from pipeline.message import Code, Digits, Message, _
-from pipeline.report.cells import Cell, Text, joined, measured, number
+from pipeline.message import Code, Digits, Message, _, joined
+from pipeline.report.cells import Cell, Text, measured, number
 from pipeline.report.parts import Table
 from pipeline.stages.measure_vram import MemoryUse, Soak, SoakState
 from pipeline.stages.serve import Server

@@ -6,8 +6,8 @@ from functools import partial
 from itertools import pairwise
 
 from pipeline.measure.statistics import quantile
-from pipeline.message import Message, _
-from pipeline.report.cells import Amount, Cell, Text, glued, joined, listed, number
+from pipeline.message import Message, _, joined
+from pipeline.report.cells import Amount, Cell, Text, glued, listed, number
 from pipeline.report.drawing.charts import Caption, Series, bins, curves, distribution, end_of, histogram, per_bin
 from pipeline.report.parts import Chart, Table
 from pipeline.stages.bench import BenchResult

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.config.gates import PLAN, PLANNED_METRIC, Gate, Gates
 from pipeline.config.layers import Layers, load_layers
-from pipeline.config.schema import PLAN, PLANNED_METRIC, Config, Gate, Gates, ServeConfig
+from pipeline.config.schema import Config, ServeConfig
 from pipeline.contexts import ActiveWaivers, RequestLimits, active_waivers, request_limits
 from pipeline.errors import ConfigError
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.config.schema import Gate, Gates, Waiver
+from pipeline.config.gates import Gate, Gates, Waiver
 from pipeline.contexts import ActiveWaivers
 from pipeline.engine.outcomes import Outcomes
 from pipeline.engine.record import BLOCKED, Artifact, Envelope, Failure, Measurement, Outcome

@@ -4,7 +4,7 @@ from datetime import date
 
 import pytest
 
-from pipeline.config.schema import Waiver
+from pipeline.config.gates import Waiver
 from pipeline.contexts import ActiveWaivers
 from pipeline.engine.record import Failure
 from pipeline.errors import NothingAnsweredError

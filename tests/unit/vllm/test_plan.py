@@ -10,8 +10,9 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from examples.keep import examples
+from pipeline.config.gates import PLAN
 from pipeline.config.layers import load_layers
-from pipeline.config.schema import PLAN, AutoProfile, ServeConfig
+from pipeline.config.schema import AutoProfile, ServeConfig
 from pipeline.measure.figures import Figure, not_measured
 from pipeline.measure.units import MIB
 from pipeline.model.published import CONFIGS, NON_COMMERCIAL, QWEN_3B, published_shape
