@@ -18,8 +18,8 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from benchmarks import shape
+from pipeline.client.endpoint import Endpoint
 from pipeline.client.payloads import streamed
-from pipeline.client.target import Target
 from pipeline.commands.session import Session, locked, options
 from pipeline.errors import PipelineError
 from pipeline.load.generator import closed_loop
@@ -125,7 +125,7 @@ def measured(root: Path, name: str, total_mib: float) -> Row:
             streamed(server.model, [{"role": "user", "content": f"Tell story number {number}."}], OUTPUT_TOKENS, ignore_eos=True)
             for number in range(REQUESTS)
         ]
-        answers, _ = closed_loop(Target(server.handle.base_url), payloads, CONCURRENCY, TIMEOUT_S)
+        answers, _ = closed_loop(Endpoint(server.handle.base_url), payloads, CONCURRENCY, TIMEOUT_S)
         time.sleep(1.0)  # the sampler looks five times a second
         samples = list(read_samples(session.workspace.root / server.handle.samples))
         told = breakdown((session.workspace.root / server.handle.log).read_text(encoding="utf-8", errors="replace"))

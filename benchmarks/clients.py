@@ -44,8 +44,8 @@ from urllib.request import urlopen
 import psutil
 
 from pipeline import packages
+from pipeline.client.endpoint import Endpoint
 from pipeline.client.payloads import streamed
-from pipeline.client.target import Target
 from pipeline.load.calibration import STUB_MODEL, stub
 from pipeline.load.generator import closed_loop
 
@@ -177,7 +177,7 @@ def work(job: Job) -> Told:
     """Do the job with our load generator."""
     payloads = [streamed(job.model, [{"role": "user", "content": prompt}], job.tokens, ignore_eos=True) for prompt in job.prompts()]
     began = time.perf_counter()
-    answers, _ = closed_loop(Target(job.base_url), payloads, job.concurrency, TIMEOUT_S)
+    answers, _ = closed_loop(Endpoint(job.base_url), payloads, job.concurrency, TIMEOUT_S)
     wall_s = time.perf_counter() - began  # parsing included
     good = [answer for answer in answers if answer.ok]
     if not good:
@@ -507,7 +507,7 @@ def accuracy(clients: list[str], concurrencies: list[int]) -> None:
                 row(schedule, str(concurrency), name, *figures, f"{ran.others:.0%}", verdict(met) if name == "ours" else "")
 
 
-def truth(target: Target, requests: int) -> tuple[float, float]:
+def truth(target: Endpoint, requests: int) -> tuple[float, float]:
     """Return the mean TTFT and TPOT (ms) of the stub's last requests, by its own stamps."""
     with urlopen(f"{target.base_url}/truth") as response:
         sent: list[dict[str, Any]] = json.load(response)[-requests:]

@@ -540,7 +540,7 @@ def workers(page: Page) -> None:
 
 def sweep(page: Page) -> None:
     """Measure what a cell costs beside its commands, and simulate more nodes."""
-    from pipeline.sweep.placing import Order, slots
+    from pipeline.sweep.placing import CellOrder, slots
 
     page.say("## Cells and nodes")
     page.prose(
@@ -582,7 +582,7 @@ def sweep(page: Page) -> None:
     )
     simulated, efficiency = [], []
     for count in SIMULATED_NODES:
-        alive, orders = [{"CPU": 8.0}] * count, [Order("x", 0, {})] * (4 * count)
+        alive, orders = [{"CPU": 8.0}] * count, [CellOrder("x", 0, {})] * (4 * count)
         choose_s = quantile([timed(partial(slots, alive, orders))[0] for _ in range(5)], 0.5)
         took_s = makespan_s(4 * count, count, CELL_S + law[1], place_s + choose_s)
         simulated.append([f"{count:,}", f"{4 * count:,}", short(1000 * choose_s), short(took_s), f"{4 * CELL_S / took_s:.3f}"])
@@ -595,13 +595,13 @@ def sweep(page: Page) -> None:
 
 def swept(address: str, root: Path, cells: int) -> tuple[float, float]:
     """Return (wall s, the driver's CPU s) of so many cells; joining the cluster aside."""
-    from pipeline.sweep.placing import Ended, Listener, Nodes, Order, Placing
+    from pipeline.sweep.placing import CellOrder, Ended, Listener, Nodes, Placing
 
     ended: list[Ended] = []
     step = {"words": ["{python}", "-c", "pass"], "shared": False}
     told = {"root": str(root), "local": "", "code": "", "environment": "venv-vllm", "steps": [step], "variables": {}}
     limits = {"patience_s": 60.0, "stop_s": 10.0, "most_bytes": 2**20}
-    orders = [Order(f"cell-{number}", 0, {"cell": f"cell-{number}", **told, **limits}) for number in range(cells)]
+    orders = [CellOrder(f"cell-{number}", 0, {"cell": f"cell-{number}", **told, **limits}) for number in range(cells)]
     (root / "artifacts" / "sweep").mkdir(parents=True, exist_ok=True)
     nodes = Nodes(address, 0, 128)
     try:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.client.target import Target
+from pipeline.client.endpoint import Endpoint
 from pipeline.config.layers import load_layers
 from pipeline.config.schema import ServeConfig
 from pipeline.engine.workspace import Workspace
@@ -31,7 +31,7 @@ NAME = "model"
 class Up:
     """A server that is ready: where, what it took, and the file of its memory samples."""
 
-    target: Target
+    target: Endpoint
     ready_s: float
     samples: Path
 
@@ -82,6 +82,6 @@ def served(settings: ServeConfig, words: list[str], workspace: Workspace) -> Ite
     launch = launching.start(settings, words, NAME, workspace)
     try:
         _, ready_s = wait_until_ready(launch, workspace.root / launch.log, control_of(launch, workspace), lambda _: None)
-        yield Up(Target(launch.base_url), ready_s, workspace.launches / launch.id / state.SAMPLES)
+        yield Up(Endpoint(launch.base_url), ready_s, workspace.launches / launch.id / state.SAMPLES)
     finally:
         stop_server(launch, workspace)

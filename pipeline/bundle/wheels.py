@@ -28,7 +28,7 @@ GLIBC_MINOR = {"vllm-cpu": 31, "vllm-cuda12": 35, "vllm-cuda13": 35}
 
 
 @dataclass(frozen=True)
-class Target:
+class Platform:
     """The machine that a set is for: Python as "3.12", and the minor version of glibc 2."""
 
     python: str
@@ -108,7 +108,7 @@ def target_python(text: str | None, chosen: VllmSet) -> str:
     return text or chosen.python
 
 
-def pins(requirements: str, target: Target) -> list[Pin]:
+def pins(requirements: str, target: Platform) -> list[Pin]:
     """Return the pins of hash-pinned requirements that hold for `target`."""
     from packaging.markers import Marker
 
@@ -138,7 +138,7 @@ def wheel_tags(name: str) -> frozenset[str]:
         return frozenset()
 
 
-def fetch(wanted: Sequence[Pin], target: Target, folder: Path, told: Callable[[int], None]) -> set[Path]:
+def fetch(wanted: Sequence[Pin], target: Platform, folder: Path, told: Callable[[int], None]) -> set[Path]:
     """Make `folder` hold a wheel of each pin, fetching what is missing, and return them; `told` hears how many are there."""
     tags = target.tags()
     there = present(folder, tags)
@@ -155,7 +155,7 @@ def fetch(wanted: Sequence[Pin], target: Target, folder: Path, told: Callable[[i
     return {there[sha256] for pin in wanted for sha256 in pin.hashes & there.keys()}
 
 
-def download(wanted: Iterable[Pin], target: Target, folder: Path) -> None:
+def download(wanted: Iterable[Pin], target: Platform, folder: Path) -> None:
     """Let pip fetch the pins' wheels from where it is configured to look; BundleError with its last word."""
     with tempfile.NamedTemporaryFile("w", suffix=".txt", encoding="utf-8") as file:
         file.write("".join(f"{pin.line()}\n" for pin in wanted))
@@ -187,7 +187,7 @@ def trouble(said: str) -> tuple[str, str]:
     return f"pip failed: {last}", "see `pip config list`, then run it again: what is whole is kept"
 
 
-def with_places(wanted: Sequence[Pin], chosen: VllmSet, target: Target, environment: Mapping[str, str]) -> list[Pin]:
+def with_places(wanted: Sequence[Pin], chosen: VllmSet, target: Platform, environment: Mapping[str, str]) -> list[Pin]:
     """Return the pins, that of the CPU build of torch with its URL: uv knows the index that carries it, pip does not."""
     folders = packages.pip_locations(environment, packages.pip_files(environment)).get("find-links", [])
     if "+cpu" not in chosen.torch or any(any(Path(one.removeprefix("file://")).glob(f"torch-{chosen.torch}-*.whl")) for one in folders):
@@ -196,7 +196,7 @@ def with_places(wanted: Sequence[Pin], chosen: VllmSet, target: Target, environm
     return [replace(pin, place=places.get(pin.name)) for pin in wanted]
 
 
-def located(wanted: Sequence[Pin], target: Target, environment: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+def located(wanted: Sequence[Pin], target: Platform, environment: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     """Yield (name, URL of the wheel) of the pins, as uv finds them; BundleError where it does not."""
     with tempfile.TemporaryDirectory() as name:
         source, lock = Path(name) / "wanted.in", Path(name) / "pylock.toml"
@@ -214,7 +214,7 @@ def located(wanted: Sequence[Pin], target: Target, environment: Mapping[str, str
         yield from chosen_wheels(lock.read_text(encoding="utf-8"), wanted, target)
 
 
-def chosen_wheels(lock: str, wanted: Sequence[Pin], target: Target) -> Iterator[tuple[str, str]]:
+def chosen_wheels(lock: str, wanted: Sequence[Pin], target: Platform) -> Iterator[tuple[str, str]]:
     """Yield (name, URL) of the wheel of each pin in a pylock.toml that runs there and has a pinned hash."""
     hashes, tags = {pin.name: pin.hashes for pin in wanted}, target.tags()
     for package in tomllib.loads(lock).get("packages", []):

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.client.control import Control
+from pipeline.client.endpoint import Endpoint
 from pipeline.client.payloads import unary
-from pipeline.client.target import Target
 from pipeline.config.schema import DeterminismConfig
 from pipeline.errors import MeasureError
 
@@ -29,7 +29,7 @@ class TokenAnswer:
 class Asker:
     """Sends the test's request, greedy unless told otherwise."""
 
-    def __init__(self, target: Target, model: str, settings: DeterminismConfig) -> None:
+    def __init__(self, target: Endpoint, model: str, settings: DeterminismConfig) -> None:
         self.target = target
         self.control = Control(target.base_url, target.api_key)
         self.model = model

@@ -25,8 +25,8 @@ def bundle(root: Path, options: Options, python: str | None, platform: str | Non
     vllm_set = set_for(config)
     if part_mib is not None and not (part_mib.isdecimal() and int(part_mib) > 0):
         raise BundleError(f"--part-mib: {part_mib!r} is no number of MiB", "as in --part-mib 4000")
-    target = wheels.Target(wheels.target_python(python, vllm_set), wheels.target_platform(platform, vllm_set))
-    order = make.Order(name, config.model, vllm_set, target, int(part_mib) if part_mib else None)
+    target = wheels.Platform(wheels.target_python(python, vllm_set), wheels.target_platform(platform, vllm_set))
+    order = make.BundleOrder(name, config.model, vllm_set, target, int(part_mib) if part_mib else None)
     folder = root / output
     with locked(session.workspace):
         content = make.make(order, folder, session.workspace)

@@ -17,7 +17,7 @@ from pipeline.server.readiness import gone
 from pipeline.server.restarts import noted
 from pipeline.stages.check_gpu import Machine
 from pipeline.stages.serve import Server
-from pipeline.terminal import Output, Table
+from pipeline.terminal import Output, TextTable
 
 
 def run_stage(root: Path, options: Options, name: str, wait: bool = False) -> Output:
@@ -89,7 +89,7 @@ def stages_output(session: Session, names: Sequence[str], lines: Sequence[str], 
             reason = reason or (f"after {waits[0]}, if its outcome changes" if waits else "unchanged")
             stages.append({"stage": stage.name, "runs": stage.observes or stage.name in would, "reason": reason})
             rows.append((f"  {stage.name}", reason))
-    return Output(0, [*lines, Table((), rows), session.profile_words()], {**facts, "stages": stages, "profile": session.profile_data()})
+    return Output(0, [*lines, TextTable((), rows), session.profile_words()], {**facts, "stages": stages, "profile": session.profile_data()})
 
 
 def server_state(session: Session) -> tuple[list[str], dict[str, object]]:

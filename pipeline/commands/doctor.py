@@ -37,14 +37,14 @@ GIB, MIB = 2**30, 2**20
 SHM_MIB = 1024  # containers often have 64 MiB, which vLLM's processes fill
 ENGINE_MIB = 2048  # about what vLLM's processes take beside weights and cache
 ASK_HUB_S = 10.0
-Level = Literal["OK", "WARN", "FAIL"]
+Severity = Literal["OK", "WARN", "FAIL"]
 
 
 @dataclass(frozen=True)
 class Finding:
     """One check: how it stands, what was seen, and what to do about it."""
 
-    level: Level
+    level: Severity
     name: str
     seen: str
     fix: str = ""
@@ -111,7 +111,7 @@ def gpu(machine: Machine, config: Config, by_hand: bool) -> Iterator[Finding]:
     if not machine.gpus and on_cpu and by_hand:
         yield Finding("OK", "GPU", f"none ({machine.reason}); profile {CPU_PROFILE} needs none")
     elif not machine.gpus:
-        level: Level = "FAIL" if config.gpu.required else "WARN"
+        level: Severity = "FAIL" if config.gpu.required else "WARN"
         yield Finding(level, "GPU", f"none ({machine.reason}); profile {config.profile.root} runs on the processor", machine.fix)
     for device in machine.gpus:
         seen = f"{device.name}, {device.free_mib:.0f} of {device.total_mib:.0f} MiB free, compute capability {device.compute_capability}"

@@ -11,7 +11,7 @@ from pipeline.model.remote import HEADERS
 from pipeline.planning import ModelFit, Survey, survey
 from pipeline.server import state
 from pipeline.stages.check_gpu import check_gpu
-from pipeline.terminal import Output, Part, Table
+from pipeline.terminal import Output, OutputPart, TextTable
 from pipeline.vllm.fit import pairs
 from pipeline.vllm.plan import ERROR_MIB, PEAK_ERROR_MIB
 
@@ -30,14 +30,14 @@ def plan(root: Path, options: Options, total_mib: str | None) -> Output:
     return Output(code(fits), list(lines(fits)), {"exit_code": code(fits), **fits.model_dump(mode="json")})
 
 
-def lines(survey: Survey) -> Iterator[Part]:
+def lines(survey: Survey) -> Iterator[OutputPart]:
     """Yield what a person reads: the device, the table, and what the profile in force should set."""
     at = survey.card
     others = f", {at.available_mib:.0f} of them free" if at.available_mib < at.total_mib else ""
     yield f"planned for {at.name} with {at.total_mib:.0f} MiB{others} ({at.reason})"
     if survey.trouble:
         yield f"{survey.trouble}; models that are not on disk are planned by their {SOURCE}"
-    yield Table(HEAD, [cells(row, survey.target_mib) for row in survey.rows])
+    yield TextTable(HEAD, [cells(row, survey.target_mib) for row in survey.rows])
     for row in survey.rows:
         if row.judged is None:
             yield f"{row.name}: unknown: {row.reason}"

@@ -30,7 +30,7 @@ def publish(root: Path, options: Options, issue: str | None, repo: str | None, b
     origin = local_setting(root, "remote.origin.url")
     target = target_of(origin, settings.repo, os.environ)
     transport = transport_to(target, os.environ)
-    order = publishing.Order(target, remote_of(origin, target), settings, int(number), root, transport, token_of(os.environ))
+    order = publishing.PublishOrder(target, remote_of(origin, target), settings, int(number), root, transport, token_of(os.environ))
     server = session.pipeline.outcome(Server).data
     urls = [session.config.attach.url or "", server.handle.base_url if server is not None else ""]
     hosts = [session.config.serve.host, *(urlsplit(url).hostname or "" for url in urls)]

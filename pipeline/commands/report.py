@@ -11,7 +11,7 @@ from pipeline.dag import MEASURING
 from pipeline.engine.stage import Result
 from pipeline.redact import redacted
 from pipeline.report.stage import Report
-from pipeline.terminal import Output, Part, Table
+from pipeline.terminal import Output, OutputPart, TextTable
 
 
 def run_all(root: Path, options: Options) -> Output:
@@ -59,9 +59,9 @@ def render(root: Path, options: Options, only: bool) -> Output:
 
 def verdicts(session: Session, report: Report | None, code: int, more: Sequence[str], facts: dict[str, object]) -> Output:
     """Return the report's table of verdicts, its headline and where it is, with `more` for a person and `facts` for a program."""
-    parts: list[Part] = []
+    parts: list[OutputPart] = []
     if report is not None:
-        parts += [Table(report.header, [gate.cells for gate in report.gates]), report.headline, report.path]
+        parts += [TextTable(report.header, [gate.cells for gate in report.gates]), report.headline, report.path]
         facts = report.model_dump(mode="json", include={"headline", "path", "gates"}) | facts
     return Output(code, [*parts, *more, session.profile_words()], {"exit_code": code, "profile": session.profile_data(), **facts})
 

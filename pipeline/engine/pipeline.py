@@ -7,13 +7,13 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from pipeline.engine.attempt import Attempt, each_ended
 from pipeline.engine.code import CodeDigests
 from pipeline.engine.context import Context
 from pipeline.engine.fingerprint import content_digest, differences
 from pipeline.engine.outcomes import Outcomes
 from pipeline.engine.record import BLOCKED, UNKNOWN_FORM, Artifact, Failure, Outcome, Store, digest, now
 from pipeline.engine.stage import Result, Stage
+from pipeline.engine.stage_run import StageRun, each_ended
 from pipeline.engine.workspace import Workspace
 from pipeline.errors import MeaninglessError, NewerRecordError, PipelineError, RecordError, machine_error
 from pipeline.message import _
@@ -144,7 +144,7 @@ class Pipeline:
                 for result in (start for start in starts if isinstance(start, Result)):
                     results.append(result)
                     self._report(result)
-                with closing(each_ended([start for start in starts if isinstance(start, Attempt)])) as ended:
+                with closing(each_ended([start for start in starts if isinstance(start, StageRun)])) as ended:
                     for attempt in ended:
                         results.append(self._conclude(attempt, broken))
                         self._report(results[-1])
@@ -157,7 +157,7 @@ class Pipeline:
         ready = [stage for stage in waiting if not any(maker in waiting for maker in self.upstream(stage))]
         return ready[:1] if ready[0].exclusive else [stage for stage in ready if not stage.exclusive]
 
-    def _start(self, stage: Stage, forced: bool, present: bool, broken: dict[str, str]) -> Result | Attempt:
+    def _start(self, stage: Stage, forced: bool, present: bool, broken: dict[str, str]) -> Result | StageRun:
         """Return an attempt at the stage, or what became of it where it does not run."""
         roots = [broken[maker.name] for maker in self.upstream(stage) if maker.makes in stage.needs.values() and maker.name in broken]
         if roots:
@@ -169,13 +169,13 @@ class Pipeline:
             reason = "no longer there"
         return self._attempt(stage, reason, broken)
 
-    def _attempt(self, stage: Stage, reason: str, broken: dict[str, str]) -> Result | Attempt:
+    def _attempt(self, stage: Stage, reason: str, broken: dict[str, str]) -> Result | StageRun:
         """Revive what the stage needs and return an attempt at it; a Result where something could not be revived."""
         for kind in stage.needs.values():
             maker = self._makers[kind]
             if not self._is_present(maker):
                 revival = self._attempt(maker, "no longer there", broken)
-                if isinstance(revival, Attempt):
+                if isinstance(revival, StageRun):
                     revival.run()
                     revival = self._conclude(revival, broken)
                 self._report(revival)
@@ -183,13 +183,13 @@ class Pipeline:
                     return self._blocked(stage, broken[maker.name], broken)
         because = self.because(stage)
         self.store.remove(stage.name)
-        return Attempt(stage, reason, because, partial(self._call, stage, reason, self._arguments(stage)))
+        return StageRun(stage, reason, because, partial(self._call, stage, reason, self._arguments(stage)))
 
     def _call(self, stage: Stage, reason: str, arguments: dict[str, Any]) -> Artifact:
         with self._running(stage, reason):
             return stage.function(**arguments)
 
-    def _conclude(self, attempt: Attempt, broken: dict[str, str]) -> Result:
+    def _conclude(self, attempt: StageRun, broken: dict[str, str]) -> Result:
         """Record how the attempt ended; raise what is no failure of the stage, without a record."""
         stage, took_s = attempt.stage.name, attempt.took_s
         if attempt.data is not None:

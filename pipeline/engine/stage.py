@@ -13,7 +13,7 @@ from pipeline.engine.outcomes import Outcomes
 from pipeline.engine.record import Artifact, Measurement, Outcome
 from pipeline.engine.workspace import Workspace
 
-State = Literal["made", "unchanged", "left out", "failed", "blocked"]
+StageState = Literal["made", "unchanged", "left out", "failed", "blocked"]
 
 
 @dataclass(frozen=True)
@@ -96,6 +96,6 @@ class Result:
     """What became of a stage in this run, and why."""
 
     stage: str
-    state: State
+    state: StageState
     reason: str
     duration_s: float = 0.0

@@ -27,7 +27,7 @@ from pipeline.server.watch import watched
 from pipeline.stages.serve import Server, device_of, serve
 from pipeline.stages.test_determinism import REMEDY_NOTE, Arm, Remedied, Side, all_arms
 from pipeline.suite import load_prompts
-from pipeline.terminal import Part, Table
+from pipeline.terminal import OutputPart, TextTable
 from pipeline.vllm.remedies import NoRemedy, Remedy, remedy_for
 from pipeline.vllm.settle import settle
 
@@ -144,7 +144,7 @@ def verdict(proof: Remedied) -> int:
     return int(any(arm.agreeing < arm.runs for arm in proof.remedied.arms if arm.arm in PROVEN))
 
 
-def lines(proof: Remedied) -> list[Part]:
+def lines(proof: Remedied) -> list[OutputPart]:
     """Return the proof for the terminal: the report's table in columns, and what went wrong."""
     table = remedy_table(proof)
     plain, body = Plain(), list[list[Cell]]([list(table.header), *table.rows])
@@ -152,7 +152,7 @@ def lines(proof: Remedied) -> list[Part]:
     return [
         f"remedy {proof.variable}={proof.value}: {proof.why}",
         *(["serve.env has it already; both sides were measured all the same"] if proof.in_settings else []),
-        Table(header, rows),
+        TextTable(header, rows),
         *(
             trouble(words, side.failure)
             for words, side in zip(table.header[1:], (proof.without, proof.remedied), strict=True)

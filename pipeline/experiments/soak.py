@@ -8,7 +8,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from pipeline.client.target import Target
+from pipeline.client.endpoint import Endpoint
 from pipeline.config.schema import VramConfig
 from pipeline.engine.fingerprint import differences
 from pipeline.engine.record import SOAK_NOTE as NOTE
@@ -114,7 +114,7 @@ def soak(
         return written("complete", load)
 
 
-def answered(load: Load, target: Target, model: str, concurrency: int, seconds: float, on_progress: Callable[[int], None]) -> Load:
+def answered(load: Load, target: Endpoint, model: str, concurrency: int, seconds: float, on_progress: Callable[[int], None]) -> Load:
     """Return `load` with another slice of it; NothingAnsweredError when all of its requests failed.
 
     A last slice of less than a request's time may send none, which is no failure.

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.client.endpoint import Endpoint
 from pipeline.client.payloads import streamed
-from pipeline.client.target import Target
 from pipeline.errors import MeasureError
 from pipeline.load.generator import closed_loop
 from pipeline.load.spread import ROOT, Crew, Processes, Task, loop, shares
@@ -74,13 +74,13 @@ def calibrate(concurrencies: Sequence[int], budget_ms: float, crew: Crew | None 
 
 
 @contextmanager
-def paced(concurrency: int) -> Iterator[Target]:
+def paced(concurrency: int) -> Iterator[Endpoint]:
     """Run a stub with a schedule that it can keep to at this concurrency."""
     with stub("--first-ms", f"{FIRST_MS:g}", "--each-ms", f"{max(EACH_MS, 1000 * concurrency / MOST_CHUNKS_S):g}") as target:
         yield target
 
 
-def best_calibration(target: Target, concurrency: int, budget_ms: float) -> Calibration:
+def best_calibration(target: Endpoint, concurrency: int, budget_ms: float) -> Calibration:
     """Return the first calibration within the budget, else the one with the shortest delays."""
     tries: list[Calibration] = []
     processes = 1
@@ -138,13 +138,13 @@ class Hurried:
             return round(sum(len(answer.chunk_ns) for answer in answers) / (time.perf_counter() - began), 1)
 
 
-def calibration(target: Target, concurrency: int, processes: int = 1) -> Calibration:
+def calibration(target: Endpoint, concurrency: int, processes: int = 1) -> Calibration:
     """Return what the client costs at one concurrency."""
     found, cpu_s = delays(target, concurrency, Processes(processes) if processes > 1 else None)
     return calibration_of(concurrency, processes, found, cpu_s)
 
 
-def delays(target: Target, concurrency: int, crew: Crew | None) -> tuple[list[float], float]:
+def delays(target: Endpoint, concurrency: int, crew: Crew | None) -> tuple[list[float], float]:
     """Return (each chunk's delay in ms, our CPU seconds), by answers whose text is the time they were sent."""
     payloads = [streamed(STUB_MODEL, [{"role": "user", "content": "x"}], CALIBRATION_TOKENS) for _ in range(concurrency * 2 + 2)]
     closed_loop(target, payloads[:concurrency], concurrency, ANSWER_S)
@@ -170,7 +170,7 @@ def calibration_of(concurrency: int, processes: int, delays_ms: Sequence[float],
 
 
 @contextmanager
-def stub(*arguments: str) -> Iterator[Target]:
+def stub(*arguments: str) -> Iterator[Endpoint]:
     """Run the stub while inside; it ends when its standard input closes."""
     command = [sys.executable, "-m", "pipeline.load.stub", *arguments]
     # A session of its own: Ctrl-C is for us, and we end it.
@@ -181,7 +181,7 @@ def stub(*arguments: str) -> Iterator[Target]:
             port = process.stdout.readline().strip()
             if not port:
                 raise MeasureError("the client's calibration: the stub did not start")
-            yield Target(f"http://127.0.0.1:{port}")
+            yield Endpoint(f"http://127.0.0.1:{port}")
         finally:
             process.stdin.close()
             process.stdin = None

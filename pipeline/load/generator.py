@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
 from pipeline.client.answer import Answer, Blocks, RawAnswer, read_answer
-from pipeline.client.target import Target
+from pipeline.client.endpoint import Endpoint
 
 if TYPE_CHECKING:  # 20 ms that an unchanged run does without
     import ssl
@@ -99,7 +99,7 @@ class Route:
     context: "ssl.SSLContext | None"
 
     @staticmethod
-    def to(target: Target, base_url: str | None = None) -> "Route":
+    def to(target: Endpoint, base_url: str | None = None) -> "Route":
         """Return the route to `target`, or to the replica of it at `base_url`."""
         address = urlsplit(base_url or target.base_url)
         context = None
@@ -175,7 +175,7 @@ class Channel:
 
 
 def closed_loop(
-    target: Target,
+    target: Endpoint,
     payloads: Iterable[dict[str, Any]],
     concurrency: int,
     timeout_s: float,
@@ -208,7 +208,7 @@ def closed_loop(
 
 
 def open_loop(
-    target: Target,
+    target: Endpoint,
     payloads: Sequence[dict[str, Any]],
     due_s: Sequence[float],
     timeout_s: float,
@@ -246,7 +246,7 @@ def open_loop(
     return report_span(target, [read_answer(raws[index]) for index in sorted(raws)]), ended - start / 1e9
 
 
-def report_span(target: Target, answers: list[Answer]) -> list[Answer]:
+def report_span(target: Endpoint, answers: list[Answer]) -> list[Answer]:
     """Return the answers of a loop, after telling `target` from when to when it was at work on those that succeeded."""
     good = [answer for answer in answers if answer.ok]
     if good:
@@ -256,13 +256,13 @@ def report_span(target: Target, answers: list[Answer]) -> list[Answer]:
     return answers
 
 
-def routes_to(target: Target) -> list[Route]:
+def routes_to(target: Endpoint) -> list[Route]:
     """Return the routes to the server and its replicas, in the order of their turns."""
     return [Route.to(target, base_url) for base_url in (target.base_url, *target.replicas)]
 
 
 def run_side_by_side(
-    target: Target, timeout_s: float, works: Callable[[Sequence[Channel]], list[Coroutine[Any, Any, None]]]
+    target: Endpoint, timeout_s: float, works: Callable[[Sequence[Channel]], list[Coroutine[Any, Any, None]]]
 ) -> tuple[float, float]:
     """Run the works side by side until all are done, or cut them off when `target` dies; return begin and end by `time.perf_counter`."""
 

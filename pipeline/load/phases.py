@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from pipeline.client.endpoint import Endpoint
 from pipeline.client.payloads import streamed
-from pipeline.client.target import Target
 from pipeline.config.schema import BenchConfig
 from pipeline.engine.workspace import Workspace
 from pipeline.load.calibration import Calibration
@@ -24,7 +24,7 @@ class LoadPhases:
     def __init__(
         self,
         model: str,
-        target: Target,
+        target: Endpoint,
         settings: BenchConfig,
         workspace: Workspace,
         crews: Mapping[int, Crew | None] | None = None,

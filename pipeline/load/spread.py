@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 from pipeline.client.answer import Answer
-from pipeline.client.target import Target
+from pipeline.client.endpoint import Endpoint
 from pipeline.errors import MeasureError
 from pipeline.load.clocks import Clock, apart_ns, by_ours
 from pipeline.load.generator import LIVENESS_CHECK_S, TARGET_GONE, closed_loop, open_loop, report_span, uncollected
@@ -99,7 +99,7 @@ class LoadShare:
     def do(self, start_ns: int) -> tuple[list[Answer], float]:
         """Send the requests; return (answers in order, CPU seconds)."""
         first, *replicas = self.base_urls
-        target = Target(first, api_key=self.api_key, replicas=tuple(replicas))
+        target = Endpoint(first, api_key=self.api_key, replicas=tuple(replicas))
         began = time.process_time()
         if self.due_s is None:
             answers, _ = closed_loop(target, self.payloads, self.concurrency, self.timeout_s)
@@ -172,7 +172,7 @@ def send(worker: "subprocess.Popen[bytes]", data: bytes) -> None:
 
 
 def loop(
-    target: Target,
+    target: Endpoint,
     payloads: Sequence[dict[str, Any]],
     concurrency: int,
     timeout_s: float,
@@ -193,7 +193,7 @@ def loop(
 
 def loop_of_crew(
     crew: Crew,
-    target: Target,
+    target: Endpoint,
     payloads: Sequence[dict[str, Any]],
     concurrency: int,
     timeout_s: float,
@@ -243,7 +243,7 @@ def shares(concurrency: int, clients: int) -> list[int]:
     return [concurrency // count + (number < concurrency % count) for number in range(count)]
 
 
-def turned(target: Target, first: int) -> tuple[str, ...]:
+def turned(target: Endpoint, first: int) -> tuple[str, ...]:
     """Return the base URLs, those of replicas too, with the one first whose turn the payload of that index is."""
     urls = (target.base_url, *target.replicas)
     return urls[first % len(urls) :] + urls[: first % len(urls)]

@@ -48,7 +48,7 @@ class Comment(Lenient):
 
 
 @dataclass(frozen=True)
-class Answer:
+class Reply:
     """An answer of the API; header names are in lower case."""
 
     status: int
@@ -59,11 +59,11 @@ class Answer:
 class Transport(Protocol):
     """A way to the API."""
 
-    def request(self, method: str, path: str, payload: dict[str, Any] | None = None) -> Answer: ...
+    def request(self, method: str, path: str, payload: dict[str, Any] | None = None) -> Reply: ...
 
 
 @dataclass(frozen=True)
-class Target:
+class HostedRepository:
     """A repository on a GitHub server; the server's address has no slash at its end."""
 
     server: str
@@ -91,16 +91,16 @@ def repository_in(remote: str) -> tuple[str, str] | None:
     return None
 
 
-def target_of(origin: str | None, repo: str | None, environment: Mapping[str, str]) -> Target:
+def target_of(origin: str | None, repo: str | None, environment: Mapping[str, str]) -> HostedRepository:
     """Return the repository that the setting or else the remote origin names; PublishError where neither names one."""
     host, named = repository_in(origin or "") or ("github.com", None)
     if repo is None and named is None:
         what = "the git remote origin names no repository on GitHub" if origin else "there is no git remote origin"
         raise PublishError(f"where to publish is not known: {what}", "name one: --repo owner/name, or publish.repo in config.yaml")
-    return Target(environment.get("GITHUB_SERVER_URL", "").rstrip("/") or f"https://{host}", repo or named or "")
+    return HostedRepository(environment.get("GITHUB_SERVER_URL", "").rstrip("/") or f"https://{host}", repo or named or "")
 
 
-def remote_of(origin: str | None, target: Target) -> str:
+def remote_of(origin: str | None, target: HostedRepository) -> str:
     """Return the address to push to: origin's where that is the target's, because its login is set up, else the target's own."""
     _, named = repository_in(origin or "") or ("", "")
     return origin if origin and named.lower() == target.repo.lower() else f"{target.web}.git"
@@ -112,7 +112,7 @@ class ThroughGh:
     def __init__(self, host: str) -> None:
         self.host = host
 
-    def request(self, method: str, path: str, payload: dict[str, Any] | None = None) -> Answer:
+    def request(self, method: str, path: str, payload: dict[str, Any] | None = None) -> Reply:
         command = ["gh", "api", "--hostname", self.host, "--include", "--method", method, path]
         command += ["--input", "-"] if payload is not None else []
         try:
@@ -125,7 +125,7 @@ class ThroughGh:
         if status is None:
             raise unreachable(self.host, (done.stderr.strip().splitlines() or ["gh says nothing"])[-1])
         headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in rest)}
-        return Answer(int(status.group(1)), headers, body)
+        return Reply(int(status.group(1)), headers, body)
 
 
 class ThroughRest:
@@ -145,12 +145,12 @@ class ThroughRest:
 
         self._session.auth = signed  # as a header of the session it would give way to what ~/.netrc says
 
-    def request(self, method: str, path: str, payload: dict[str, Any] | None = None) -> Answer:
+    def request(self, method: str, path: str, payload: dict[str, Any] | None = None) -> Reply:
         try:
             response = self._session.request(method, f"{self.api}/{path}", json=payload, timeout=TIMEOUT_S)
         except self._requests.RequestException as error:
             raise unreachable(self.api, type(error).__name__) from error
-        return Answer(response.status_code, {name.lower(): value for name, value in response.headers.items()}, response.text)
+        return Reply(response.status_code, {name.lower(): value for name, value in response.headers.items()}, response.text)
 
 
 def token_of(environment: Mapping[str, str]) -> str | None:
@@ -158,7 +158,7 @@ def token_of(environment: Mapping[str, str]) -> str | None:
     return next((environment[name] for name in TOKENS if environment.get(name)), None)
 
 
-def transport_to(target: Target, environment: Mapping[str, str] = os.environ) -> ThroughGh | ThroughRest | None:
+def transport_to(target: HostedRepository, environment: Mapping[str, str] = os.environ) -> ThroughGh | ThroughRest | None:
     """Return the way to the API: gh where it has a login, else a token; None where there is neither."""
     if shutil.which("gh"):
         # Unlike `gh auth status` this asks nobody, so that a broken network is told as one.
@@ -172,7 +172,7 @@ def transport_to(target: Target, environment: Mapping[str, str] = os.environ) ->
 class Thread:
     """One issue and its comments; what the API refuses is a PublishError in one line."""
 
-    def __init__(self, transport: Transport, target: Target, number: int) -> None:
+    def __init__(self, transport: Transport, target: HostedRepository, number: int) -> None:
         self.transport = transport
         self.where = f"{target.repo}#{number}"
         self.repo, self.number = target.repo, number
@@ -203,13 +203,13 @@ class Thread:
             return self._parsed(Comment, self._asked("PATCH", f"repos/{self.repo}/issues/comments/{earlier.id}", {"body": body}))
         return self._parsed(Comment, self._asked("POST", f"repos/{self.repo}/issues/{self.number}/comments", {"body": body}))
 
-    def _asked(self, method: str, path: str, payload: dict[str, Any] | None = None) -> Answer:
+    def _asked(self, method: str, path: str, payload: dict[str, Any] | None = None) -> Reply:
         answer = self.transport.request(method, path, payload)
         if 200 <= answer.status < 300:
             return answer
         raise refusal(answer, self.where, "read" if method == "GET" else "comment on")
 
-    def _parsed(self, kind: type[T], answer: Answer) -> T:
+    def _parsed(self, kind: type[T], answer: Reply) -> T:
         try:
             return TypeAdapter(kind).validate_json(answer.body)
         except ValidationError as error:
@@ -225,7 +225,7 @@ def unreachable(where: str, why: str) -> PublishError:
     )
 
 
-def refusal(answer: Answer, where: str, what: str) -> PublishError:
+def refusal(answer: Reply, where: str, what: str) -> PublishError:
     """Return what a person can do about an answer that is no success."""
     said = said_in(answer.body)
     status = f"HTTP {answer.status}{f': {said}' if said else ''}"

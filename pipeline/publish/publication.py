@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from pipeline.config.schema import SECRET_NAME, PublishConfig
 from pipeline.errors import PublishError
 from pipeline.publish import document
-from pipeline.publish.github import Target, Thread, ThroughGh, ThroughRest
+from pipeline.publish.github import HostedRepository, Thread, ThroughGh, ThroughRest
 from pipeline.publish.repository import Commit, MovedError, Repository, carried, signed, through_gh
 from pipeline.publish.scrub import Private, scrubbed, scrubbed_json
 
@@ -33,10 +33,10 @@ class Publication:
 
 
 @dataclass(frozen=True)
-class Order:
+class PublishOrder:
     """Where it goes; without a way to the API it can only be shown."""
 
-    target: Target
+    target: HostedRepository
     remote: str
     settings: PublishConfig
     issue: int
@@ -73,7 +73,7 @@ def private_here(project: Path, hosts: Iterable[str], key_file: Path, environmen
     )
 
 
-def gathered(project: Path, path: str, headline: str, order: Order, private: Private) -> Publication:
+def gathered(project: Path, path: str, headline: str, order: PublishOrder, private: Private) -> Publication:
     """Return what is to be published of the report at `path`; PublishError when a part of it is missing."""
     report = project / path
     # The target holds things as the project does; a report that was put elsewhere brings its own folder.
@@ -116,14 +116,14 @@ def content_of(file: Path, private: Private) -> bytes:
     return scrubbed(text, private).encode()
 
 
-def comment_of(publication: Publication, target: Target, commit: str) -> str:
+def comment_of(publication: Publication, target: HostedRepository, commit: str) -> str:
     """Return the comment's text, with links into that commit."""
     base = f"{target.web}/blob/{commit}"
     text = document.with_absolute_links(publication.markdown, publication.report, base)
     return document.comment(text, f"{base}/{publication.report}")
 
 
-def published(publication: Publication, order: Order, transport: ThroughGh | ThroughRest, say: Say) -> None:
+def published(publication: Publication, order: PublishOrder, transport: ThroughGh | ThroughRest, say: Say) -> None:
     """Push the report, then make or update the comment; PublishError says what was done when not all was."""
     thread = Thread(transport, order.target, order.issue)
     issue, earlier = thread.issue(), thread.comment()
@@ -158,7 +158,7 @@ def pushed(repository: Repository, publication: Publication) -> Commit:
     raise PublishError(f"the branch {repository.branch} moves faster than we push; nothing was published", "repeat when it is quiet")
 
 
-def shown(publication: Publication, order: Order, say: Say) -> None:
+def shown(publication: Publication, order: PublishOrder, say: Say) -> None:
     """Print what publishing would do, and do nothing of it; what can be asked without a change is asked."""
     with tempfile.TemporaryDirectory(prefix="vllm-poc-publish-") as folder:
         repository = Repository(Path(folder), order.remote, order.settings.branch, order.git_settings)
@@ -170,7 +170,7 @@ def shown(publication: Publication, order: Order, say: Say) -> None:
     say(f"would {comment_plan(order)}:\n{comment_of(publication, order.target, UNKNOWN if commit.is_new else commit.id)}")
 
 
-def comment_plan(order: Order) -> str:
+def comment_plan(order: PublishOrder) -> str:
     """Return what would become of the comment, as far as it can be known."""
     where = f"{order.target.repo}#{order.issue}"
     if order.transport is None:

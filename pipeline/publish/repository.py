@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from pipeline.errors import PublishError
-from pipeline.publish.github import Target
+from pipeline.publish.github import HostedRepository
 
 TIMEOUT_S = 300.0
 # What a repository says about how to reach others and who commits; the rest of its configuration is about itself.
@@ -68,13 +68,13 @@ def carried(project: Path) -> list[tuple[str, str]]:
     return [(name, value) for name, _, value in pairs if CARRIED.fullmatch(name)]
 
 
-def signed(target: Target, token: str) -> list[tuple[str, str]]:
+def signed(target: HostedRepository, token: str) -> list[tuple[str, str]]:
     """Return the settings with which git shows the token to the target's server, and nothing that stood there before."""
     key, credentials = f"http.{target.server}/.extraheader", base64.b64encode(f"x-access-token:{token}".encode()).decode()
     return [(key, ""), (key, f"Authorization: Basic {credentials}")]
 
 
-def through_gh(target: Target) -> list[tuple[str, str]]:
+def through_gh(target: HostedRepository) -> list[tuple[str, str]]:
     """Return the settings with which git asks gh for the password of the target's server."""
     key = f"credential.{target.server}.helper"
     return [(key, ""), (key, "!gh auth git-credential")]

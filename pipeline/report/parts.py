@@ -136,7 +136,7 @@ class SweepPart:
 
 
 @dataclass(frozen=True)
-class Alternative:
+class AlternativeRow:
     """One row of the guide's table of models, with what was measured of it."""
 
     model: Text

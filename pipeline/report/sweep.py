@@ -17,7 +17,7 @@ VRAM, HOST = "measure-vram.vram_peak_mib", "measure-vram.host_pss_peak_mib"
 TTFT, DECODE, IDENTICAL = "bench.ttft_ms_p95", "bench.decode_tok_s_p50", "test-determinism.identical"
 METRICS = (ACCURACY, LATENCY, VRAM, HOST, TTFT, DECODE, IDENTICAL)
 INTERRUPTED = _("the sweep was interrupted; the same command goes on with it")
-State = Literal["measured", "failed", "skipped", "interrupted", "waiting"]
+CellState = Literal["measured", "failed", "skipped", "interrupted", "waiting"]
 
 
 class CellRecord(Frozen):
@@ -33,7 +33,7 @@ class CellRecord(Frozen):
     profile: str
     fingerprint: str
     fit: Sentence
-    state: State = "waiting"
+    state: CellState = "waiting"
     reason: Sentence = ""
     report: str | None = None
     source: str | None = None

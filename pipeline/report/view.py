@@ -12,7 +12,7 @@ from pipeline.report.figures import footnoted
 from pipeline.report.gates import Judged, JudgedGate
 from pipeline.report.headline import WORDS, badge_words, summary
 from pipeline.report.inputs import Inputs
-from pipeline.report.parts import Alternative, FailureNote, FigureRow, GateRow, Picture, Scenario, StageRow, SweepPart
+from pipeline.report.parts import AlternativeRow, FailureNote, FigureRow, GateRow, Picture, Scenario, StageRow, SweepPart
 from pipeline.report.sections.alternatives import alternatives
 from pipeline.report.sections.cautions import cautions
 from pipeline.report.sections.common import minute
@@ -45,7 +45,7 @@ class View:
     targets: list[GateRow]
     criteria: list[GateRow]
     scenarios: list[Scenario]
-    alternatives: list[Alternative]
+    alternatives: list[AlternativeRow]
     stages: list[StageRow]
     failures: list[FailureNote]
     environment: list[tuple[Text, Text]]

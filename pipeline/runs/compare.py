@@ -22,7 +22,7 @@ from pipeline.measure.verdicts import digits
 from pipeline.report.drawing.ratios import Ratio, ratios
 from pipeline.report.formats.document import ReportedFigure
 from pipeline.runs.kept import Run
-from pipeline.terminal import Part, Table
+from pipeline.terminal import OutputPart, TextTable
 
 MUST_AGREE = ("device", "model", "vllm")
 # Settings that change what a figure means; sample sizes do not. Files (suites, prompts) are compared by content.
@@ -248,7 +248,7 @@ def fits(noise: RunNoise, runs: Sequence[Run]) -> bool:
     return not noise.simulated and all((noise.device, noise.model, noise.vllm) == (one.device, one.model, one.vllm) for one in facts)
 
 
-def lines(comparison: Comparison, run_noise: RunNoise | None) -> list[Part]:
+def lines(comparison: Comparison, run_noise: RunNoise | None) -> list[OutputPart]:
     """Return the comparison for the terminal."""
     header = ("figure", "A", "B", "B/A (95 %)", "noise", "verdict", "by")
     counts = {
@@ -263,7 +263,7 @@ def lines(comparison: Comparison, run_noise: RunNoise | None) -> list[Part]:
         *(f"{letter}: {run.name}, {run_words(run)}" for letter, run in (("A", comparison.a), ("B", comparison.b))),
         *([f"NOT ALIKE: these runs differ in {', '.join(comparison.unlike)}."] if comparison.unlike else []),
         f"{source}10 % for times, rates and memory, none for shares, whose answers are counted",
-        Table(header, [cells_of(row) for row in comparison.rows]),
+        TextTable(header, [cells_of(row) for row in comparison.rows]),
         ", ".join(f"{len(found)} {word}" for word, found in counts.items()),
         *(f"WORSE: {row.metric}, {digits(row.a or 0)} → {digits(row.b or 0)} {row.unit}" for row in counts["worse"]),
     ]

@@ -6,7 +6,7 @@ from pipeline.engine.workspace import Workspace
 from pipeline.errors import RecordError
 from pipeline.measure.verdicts import digits
 from pipeline.runs.kept import Run, readable, short
-from pipeline.terminal import Part, Table
+from pipeline.terminal import OutputPart, TextTable
 
 HEADLINES = {
     "bench.ttft_ms_p95": "TTFT p95",
@@ -16,7 +16,7 @@ HEADLINES = {
 }
 
 
-def lines(workspace: Workspace) -> list[Part]:
+def lines(workspace: Workspace) -> list[OutputPart]:
     """Return the runs for the terminal, and what is wrong with those that cannot be read."""
     readings = readable(workspace)
     runs = [run for run in readings if isinstance(run, Run)]
@@ -24,7 +24,7 @@ def lines(workspace: Workspace) -> list[Part]:
     if not readings:
         return ["no run is kept yet; `./inv all` keeps one"]
     header = ("time (UTC)", "id", "profile", "device", "model", "verdict", *HEADLINES.values())
-    return [*([Table(header, [cells_of(run) for run in runs])] if runs else []), *broken]
+    return [*([TextTable(header, [cells_of(run) for run in runs])] if runs else []), *broken]
 
 
 def cells_of(run: Run) -> list[str]:

@@ -3,7 +3,7 @@
 import time
 from typing import NamedTuple
 
-from pipeline.client.target import Target
+from pipeline.client.endpoint import Endpoint
 from pipeline.engine.workspace import Workspace
 from pipeline.errors import MeasureError, ServerError
 from pipeline.server import launch as launching
@@ -80,7 +80,7 @@ def await_proofs(version: str, workspace: Workspace) -> Ready:
     workspace.say(f"ready after {ready_s:.1f} s")
     if is_monitored(log.read_text(encoding="utf-8", errors="replace")):
         began = time.monotonic()
-        target = Target(launch.base_url, lambda: state.is_running(launch), key_of(launch, workspace))
+        target = Endpoint(launch.base_url, lambda: state.is_running(launch), key_of(launch, workspace))
         count = warm_up(target, launch.model, launch.settings.max_num_seqs, launch.settings.max_model_len)
         workspace.say(f"warmed up with {count} requests in {time.monotonic() - began:.1f} s")
     handle = Handle(

@@ -6,7 +6,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 
 from pipeline.client.control import Control
-from pipeline.client.target import Target
+from pipeline.client.endpoint import Endpoint
 from pipeline.engine.workspace import Workspace
 from pipeline.errors import MeasureError, ServerError
 from pipeline.server import state
@@ -50,7 +50,7 @@ class Watch:
 
 
 @contextmanager
-def watched(handle: Handle, workspace: Workspace, who: str = "") -> Iterator[Target]:
+def watched(handle: Handle, workspace: Workspace, who: str = "") -> Iterator[Endpoint]:
     """Measure inside on the target; a server that dies meanwhile is the failure, with its own cause, not the requests that it broke.
 
     Where `who` names itself, the load that it puts on a launch of ours is on record beside the launch's samples.
@@ -61,7 +61,7 @@ def watched(handle: Handle, workspace: Workspace, who: str = "") -> Iterator[Tar
     notes = Notebook((workspace.root / handle.samples).with_name(LOADS_FILE), who) if who and handle.samples else None
     trouble: MeasureError | None = None
     try:
-        target = Target(handle.base_url, watch.alive, key)
+        target = Endpoint(handle.base_url, watch.alive, key)
         yield replace(target, loaded=notes.span) if notes else target
     except MeasureError as error:
         trouble = error

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from pipeline.client.control import Control
-from pipeline.client.target import Target
+from pipeline.client.endpoint import Endpoint
 from pipeline.config.schema import BenchConfig
 from pipeline.contexts import RequestLimits
 from pipeline.engine.record import Measurement, write_atomic
@@ -67,7 +67,7 @@ def measure(
     settings: BenchConfig,
     limits: RequestLimits,
     server: Server,
-    target: Target,
+    target: Endpoint,
     workspace: Workspace,
     raw: Path | None = None,
     crew: Crew | None = None,

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Literal
 
 from pipeline.client.control import Control
+from pipeline.client.endpoint import Endpoint
 from pipeline.client.payloads import streamed
-from pipeline.client.target import Target
 from pipeline.config.schema import VramConfig
 from pipeline.engine.record import Measurement, now
 from pipeline.engine.workspace import Workspace
@@ -117,7 +117,7 @@ def measure_vram(settings: VramConfig, machine: Machine, server: Server, workspa
         return load_and_read(settings, machine, server, target, workspace)
 
 
-def load_and_read(settings: VramConfig, machine: Machine, server: Server, target: Target, workspace: Workspace) -> MemoryUse:
+def load_and_read(settings: VramConfig, machine: Machine, server: Server, target: Endpoint, workspace: Workspace) -> MemoryUse:
     """Return the record of a run; the server is watched by the caller.
 
     What router, determinism and bench put on the launches of this server counts; only what is missing to `load_s` is added.
@@ -153,7 +153,7 @@ def load_and_read(settings: VramConfig, machine: Machine, server: Server, target
     return use.model_copy(update={"compiled_kernels": compiled_kernels(server.handle.launches, workspace)})
 
 
-def add_load(settings: VramConfig, seconds: float, server: Server, target: Target, workspace: Workspace) -> tuple[Load, Meter]:
+def add_load(settings: VramConfig, seconds: float, server: Server, target: Endpoint, workspace: Workspace) -> tuple[Load, Meter]:
     """Put so much load on the server; return it, and what its metrics said."""
     workspace.say(f"memory: {seconds:.3g} s of load at concurrency {settings.concurrency}")
     on_progress = workspace.progress("memory, seconds of load", round(seconds))
@@ -188,7 +188,7 @@ def preempted_since(at_s: float, launches: Sequence[Loads], spans: Sequence[Sequ
 
 
 def apply_load(
-    load: Load, target: Target, model: str, concurrency: int, seconds: float, on_progress: Callable[[int], None] = lambda _load_s: None
+    load: Load, target: Endpoint, model: str, concurrency: int, seconds: float, on_progress: Callable[[int], None] = lambda _load_s: None
 ) -> Load:
     """Keep so many requests in flight for so long; return `load` with what that added, its last span extended to the end.
 

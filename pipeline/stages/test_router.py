@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.client.answer import Answer
+from pipeline.client.endpoint import Endpoint
 from pipeline.client.payloads import streamed, unary
-from pipeline.client.target import Target
 from pipeline.config.schema import RouterConfig
 from pipeline.engine.record import Measurement, write_atomic
 from pipeline.engine.workspace import Workspace
@@ -104,7 +104,7 @@ def test_router(settings: RouterConfig, server: Server, workspace: Workspace) ->
         return send_suite(settings, server, target, workspace)
 
 
-def send_suite(settings: RouterConfig, server: Server, target: Target, workspace: Workspace, raw: Path | None = None) -> RouterResult:
+def send_suite(settings: RouterConfig, server: Server, target: Endpoint, workspace: Workspace, raw: Path | None = None) -> RouterResult:
     """Return the record of a run, whose answers go to `raw`; the server is watched by the caller."""
     suite = load_suite(workspace.root / settings.suite)
     cases = suite.cases[: settings.cases]
@@ -156,7 +156,7 @@ class Sender:
     settings: RouterConfig
     suite: Suite
     server: Server
-    target: Target
+    target: Endpoint
     workspace: Workspace
 
     def send(self, arm: str, cases: Sequence[Case], payload: Callable[..., dict[str, Any]], extra: Mapping[str, Any]) -> list[CaseResult]:

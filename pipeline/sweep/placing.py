@@ -23,7 +23,7 @@ PROJECT = ("tasks.py", "config.yaml", "pipeline", "templates", "suites", "requir
 
 
 @dataclass(frozen=True)
-class Order:
+class CellOrder:
     """A cell to run: its folder's name, the GPUs it needs, and what its node is told."""
 
     cell: str
@@ -47,7 +47,7 @@ class Ended:
 class Placed:
     """A cell that Ray has been asked to place, or runs."""
 
-    order: Order
+    order: CellOrder
     actor: Any
     reference: Any
     where: str = ""
@@ -95,7 +95,7 @@ def cores_for(nodes: Iterable[Mapping[str, float]], gpus: int) -> float:
     return min((count for count in cores if count > max(cores) / 2), default=0.0)
 
 
-def slots(nodes: Sequence[Mapping[str, float]], orders: Iterable[Order]) -> int:
+def slots(nodes: Sequence[Mapping[str, float]], orders: Iterable[CellOrder]) -> int:
     """Return how many cells may run at once: one on each node that some cell can use."""
     wanted = [(gpus, cores_for(nodes, gpus)) for gpus in {order.gpus for order in orders}]
     return sum(any(cores and found.get("GPU", 0.0) >= gpus and found.get("CPU", 0.0) >= cores for gpus, cores in wanted) for found in nodes)
@@ -106,8 +106,8 @@ class Listener:
     """Hears what becomes of the orders as it happens: lines to show, each start with its node, each end."""
 
     say: Callable[[str], None]
-    started: Callable[[Order, str], None]
-    ended: Callable[[Order, Ended], None]
+    started: Callable[[CellOrder, str], None]
+    ended: Callable[[CellOrder, Ended], None]
 
 
 class Placing:
@@ -133,7 +133,7 @@ class Placing:
         self._placed: list[Placed] = []
         self._project: Any = None
 
-    def run(self, orders: Sequence[Order]) -> None:
+    def run(self, orders: Sequence[CellOrder]) -> None:
         """Run every order; on any exception, end what runs on every node first."""
         self._token.write_text(self._word or "not to be found", encoding="utf-8")
         waiting = deque(Placed(order, None, None) for order in orders)

@@ -28,7 +28,7 @@ from pipeline.sweep import grid, results
 from pipeline.sweep.fit import CellFit, cell_fit, estimates, gpus_of, minutes
 from pipeline.sweep.grid import Cell
 from pipeline.sweep.node import SWEEPS
-from pipeline.sweep.placing import Ended, Listener, Nodes, Order, Placing
+from pipeline.sweep.placing import CellOrder, Ended, Listener, Nodes, Placing
 from pipeline.sweep.summary import PLOT, page
 from pipeline.terminal import Output
 
@@ -244,11 +244,11 @@ class Sweeping:
             if document is not None:
                 yield document
 
-    def _order(self, job: Job) -> Order:
+    def _order(self, job: Job) -> CellOrder:
         root = self.workspace.root
         (self.folder / job.cell.folder / results.CELL_FILE).unlink(missing_ok=True)  # a crash leaves "not run", not a lie
         own = {k: v for k, v in os.environ.items() if k.startswith(ENVIRONMENT_PREFIX) or k == "OMP_NUM_THREADS"}
-        return Order(
+        return CellOrder(
             job.cell.folder,
             gpus_of(job.config),
             {
@@ -272,10 +272,10 @@ class Sweeping:
             return "venv-vllm"
         return f".cache/sweep/venv-{digest(install.model_dump(mode='json'))}"
 
-    def _begun(self, order: Order, where: str) -> None:
+    def _begun(self, order: CellOrder, where: str) -> None:
         self.say(f"▶ {self._records[order.cell].name}: started on {where}; log {SWEEPS / order.cell / 'cell.log'}")
 
-    def _over(self, order: Order, how: Ended) -> None:
+    def _over(self, order: CellOrder, how: Ended) -> None:
         """Record how a cell ended, and tell."""
         record, folder = self._records[order.cell], self.folder / order.cell
         record = record.model_copy(update={"where": how.where or None, "took_s": how.took_s, "lost": how.lost})

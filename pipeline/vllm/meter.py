@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from pipeline.client.control import Control
-from pipeline.client.target import Target
+from pipeline.client.endpoint import Endpoint
 from pipeline.errors import MeasureError
 from pipeline.vllm.metrics import KV_USAGE, PREEMPTIONS
 
@@ -47,7 +47,7 @@ class Meter:
 
 
 @contextmanager
-def metered(target: Target, each_s: float = READ_EVERY_S) -> Iterator[Meter]:
+def metered(target: Endpoint, each_s: float = READ_EVERY_S) -> Iterator[Meter]:
     """Read the server's metrics while the block runs, in a thread of its own, and once more at its end."""
     meter = Meter(Control(target.base_url, target.api_key))
     over = threading.Event()

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from itertools import product
 from typing import Any
 
+from pipeline.client.endpoint import Endpoint
 from pipeline.client.payloads import streamed
-from pipeline.client.target import Target
 from pipeline.load.generator import closed_loop
 
 SCHEMA = {"type": "object", "properties": {"number": {"type": "integer"}}, "required": ["number"], "additionalProperties": False}
@@ -23,7 +23,7 @@ MAX_TOKENS = 8
 WARM_UP_TIMEOUT_S = 120
 
 
-def warm_up(target: Target, model: str, max_num_seqs: int, max_model_len: int) -> int:
+def warm_up(target: Endpoint, model: str, max_num_seqs: int, max_model_len: int) -> int:
     """Send each kind of request alone and in company; return how many were answered."""
     answered = 0
     for together in sorted({min(count, max_num_seqs) for count in TOGETHER}):

@@ -9,7 +9,7 @@ from pipeline.report.cells import Amount, Measured, Ruling, Source, Target, glue
 from pipeline.report.definitions import Definition
 from pipeline.report.drawing.badge import badge
 from pipeline.report.parts import (
-    Alternative,
+    AlternativeRow,
     CellRow,
     Chart,
     FailureNote,
@@ -83,8 +83,8 @@ def view(**changes: Any) -> View:
         criteria=[replace(GATE, ruling=Ruling("FAIL", reason="600 is not < 500", required=False), notes=())],
         scenarios=scenarios(),
         alternatives=[
-            Alternative("Small", "1B", "~2GB", "Router", (Measured(5.0, "MiB", 1),)),
-            Alternative("Large", "7B", "~8GB", "Chat", "no"),
+            AlternativeRow("Small", "1B", "~2GB", "Router", (Measured(5.0, "MiB", 1),)),
+            AlternativeRow("Large", "7B", "~8GB", "Chat", "no"),
         ],
         stages=[
             StageRow("serve", "ok", Amount(glued(Digits("12"), " s"), 12.0), "today", "ok"),
@@ -143,7 +143,7 @@ def text_in_every_place(text: str, entries: int = 1) -> View:
         targets=[gate] * entries,
         criteria=[gate] * entries,
         scenarios=[scenario, replace(scenario, reason=text, charts=[]), replace(scenario, charts=[]), replace(scenario, charts=[])],
-        alternatives=[Alternative(text, text, text, text, text)] * entries,
+        alternatives=[AlternativeRow(text, text, text, text, text)] * entries,
         stages=[StageRow(name, text, Amount(text, 1.0), text, "ok") for name in names],
         failures=[FailureNote(name, failure) for name in names],
         environment=[(text, text)] * entries,

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from pipeline import terminal
 from pipeline.engine.workspace import Workspace
-from pipeline.terminal import Lines, Moving, Output, Quiet, Silent, Table, aligned, give, moves, plain, screen, show, style_of
+from pipeline.terminal import Lines, Moving, Output, Quiet, Silent, TextTable, aligned, give, moves, plain, screen, show, style_of
 
 SECRET = "hf_abcdefghijkl"
 
@@ -231,7 +231,7 @@ cells = st.text(st.characters(codec="ascii", exclude_characters=" \n\r", exclude
 @given(st.lists(st.tuples(cells, cells, cells), min_size=1, max_size=5))
 def test_columns_are_aligned_and_nothing_is_lost(rows: list[tuple[str, str, str]]) -> None:
     header = ("a", "b", "c")
-    lines = aligned(Table(header, rows))
+    lines = aligned(TextTable(header, rows))
     assert [tuple(line.split()) for line in lines] == [header, *rows]
     for column in range(1, 3):
         width = sum(max(len(row[at]) for row in [header, *rows]) + 2 for at in range(column))
@@ -239,13 +239,13 @@ def test_columns_are_aligned_and_nothing_is_lost(rows: list[tuple[str, str, str]
 
 
 def test_a_table_without_a_header_or_without_rows() -> None:
-    assert aligned(Table((), [("a", "b"), ("cc", "d")])) == ["a   b", "cc  d"]
-    assert aligned(Table(("a", "b"), [])) == ["a  b"]
-    assert plain(["one\ntwo", Table((), [("a", "b")])]) == ["one", "two", "a  b"]
+    assert aligned(TextTable((), [("a", "b"), ("cc", "d")])) == ["a   b", "cc  d"]
+    assert aligned(TextTable(("a", "b"), [])) == ["a  b"]
+    assert plain(["one\ntwo", TextTable((), [("a", "b")])]) == ["one", "two", "a  b"]
 
 
 def test_a_result_holds_no_secret_unless_it_was_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
-    answer = Output(0, [f"key {SECRET}", Table(("key",), [(SECRET,)])], {"key": SECRET})
+    answer = Output(0, [f"key {SECRET}", TextTable(("key",), [(SECRET,)])], {"key": SECRET})
     for as_json in (False, True):
         give(answer, as_json)
         assert SECRET not in capsys.readouterr().out

@@ -14,7 +14,7 @@ SMALLEST_R, LARGEST_R = 5.0, 26.0
 SIDE, LINE = 12, 14  # px between a circle and its name, and from one name down to the next
 MOST_NAMED = 12  # of more cells only those on the front and the recommended one are named
 TITLE = _("Router accuracy against latency, the model's size as area")
-Shown = tuple[CellRecord, float, float]  # with latency and accuracy
+PlottedCell = tuple[CellRecord, float, float]  # with latency and accuracy
 
 
 def front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -26,7 +26,7 @@ def front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     return found
 
 
-def shown_cells(cells: Sequence[CellRecord]) -> list[Shown]:
+def shown_cells(cells: Sequence[CellRecord]) -> list[PlottedCell]:
     """Return the cells that have both figures."""
     found = [(cell, cell.value(LATENCY), cell.value(ACCURACY)) for cell in cells]
     return [(cell, latency, accuracy) for cell, latency, accuracy in found if latency is not None and accuracy is not None]

@@ -60,7 +60,7 @@ class Bar:
 
 
 @dataclass(frozen=True)
-class Target:
+class MemoryLimit:
     """A value that memory must stay under."""
 
     label: Text
@@ -90,7 +90,7 @@ def has_parts(bars: Sequence[Bar]) -> bool:
     return any(mib > 0 for bar in bars for _name, mib in bar.parts)
 
 
-def over_time(title: Text, lines: Sequence[Line], bands: Sequence[Band], targets: Sequence[Target], words: Words) -> str:
+def over_time(title: Text, lines: Sequence[Line], bands: Sequence[Band], targets: Sequence[MemoryLimit], words: Words) -> str:
     """Return the picture of the lines from 0 MiB up, the bands beneath; one of the lines must have two moments."""
     lines = [line for line in lines if has_times([line])]
     times = [at for line in lines for at, _mib in line.points]
@@ -130,7 +130,7 @@ def rows_of(bands: Sequence[Band], x: Scale, words: Words) -> tuple[list[str], f
     return body, height
 
 
-def stacked(title: Text, bars: Sequence[Bar], target: Target | None, words: Words) -> str:
+def stacked(title: Text, bars: Sequence[Bar], target: MemoryLimit | None, words: Words) -> str:
     """Return the bars with their parts, one of which must be known, and the target as a line across them."""
     bars = [Bar(bar.label, parts) for bar in bars if (parts := [part for part in bar.parts if part[1] > 0])]
     names = list(dict.fromkeys(name for bar in bars for name, _mib in bar.parts))

@@ -7,11 +7,11 @@ from typing import Literal
 from pipeline.report.formats.document import Document, ReportedGate
 from pipeline.report.formats.reported import measured_words, target_words, verdict_words
 
-Outcome = Literal["failure", "skipped"]
+CaseOutcome = Literal["failure", "skipped"]
 NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
-def junit_outcome(gate: ReportedGate, inconclusive: Outcome, not_measured: Outcome) -> Outcome | None:
+def junit_outcome(gate: ReportedGate, inconclusive: CaseOutcome, not_measured: CaseOutcome) -> CaseOutcome | None:
     """Return how a gate stands in junit.xml, None being a pass; what the exit code leaves out (waived, not required) is skipped."""
     if gate.verdict == "PASS":
         return None
@@ -22,7 +22,7 @@ def junit_outcome(gate: ReportedGate, inconclusive: Outcome, not_measured: Outco
     return {"INCONCLUSIVE": inconclusive, "NOT_MEASURED": not_measured}.get(gate.verdict, "failure")
 
 
-def junit(document: Document, inconclusive: Outcome, not_measured: Outcome) -> str:
+def junit(document: Document, inconclusive: CaseOutcome, not_measured: CaseOutcome) -> str:
     """Return one test case per gate."""
     outcomes = [junit_outcome(gate, inconclusive, not_measured) for gate in document.gates]
     counts = {

@@ -3,16 +3,16 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from pipeline.config.schema import Alternative as Entry
+from pipeline.config.schema import Alternative
 from pipeline.message import Code, Message, _
 from pipeline.report.cells import glued, listed, measured, of_settings
 from pipeline.report.inputs import Inputs
-from pipeline.report.parts import Alternative
-from pipeline.report.sweep import CellRecord, State, Sweep
+from pipeline.report.parts import AlternativeRow
+from pipeline.report.sweep import CellRecord, CellState, Sweep
 from pipeline.stages.bench import BenchResult
 from pipeline.stages.measure_vram import MemoryUse
 
-STATES: dict[State, Message] = {
+STATES: dict[CellState, Message] = {
     "measured": _("measured"),
     "failed": _("failed"),
     "skipped": _("skipped"),
@@ -21,26 +21,26 @@ STATES: dict[State, Message] = {
 }
 
 
-def alternatives(inputs: Inputs) -> list[Alternative]:
+def alternatives(inputs: Inputs) -> list[AlternativeRow]:
     """Return the guide's rows."""
     sweep = inputs.outcomes[Sweep].data
     return [alternative(entry, inputs, sweep.cells if sweep is not None else []) for entry in inputs.alternatives]
 
 
-def alternative(entry: Entry, inputs: Inputs, cells: Sequence[CellRecord]) -> Alternative:
+def alternative(entry: Alternative, inputs: Inputs, cells: Sequence[CellRecord]) -> AlternativeRow:
     """Return the guide's row with what this run measured of that model, or how to measure it."""
     known = entry.model, entry.size, entry.vram, of_settings(entry.use_case)
     if entry.profile != inputs.invocation.profile:
         note = _("not measured in this run")
         of_sweep = [cell for cell in cells if cell.profile == entry.profile]
         if of_sweep:
-            return Alternative(*known, _("{note}; in the sweep below: {states}", note=note, states=counted_states(of_sweep)))
-        return Alternative(*known, glued(note, "; ", Code(f"./inv all --profile {entry.profile}")) if entry.profile else note)
+            return AlternativeRow(*known, _("{note}; in the sweep below: {states}", note=note, states=counted_states(of_sweep)))
+        return AlternativeRow(*known, glued(note, "; ", Code(f"./inv all --profile {entry.profile}")) if entry.profile else note)
     found = []
     for outcome, name in ((inputs.outcomes[MemoryUse], "vram_peak_mib"), (inputs.outcomes[BenchResult], "decode_tok_s_p50")):
         if outcome.data is not None:
             found.append(measured(outcome.data.figures.get(name), inputs.marks.get(f"{outcome.stage}.{name}", ())))
-    return Alternative(*known, tuple(found) or (measured(None),))
+    return AlternativeRow(*known, tuple(found) or (measured(None),))
 
 
 def counted_states(cells: Sequence[CellRecord]) -> Message:

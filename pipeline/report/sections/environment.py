@@ -16,7 +16,7 @@ Fact = tuple[Text, Text]
 
 
 @dataclass(frozen=True)
-class Environment:
+class EnvironmentPart:
     """Facts by name; the server's command, empty for a server of someone else; and the proofs of which server it is."""
 
     facts: list[Fact]
@@ -24,7 +24,7 @@ class Environment:
     proofs: list[tuple[Text, Text, Text]]
 
 
-def environment(outcomes: Outcomes) -> Environment:
+def environment(outcomes: Outcomes) -> EnvironmentPart:
     """Return what the figures depend on."""
     machine, installation, model, server = (
         outcomes[Machine].data,
@@ -44,7 +44,7 @@ def environment(outcomes: Outcomes) -> Environment:
     if envelope:
         facts.append((_("Pipeline"), envelope.host))
     command = shell_command(server.environment, server.command) if server else ""
-    return Environment(facts, command, proofs_of(server) if server else [])
+    return EnvironmentPart(facts, command, proofs_of(server) if server else [])
 
 
 def proofs_of(server: Server) -> list[tuple[Text, Text, Text]]:

@@ -10,7 +10,7 @@ from pipeline.measure.memory import Sample, gpu_points, host_points
 from pipeline.message import Message, _
 from pipeline.report.cells import Cell, Text, number
 from pipeline.report.drawing.charts import inlined
-from pipeline.report.drawing.plots import Band, Bar, Line, Target, has_parts, has_times, over_time, stacked
+from pipeline.report.drawing.plots import Band, Bar, Line, MemoryLimit, has_parts, has_times, over_time, stacked
 from pipeline.report.gates import JudgedGate
 from pipeline.report.parts import Chart, Picture, Table
 from pipeline.stages.measure_vram import MemoryUse
@@ -55,12 +55,12 @@ def lines_of(use: MemoryUse, samples: Sequence[Sample]) -> list[Line]:
     ]
 
 
-def target_of(gates: Iterable[JudgedGate], on_device: bool) -> Target | None:
+def target_of(gates: Iterable[JudgedGate], on_device: bool) -> MemoryLimit | None:
     """Return the strictest value that the gates want the peak to stay under."""
     metric, name = ("vram_peak_mib", "VRAM") if on_device else ("host_pss_peak_mib", _("host memory"))
     wanted = [row.gate for row in gates if row.gate.metric == f"measure-vram.{metric}" and row.gate.comparator in ("<", "<=")]
     limits = [number for gate in wanted for number in gate.numbers]
-    return Target(_("target, {name}", name=name), min(limits)) if limits else None
+    return MemoryLimit(_("target, {name}", name=name), min(limits)) if limits else None
 
 
 def bars_of(outcomes: Outcomes, use: MemoryUse, on_device: bool) -> list[Bar]:

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.bundle import content, make, unpack
-from pipeline.bundle.make import Order
-from pipeline.bundle.wheels import Target
+from pipeline.bundle.make import BundleOrder
+from pipeline.bundle.wheels import Platform
 from pipeline.config.schema import ModelConfig
 from pipeline.engine.workspace import Workspace
 from pipeline.errors import BundleError
@@ -83,7 +83,7 @@ def bundle(original: Path, tmp_path: Path) -> Path:
 
 
 def made(project: Workspace, output: Path, part_mib: int | None = None) -> content.Manifest:
-    order = Order("tiny", ModelConfig(source="path", path="models/mine"), TINY, Target(HERE, 28), part_mib)
+    order = BundleOrder("tiny", ModelConfig(source="path", path="models/mine"), TINY, Platform(HERE, 28), part_mib)
     return make.make(order, output, project)
 
 

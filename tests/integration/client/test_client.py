@@ -11,8 +11,8 @@ import requests
 
 from pipeline.client.answer import Answer, RawAnswer, read_answer
 from pipeline.client.control import Control
+from pipeline.client.endpoint import Endpoint
 from pipeline.client.payloads import streamed
-from pipeline.client.target import Target
 from pipeline.errors import MeasureError
 from pipeline.load.calibration import stub
 from pipeline.load.generator import TARGET_GONE, Channel, Route, closed_loop, open_loop
@@ -30,7 +30,7 @@ def payload(max_tokens: int = 64, **more: Any) -> dict[str, Any]:
     return streamed("fake-model", [{"role": "user", "content": "Hi."}], max_tokens, **more)
 
 
-def send(target: Target, payload: dict[str, Any], timeout_s: float) -> RawAnswer:
+def send(target: Endpoint, payload: dict[str, Any], timeout_s: float) -> RawAnswer:
     async def one() -> RawAnswer:
         line = Channel(Route.to(target), timeout_s)
         try:
@@ -43,7 +43,7 @@ def send(target: Target, payload: dict[str, Any], timeout_s: float) -> RawAnswer
 
 def ask(script: Script, **more: Any) -> tuple[Answer, RawAnswer]:
     with FakeVllm(script) as fake:
-        raw = send(Target(fake.base_url), payload(**more), TIMEOUT_S)
+        raw = send(Endpoint(fake.base_url), payload(**more), TIMEOUT_S)
     return read_answer(raw), raw
 
 
@@ -104,31 +104,31 @@ def test_a_request_that_was_not_wholly_answered_failed(script: Script, says: str
 
 def test_an_unknown_model_is_a_failed_request() -> None:
     with FakeVllm() as fake:
-        answer = read_answer(send(Target(fake.base_url), {**payload(), "model": "other"}, TIMEOUT_S))
+        answer = read_answer(send(Endpoint(fake.base_url), {**payload(), "model": "other"}, TIMEOUT_S))
     assert "HTTP 404" in answer.error
 
 
 def test_a_refused_connection_is_a_failed_request() -> None:
-    answer = read_answer(send(Target(f"http://127.0.0.1:{free_port()}"), payload(), TIMEOUT_S))
+    answer = read_answer(send(Endpoint(f"http://127.0.0.1:{free_port()}"), payload(), TIMEOUT_S))
     assert "ConnectionRefusedError" in answer.error
 
 
 def test_a_server_that_says_nothing_is_given_up() -> None:
     with FakeVllm(Script(first_token_s=2)) as fake:
-        answer = read_answer(send(Target(fake.base_url), payload(), 0.1))
+        answer = read_answer(send(Endpoint(fake.base_url), payload(), 0.1))
     assert "TimeoutError" in answer.error
 
 
 def test_closed_loop_has_exactly_so_many_in_flight() -> None:
     with FakeVllm(Script(texts=(TEXT,), rendezvous=4)) as fake:
-        answers, _ = closed_loop(Target(fake.base_url), [payload() for _ in range(8)], 4, TIMEOUT_S)
+        answers, _ = closed_loop(Endpoint(fake.base_url), [payload() for _ in range(8)], 4, TIMEOUT_S)
     assert [answer.error for answer in answers] == [""] * 8
     assert fake.ledger.max_in_flight == 4
 
 
 def test_closed_loop_alone_sends_one_after_the_other() -> None:
     with FakeVllm(Script(texts=(TEXT,), first_token_s=0.01)) as fake:
-        answers, wall_s = closed_loop(Target(fake.base_url), [payload() for _ in range(4)], 1, TIMEOUT_S)
+        answers, wall_s = closed_loop(Endpoint(fake.base_url), [payload() for _ in range(4)], 1, TIMEOUT_S)
     assert fake.ledger.max_in_flight == 1
     assert wall_s >= 4 * 0.01
     assert all(before.last_ns < after.sent_ns for before, after in itertools.pairwise(answers))
@@ -141,26 +141,26 @@ def test_answers_stand_in_the_order_of_the_payloads() -> None:
     }
     payloads = [streamed("fake-model", [{"role": "user", "content": prompt}], 16) for prompt in prompts]
     with FakeVllm(Script(by_prompt=by_prompt)) as fake:
-        answers, _ = closed_loop(Target(fake.base_url), payloads, 6, TIMEOUT_S)
+        answers, _ = closed_loop(Endpoint(fake.base_url), payloads, 6, TIMEOUT_S)
     assert [answer.text for answer in answers] == prompts
 
 
 def test_closed_loop_keeps_failed_requests_among_the_answers() -> None:
     with FakeVllm(Script(by_number={"1": {"status": 500}, "2": {"cut_after": 1}})) as fake:
-        answers, _ = closed_loop(Target(fake.base_url), [payload() for _ in range(4)], 1, TIMEOUT_S)
+        answers, _ = closed_loop(Endpoint(fake.base_url), [payload() for _ in range(4)], 1, TIMEOUT_S)
     assert [answer.ok for answer in answers] == [True, False, False, True]
 
 
 def test_keep_going_stops_an_endless_load() -> None:
     with FakeVllm() as fake:
         enough = stop_after(5)
-        answers, _ = closed_loop(Target(fake.base_url), (payload() for _ in itertools.count()), 1, TIMEOUT_S, enough)
+        answers, _ = closed_loop(Endpoint(fake.base_url), (payload() for _ in itertools.count()), 1, TIMEOUT_S, enough)
         assert len(answers) == len(fake.ledger.requests) == 5
 
 
 def test_requests_to_a_dead_target_are_cut_off_and_count_as_failed() -> None:
     with FakeVllm(Script(first_token_s=20)) as fake:
-        target = Target(fake.base_url, lambda: len(fake.ledger.requests) < 2)
+        target = Endpoint(fake.base_url, lambda: len(fake.ledger.requests) < 2)
         answers, _ = closed_loop(target, (payload() for _ in range(8)), 2, TIMEOUT_S)
         assert [answer.ok for answer in answers] == [False, False]
         assert len(fake.ledger.requests) == 2, "sent to a server that was known to be dead"
@@ -173,7 +173,7 @@ def test_an_interrupt_breaks_off_what_is_in_flight() -> None:
 
     with FakeVllm(Script(inter_token_s=0.05)) as fake:
         with pytest.raises(KeyboardInterrupt):
-            closed_loop(Target(fake.base_url, interrupt), (payload(400) for _ in range(2)), 2, TIMEOUT_S)
+            closed_loop(Endpoint(fake.base_url, interrupt), (payload(400) for _ in range(2)), 2, TIMEOUT_S)
         until(lambda: fake.ledger.in_flight == 0, "the end of both requests")
         assert fake.ledger.tokens < 800
 
@@ -190,7 +190,7 @@ def stop_after(times: int) -> Callable[[], bool]:
 
 def test_a_request_is_greedy_and_asks_for_usage() -> None:
     with FakeVllm() as fake:
-        closed_loop(Target(fake.base_url), [payload(7, cache_salt="a")], 1, TIMEOUT_S)
+        closed_loop(Endpoint(fake.base_url), [payload(7, cache_salt="a")], 1, TIMEOUT_S)
     (sent,) = fake.ledger.requests
     assert (sent["temperature"], sent["repetition_penalty"], sent["max_tokens"], sent["cache_salt"]) == (0, 1.0, 7, "a")
     assert sent["stream_options"] == {"include_usage": True}
@@ -268,13 +268,13 @@ def test_a_proxy_from_the_environment_does_not_stand_between(variable: str, monk
     monkeypatch.setenv(variable, f"http://127.0.0.1:{free_port()}")
     with FakeVllm() as fake:
         assert Control(fake.base_url).version() == "0.32.0"
-        assert read_answer(send(Target(fake.base_url), payload(), TIMEOUT_S)).ok
+        assert read_answer(send(Endpoint(fake.base_url), payload(), TIMEOUT_S)).ok
 
 
 def test_open_loop_sends_when_it_is_due_however_late_the_answers_are() -> None:
     due = [0.0, 0.0, 0.05, 0.1]
     with FakeVllm(Script(texts=(TEXT,), rendezvous=4)) as fake:  # nobody is answered before all have come
-        answers, wall_s = open_loop(Target(fake.base_url), [payload() for _ in due], due, TIMEOUT_S)
+        answers, wall_s = open_loop(Endpoint(fake.base_url), [payload() for _ in due], due, TIMEOUT_S)
     assert [answer.error for answer in answers] == [""] * 4
     assert [round((answer.scheduled_ns - answers[0].scheduled_ns) / 1e6) for answer in answers] == [0, 0, 50, 100]
     assert all(answer.sent_ns >= answer.scheduled_ns for answer in answers), "never early"
@@ -283,7 +283,7 @@ def test_open_loop_sends_when_it_is_due_however_late_the_answers_are() -> None:
 
 def test_open_loop_counts_what_a_dead_target_was_never_sent_as_failed() -> None:
     with FakeVllm(Script(first_token_s=20)) as fake:
-        target = Target(fake.base_url, lambda: len(fake.ledger.requests) < 1)
+        target = Endpoint(fake.base_url, lambda: len(fake.ledger.requests) < 1)
         answers, _ = open_loop(target, [payload() for _ in range(3)], [0, 60, 60], TIMEOUT_S)
     assert [answer.error for answer in answers] == [TARGET_GONE] * 3
     assert len(fake.ledger.requests) == 1
@@ -292,8 +292,8 @@ def test_open_loop_counts_what_a_dead_target_was_never_sent_as_failed() -> None:
 def test_how_many_are_answered_is_told_as_it_happens() -> None:
     told: list[int] = []
     with FakeVllm() as fake:
-        closed_loop(Target(fake.base_url), [payload() for _ in range(3)], 1, TIMEOUT_S, on_progress=told.append)
-        open_loop(Target(fake.base_url), [payload() for _ in range(2)], [0, 0], TIMEOUT_S, told.append)
+        closed_loop(Endpoint(fake.base_url), [payload() for _ in range(3)], 1, TIMEOUT_S, on_progress=told.append)
+        open_loop(Endpoint(fake.base_url), [payload() for _ in range(2)], [0, 0], TIMEOUT_S, told.append)
     assert told == [1, 2, 3, 1, 2]
 
 
@@ -322,10 +322,10 @@ def test_stamps_are_those_of_a_stub_that_records_what_it_sends(arguments: tuple[
 
 def test_requests_share_their_connections_and_a_stale_one_is_replaced_unseen() -> None:
     with FakeVllm(Script(texts=(TEXT,))) as fake:
-        closed_loop(Target(fake.base_url), [payload() for _ in range(6)], 2, TIMEOUT_S)
+        closed_loop(Endpoint(fake.base_url), [payload() for _ in range(6)], 2, TIMEOUT_S)
         assert fake.ledger.connections == 2
     with FakeVllm(Script(texts=(TEXT,), tires_after=3)) as fake:  # takes the fourth request of a connection and hangs up unanswered
-        answers, _ = closed_loop(Target(fake.base_url), [payload() for _ in range(8)], 1, TIMEOUT_S)
+        answers, _ = closed_loop(Endpoint(fake.base_url), [payload() for _ in range(8)], 1, TIMEOUT_S)
         assert [answer.error for answer in answers] == [""] * 8
         assert fake.ledger.connections == 3
         assert len(fake.ledger.requests) == 8, "none was answered twice"
@@ -333,5 +333,5 @@ def test_requests_share_their_connections_and_a_stale_one_is_replaced_unseen() -
 
 def test_a_server_that_hangs_up_on_a_new_connection_is_a_failure() -> None:
     with FakeVllm(Script(tires_after=0)) as fake:
-        (answer,), _ = closed_loop(Target(fake.base_url), [payload()], 1, TIMEOUT_S)
+        (answer,), _ = closed_loop(Endpoint(fake.base_url), [payload()], 1, TIMEOUT_S)
     assert "the connection ended without an answer" in answer.error

@@ -8,8 +8,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pipeline.engine.attempt import end
 from pipeline.engine.programs import run_program
+from pipeline.engine.stage_run import end
 from tests.fakes.environment import until
 
 

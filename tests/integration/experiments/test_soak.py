@@ -13,7 +13,7 @@ import psutil
 import pytest
 import yaml
 
-from pipeline.client.target import Target
+from pipeline.client.endpoint import Endpoint
 from pipeline.commands.experiments import soak as soak_command
 from pipeline.commands.session import Options
 from pipeline.config.schema import VramConfig
@@ -202,7 +202,7 @@ def test_a_soak_whose_server_answers_no_more_fails_with_what_it_has(server: Serv
 
 def test_a_last_slice_too_short_for_a_request_is_no_failure(server: Server) -> None:
     load = Load(spans=[(0.0, 1.0)], requests=21, preempted=0)
-    target = Target(server.handle.base_url)
+    target = Endpoint(server.handle.base_url)
     assert soaking.answered(load, target, server.model, 2, 0.0, lambda _: None).requests == load.requests
 
 

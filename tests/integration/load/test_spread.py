@@ -10,8 +10,8 @@ from typing import Any
 import psutil
 import pytest
 
+from pipeline.client.endpoint import Endpoint
 from pipeline.client.payloads import streamed
-from pipeline.client.target import Target
 from pipeline.errors import MeasureError
 from pipeline.load import calibration, spread
 from pipeline.load.calibration import Calibration, best_calibration
@@ -41,7 +41,7 @@ def workers() -> list[psutil.Process]:
 def test_answers_stand_in_order_whatever_process_got_them(processes: int) -> None:
     script = Script(by_prompt={prompt: {"texts": [prompt]} for prompt in NUMBERS}, rendezvous=3)
     with FakeVllm(script, api_key="a-key") as fake:
-        target = Target(fake.base_url, api_key="a-key")
+        target = Endpoint(fake.base_url, api_key="a-key")
         made = spread.loop(target, payloads(), 3, TIMEOUT_S, Processes(processes) if processes > 1 else None)
     assert [answer.text for answer in made.answers] == NUMBERS
     assert fake.ledger.max_in_flight == 3, "together so many as were asked for"
@@ -53,7 +53,7 @@ def test_answers_stand_in_order_whatever_process_got_them(processes: int) -> Non
 
 def test_a_dead_target_ends_the_processes_and_their_requests_count_as_failed() -> None:
     with FakeVllm(Script(first_token_s=20)) as fake:
-        target = Target(fake.base_url, lambda: len(fake.ledger.requests) < 2)
+        target = Endpoint(fake.base_url, lambda: len(fake.ledger.requests) < 2)
         made = spread.loop(target, payloads(), 2, TIMEOUT_S, Processes(2))
     assert [answer.error for answer in made.answers] == [TARGET_GONE] * 7
     assert workers() == []
@@ -65,7 +65,7 @@ def test_an_interrupt_leaves_no_process_behind() -> None:
         raise KeyboardInterrupt
 
     with FakeVllm(Script(first_token_s=20)) as fake, pytest.raises(KeyboardInterrupt):
-        spread.loop(Target(fake.base_url, interrupt), payloads(), 2, TIMEOUT_S, Processes(2))
+        spread.loop(Endpoint(fake.base_url, interrupt), payloads(), 2, TIMEOUT_S, Processes(2))
     assert workers() == []
 
 
@@ -75,7 +75,7 @@ def test_an_open_loop_is_sent_by_one_schedule_whatever_process_sends(processes: 
     script = Script(by_prompt={prompt: {"texts": [prompt]} for prompt in NUMBERS})
     with FakeVllm(script) as fake:
         crew = Processes(processes) if processes > 1 else None
-        made = spread.loop(Target(fake.base_url), payloads(), 1, TIMEOUT_S, crew, due_s=due_s)
+        made = spread.loop(Endpoint(fake.base_url), payloads(), 1, TIMEOUT_S, crew, due_s=due_s)
     assert [answer.text for answer in made.answers] == NUMBERS
     apart_ns = [answer.scheduled_ns - made.answers[0].scheduled_ns for answer in made.answers]
     assert apart_ns == [int(due * 1e9) for due in due_s]
@@ -89,7 +89,7 @@ def test_a_process_that_is_killed_fails_the_measurement_at_once() -> None:
         return True
 
     with FakeVllm(Script(first_token_s=20)) as fake, pytest.raises(MeasureError) as caught:
-        spread.loop(Target(fake.base_url, kill_one), payloads(), 2, TIMEOUT_S, Processes(2))
+        spread.loop(Endpoint(fake.base_url, kill_one), payloads(), 2, TIMEOUT_S, Processes(2))
     assert caught.value.message == "a process of the load client ended in mid-measurement (exit code -9)"
     assert caught.value.hint
     assert workers() == []
@@ -111,7 +111,7 @@ def test_a_client_ends_when_whoever_started_it_is_gone() -> None:
 def test_a_process_that_does_not_start_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/cat")
     with pytest.raises(MeasureError, match="a process of the client did not start"):
-        spread.loop(Target("http://127.0.0.1:9"), payloads(), 2, TIMEOUT_S, Processes(2))
+        spread.loop(Endpoint("http://127.0.0.1:9"), payloads(), 2, TIMEOUT_S, Processes(2))
 
 
 def test_a_key_is_in_no_process_list(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,7 +124,7 @@ def test_a_key_is_in_no_process_list(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(subprocess, "Popen", watched)
     with FakeVllm(api_key="a-key") as fake:
-        spread.loop(Target(fake.base_url, api_key="a-key"), payloads(), 2, TIMEOUT_S, Processes(2))
+        spread.loop(Endpoint(fake.base_url, api_key="a-key"), payloads(), 2, TIMEOUT_S, Processes(2))
     assert len(seen) == 2
     assert not any("a-key" in word for command in seen for word in command)
 
@@ -146,7 +146,7 @@ def test_more_processes_are_taken_where_one_sees_chunks_late(
 ) -> None:
     told = itertools.chain(delays_ms)
 
-    def scripted(target: Target, concurrency: int, processes: int) -> Calibration:
+    def scripted(target: Endpoint, concurrency: int, processes: int) -> Calibration:
         delay_ms = next(told)
         return Calibration(
             concurrency=concurrency, processes=processes, chunks=9, delay_ms_p50=0, delay_ms_p95=delay_ms, cpu_us_per_chunk=10
@@ -154,5 +154,5 @@ def test_more_processes_are_taken_where_one_sees_chunks_late(
 
     monkeypatch.setattr(calibration, "calibration", scripted)
     monkeypatch.setattr("os.cpu_count", lambda: cores)
-    made = best_calibration(Target("http://127.0.0.1:9"), 64, 1.0)
+    made = best_calibration(Endpoint("http://127.0.0.1:9"), 64, 1.0)
     assert (made.processes, made.delay_ms_p95) == taken

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pipeline.client.target import Target
+from pipeline.client.endpoint import Endpoint
 from pipeline.config.schema import BenchConfig
 from pipeline.contexts import RequestLimits
 from pipeline.engine.workspace import Workspace
@@ -50,7 +50,7 @@ def processes() -> list[psutil.Process]:
 def test_clients_on_nodes_merge_their_stamps_by_one_clock(crew: Workers) -> None:
     assert (crew.count, crew.nodes) == (2, 2)
     with FakeVllm(Script(by_prompt={prompt: {"texts": [prompt]} for prompt in NUMBERS}, rendezvous=3), api_key="a-key") as fake:
-        target = Target(fake.base_url, api_key="a-key")
+        target = Endpoint(fake.base_url, api_key="a-key")
         made = loop(target, payloads(), 3, TIMEOUT_S, crew)
         assert fake.ledger.max_in_flight == 3, "together so many as were asked for"
         due_s = [0.02 * number for number in range(len(NUMBERS))]
@@ -68,7 +68,7 @@ def test_clients_on_nodes_merge_their_stamps_by_one_clock(crew: Workers) -> None
 
 def test_a_dead_target_ends_the_clients_and_their_requests_count_as_failed(crew: Workers) -> None:
     with FakeVllm(Script(first_token_s=20)) as fake:
-        made = loop(Target(fake.base_url, lambda: len(fake.ledger.requests) < 2), payloads(), 2, TIMEOUT_S, crew)
+        made = loop(Endpoint(fake.base_url, lambda: len(fake.ledger.requests) < 2), payloads(), 2, TIMEOUT_S, crew)
     assert [answer.error for answer in made.answers] == [TARGET_GONE] * 7
     assert processes() == []
 
@@ -81,7 +81,7 @@ def test_a_client_that_dies_fails_the_measurement(crew: Workers) -> None:
         return True
 
     with FakeVllm(Script(first_token_s=20)) as fake, pytest.raises(MeasureError, match="ended in mid-measurement: exit code -9") as caught:
-        loop(Target(fake.base_url, kill_one), payloads(), 2, TIMEOUT_S, crew)
+        loop(Endpoint(fake.base_url, kill_one), payloads(), 2, TIMEOUT_S, crew)
     assert caught.value.hint
 
 

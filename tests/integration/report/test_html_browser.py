@@ -14,7 +14,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from pipeline.engine.record import SWEEP_NOTE, Outcome
 from pipeline.measure.statistics import percentile_figure
-from pipeline.report.drawing.plots import Band, Line, Target, over_time
+from pipeline.report.drawing.plots import Band, Line, MemoryLimit, over_time
 from pipeline.report.formats.html import render_html
 from pipeline.report.parts import Picture
 from pipeline.report.sections.memory_pictures import OVER_TIME, charts
@@ -64,7 +64,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     figures = {f"{name}_p50": percentile_figure(found, 0.5, "ms") for name, found in values.items()}
     samples = [{"t": float(at), "processes": 1, "pss_mib": 2000.0 + at, "rss_mib": 2100.0} for at in range(60)]
     lines = [Line("PSS", [(sample["t"], sample["pss_mib"]) for sample in samples])]
-    drawn = [Picture(OVER_TIME, partial(over_time, "Memory over time", lines, [Band("serve", 0, 40)], [Target("target", 2100)]))]
+    drawn = [Picture(OVER_TIME, partial(over_time, "Memory over time", lines, [Band("serve", 0, 40)], [MemoryLimit("target", 2100)]))]
     first, second, speed, memory = scenarios()
     speed = replace(speed, charts=speed_charts(bench_result().model_copy(update={"figures": figures}), values))
     memory = replace(memory, charts=charts(outcomes_of({"measure-vram": outcome("measure-vram", memory_use())}), samples, drawn))

@@ -5,7 +5,7 @@ from typing import Any
 import psutil
 import pytest
 
-from pipeline.client.target import Target
+from pipeline.client.endpoint import Endpoint
 from pipeline.client.tokens import Asker
 from pipeline.config.schema import DeterminismConfig, VramConfig
 from pipeline.engine.record import Store
@@ -99,7 +99,7 @@ def test_answers_are_compared_across_a_real_restart(project: FakeProject) -> Non
 def test_what_a_restart_changes_is_noticed(project: FakeProject, change: dict[str, Any], agreeing: int, says: str) -> None:
     server = served_and_recorded(project)
     references = test_determinism.repeat(
-        Asker(Target(server.handle.base_url), server.model, DETERMINISM), ["Merhaba"], DETERMINISM, project.workspace
+        Asker(Endpoint(server.handle.base_url), server.model, DETERMINISM), ["Merhaba"], DETERMINISM, project.workspace
     )
     project.play(Script(**change))
     arm = test_determinism.restart_arm({"Merhaba": references["Merhaba"][0]}, DETERMINISM, server, project.workspace)

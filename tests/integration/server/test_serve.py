@@ -10,8 +10,8 @@ import psutil
 import pytest
 
 from pipeline.client.control import Control
+from pipeline.client.endpoint import Endpoint
 from pipeline.client.payloads import streamed
-from pipeline.client.target import Target
 from pipeline.errors import ServerError
 from pipeline.load.generator import closed_loop
 from pipeline.server import ports, state
@@ -86,7 +86,7 @@ def test_a_client_is_served_and_counted(up: tuple[FakeProject, Server]) -> None:
     control = Control(server.handle.base_url)
     before = control.metrics()[GENERATED_TOKENS]
     payloads = [streamed(server.model, [{"role": "user", "content": "Hi."}], 5, ignore_eos=True) for _ in range(4)]
-    answers, _ = closed_loop(Target(server.handle.base_url), payloads, 2, 30)
+    answers, _ = closed_loop(Endpoint(server.handle.base_url), payloads, 2, 30)
     assert [answer.tokens for answer in answers] == [5] * 4
     assert control.metrics()[GENERATED_TOKENS] - before == 20
 

@@ -10,8 +10,8 @@ import psutil
 import pytest
 from pydantic import ValidationError
 
+from pipeline.client.endpoint import Endpoint
 from pipeline.client.payloads import streamed
-from pipeline.client.target import Target
 from pipeline.config.schema import AttachConfig, BenchConfig, DeterminismConfig, ModelConfig, VramConfig
 from pipeline.contexts import RequestLimits
 from pipeline.engine.record import Store, now
@@ -191,7 +191,7 @@ def test_replicas_share_the_load_and_their_counters_are_summed(project: FakeProj
 
 def test_processes_of_the_client_take_turns_of_their_own_among_replicas() -> None:
     with FakeVllm() as first, FakeVllm() as second:
-        target = Target(first.base_url, replicas=(second.base_url,))
+        target = Endpoint(first.base_url, replicas=(second.base_url,))
         payloads = [streamed("fake-model", [{"role": "user", "content": str(number)}], 2) for number in range(8)]
         answers = loop(target, payloads, 4, 60, Processes(2)).answers
         assert [answer.ok for answer in answers] == [True] * 8

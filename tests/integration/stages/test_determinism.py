@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from pipeline.client.target import Target
+from pipeline.client.endpoint import Endpoint
 from pipeline.client.tokens import Asker
 from pipeline.engine.workspace import Workspace
 from pipeline.errors import ConfigError, MeaninglessError, MeasureError
@@ -110,7 +110,7 @@ def test_each_tested_request_runs_amid_so_many_others_of_which_half_are_random(
             until(all_there, "all the others")
             return dataclasses.replace(self, first_token_s=0.2)
 
-    asker = Asker(Target(fake.base_url), server.model, ARMS)
+    asker = Asker(Endpoint(fake.base_url), server.model, ARMS)
     prompts = {prompt: asker.ask(prompt) for prompt in (f"prompt {number}" for number in range(5))}
     fake.script = Watching()
     random: list[int] = []
@@ -135,7 +135,7 @@ def test_each_tested_request_runs_amid_so_many_others_of_which_half_are_random(
 
 def test_ctrl_c_under_load_waits_for_no_answer(fake: FakeVllm, server: Server, workspace: Workspace) -> None:
     fake.script = Script(first_token_s=20)
-    asker = Asker(Target(fake.base_url), server.model, ARMS)
+    asker = Asker(Endpoint(fake.base_url), server.model, ARMS)
 
     def interrupted() -> None:
         with background.under_load(asker, 2):

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from pipeline.client.target import Target
+from pipeline.client.endpoint import Endpoint
 from pipeline.config.layers import load_layers
 from pipeline.config.schema import VramConfig
 from pipeline.engine.record import Measurement, Outcome
@@ -70,7 +70,7 @@ def test_memory_reads_kv_cache_and_preemptions_while_it_loads(
 
 def test_preemptions_under_load_are_those_since_its_begin(fake: FakeVllm) -> None:
     fake.script = Script(preemptions=7)
-    with meter.metered(Target(fake.base_url)) as readings:
+    with meter.metered(Endpoint(fake.base_url)) as readings:
         fake.script = Script(preemptions=9)
     assert (readings.preemptions, readings.preempted) == (9, 2)
 

@@ -1,6 +1,6 @@
 """The requests that make a GPU server compile what it would compile in mid-run."""
 
-from pipeline.client.target import Target
+from pipeline.client.endpoint import Endpoint
 from pipeline.vllm.warm_up import KINDS, payloads, warm_up
 from tests.fakes.fake_vllm import FakeVllm
 from tests.fakes.script import Script
@@ -8,12 +8,12 @@ from tests.fakes.script import Script
 
 def test_each_kind_is_sent_alone_and_in_company() -> None:
     with FakeVllm(Script()) as fake:
-        assert warm_up(Target(fake.base_url), fake.model, 256, 4096) == len(KINDS) * (1 + 3 + 16) + 3
+        assert warm_up(Endpoint(fake.base_url), fake.model, 256, 4096) == len(KINDS) * (1 + 3 + 16) + 3
 
 
 def test_a_server_that_takes_one_request_gets_one() -> None:
     with FakeVllm(Script()) as fake:
-        assert warm_up(Target(fake.base_url), fake.model, 1, 4096) == len(KINDS) + 1
+        assert warm_up(Endpoint(fake.base_url), fake.model, 1, 4096) == len(KINDS) + 1
 
 
 def test_what_the_stages_send_is_among_the_kinds() -> None:

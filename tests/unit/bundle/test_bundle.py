@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.bundle import content, make, unpack, wheels
-from pipeline.bundle.wheels import Pin, Target, chosen_wheels, pins, target_platform, target_python, trouble
+from pipeline.bundle.wheels import Pin, Platform, chosen_wheels, pins, target_platform, target_python, trouble
 from pipeline.config.schema import ModelConfig
 from pipeline.errors import BundleError
 from pipeline.vllm.sets import CPU_SET, ON_GPU
@@ -69,12 +69,12 @@ def refusal(folder: Path, root: Path) -> BundleError:
 
 @pytest.mark.parametrize(("python", "numpy"), [("3.11", "2.4.6"), ("3.12", "2.5.5"), ("3.13", "2.5.5")])
 def test_markers_are_judged_by_the_other_machine(python: str, numpy: str) -> None:
-    found = {pin.name: pin.version for pin in pins(REQUIREMENTS, Target(python, 28))}
+    found = {pin.name: pin.version for pin in pins(REQUIREMENTS, Platform(python, 28))}
     assert found == {"numpy": numpy, "torch": "2.13.0+cpu"}
 
 
 def test_all_hashes_of_a_pin_are_kept() -> None:
-    assert pins(REQUIREMENTS, Target("3.11", 28))[0].line() == f"numpy==2.4.6 --hash=sha256:{A} --hash=sha256:{B}"
+    assert pins(REQUIREMENTS, Platform("3.11", 28))[0].line() == f"numpy==2.4.6 --hash=sha256:{A} --hash=sha256:{B}"
 
 
 @pytest.mark.parametrize("name", ["uv", "pipeline", "smollm2", "vllm-cpu", "vllm-cuda12", "vllm-cuda13"])
@@ -82,21 +82,21 @@ def test_every_pinned_set_is_read_whole(name: str) -> None:
     text = (Path(__file__).resolve().parents[3] / "requirements" / f"{name}.txt").read_text(encoding="utf-8")
     stated = [line for line in text.splitlines() if "==" in line and not line.startswith((" ", "#"))]
     always = [line for line in stated if " ; " not in line]
-    assert len(always) <= len(pins(text, Target("3.12", 35))) <= len(stated)
-    assert all(pin.hashes for pin in pins(text, Target("3.12", 35)))
+    assert len(always) <= len(pins(text, Platform("3.12", 35))) <= len(stated)
+    assert all(pin.hashes for pin in pins(text, Platform("3.12", 35)))
 
 
 def test_a_set_without_pins_is_refused() -> None:
     with pytest.raises(BundleError, match="no pinned packages"):
-        pins("numpy\n", Target("3.11", 28))
+        pins("numpy\n", Platform("3.11", 28))
 
 
 def test_platform_tags_go_down_from_the_machines_glibc() -> None:
-    tags = Target("3.12", 28).platforms()
+    tags = Platform("3.12", 28).platforms()
     assert (tags[0], tags[-1]) == ("manylinux_2_28_x86_64", "linux_x86_64")
     assert {"manylinux2014_x86_64", "manylinux_2_17_x86_64"} <= set(tags)
     assert "manylinux_2_31_x86_64" not in tags
-    assert {"cp312-cp312-manylinux_2_17_x86_64", "cp311-abi3-manylinux_2_28_x86_64", "py3-none-any"} <= Target("3.12", 28).tags()
+    assert {"cp312-cp312-manylinux_2_17_x86_64", "cp311-abi3-manylinux_2_28_x86_64", "py3-none-any"} <= Platform("3.12", 28).tags()
 
 
 def test_platform_and_python_by_default_are_the_sets() -> None:
@@ -121,7 +121,7 @@ def test_a_wheel_of_another_python_is_not_there(tmp_path: Path) -> None:
     for tag in ("cp311-cp311-manylinux_2_28_x86_64", "cp312-cp312-manylinux_2_28_x86_64"):
         (tmp_path / f"numpy-2.4.6-{tag}.whl").write_text(tag, encoding="utf-8")
     (tmp_path / "no wheel.whl").touch()
-    (found,) = wheels.present(tmp_path, Target("3.12", 28).tags()).values()
+    (found,) = wheels.present(tmp_path, Platform("3.12", 28).tags()).values()
     assert "cp312" in found.name
 
 
@@ -152,9 +152,9 @@ wheels = [
 ]
 """
     wanted = [Pin("torch", "2.13.0+cpu", frozenset({A, B}))]
-    ((name, url),) = chosen_wheels(lock, wanted, Target("3.11", 28))
+    ((name, url),) = chosen_wheels(lock, wanted, Platform("3.11", 28))
     assert (name, "cp311" in url) == ("torch", True)
-    assert list(chosen_wheels(lock, [Pin("torch", "2.13.0+cpu", frozenset({A}))], Target("3.11", 28))) == []
+    assert list(chosen_wheels(lock, [Pin("torch", "2.13.0+cpu", frozenset({A}))], Platform("3.11", 28))) == []
 
 
 def test_a_whole_bundle_is_taken_as_it_stands(tmp_path: Path) -> None:
@@ -308,10 +308,10 @@ def test_wheels_that_are_there_are_not_fetched_again(tmp_path: Path, monkeypatch
     wheel.write_bytes(b"x")
     monkeypatch.setattr(wheels, "download", lambda *_: pytest.fail("pip was asked"))
     pin = Pin("six", "1.0", frozenset({hashlib.sha256(b"x").hexdigest()}))
-    assert wheels.fetch([pin], Target("3.11", 28), tmp_path, lambda _: None) == {wheel}
+    assert wheels.fetch([pin], Platform("3.11", 28), tmp_path, lambda _: None) == {wheel}
 
 
 def test_a_wheel_that_pip_did_not_bring_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wheels, "download", lambda *_: None)
     with pytest.raises(BundleError, match=r"pip fetched no wheel of six 1\.0"):
-        wheels.fetch([Pin("six", "1.0", frozenset({A}))], Target("3.11", 28), tmp_path, lambda _: None)
+        wheels.fetch([Pin("six", "1.0", frozenset({A}))], Platform("3.11", 28), tmp_path, lambda _: None)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.client.answer import Answer, RawAnswer, read_answer
-from pipeline.client.target import Target
+from pipeline.client.endpoint import Endpoint
 from pipeline.load.generator import Connection, Route
 
 EVENTS = [
@@ -132,7 +132,7 @@ def test_a_lost_connection_is_told_unless_the_answer_is_whole(loop: asyncio.Abst
     ],
 )
 def test_a_request_goes_where_the_url_says(url: str, host: str, port: int, line: bytes, tls: bool) -> None:
-    route = Route.to(Target(url, api_key="a-key"))
+    route = Route.to(Endpoint(url, api_key="a-key"))
     assert (route.host, route.port, route.context is not None) == (host, port, tls)
     request = route.request({"text": "ğ"})
     head, _, body = request.partition(b"\r\n\r\n")
@@ -140,4 +140,4 @@ def test_a_request_goes_where_the_url_says(url: str, host: str, port: int, line:
     assert b"Authorization: Bearer a-key" in head
     assert head.endswith(b"Content-Length: %d" % len(body))
     assert json.loads(body) == {"text": "ğ"}
-    assert b"Authorization" not in Route.to(Target(url)).request({})
+    assert b"Authorization" not in Route.to(Endpoint(url)).request({})

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.engine import attempt
+from pipeline.engine import stage_run
 from pipeline.engine.pipeline import Pipeline
 from pipeline.engine.record import Artifact
 from pipeline.engine.stage import Result, Stage
@@ -226,7 +226,7 @@ def test_an_interrupt_ends_both_and_leaves_no_record_of_either(house: House) -> 
 def test_an_interrupt_keeps_the_record_of_one_that_was_done_and_does_not_wait_for_one_that_cannot_be_ended(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(attempt, "ENDING_S", 0.0)
+    monkeypatch.setattr(stage_run, "ENDING_S", 0.0)
     release = threading.Event()
 
     def waiting() -> None:  # outside of Python, as a library may

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from pipeline.config.schema import PublishConfig
 from pipeline.errors import PublishError
 from pipeline.publish import document
-from pipeline.publish.github import Answer, Target, refusal, remote_of, target_of
+from pipeline.publish.github import HostedRepository, Reply, refusal, remote_of, target_of
 from pipeline.publish.scrub import Private, scrubbed, scrubbed_json
 
 SUPERUSERS = "/" + "root"  # no file of ours names a home as it is
@@ -209,7 +209,7 @@ def test_another_target_has_an_address_of_its_own() -> None:
     target = target_of("git@github.com:acme/poc.git", "other/repo", {"GITHUB_SERVER_URL": "https://ghe.example.org/"})
     assert remote_of("git@github.com:acme/poc.git", target) == "https://ghe.example.org/other/repo.git"
     assert (target.host, target.api) == ("ghe.example.org", "https://ghe.example.org/api/v3")
-    assert Target("https://github.com", "a/b").api == "https://api.github.com"
+    assert HostedRepository("https://github.com", "a/b").api == "https://api.github.com"
 
 
 @pytest.mark.parametrize(("origin", "says"), [(None, "there is no git remote origin"), ("/srv/git/poc", "names no repository on GitHub")])
@@ -257,10 +257,10 @@ def test_settings_that_lead_astray_are_refused(settings: dict[str, str], says: s
     ],
 )
 def test_each_refusal_is_one_line_with_a_fix(status: int, headers: dict[str, str], said: str, message: str, hint: str) -> None:
-    error = refusal(Answer(status, headers, json.dumps({"message": said})), "acme/poc#1", "comment on")
+    error = refusal(Reply(status, headers, json.dumps({"message": said})), "acme/poc#1", "comment on")
     assert error.message == message
     assert hint in error.hint
 
 
 def test_a_refusal_in_other_words_than_json_is_one_line_too() -> None:
-    assert refusal(Answer(502, {}, "<html>"), "acme/poc#1", "read").message == "GitHub has trouble of its own (HTTP 502)"
+    assert refusal(Reply(502, {}, "<html>"), "acme/poc#1", "read").message == "GitHub has trouble of its own (HTTP 502)"

@@ -11,7 +11,7 @@ from pipeline.engine.workspace import Workspace
 from pipeline.errors import MachineError
 from pipeline.planning import Card, Library
 from pipeline.sweep.fit import cell_fit, estimates, gpus_of, minutes
-from pipeline.sweep.placing import Order, cores_for, slots
+from pipeline.sweep.placing import CellOrder, cores_for, slots
 from pipeline.sweep.run import largest
 from tests.builders.documents import document
 from tests.fakes.environment import machine
@@ -96,9 +96,9 @@ def test_cores_leave_no_room_for_a_second_cell_on_any_node(nodes: list[dict[str,
 
 def test_slots_are_the_nodes_that_some_cell_can_use() -> None:
     nodes = [node(8), node(8, gpus=1), node(2)]
-    assert slots(nodes, [Order("a", 0, {})]) == 2
-    assert slots(nodes, [Order("a", 1, {})]) == 1
-    assert slots(nodes, [Order("a", 2, {})]) == 0
+    assert slots(nodes, [CellOrder("a", 0, {})]) == 2
+    assert slots(nodes, [CellOrder("a", 1, {})]) == 1
+    assert slots(nodes, [CellOrder("a", 2, {})]) == 0
 
 
 def test_time_is_that_of_the_last_whole_run_of_the_profile() -> None:

@@ -19,7 +19,7 @@ from pipeline.report.drawing.plots import (
     Band,
     Bar,
     Line,
-    Target,
+    MemoryLimit,
     has_parts,
     has_times,
     outline,
@@ -33,11 +33,11 @@ TEXTS = st.text(st.characters(codec="utf-8", exclude_categories=["C"]), max_size
 EDGE = 0.051  # coordinates are rounded
 
 
-def over_time(title: str, lines: list[Line], bands: list[Band], targets: list[Target]) -> str:
+def over_time(title: str, lines: list[Line], bands: list[Band], targets: list[MemoryLimit]) -> str:
     return plots.over_time(title, lines, bands, targets, ENGLISH)
 
 
-def stacked(title: str, bars: list[Bar], target: Target | None) -> str:
+def stacked(title: str, bars: list[Bar], target: MemoryLimit | None) -> str:
     return plots.stacked(title, bars, target, ENGLISH)
 
 
@@ -53,7 +53,7 @@ def drawn(svg: str) -> list[tuple[float, float]]:
 
 @given(POINTS, st.floats(0, 1e6))
 def test_every_sample_and_the_target_are_inside_the_axes(points: list[tuple[float, float]], target: float) -> None:
-    svg = over_time("Memory", [Line("VRAM", points)], [], [Target("target", target)])
+    svg = over_time("Memory", [Line("VRAM", points)], [], [MemoryLimit("target", target)])
     seen = drawn(svg)
     assert len(seen) == len(points)
     assert all(LEFT - EDGE <= x <= WIDTH - RIGHT + EDGE and TOP - EDGE <= y <= TOP + PLOT_HEIGHT + EDGE for x, y in seen)
@@ -63,7 +63,7 @@ def test_every_sample_and_the_target_are_inside_the_axes(points: list[tuple[floa
 
 @given(st.lists(st.floats(0, 1e5), min_size=1, max_size=6).filter(any), st.floats(1, 1e5))
 def test_every_part_and_the_target_are_inside_the_bars_axis(sizes: list[float], target: float) -> None:
-    svg = stacked("Parts", [Bar("log", [(f"part {index}", size) for index, size in enumerate(sizes)])], Target("target", target))
+    svg = stacked("Parts", [Bar("log", [(f"part {index}", size) for index, size in enumerate(sizes)])], MemoryLimit("target", target))
     parts = [
         box for box in tree(svg).iter(f"{SVG}rect") if re.fullmatch(r"f\d", box.attrib.get("class", "")) and box.attrib["height"] != "10.0"
     ]
@@ -78,7 +78,7 @@ def test_every_part_and_the_target_are_inside_the_bars_axis(sizes: list[float], 
 @given(TEXTS, TEXTS, TEXTS)
 def test_any_text_is_shown_as_it_is(title: str, label: str, band: str) -> None:
     lines, bands = [Line(label, [(0.0, 1.0), (100.0, 2.0)])], [Band(band, 0.0, 100.0)]
-    svg = over_time(title, lines, bands, [Target(label, 3.0)])
+    svg = over_time(title, lines, bands, [MemoryLimit(label, 3.0)])
     texts = [element.text or "" for element in tree(svg).iter(f"{SVG}text")]
     assert title in texts
     assert label in texts
@@ -90,7 +90,7 @@ def test_any_text_is_shown_as_it_is(title: str, label: str, band: str) -> None:
 def test_the_same_input_gives_the_same_bytes() -> None:
     def made() -> str:
         points = [(number * 0.2, 4000.0 + number % 7) for number in range(5000)]
-        return over_time("m", [Line("a", points), Line("b", points[::-1])], [Band("serve", 0, 500)], [Target("t", 4768)])
+        return over_time("m", [Line("a", points), Line("b", points[::-1])], [Band("serve", 0, 500)], [MemoryLimit("t", 4768)])
 
     assert made() == made()
 

@@ -15,7 +15,7 @@ from pipeline.config.schema import ReportConfig
 from pipeline.engine.record import Failure
 from pipeline.errors import RecordError
 from pipeline.report.formats.document import SCHEMA_FILE, read_document, schema_text, text_of
-from pipeline.report.formats.junit import Outcome, junit
+from pipeline.report.formats.junit import CaseOutcome, junit
 from pipeline.report.formats.openmetrics import openmetrics
 from pipeline.report.formats.summary import job_summary
 from tests.builders.documents import document, families, figure, gate
@@ -135,7 +135,7 @@ def cases(text: str) -> dict[str, str]:
 
 @pytest.mark.parametrize("inconclusive", ["failure", "skipped"])
 @pytest.mark.parametrize("not_measured", ["failure", "skipped"])
-def test_one_case_per_gate_as_the_settings_say(inconclusive: Outcome, not_measured: Outcome) -> None:
+def test_one_case_per_gate_as_the_settings_say(inconclusive: CaseOutcome, not_measured: CaseOutcome) -> None:
     made = document(gates=tuple(gate(verdict, verdict, "a reason") for verdict in VERDICTS))
     text = junit(made, inconclusive, not_measured)
     assert cases(text) == {

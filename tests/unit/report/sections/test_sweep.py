@@ -12,8 +12,8 @@ from jsonschema import Draft202012Validator
 from pipeline.config.schema import PublishConfig, RunsConfig
 from pipeline.engine.record import SWEEP_NOTE, Failure, Store
 from pipeline.engine.workspace import Workspace
-from pipeline.publish.github import Target
-from pipeline.publish.publication import Order, gathered
+from pipeline.publish.github import HostedRepository
+from pipeline.publish.publication import PublishOrder, gathered
 from pipeline.publish.scrub import Private
 from pipeline.report.formats.document import SCHEMA_FILE, read_document
 from pipeline.report.formats.markdown import LIMIT_BYTES, size_bytes
@@ -148,7 +148,7 @@ def test_a_kept_run_and_a_publication_carry_the_picture(house: House) -> None:
     kept = runs.keep(house.root / "report.json", house.root / "REPORT.md", RunsConfig(), workspace)
     assert kept is not None
     assert (kept / "report" / "sweep.svg").read_bytes() == (house.root / "report" / "sweep.svg").read_bytes()
-    order = Order(Target("https://github.com", "o/r"), "remote", PublishConfig(), 1, house.root, None, None)
+    order = PublishOrder(HostedRepository("https://github.com", "o/r"), "remote", PublishConfig(), 1, house.root, None, None)
     made = gathered(house.root, "REPORT.md", "PASS: all", order, Private())
     assert "report/sweep.svg" in {str(path) for path in made.files}
     document = next(text for path, text in made.files.items() if path.name == "report.json").decode()

@@ -16,7 +16,7 @@ ENDING_S = 2.0  # how long an interrupt waits for threads: what blocks them for 
 
 
 @dataclass
-class Attempt:
+class StageRun:
     """A stage about to run, why, and its fingerprint; after `run`, when it started, how long it took, and its data or error."""
 
     stage: Stage
@@ -38,7 +38,7 @@ class Attempt:
         self.took_s = time.perf_counter() - clock
 
 
-def each_ended(attempts: Sequence[Attempt]) -> Generator[Attempt]:
+def each_ended(attempts: Sequence[StageRun]) -> Generator[StageRun]:
     """Run all attempts at once, a single one in this thread, and yield each when it has ended.
 
     Nothing is recorded in the threads. Whoever stops early, as an interrupt does, ends those that still run.
@@ -47,9 +47,9 @@ def each_ended(attempts: Sequence[Attempt]) -> Generator[Attempt]:
         attempts[0].run()
         yield attempts[0]
         return
-    ended: SimpleQueue[Attempt] = SimpleQueue()
+    ended: SimpleQueue[StageRun] = SimpleQueue()
 
-    def work(attempt: Attempt) -> None:
+    def work(attempt: StageRun) -> None:
         attempt.run()
         ended.put(attempt)
 

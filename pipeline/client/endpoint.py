@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
-class Target:
+class Endpoint:
     """The server that requests go to, and whether it lives; with `replicas` each takes its turn.
 
     `loaded` hears from when to when it was at work, in seconds by `time.monotonic`, after each loop of requests.
