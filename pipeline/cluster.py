@@ -58,7 +58,7 @@ def answering(address: str, setting: str) -> None:
         raise MachineError(f"{setting} {address}: no Ray cluster answers there ({first_line(error)})", hint) from error
 
 
-def packed(root: Path, names: Iterable[str]) -> bytes:
+def pack(root: Path, names: Iterable[str]) -> bytes:
     """Return these of the project's own files as an archive, for nodes that do not see them."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:gz", dereference=True) as archive:

@@ -195,7 +195,7 @@ class Moving(Silent):
 
     @contextmanager
     def running(self, name: str, reason: str) -> Iterator[None]:
-        activity, over = Activity(name, shortened(reason), time.monotonic()), threading.Event()
+        activity, over = Activity(name, clip(reason), time.monotonic()), threading.Event()
         drawing = threading.Thread(target=self._draw, args=(activity, over), daemon=True)
         with self._activities.with_own(activity):
             drawing.start()
@@ -339,7 +339,7 @@ def write(stream: TextIO, text: str) -> None:
     print(redacted(text), file=stream, flush=True)
 
 
-def shortened(reason: str) -> str:
+def clip(reason: str) -> str:
     """Return the beginning of a long reason."""
     return reason if len(reason) <= REASON_CHARACTERS else f"{reason[:REASON_CHARACTERS]}… (`./inv why` says all)"
 

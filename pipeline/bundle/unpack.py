@@ -30,7 +30,7 @@ AGAIN = "copy it from the other side again"
 VERSION = "import sys; print('%d.%d' % sys.version_info[:2])"
 
 
-def opened(folder: Path, root: Path) -> Path:
+def open_bundle(folder: Path, root: Path) -> Path:
     """Return the folder of the whole bundle, checked, its parts joined below `root`; BundleError says what is wrong."""
     about = manifest(folder)
     check_machine(about)
@@ -248,7 +248,7 @@ def environment(folder: Path) -> dict[str, str]:
 
 def main(folder: Path, root: Path) -> None:
     """Print for the shell what `./inv` goes on with."""
-    folder = opened(folder, root)
+    folder = open_bundle(folder, root)
     about = manifest(folder)
     print(f"bundle_version={shlex.quote(str(about['python']))} python={shlex.quote(find_python(about))}")
     for name, value in environment(folder).items():

@@ -14,7 +14,7 @@ from pipeline.engine.workspace import Workspace
 from pipeline.server import state
 from pipeline.server.keys import control_of
 from pipeline.server.readiness import gone
-from pipeline.server.restarts import noted
+from pipeline.server.restarts import read_crashes
 from pipeline.stages.check_gpu import Machine
 from pipeline.stages.serve import Server
 from pipeline.terminal import Output, TextTable
@@ -66,7 +66,7 @@ def status(root: Path, options: Options) -> Output:
     """Show the server's state and each stage's."""
     session = Session(root, options, silent=True)
     lines, server = server_state(session)
-    crashes = noted(session.workspace)
+    crashes = read_crashes(session.workspace)
     if crashes:
         last = crashes[-1]
         lines.append(f"crashes: {len(crashes)} on record under `serve --watch`, the last {last.at:%Y-%m-%d %H:%M:%S} UTC: {last.cause}")

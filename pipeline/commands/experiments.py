@@ -43,7 +43,7 @@ def determinism_remedy(root: Path, options: Options) -> Output:
         remedy = remedies.remedy_of(inputs, os.environ)
         with remedies.set_aside(inputs.installation.vllm, workspace), workspace.screen.running("determinism-remedy", ""):
             started, clock = now(), time.perf_counter()
-            proof = remedies.proven(remedy, inputs)
+            proof = remedies.prove(remedy, inputs)
             session.pipeline.store.write(REMEDY_NOTE, inputs.because(), started, time.perf_counter() - clock, proof)
         code = remedies.verdict(proof)
         facts = {"exit_code": code, "profile": session.profile_data(), "data": proof.model_dump(mode="json")}
@@ -52,7 +52,7 @@ def determinism_remedy(root: Path, options: Options) -> Output:
 
 def soak(root: Path, options: Options, hours: str) -> Output:
     """Put load on the server for so many hours in all; 0 when memory is stable, 1 when not shown to be, 2 when not measured."""
-    total_h = soaks.parsed(hours)
+    total_h = soaks.parse_hours(hours)
     if options.why:
         return why(root, options, ["serve"])
     session = Session(root, options)
@@ -87,7 +87,7 @@ def say_server_stays(session: Session) -> None:
 
 def calibrate_noise(root: Path, options: Options, starts: str) -> Output:
     """Start the server so often, measure each time, and keep the spread; 0, or 2 when something was missing."""
-    number = noise.parsed(starts)
+    number = noise.parse_starts(starts)
     session = Session(root, options)
     session.refuse_attached("start again and again")
     workspace = session.workspace

@@ -43,7 +43,7 @@ def publish(root: Path, options: Options, issue: str | None, repo: str | None, b
     if dry_run or transport is None:
         login = f" (no login: set {' or '.join(TOKENS)}, or run `gh auth login`)" if transport is None else ""
         say(f"dry run, nothing is published{login}")
-        publishing.shown(publication, order, say)
+        publishing.show_report(publication, order, say)
     else:
-        publishing.published(publication, order, transport, say)
+        publishing.push_report(publication, order, transport, say)
     return Output(0, [], None)

@@ -29,11 +29,11 @@ def run_all(root: Path, options: Options) -> Output:
             session.stop_own()
         smaller = session.with_smaller_profile()
         if smaller is None:
-            return rendered(session, results)
+            return render_records(session, results)
     return run_all(root, smaller)
 
 
-def rendered(session: Session, results: list[Result]) -> Output:
+def render_records(session: Session, results: list[Result]) -> Output:
     """Render the report; its exit code, or 2 after a failure."""
     results = results + session.pipeline.ensure(["report"], present=True, alone=True)
     report = session.pipeline.outcome(Report).data

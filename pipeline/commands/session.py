@@ -190,7 +190,7 @@ def opened_bundle(root: Path, folder: str | None) -> Path | None:
     from pipeline.bundle import unpack
 
     checked = os.environ.get(unpack.VARIABLE)  # by `./inv`, which needed it before us
-    found = Path(checked) if checked else unpack.opened(Path(folder).absolute(), root)
+    found = Path(checked) if checked else unpack.open_bundle(Path(folder).absolute(), root)
     os.environ.update(unpack.environment(found))
     return found
 

@@ -12,7 +12,7 @@ from pipeline.engine.workspace import Workspace
 from pipeline.errors import BusyError
 from pipeline.server import state
 from pipeline.stages.check_gpu import check_gpu
-from pipeline.sweep.rendering import rendered
+from pipeline.sweep.rendering import render_again
 from pipeline.sweep.run import Asked, Sweeping
 from pipeline.terminal import MARKS, Output, Silent, write
 
@@ -36,4 +36,4 @@ def sweep(root: Path, options: Options, grid: str | None, dry_run: bool, ray_add
         if launch is not None and state.is_running(launch):
             raise BusyError(f"our server runs (pid {launch.pid}) and would disturb the cells", "stop it first: `./inv stop`")
         output, session = cells.run(), Session(root, options)
-        return replace(output, parts=[*output.parts, rendered(session.pipeline, session.config.report.output)])
+        return replace(output, parts=[*output.parts, render_again(session.pipeline, session.config.report.output)])

@@ -41,7 +41,7 @@ class RunNoise(Artifact):
     figures: dict[str, FigureNoise]
 
 
-def parsed(starts: str) -> int:
+def parse_starts(starts: str) -> int:
     """Return the number of starts; ConfigError for anything but 2 and more."""
     if not starts.isdecimal() or int(starts) < 2:
         raise ConfigError(f"--starts: expected a number from 2 on, got {starts!r}", "for example --starts 3")

@@ -49,7 +49,7 @@ def remedy_of(inputs: ServerInputs, inherited: Mapping[str, str]) -> Remedy:
     return remedy
 
 
-def proven(remedy: Remedy, inputs: ServerInputs) -> Remedied:
+def prove(remedy: Remedy, inputs: ServerInputs) -> Remedied:
     """Measure a server without the remedy and one with it, both with the settings otherwise as they are."""
     settings = settle(inputs.config.serve, inputs.machine.host, inputs.installation.distribution)
     bare = {name: value for name, value in settings.env.items() if name != remedy.variable}

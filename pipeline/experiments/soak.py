@@ -27,7 +27,7 @@ from pipeline.stages.serve import Server
 from pipeline.vllm.meter import metered
 
 
-def parsed(hours: str) -> float:
+def parse_hours(hours: str) -> float:
     """Return the asked hours; ConfigError for anything but a number above 0."""
     try:
         value = float(hours)

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any
 from urllib.parse import urlsplit
 
-from pipeline.cluster import NICENESS, join_cluster, packed
+from pipeline.cluster import NICENESS, join_cluster, pack
 from pipeline.config.schema import BenchConfig, is_loopback
 from pipeline.errors import MachineError, MeasureError, first_line
 from pipeline.load import on_node
@@ -60,7 +60,7 @@ class Workers:
                 "take fewer clients, or join more nodes to it",
             )
         self._ray.cloudpickle.register_pickle_by_value(on_node)
-        package = self._ray.put(packed(PACKAGE.parent, [PACKAGE.name]))
+        package = self._ray.put(pack(PACKAGE.parent, [PACKAGE.name]))
         # One thread waits for the client, and another must be free to end it.
         options = {"num_cpus": 1, "max_concurrency": 2, "max_restarts": 0, "scheduling_strategy": "SPREAD"}
         holder = self._ray.remote(on_node.Holder).options(**options)

@@ -13,8 +13,8 @@ from pipeline.config.schema import SECRET_NAME, PublishConfig
 from pipeline.errors import PublishError
 from pipeline.publish import document
 from pipeline.publish.github import HostedRepository, Thread, ThroughGh, ThroughRest
-from pipeline.publish.repository import Commit, MovedError, Repository, carried, signed, through_gh
-from pipeline.publish.scrub import Private, scrubbed, scrubbed_json
+from pipeline.publish.repository import Commit, MovedError, Repository, carried, sign, through_gh
+from pipeline.publish.scrub import Private, scrub, scrubbed_json
 
 BESIDE = ("report.json", "report.html")  # the report
 UNKNOWN = "COMMIT"  # in what a dry run shows
@@ -52,7 +52,7 @@ class PublishOrder:
             return own
         if isinstance(self.transport, ThroughGh):
             return own + through_gh(self.target)
-        return own + (signed(self.target, self.token) if self.token else [])
+        return own + (sign(self.target, self.token) if self.token else [])
 
 
 def private_here(project: Path, hosts: Iterable[str], key_file: Path, environment: Mapping[str, str] = os.environ) -> Private:
@@ -94,10 +94,10 @@ def gathered(project: Path, path: str, headline: str, order: PublishOrder, priva
         if report.with_name(other).is_file():
             found[document.resolved(name, other)] = report.with_name(other)
     folder = PurePosixPath(order.settings.path)
-    markdown = scrubbed(document.with_links_to(markdown, name, found), private)
+    markdown = scrub(document.with_links_to(markdown, name, found), private)
     contents = {folder / key: content_of(file, private) for key, file in found.items()}
     contents[folder / name] = markdown.encode()
-    message = document.message(markdown, scrubbed(headline, private), order.issue)
+    message = document.message(markdown, scrub(headline, private), order.issue)
     return Publication(contents, (folder / name).as_posix(), markdown, message)
 
 
@@ -113,7 +113,7 @@ def content_of(file: Path, private: Private) -> bytes:
             return scrubbed_json(text, private).encode()
         except ValueError:
             raise PublishError(f"{file.name} is not readable JSON; nothing was published", f"render it again: `{AGAIN}`") from None
-    return scrubbed(text, private).encode()
+    return scrub(text, private).encode()
 
 
 def comment_of(publication: Publication, target: HostedRepository, commit: str) -> str:
@@ -123,7 +123,7 @@ def comment_of(publication: Publication, target: HostedRepository, commit: str) 
     return document.comment(text, f"{base}/{publication.report}")
 
 
-def published(publication: Publication, order: PublishOrder, transport: ThroughGh | ThroughRest, say: Say) -> None:
+def push_report(publication: Publication, order: PublishOrder, transport: ThroughGh | ThroughRest, say: Say) -> None:
     """Push the report, then make or update the comment; PublishError says what was done when not all was."""
     thread = Thread(transport, order.target, order.issue)
     issue, earlier = thread.issue(), thread.comment()
@@ -158,7 +158,7 @@ def pushed(repository: Repository, publication: Publication) -> Commit:
     raise PublishError(f"the branch {repository.branch} moves faster than we push; nothing was published", "repeat when it is quiet")
 
 
-def shown(publication: Publication, order: PublishOrder, say: Say) -> None:
+def show_report(publication: Publication, order: PublishOrder, say: Say) -> None:
     """Print what publishing would do, and do nothing of it; what can be asked without a change is asked."""
     with tempfile.TemporaryDirectory(prefix="vllm-poc-publish-") as folder:
         repository = Repository(Path(folder), order.remote, order.settings.branch, order.git_settings)

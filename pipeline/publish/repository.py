@@ -68,7 +68,7 @@ def carried(project: Path) -> list[tuple[str, str]]:
     return [(name, value) for name, _, value in pairs if CARRIED.fullmatch(name)]
 
 
-def signed(target: HostedRepository, token: str) -> list[tuple[str, str]]:
+def sign(target: HostedRepository, token: str) -> list[tuple[str, str]]:
     """Return the settings with which git shows the token to the target's server, and nothing that stood there before."""
     key, credentials = f"http.{target.server}/.extraheader", base64.b64encode(f"x-access-token:{token}".encode()).decode()
     return [(key, ""), (key, f"Authorization: Basic {credentials}")]

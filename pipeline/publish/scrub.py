@@ -37,7 +37,7 @@ class Private:
     project: str = ""
 
 
-def scrubbed(text: str, private: Private) -> str:
+def scrub(text: str, private: Private) -> str:
     """Return `text` without any of it; scrubbing again changes nothing, because this goes on until nothing changes."""
     ordered = list(rules(private))
     before = None
@@ -56,11 +56,11 @@ def scrubbed_json(text: str, private: Private) -> str:
 def scrubbed_value(value: Any, private: Private) -> Any:
     """Return JSON-like data with every string in it scrubbed, the names of its keys included."""
     if isinstance(value, str):
-        return scrubbed(value, private)
+        return scrub(value, private)
     if isinstance(value, list):
         return [scrubbed_value(item, private) for item in value]
     if isinstance(value, dict):
-        return {scrubbed(key, private): scrubbed_value(item, private) for key, item in value.items()}
+        return {scrub(key, private): scrubbed_value(item, private) for key, item in value.items()}
     return value
 
 

@@ -19,7 +19,7 @@ def glued(*parts: Value) -> Message:
     return joined("", parts)
 
 
-def listed(parts: Iterable[Value]) -> Message:
+def comma_separated(parts: Iterable[Value]) -> Message:
     """Return the parts with a comma between them."""
     return joined(", ", parts)
 

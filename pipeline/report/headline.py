@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Literal, TypeAlias
 
 from pipeline.message import Message, _, plural
-from pipeline.report.cells import glued, listed, of_settings
+from pipeline.report.cells import comma_separated, glued, of_settings
 from pipeline.report.gates import Judged, JudgedGate
 
 Word: TypeAlias = Literal["PASS", "NOT PASSED", "NOT MEASURED"]
@@ -36,7 +36,7 @@ def summary(judged: Judged) -> Message:
         return glued(counts, ".")
     # Where a waiver covers all that is open and the run is no pass all the same, these are what it lacks.
     bad = [row for row in required if row.counts and row.judgement.verdict != "PASS"] or waived
-    gates = listed(glued(of_settings(row.gate.label), " (", row.judgement.verdict, ")") for row in bad)
+    gates = comma_separated(glued(of_settings(row.gate.label), " (", row.judgement.verdict, ")") for row in bad)
     return glued(counts, ". ", _("Open: {gates}.", gates=gates))
 
 

@@ -41,7 +41,7 @@ def note(workspace: Workspace, crash: Crash) -> None:
         file.write(crash.model_dump_json() + "\n")
 
 
-def noted(workspace: Workspace) -> list[Crash]:
+def read_crashes(workspace: Workspace) -> list[Crash]:
     """Return the crashes on record, oldest first."""
     path = crashes_file(workspace)
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []

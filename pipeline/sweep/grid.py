@@ -55,7 +55,7 @@ class Cell:
         return next((str(value) for key, value in self.values if key == PROFILE), None)
 
 
-def parsed(text: str) -> dict[str, tuple[Any, ...]]:
+def parse_axes(text: str) -> dict[str, tuple[Any, ...]]:
     """Return the axes that `text` writes; ConfigError says which part is none."""
     axes: dict[str, tuple[Any, ...]] = {}
     for part in split(text, ";"):

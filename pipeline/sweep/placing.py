@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.cluster import NICENESS, join_cluster, packed
+from pipeline.cluster import NICENESS, join_cluster, pack
 from pipeline.errors import first_line
 from pipeline.measure.units import MIB
 from pipeline.sweep import node as on_node
@@ -236,7 +236,7 @@ class Placing:
     def _packed(self) -> Any:
         """Return the project's files in the object store, for nodes that do not see them."""
         if self._project is None:
-            self._project = self._ray.put(packed(self._root, PROJECT))
+            self._project = self._ray.put(pack(self._root, PROJECT))
         return self._project
 
 

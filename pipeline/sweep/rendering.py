@@ -8,7 +8,7 @@ from pipeline.report.stage import Report
 ASIDE = {"schema", "code", *NOTES.values()}  # of the report's fingerprint: what makes no other report of it than the sweep does
 
 
-def rendered(pipeline: Pipeline, output: str) -> str:
+def render_again(pipeline: Pipeline, output: str) -> str:
     """Render the report where nothing but the sweep is new in it; return what was done, or what a person can do."""
     stage = pipeline.stage("report")
     outcome = pipeline.outcome(Report)

@@ -110,7 +110,7 @@ class Sweeping:
         self.command, self.shared = command, shared
         self.folder = workspace.root / SWEEPS
         self.settings = layers.config(None).sweep
-        self.axes, origin = (dict(self.settings.grid), "sweep.grid") if asked.grid is None else (grid.parsed(asked.grid), "--grid")
+        self.axes, origin = (dict(self.settings.grid), "sweep.grid") if asked.grid is None else (grid.parse_axes(asked.grid), "--grid")
         self._cells = [(cell, *self._config(cell, origin)) for cell in grid.cells(self.axes, origin, self.settings.max_cells)]
         self._records: dict[str, CellRecord] = {}
         self._started = now()

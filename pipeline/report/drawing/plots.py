@@ -9,7 +9,7 @@ from xml.sax.saxutils import escape
 from pipeline.measure.drift import Point
 from pipeline.measure.memory import GAP_PERIODS
 from pipeline.message import _
-from pipeline.report.cells import Text, listed
+from pipeline.report.cells import Text, comma_separated
 from pipeline.report.words import Words
 
 WIDTH, LEFT, RIGHT, TOP = 860, 70, 20, 56
@@ -125,7 +125,7 @@ def rows_of(bands: Sequence[Band], x: Scale, words: Words) -> tuple[list[str], f
             narrow.append(f"{name} {band.begin - x.low:.0f}–{band.end - x.low:.0f} s")
     height = top + ROW * (2 if any(band.phase for band in bands) else 1 if bands else 0) + 8
     if narrow:
-        body.append(text(LEFT, height + 8, words.text(_("not named above: {names}", names=listed(narrow))), "start"))
+        body.append(text(LEFT, height + 8, words.text(_("not named above: {names}", names=comma_separated(narrow))), "start"))
         height += ROW
     return body, height
 

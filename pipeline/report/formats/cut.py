@@ -35,13 +35,13 @@ OF_SWEEP: dict[str, Text] = {"facts": _("facts"), "rows": _("cells")}
 T = TypeVar("T")
 
 
-def fitted(view: View, render: Callable[[View], str], size: Callable[[str], int], limit: int, words: Words) -> str:
+def fit(view: View, render: Callable[[View], str], size: Callable[[str], int], limit: int, words: Words) -> str:
     """Return the rendered view, cut as little as lets its size be at most `limit`."""
     shown = view
     for entries, characters in STEPS:
         if weight(shown) <= limit and size(text := render(shown)) <= limit:
             return text
-        shown = shortened(view, entries, characters, words)
+        shown = shorten(view, entries, characters, words)
     return render(shown)
 
 
@@ -58,7 +58,7 @@ def weight(value: object) -> int:
     return sum(weight(getattr(value, field.name)) for field in dataclasses.fields(value))
 
 
-def shortened(view: View, entries: int, characters: int, words: Words) -> View:
+def shorten(view: View, entries: int, characters: int, words: Words) -> View:
     """Return the view with at most so many entries in each list and characters in each text, and what was cut."""
     cut = Cutter(entries, characters, words)
     scenarios = [cut.fields(scenario, within(scenario.title, OF_SCENARIO)) for scenario in view.scenarios]

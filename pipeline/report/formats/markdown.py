@@ -8,7 +8,7 @@ from pathlib import Path
 from pipeline.message import Code, Value
 from pipeline.report.cells import Cell, Measured, Ruling, Source, Verbatim
 from pipeline.report.drawing.diagram import diagram
-from pipeline.report.formats.cut import fitted
+from pipeline.report.formats.cut import fit
 from pipeline.report.formats.plain import Plain
 from pipeline.report.view import View
 from pipeline.report.words import ENGLISH, Words
@@ -122,4 +122,4 @@ def render(templates: Path, view: View, words: Words = ENGLISH, places: Mapping[
     def rendered(shown: View) -> str:
         return template.render(view=shown, t=words, diagram=diagram(shown.stages, shown.edges, words))
 
-    return fitted(view, rendered, size_bytes, LIMIT_BYTES, words)
+    return fit(view, rendered, size_bytes, LIMIT_BYTES, words)

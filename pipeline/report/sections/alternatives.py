@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from pipeline.config.schema import Alternative
 from pipeline.message import Code, Message, _
-from pipeline.report.cells import glued, listed, measured, of_settings
+from pipeline.report.cells import comma_separated, glued, measured, of_settings
 from pipeline.report.inputs import Inputs
 from pipeline.report.parts import AlternativeRow
 from pipeline.report.sweep import CellRecord, CellState, Sweep
@@ -46,4 +46,4 @@ def alternative(entry: Alternative, inputs: Inputs, cells: Sequence[CellRecord])
 def counted_states(cells: Sequence[CellRecord]) -> Message:
     """Return how many cells of a sweep are in which state."""
     counts = Counter[str](cell.state for cell in cells)
-    return listed(glued(counts[state], " ", name) for state, name in STATES.items() if counts[state])
+    return comma_separated(glued(counts[state], " ", name) for state, name in STATES.items() if counts[state])

@@ -3,7 +3,7 @@
 from pipeline.config.schema import is_loopback
 from pipeline.measure.digits import ends_of
 from pipeline.message import Code, Message, _
-from pipeline.report.cells import Text, glued, listed, number
+from pipeline.report.cells import Text, comma_separated, glued, number
 from pipeline.report.inputs import Inputs
 from pipeline.stages.bench import BenchResult
 from pipeline.stages.check_gpu import Machine
@@ -62,7 +62,7 @@ def uncounted(bench: BenchResult | None) -> list[Text]:
     differ = [(count, count.server) for count in (bench.ledger if bench else []) if count.server is not None and not count.agrees]
     if not differ:
         return []
-    counts = listed(
+    counts = comma_separated(
         _("{name} {client} and {server}", name=Message(count.name), client=count.client, server=server) for count, server in differ
     )
     return [_("Client and server did not count the same ({counts}): others were served meanwhile, or requests failed.", counts=counts)]
@@ -78,6 +78,6 @@ def throttled(memory: MemoryUse | None) -> list[Text]:
             "The GPU was throttled in {share} % of {n} samples under load ({reasons}): better cooled or fed it is faster.",
             share=number(share.value, ends_of("%")),
             n=share.n,
-            reasons=listed(_("{name} in {count}", name=name, count=count) for name, count in memory.throttled.items()),
+            reasons=comma_separated(_("{name} in {count}", name=name, count=count) for name, count in memory.throttled.items()),
         )
     ]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from pipeline.engine.outcomes import Outcomes
 from pipeline.message import Digits, Message, _
-from pipeline.report.cells import Text, glued, listed
+from pipeline.report.cells import Text, comma_separated, glued
 from pipeline.stages.check_gpu import Machine
 from pipeline.stages.download_model import Model
 from pipeline.stages.install import Installation
@@ -38,7 +38,7 @@ def environment(outcomes: Outcomes) -> EnvironmentPart:
         *(model_facts(model) if model else []),
     ]
     if server and not server.attached:
-        phases = listed(glued(Message(name), " ", Digits(f"{seconds:.1f}")) for name, seconds in server.handle.phases_s.items())
+        phases = comma_separated(glued(Message(name), " ", Digits(f"{seconds:.1f}")) for name, seconds in server.handle.phases_s.items())
         facts.append((_("Server ready after"), glued(Digits(f"{server.handle.ready_s:.1f}"), " s (", phases, ")")))
     envelope = outcomes[Machine].envelope
     if envelope:
@@ -104,7 +104,7 @@ def model_facts(model: Model) -> list[Fact]:
     licence = forbidding_licence(model) or _("licence {licence}", licence=facts.license or _("not stated"))
     return [
         (_("Model"), _("{name} from {origin}, {revision}", name=model.name, origin=model.origin, revision=f"{model.revision}")),
-        (_("Model facts"), glued(listed(shape), "; ", licence)),
+        (_("Model facts"), glued(comma_separated(shape), "; ", licence)),
     ]
 
 

@@ -1,7 +1,7 @@
 """The guide's test 3: what the server takes of the GPU's memory and of the host's, under load, and after the stop."""
 
 from pipeline.message import Digits, Message, _, joined, plural
-from pipeline.report.cells import Text, glued, listed, number
+from pipeline.report.cells import Text, comma_separated, glued, number
 from pipeline.report.figures import rows
 from pipeline.report.inputs import Inputs
 from pipeline.report.parts import Scenario
@@ -54,7 +54,7 @@ def use_facts(data: MemoryUse) -> list[Text]:
     if data.method:
         found.append(_("Told apart by: {method}.", method=data.method))
     if len(data.device_peaks_mib) > 1:
-        devices = listed(glued("GPU ", at, " ", number(mib), " MiB") for at, mib in sorted(data.device_peaks_mib.items()))
+        devices = comma_separated(glued("GPU ", at, " ", number(mib), " MiB") for at, mib in sorted(data.device_peaks_mib.items()))
         found.append(_("VRAM, peak of each device: {devices}.", devices=devices))
     for series, name in SERIES.items():
         against = data.figures.get(f"{series}_stable")
@@ -69,7 +69,7 @@ def load_fact(load: Load, samples: int) -> Message:
     if load.seconds_by:
         said = _("{samples} samples from before the start; {seconds} s of load count", samples=samples, seconds=seconds)
         others = [glued(name, " ", Digits(f"{taken:.4g}"), " s") for name, taken in load.seconds_by.items() if name != OWN]
-        said = glued(said, ": ", listed(others)) if others else said
+        said = glued(said, ": ", comma_separated(others)) if others else said
         added = Digits(f"{load.seconds_by.get(OWN, 0):.4g}")
         own = _("; {seconds} s were added, {requests} requests", seconds=added, requests=load.requests)
         said = glued(said, own if load.requests else _("; none was added"))
@@ -128,7 +128,7 @@ def plan_facts(plan: Plan, data: MemoryUse) -> list[Text]:
         _(
             "Plan for {budget} MiB, beside vLLM's log: {parts}; context {context} MiB planned.",
             budget=number(plan.budget_mib),
-            parts=listed(parts),
+            parts=comma_separated(parts),
             context=number(plan.context_mib),
         )
     )

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from pipeline.measure.figures import Figure
 from pipeline.message import Code, Digits, Message, _, joined
-from pipeline.report.cells import Cell, Text, glued, listed, measured
+from pipeline.report.cells import Cell, Text, comma_separated, glued, measured
 from pipeline.report.parts import Table
 from pipeline.stages.test_determinism import REMEDY_NOTE, Arm, PromptAgreement, Remedied, Side
 
@@ -30,7 +30,7 @@ def remedy_table(proof: Remedied) -> Table:
             *answers,
             [_("decode at concurrency 1, median"), *(speed(side.decode_tok_s) for side in sides)],
             [speeds, *(speed(side.system_tok_s) for side in sides)],
-            [_("launches"), *(listed(side.launch_ids) if side.launch_ids else _("none") for side in sides)],
+            [_("launches"), *(comma_separated(side.launch_ids) if side.launch_ids else _("none") for side in sides)],
             *troubles(sides),
         ],
     )

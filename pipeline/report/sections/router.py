@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from pipeline.measure.classification import Confusion
 from pipeline.message import Code, Digits, Message, _, joined
-from pipeline.report.cells import Cell, Text, glued, listed
+from pipeline.report.cells import Cell, Text, comma_separated, glued
 from pipeline.report.figures import rows
 from pipeline.report.inputs import Inputs
 from pipeline.report.parts import Scenario, Table
@@ -97,7 +97,7 @@ def paired_words(pairs: Paired) -> Message:
 
 def classes_words(classes: Mapping[str, int]) -> Message:
     """Return how many answers failed in which way."""
-    return listed(glued(Message(name), " ", count) for name, count in classes.items()) if classes else _("none")
+    return comma_separated(glued(Message(name), " ", count) for name, count in classes.items()) if classes else _("none")
 
 
 def confusion_table(arm: Text, counts: Confusion) -> Table:

@@ -6,7 +6,7 @@ from pipeline.load.calibration import Calibration
 from pipeline.load.levels import Level
 from pipeline.measure.digits import ends_of
 from pipeline.message import Code, Digits, Message, _, plural
-from pipeline.report.cells import Amount, Cell, Text, amount, glued, listed, number
+from pipeline.report.cells import Amount, Cell, Text, amount, comma_separated, glued, number
 from pipeline.report.figures import rows
 from pipeline.report.inputs import Inputs
 from pipeline.report.parts import Scenario, Table
@@ -87,7 +87,7 @@ def how_facts(data: BenchResult) -> list[Text]:
         ),
         _(
             "Goodput: requests that meet {limits} (the gates' limits), of all that were sent.",
-            limits=listed(limits) if limits else _("none"),
+            limits=comma_separated(limits) if limits else _("none"),
         ),
         *(ledger_fact(count) for count in data.ledger),
         *(mean_fact(check) for check in data.means),
@@ -160,7 +160,7 @@ def kernel_facts(data: BenchResult, memory: MemoryUse | None) -> list[Text]:
         _(
             "{kernels} compiled while measuring ({names}): the first requests that needed them were slower.",
             kernels=plural("1 kernel", "{count} kernels", len(names)),
-            names=listed(Code(name) for name in names),
+            names=comma_separated(Code(name) for name in names),
         )
     ]
 

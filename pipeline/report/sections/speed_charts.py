@@ -7,7 +7,7 @@ from itertools import pairwise
 
 from pipeline.measure.statistics import quantile
 from pipeline.message import Message, _, joined
-from pipeline.report.cells import Amount, Cell, Text, glued, listed, number
+from pipeline.report.cells import Amount, Cell, Text, comma_separated, glued, number
 from pipeline.report.drawing.charts import Caption, Series, bins, curves, distribution, end_of, histogram, per_bin
 from pipeline.report.parts import Chart, Table
 from pipeline.stages.bench import BenchResult
@@ -120,7 +120,7 @@ def throughput_chart(data: BenchResult) -> Chart:
     title = _("Throughput against concurrency")
     valid = [entry for entry in data.levels if not entry.invalid]
     left_out = [entry.concurrency for entry in data.levels if entry.invalid]
-    note: Text = _("Left out as INVALID: concurrency {levels}.", levels=listed(left_out)) if left_out else ""
+    note: Text = _("Left out as INVALID: concurrency {levels}.", levels=comma_separated(left_out)) if left_out else ""
     if not valid:
         return Chart("throughput", title, note or _("Not drawn: no closed loop was measured."))
     whole, full = _("whole loop"), _("while full")
@@ -129,7 +129,7 @@ def throughput_chart(data: BenchResult) -> Chart:
         full: [(float(entry.concurrency), entry.steady_tok_s) for entry in valid if entry.steady_tok_s is not None],
     }
     lines = {name: points for name, points in lines.items() if points}
-    about = joined("; ", [glued(name, ": ", listed(speed_words(*point) for point in points)) for name, points in lines.items()])
+    about = joined("; ", [glued(name, ": ", comma_separated(speed_words(*point) for point in points)) for name, points in lines.items()])
     rows: list[list[Cell]] = [
         [entry.concurrency, number(entry.throughput_tok_s), number(entry.steady_tok_s) if entry.steady_tok_s is not None else "–"]
         for entry in valid

@@ -95,7 +95,7 @@ def inv(project: Workspace, *words: str) -> "subprocess.CompletedProcess[str]":
 def test_a_bundle_holds_packages_model_and_pipeline_and_is_taken(project: Workspace, bundle: Path, tmp_path: Path) -> None:
     manifest = content.read(bundle)
     assert (manifest.wheels, manifest.parts, manifest.model.folder) == (3, None, "mine")
-    assert unpack.opened(bundle, project.root) == bundle
+    assert unpack.open_bundle(bundle, project.root) == bundle
     assert subprocess.run(["sha256sum", "--quiet", "-c", "SHA256SUMS"], cwd=bundle).returncode == 0
     with tarfile.open(bundle / "pipeline.tar.gz") as archive:
         archive.extractall(tmp_path, filter="data")
@@ -123,7 +123,7 @@ def test_a_bundle_that_broke_off_says_so(project: Workspace, tmp_path: Path, mon
     with pytest.raises(BundleError, match=r"no wheel of tiny-uv==1\.0 for that Python and platform"):
         made(project, tmp_path / "bundle")
     with pytest.raises(BundleError, match="was not finished"):
-        unpack.opened(tmp_path / "bundle", project.root)
+        unpack.open_bundle(tmp_path / "bundle", project.root)
 
 
 def test_parts_hold_the_same_and_are_joined(project: Workspace, tmp_path: Path) -> None:
@@ -136,7 +136,7 @@ def test_parts_hold_the_same_and_are_joined(project: Workspace, tmp_path: Path) 
         "pipeline.tar.gz",
         "vllm-poc-bundle.json",
     ]
-    joined = unpack.opened(output, project.root)
+    joined = unpack.open_bundle(output, project.root)
     assert content.read(joined).wheels == len(list((joined / "wheels").iterdir())) == 3
 
 

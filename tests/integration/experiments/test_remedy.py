@@ -286,7 +286,7 @@ def test_what_a_killed_command_left_is_stopped_and_does_not_come_back(project: P
 
 def test_a_server_that_does_not_come_back_is_told_after_the_result_is_kept(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     project.left_running()
-    proving = remedy.proven
+    proving = remedy.prove
 
     def and_break(*arguments: Any) -> Remedied:
         proof = proving(*arguments)

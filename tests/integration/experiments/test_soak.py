@@ -23,7 +23,7 @@ from pipeline.engine.record import Outcome, Store, now
 from pipeline.engine.workspace import Workspace
 from pipeline.errors import ConfigError, MeasureError, NothingAnsweredError, ServerError
 from pipeline.experiments import soak as soaking
-from pipeline.experiments.soak import parsed
+from pipeline.experiments.soak import parse_hours
 from pipeline.measure.figures import Figure, not_measured
 from pipeline.measure.memory import S_PER_H
 from pipeline.server import state
@@ -264,7 +264,7 @@ def test_the_verdict_is_on_the_gpus_memory_or_else_on_the_hosts(
 @pytest.mark.parametrize("hours", ["0", "-1", "x", "", "nan", "inf"])
 def test_hours_that_are_none_are_refused(hours: str) -> None:
     with pytest.raises(ConfigError, match="--hours: expected a number above 0, got"):
-        parsed(hours)
+        parse_hours(hours)
 
 
 def test_ctrl_c_in_the_middle_of_the_load_ends_it_with_what_it_has(server: Server, workspace: Workspace) -> None:

@@ -16,7 +16,7 @@ from pipeline.commands.watch import keep_running
 from pipeline.engine.record import Failure, Store, now
 from pipeline.errors import ServerError
 from pipeline.server import restarts, state
-from pipeline.server.restarts import noted
+from pipeline.server.restarts import read_crashes
 from pipeline.server.stop import stop_server
 from pipeline.stages.serve import Server
 from pipeline.terminal import Output
@@ -75,14 +75,14 @@ def test_a_crash_is_noted_and_the_server_comes_back(
     first = project.launch()
     psutil.Process(first.pid).kill()
     until(lambda: running(project, first.id), "the second server")
-    (crash,) = noted(project.workspace)
+    (crash,) = read_crashes(project.workspace)
     assert (crash.launch_id, crash.restart) == (first.id, True)
     assert "without a word" in crash.cause
     with locked(project.workspace, wait=True):
         stop_server(project.launch(), project.workspace)
     assert code_of(keeper.result(timeout=60)) == 0
     assert "starting again in 0.01 s" in capsys.readouterr().out
-    assert len(noted(project.workspace)) == 1, "a stop is no crash"
+    assert len(read_crashes(project.workspace)) == 1, "a stop is no crash"
 
 
 def test_a_server_that_another_command_replaced_is_watched_on(project: FakeProject, keeper: "Future[Output]") -> None:
@@ -92,11 +92,11 @@ def test_a_server_that_another_command_replaced_is_watched_on(project: FakeProje
         stop_server(first, project.workspace)
         restarted = project.serve(project.settings())
     Store(project.workspace.artifacts).write("serve", {}, now(), 0.0, restarted)
-    assert noted(project.workspace) == []
+    assert read_crashes(project.workspace) == []
     second = project.launch()
     psutil.Process(second.pid).kill()
     until(lambda: running(project, second.id), "the third server")
-    assert [crash.launch_id for crash in noted(project.workspace)] == [second.id]
+    assert [crash.launch_id for crash in read_crashes(project.workspace)] == [second.id]
 
 
 def test_a_server_that_keeps_crashing_is_given_up(project: FakeProject, keeper: "Future[Output]") -> None:
@@ -105,14 +105,14 @@ def test_a_server_that_keeps_crashing_is_given_up(project: FakeProject, keeper: 
     psutil.Process(project.launch().pid).kill()
     with pytest.raises(ServerError, match="ValueError: its disk broke; 3 crashes within 600 s, so a restart does not help"):
         keeper.result(timeout=60)
-    assert [crash.restart for crash in noted(project.workspace)] == [True, True, False]
+    assert [crash.restart for crash in read_crashes(project.workspace)] == [True, True, False]
     assert project.processes() == []
 
 
 def test_a_first_start_that_fails_is_no_crash(project: FakeProject) -> None:
     project.play(Script(exit_code=1))
     assert code_of(keep_running(project.root, Options())) == 2
-    assert noted(project.workspace) == []
+    assert read_crashes(project.workspace) == []
 
 
 def interrupted_after(project: FakeProject, prepare: Callable[[], object]) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.cluster import packed as packed_files
+from pipeline.cluster import pack as packed_files
 from pipeline.sweep import node
 from pipeline.sweep.node import Runner, arrange, packed, unpacked
 from pipeline.sweep.placing import PROJECT, unpack

@@ -10,7 +10,7 @@ from pipeline.commands.clean import clean
 from pipeline.commands.session import Options, Session
 from pipeline.engine.record import SWEEP_NOTE, Store
 from pipeline.report.formats.document import read_document
-from pipeline.sweep.rendering import rendered
+from pipeline.sweep.rendering import render_again
 from tests.builders.documents import WHEN
 from tests.builders.project import Project
 from tests.builders.sweeps import SWEPT
@@ -36,7 +36,7 @@ def reported(project: Project) -> None:
 
 
 def ended(project: Project, options: Options = CPU) -> str:
-    return rendered(Session(project.root, options, silent=True).pipeline, "REPORT.md")
+    return render_again(Session(project.root, options, silent=True).pipeline, "REPORT.md")
 
 
 def test_a_report_on_record_shows_the_sweep_and_keeps_its_verdict(project: Project) -> None:

@@ -61,7 +61,7 @@ def seal(folder: Path) -> None:
 def refusal(folder: Path, root: Path) -> BundleError:
     """Return the error of opening the bundle: one line that says what to do."""
     with pytest.raises(BundleError) as caught:
-        unpack.opened(folder, root)
+        unpack.open_bundle(folder, root)
     assert "\n" not in caught.value.message + caught.value.hint
     assert caught.value.hint
     return caught.value
@@ -158,7 +158,7 @@ wheels = [
 
 
 def test_a_whole_bundle_is_taken_as_it_stands(tmp_path: Path) -> None:
-    assert unpack.opened(bundle(tmp_path / "bundle"), tmp_path) == tmp_path / "bundle"
+    assert unpack.open_bundle(bundle(tmp_path / "bundle"), tmp_path) == tmp_path / "bundle"
 
 
 def test_no_folder_no_bundle_and_an_unfinished_one(tmp_path: Path) -> None:
@@ -226,12 +226,12 @@ def in_parts(tmp_path: Path) -> Path:
 
 def test_parts_are_joined_and_joined_again_only_when_they_changed(tmp_path: Path) -> None:
     output = in_parts(tmp_path)
-    joined = unpack.opened(output, tmp_path)
+    joined = unpack.open_bundle(output, tmp_path)
     assert joined == tmp_path / ".cache" / "bundle"
     assert (joined / "wheels" / "six-1.0-py3-none-any.whl").read_bytes() == b"a wheel" * 1000
     for part in output.glob("bundle.tar.*"):  # the medium may be gone once it was read
         part.unlink()
-    assert unpack.opened(output, tmp_path) == joined
+    assert unpack.open_bundle(output, tmp_path) == joined
     (joined / "wheels" / "six-1.0-py3-none-any.whl").write_bytes(b"")
     assert "part bundle.tar.001 is missing" in refusal(output, tmp_path).message
 

@@ -12,7 +12,7 @@ from pipeline.config.schema import PublishConfig
 from pipeline.errors import PublishError
 from pipeline.publish import document
 from pipeline.publish.github import HostedRepository, Reply, refusal, remote_of, target_of
-from pipeline.publish.scrub import Private, scrubbed, scrubbed_json
+from pipeline.publish.scrub import Private, scrub, scrubbed_json
 
 SUPERUSERS = "/" + "root"  # no file of ours names a home as it is
 TOKEN = "ghp_" + "a1B2" * 9
@@ -53,7 +53,7 @@ HERE = Private(
     ],
 )
 def test_what_says_too_much_is_taken_out(text: str, left: str) -> None:
-    assert scrubbed(text, HERE) == left
+    assert scrub(text, HERE) == left
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_what_says_too_much_is_taken_out(text: str, left: str) -> None:
     ],
 )
 def test_what_says_nothing_stays(text: str) -> None:
-    assert scrubbed(text, HERE) == text
+    assert scrub(text, HERE) == text
 
 
 pieces = st.sampled_from(
@@ -93,8 +93,8 @@ pieces = st.sampled_from(
 
 @given(st.lists(pieces | st.text(max_size=4), max_size=12).map("".join))
 def test_scrubbing_again_changes_nothing(text: str) -> None:
-    once = scrubbed(text, HERE)
-    assert scrubbed(once, HERE) == once
+    once = scrub(text, HERE)
+    assert scrub(once, HERE) == once
     assert TOKEN not in once
     assert "open sesame" not in once
 
@@ -102,7 +102,7 @@ def test_scrubbing_again_changes_nothing(text: str) -> None:
 @given(st.text(st.characters(exclude_characters="/@:.", exclude_categories=["Nd"]), max_size=40))
 def test_text_without_any_is_unchanged(text: str) -> None:
     nothing_known = Private()
-    assert scrubbed(text, nothing_known) == text
+    assert scrub(text, nothing_known) == text
 
 
 def test_json_is_scrubbed_within_its_strings() -> None:

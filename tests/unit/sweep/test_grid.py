@@ -5,15 +5,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import ConfigError
-from pipeline.sweep.grid import Cell, cells, parsed, split
+from pipeline.sweep.grid import Cell, cells, parse_axes, split
 
 
 def test_axes_and_values() -> None:
-    assert parsed("profile=cpu,quick; serve.max_num_seqs=16,32") == {"profile": ("cpu", "quick"), "serve.max_num_seqs": (16, 32)}
+    assert parse_axes("profile=cpu,quick; serve.max_num_seqs=16,32") == {"profile": ("cpu", "quick"), "serve.max_num_seqs": (16, 32)}
 
 
 def test_marks_inside_brackets_and_quotes_belong_to_the_value() -> None:
-    assert parsed("bench.concurrency=[1,2],[4];serve.dtype='a,b;c',auto") == {
+    assert parse_axes("bench.concurrency=[1,2],[4];serve.dtype='a,b;c',auto") == {
         "bench.concurrency": ([1, 2], [4]),
         "serve.dtype": ("a,b;c", "auto"),
     }
@@ -33,7 +33,7 @@ def test_marks_inside_brackets_and_quotes_belong_to_the_value() -> None:
 )
 def test_what_is_no_axis_is_told(text: str, told: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        parsed(text)
+        parse_axes(text)
     assert caught.value.message == told
     assert caught.value.hint
 
