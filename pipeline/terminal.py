@@ -152,7 +152,7 @@ class Lines(Silent):
 
     @contextmanager
     def running(self, name: str, reason: str) -> Iterator[None]:
-        write(sys.stderr, f"▶ {name}{f': {shortened(reason)}' if reason else ''}")
+        write(sys.stderr, f"▶ {name}{f': {clip(reason)}' if reason else ''}")
         with self._activities.with_own(Activity(name, reason, self._clock())):
             yield
 
