@@ -174,10 +174,10 @@ def model_fit(candidate: Candidate, at: Card, target_mib: float | None, library:
     if strange is not None:
         return blank.model_copy(update={"reason": f"{strange} in serve.extra_args changes what is planned here"})
     try:
-        asked = demand(serve, *library.weights(model, serve.dtype), at.total_mib)
+        wanted = demand(serve, *library.weights(model, serve.dtype), at.total_mib)
     except ModelError as error:
         return blank.model_copy(update={"reason": error.message.replace(f"{library.workspace.root}/", "")})
-    return blank.model_copy(update={"asked": asked, "judged": fit_of(asked, at.available_mib, target_mib)})
+    return blank.model_copy(update={"asked": wanted, "judged": fit_of(wanted, at.available_mib, target_mib)})
 
 
 def target(config: Config) -> float | None:
@@ -188,9 +188,9 @@ def target(config: Config) -> float | None:
 
 def survey(layers: Layers, machine: Machine, workspace: Workspace, total_mib: float | None, ours: bool) -> Survey:
     """Return how each model fits the card; reads headers at most, and keeps nothing."""
-    asked, origin = layers.profile
-    first: str | None = asked
-    if asked == "auto":
+    wanted, origin = layers.profile
+    first: str | None = wanted
+    if wanted == "auto":
         alone = card(machine, total_mib, ours, ServeConfig())
         first = profile_for(layers.config(None).gpu, alone.total_mib)
     config = layers.config(first)
@@ -205,7 +205,7 @@ def survey(layers: Layers, machine: Machine, workspace: Workspace, total_mib: fl
         card=at,
         target_mib=limit,
         profile=first,
-        origin=f"auto: what {at.total_mib:.0f} MiB take" if asked == "auto" else origin,
+        origin=f"auto: what {at.total_mib:.0f} MiB take" if wanted == "auto" else origin,
         utilization=config.serve.gpu_memory_utilization,
         rows=rows,
         processor=processor,

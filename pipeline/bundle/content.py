@@ -70,9 +70,9 @@ def refuse_other_model(manifest: Manifest, settings: ModelConfig, profile: str) 
     model = manifest.model
     if (model.source, model.origin, model.asked_revision) != (settings.source, *wanted(settings)):
         origin, revision = wanted(settings)
-        asked = f"{origin} at {revision}" if revision else origin
+        named = f"{origin} at {revision}" if revision else origin
         raise BundleError(
-            f"the bundle holds the model of profile {manifest.profile} ({model.origin}), profile {profile} asks for {asked}",
+            f"the bundle holds the model of profile {manifest.profile} ({model.origin}), profile {profile} asks for {named}",
             f"leave out --profile, or make a bundle with --profile {profile}",
         )
 

@@ -118,7 +118,7 @@ def fetch_wheels(order: BundleOrder, sets: list[str], folder: Path, workspace: W
 
 def fetch_model(settings: ModelConfig, models: Path, workspace: Workspace) -> BundledModel:
     """Make `models` hold the model and nothing else, and return what it is."""
-    origin, asked = wanted(settings)
+    origin, named = wanted(settings)
     folder: str | None = None
     revision, licence = "local", None
     if settings.source == "hub":
@@ -137,7 +137,7 @@ def fetch_model(settings: ModelConfig, models: Path, workspace: Workspace) -> Bu
     for other in models.iterdir() if models.is_dir() else ():
         if other.name != folder:
             shutil.rmtree(other)
-    return BundledModel(source=settings.source, origin=origin, asked_revision=asked, revision=revision, folder=folder, license=licence)
+    return BundledModel(source=settings.source, origin=origin, asked_revision=named, revision=revision, folder=folder, license=licence)
 
 
 def git(root: Path, *words: str) -> str:

@@ -138,20 +138,20 @@ def wheel_tags(name: str) -> frozenset[str]:
         return frozenset()
 
 
-def fetch(wanted: Sequence[Pin], target: Platform, folder: Path, told: Callable[[int], None]) -> set[Path]:
+def fetch(wanted: Sequence[Pin], target: Platform, folder: Path, on_progress: Callable[[int], None]) -> set[Path]:
     """Make `folder` hold a wheel of each pin, fetching what is missing, and return them; `told` hears how many are there."""
     tags = target.tags()
     there = present(folder, tags)
     missing = [pin for pin in wanted if not pin.hashes & there.keys()]
     for start in range(0, len(missing), BATCH):
-        told(len(wanted) - len(missing) + start)
+        on_progress(len(wanted) - len(missing) + start)
         download(missing[start : start + BATCH], target, folder)
     if missing:
         there = present(folder, tags)
         lost = next((pin for pin in wanted if not pin.hashes & there.keys()), None)
         if lost is not None:
             raise BundleError(f"pip fetched no wheel of {lost.name} {lost.version}", "run it again")
-    told(len(wanted))
+    on_progress(len(wanted))
     return {there[sha256] for pin in wanted for sha256 in pin.hashes & there.keys()}
 
 

@@ -61,13 +61,13 @@ def in_force(survey: Survey) -> Iterator[str]:
     if row is None or row.asked is None or row.judged is None:
         yield f"{name}: unknown, see above" if row else f"profile {survey.profile or 'cpu'} ({survey.origin}): takes no memory of a GPU"
         return
-    made, target_mib = row.asked.at(survey.utilization), survey.target_mib
+    plan, target_mib = row.asked.at(survey.utilization), survey.target_mib
     share = "vLLM's default" if survey.utilization is None else f"{survey.utilization:g}"
-    fit = "fits" if made.fits else "cannot fit" if made.cannot_fit else "does not fit, unless the estimate is off"
+    fit = "fits" if plan.fits else "cannot fit" if plan.cannot_fit else "does not fit, unless the estimate is off"
     against = "" if target_mib is None else f", target {target_mib:.0f}"
     yield (
-        f"{name} as it stands, with utilisation {share}: {fit} with {made.kv_tokens} tokens of cache for "
-        f"requests of {made.max_model_len}; peak {made.peak_mib:.0f} of {made.total_mib:.0f} MiB{against}"
+        f"{name} as it stands, with utilisation {share}: {fit} with {plan.kv_tokens} tokens of cache for "
+        f"requests of {plan.max_model_len}; peak {plan.peak_mib:.0f} of {plan.total_mib:.0f} MiB{against}"
     )
     best = pairs(row.asked, survey.card.available_mib, target_mib)
     if best:
@@ -96,14 +96,14 @@ def cells(row: ModelFit, target_mib: float | None) -> tuple[str, ...]:
     profiles = ", ".join(row.profiles) or "–"
     if row.asked is None or row.judged is None:
         return (name, profiles, "", "", "", "", "", "", "unknown")
-    judged, made = row.judged, row.judged.plan
-    sizes = (name, profiles, f"{made.weights_mib:.0f}", SOURCES.get(made.weights_from, made.weights_from), kib(made.kv_bytes_per_token))
+    judged, plan = row.judged, row.judged.plan
+    sizes = (name, profiles, f"{plan.weights_mib:.0f}", SOURCES.get(plan.weights_from, plan.weights_from), kib(plan.kv_bytes_per_token))
     if judged.advised is None:
         return (*sizes, "", "", "", judged.words)
     span = f"{judged.least:.2f}–{judged.most:.2f}, " if judged.least and judged.most and judged.least <= judged.most else ""
     context = f"{judged.alone}, {judged.each} × {row.asked.max_num_seqs}"
     against = "" if target_mib is None else f" of {target_mib:.0f}"
-    return (*sizes, f"{span}set {judged.advised:.2f}", context, f"{made.peak_mib:.0f}{against}", judged.words)
+    return (*sizes, f"{span}set {judged.advised:.2f}", context, f"{plan.peak_mib:.0f}{against}", judged.words)
 
 
 def kib(size: int) -> str:

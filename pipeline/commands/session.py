@@ -72,11 +72,11 @@ class Session:
         stages = ATTACHED if self._config_of(None).attach.url else STAGES
         self.pipeline = Pipeline(stages, self.workspace, self._settings, NOTES, self._context, self._running, self._ended)
         # A wrong setting is told before anything starts, also one of a profile that check-gpu may choose.
-        asked, _ = self.layers.profile
+        wanted, _ = self.layers.profile
         base = self._config_of(None)
-        for profile in [CPU_PROFILE, *(choice.profile for choice in base.gpu.auto)] if asked == "auto" else [asked]:
+        for profile in [CPU_PROFILE, *(choice.profile for choice in base.gpu.auto)] if wanted == "auto" else [wanted]:
             chosen = visible_devices(self._config_of(profile).serve)
-            if asked == "auto" and profile != CPU_PROFILE and chosen != visible_devices(base.serve):
+            if wanted == "auto" and profile != CPU_PROFILE and chosen != visible_devices(base.serve):
                 raise ConfigError(
                     f"profile {profile}: serve.env.{CUDA_DEVICES} cannot stand in a profile that is chosen by the devices it names",
                     f"name the profile (--profile {profile}), or set serve.env.{CUDA_DEVICES} above the profiles",
@@ -95,9 +95,9 @@ class Session:
 
     def profile(self) -> tuple[str | None, str]:
         """Return (profile in force, where it came from)."""
-        asked, origin = self.layers.profile
-        if asked != "auto":
-            return asked, origin
+        wanted, origin = self.layers.profile
+        if wanted != "auto":
+            return wanted, origin
         machine: Outcome[Machine] = self.pipeline.outcome(Machine)
         if machine.data is None:
             return None, "check-gpu has not chosen one"

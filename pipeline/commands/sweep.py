@@ -13,7 +13,7 @@ from pipeline.errors import BusyError
 from pipeline.server import state
 from pipeline.stages.check_gpu import check_gpu
 from pipeline.sweep.rendering import render_again
-from pipeline.sweep.run import Asked, Sweeping
+from pipeline.sweep.run import Sweeping, SweepOptions
 from pipeline.terminal import MARKS, Output, Silent, write
 
 
@@ -28,7 +28,7 @@ def sweep(root: Path, options: Options, grid: str | None, dry_run: bool, ray_add
         if not options.quiet or text.startswith(MARKS["failed"]):
             write(sys.stderr, text)
 
-    cells = Sweeping(layers, machine, Asked(grid, ray_address, dry_run, options.force, options.sets), workspace, progress)
+    cells = Sweeping(layers, machine, SweepOptions(grid, ray_address, dry_run, options.force, options.sets), workspace, progress)
     if dry_run:
         return cells.dry_run()
     with locked(workspace):

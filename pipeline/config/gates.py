@@ -36,14 +36,14 @@ class Gate(Section):
 
     @field_validator("target", mode="plain")
     @classmethod
-    def is_a_number_or_the_plan(cls, given: object, info: ValidationInfo) -> float | str:
-        if given == PLAN and info.data.get("metric") == PLANNED_METRIC and info.data.get("comparator") in ("<", "<="):
+    def is_a_number_or_the_plan(cls, value: object, info: ValidationInfo) -> float | str:
+        if value == PLAN and info.data.get("metric") == PLANNED_METRIC and info.data.get("comparator") in ("<", "<="):
             return PLAN
-        if given == PLAN:
+        if value == PLAN:
             raise ValueError(f"`plan` is a target only for {PLANNED_METRIC} with < or <=; expected a number")
-        if type(given) in (int, float) and math.isfinite(number := float(str(given))):
+        if type(value) in (int, float) and math.isfinite(number := float(str(value))):
             return number
-        raise ValueError(f"expected a number{' or `plan`' if info.data.get('metric') == PLANNED_METRIC else ''}, got {given!r}")
+        raise ValueError(f"expected a number{' or `plan`' if info.data.get('metric') == PLANNED_METRIC else ''}, got {value!r}")
 
 
 class Gates(RootModel[dict[str, Gate]]):

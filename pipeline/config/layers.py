@@ -45,9 +45,9 @@ class Layers:
     def config(self, profile: str | None) -> Config:
         """Return the validated settings with `profile` merged in; ConfigError names file, line and the nearest name."""
         if profile is not None and profile not in self.profiles:
-            asked, origin = self.profile
+            wanted, origin = self.profile
             near = nearest(profile, self.profiles)
-            where = f"{origin}: " if asked == profile else ""
+            where = f"{origin}: " if wanted == profile else ""
             raise ConfigError(f"{where}no profile {profile!r}{near}", f"profiles: {', '.join(sorted(self.profiles))}, auto")
         values: dict[str, Any] = {}
         origins: dict[tuple[str, ...], str] = {}
@@ -104,10 +104,10 @@ def load_layers(
         profiles[name] = Layer(values, origins)
     texts = list(override_texts(environment, sets))
     overrides = [single_value(key, text, origin) for key, text, origin in texts]
-    given = tuple(f"{key}={text}" for key, text, _ in texts if key != "profile")
+    assignments = tuple(f"{key}={text}" for key, text, _ in texts if key != "profile")
     if profile is not None:
         overrides.append(Layer({"profile": profile}, {("profile",): "--profile"}))
-    return Layers(base, profiles, tuple(overrides), given)
+    return Layers(base, profiles, tuple(overrides), assignments)
 
 
 def override_texts(environment: Mapping[str, str], sets: Iterable[str]) -> Iterable[tuple[str, str, str]]:

@@ -142,9 +142,9 @@ class ServeConfig(Section):
 
     @field_validator("env", mode="before")
     @classmethod
-    def numbers_are_text(cls, given: Any) -> Any:
+    def numbers_are_text(cls, value: Any) -> Any:
         """YAML reads `CUDA_VISIBLE_DEVICES: 0` as a number."""
-        return {name: str(value) if type(value) is int else value for name, value in given.items()} if isinstance(given, dict) else given
+        return {name: str(value) if type(value) is int else value for name, value in value.items()} if isinstance(value, dict) else value
 
     @model_validator(mode="after")
     def secrets_stay_secret(self) -> "ServeConfig":

@@ -100,8 +100,8 @@ class Pipeline:
             result[self._makers[kind].name] = data.identity() if data else None
         read = [self.outcome(kind) for kind in stage.reads.values()]
         for outcome in [*read, *self.outcomes(stage)] if stage.gathers else read:
-            made = f"ok {digest(outcome.data.identity())}" if outcome.data is not None else "never ran"
-            result[outcome.stage] = f"failed: {outcome.failure.message}" if outcome.failure else made
+            status = f"ok {digest(outcome.data.identity())}" if outcome.data is not None else "never ran"
+            result[outcome.stage] = f"failed: {outcome.failure.message}" if outcome.failure else status
         return result
 
     def why(self, stage: Stage) -> str:

@@ -87,10 +87,10 @@ def soak(
         def written(state: SoakState, load: Load) -> Soak:
             meter.read()
             use = memory_use(with_readings(load, meter), meter.preemptions, machine, server, watch)
-            made = Soak.model_validate({**dict(use), "asked_h": hours, "state": state})
-            Store(workspace.artifacts).write(NOTE, because(settings, server), started, load.seconds, made)
-            seen(made)
-            return made
+            record = Soak.model_validate({**dict(use), "asked_h": hours, "state": state})
+            Store(workspace.artifacts).write(NOTE, because(settings, server), started, load.seconds, record)
+            seen(record)
+            return record
 
         if before_s < total_s:
             began = time.monotonic()
@@ -125,23 +125,25 @@ def answered(load: Load, target: Endpoint, model: str, concurrency: int, seconds
     return after
 
 
-def verdict(made: Soak) -> Judgement:
+def verdict(record: Soak) -> Judgement:
     """Return whether the memory that counts here is stable: the GPU's, or the host's where there is none."""
-    figure = made.figures["vram_stable" if made.figures["vram_peak_mib"].value is not None else "host_rss_stable"]
-    judged = judge(figure, "==", 100, int(TELLS_DRIFT_S), by_bound=False, simulated=made.simulated)
+    figure = record.figures["vram_stable" if record.figures["vram_peak_mib"].value is not None else "host_rss_stable"]
+    judged = judge(figure, "==", 100, int(TELLS_DRIFT_S), by_bound=False, simulated=record.simulated)
     return replace(judged, reason=figure.reason) if judged.verdict == "FAIL" else judged
 
 
-def lines(made: Soak) -> list[str]:
+def lines(record: Soak) -> list[str]:
     """Return what a person wants to know at the end."""
     found = [
-        f"  {label}: {Plain().text(measured(made.figures[name]))}" for name, label in LABELS.items() if made.figures[name].value is not None
+        f"  {label}: {Plain().text(measured(record.figures[name]))}"
+        for name, label in LABELS.items()
+        if record.figures[name].value is not None
     ]
-    judged = verdict(made)
-    head = f"soak {made.state}: {made.load.seconds / S_PER_H:.3g} of {made.asked_h:g} h of load, {made.load.requests} requests"
+    judged = verdict(record)
+    head = f"soak {record.state}: {record.load.seconds / S_PER_H:.3g} of {record.asked_h:g} h of load, {record.load.requests} requests"
     return [head, *found, f"stable: {judged.verdict}{f' ({judged.reason})' if judged.reason else ''}"]
 
 
-def code(made: Soak) -> int:
+def code(record: Soak) -> int:
     """Return the exit code: 0 stable, 1 not or not shown to be, 2 not measured."""
-    return exit_code([(verdict(made), True)])
+    return exit_code([(verdict(record), True)])

@@ -221,8 +221,8 @@ def loop_of_crew(
     began = time.perf_counter()
     answers: dict[int, Answer] = {}
     with uncollected():  # its walks through so many answers take longer than merging them
-        made = crew.run(parts, target.alive)
-        for turn, one in zip(turns, made, strict=True):
+        results = crew.run(parts, target.alive)
+        for turn, one in zip(turns, results, strict=True):
             if one is not None:
                 answers |= {index: by_ours(answer, one.clock) for index, answer in zip(turn, one.result[0], strict=True)}
             on_progress(len(answers))
@@ -232,7 +232,7 @@ def loop_of_crew(
     )
     good = [answer for answer in whole if answer.ok]
     spans_s = (max(answer.last_ns for answer in good) - min(answer.scheduled_ns for answer in good)) / 1e9 if good else 0.0
-    heard = [one for one in made if one is not None]
+    heard = [one for one in results if one is not None]
     clock_ms = apart_ns([one.clock for one in heard]) / 1e6
     return Batch(whole, spans_s or time.perf_counter() - began, sum(one.result[1] for one in heard), clock_ms)
 

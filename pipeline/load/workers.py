@@ -118,8 +118,8 @@ class Workers:
                 if trouble and not gone:
                     raise MeasureError(f"the load client on {self._names[number]} ended in mid-measurement: {trouble}", RUN_AGAIN)
         clocks = before if gone else [clock_between(clock, self._clock(number)) for number, clock in enumerate(before)]
-        made = [results.get(number) for number in range(len(tasks))]
-        return [ClientResult(pickle.loads(result), clock) if result else None for result, clock in zip(made, clocks, strict=True)]
+        ordered = [results.get(number) for number in range(len(tasks))]
+        return [ClientResult(pickle.loads(result), clock) if result else None for result, clock in zip(ordered, clocks, strict=True)]
 
     def _clock(self, number: int) -> Clock:
         """Return the clock of a client's host, by round trips through Ray."""

@@ -7,20 +7,22 @@ from collections.abc import Sequence
 Confusion = dict[str, dict[str, int]]
 
 
-def confusion(golden: Sequence[str], told: Sequence[str]) -> Confusion:
-    """Return the counts as {golden: {told: count}}, the golden labels in alphabetical order."""
-    counts = Counter(zip(golden, told, strict=True))
-    return {label: {guess: counts[label, guess] for guess in sorted(set(told)) if counts[label, guess]} for label in sorted(set(golden))}
+def confusion(golden: Sequence[str], predicted: Sequence[str]) -> Confusion:
+    """Return the counts as {golden: {predicted: count}}, the golden labels in alphabetical order."""
+    counts = Counter(zip(golden, predicted, strict=True))
+    return {
+        label: {guess: counts[label, guess] for guess in sorted(set(predicted)) if counts[label, guess]} for label in sorted(set(golden))
+    }
 
 
-def macro_f1(golden: Sequence[str], told: Sequence[str]) -> float:
+def macro_f1(golden: Sequence[str], predicted: Sequence[str]) -> float:
     """Return the unweighted mean over the golden labels of F1 = 2 tp / (2 tp + fp + fn), from 0 to 1; ValueError without any."""
     labels = sorted(set(golden))
     if not labels:
         raise ValueError("no labels to compare")
-    pairs = Counter(zip(golden, told, strict=True))
+    pairs = Counter(zip(golden, predicted, strict=True))
     right = {label: pairs[label, label] for label in labels}
-    meant, said = Counter(golden), Counter(told)
+    meant, said = Counter(golden), Counter(predicted)
     return sum(2 * right[label] / (meant[label] + said[label]) for label in labels) / len(labels)
 
 

@@ -120,8 +120,8 @@ def device_use(sample: Sample, key: str) -> float | None:
 
 def baseline_mib(samples: Iterable[Sample]) -> float | None:
     """Return what the devices held before the server was started."""
-    told = (device_use(sample, "gpu_used_mib") for sample in samples if "processes" not in sample)
-    return next((used for used in told if used is not None), None)
+    readings = (device_use(sample, "gpu_used_mib") for sample in samples if "processes" not in sample)
+    return next((used for used in readings if used is not None), None)
 
 
 def gpu_points(samples: Sequence[Sample], baseline: float | None) -> tuple[str, list[Point]]:
@@ -224,9 +224,9 @@ class States:
         """Count a sample."""
         devices = used_devices(sample)
         for name, (key, _unit) in STATES.items():
-            told = [device[key] for device in devices if device.get(key) is not None]
-            if told:
-                self.values[name][max(told)] += 1
+            readings = [device[key] for device in devices if device.get(key) is not None]
+            if readings:
+                self.values[name][max(readings)] += 1
         reasons = throttles(devices)
         self.reasons.update(reasons)
         self.telling += any(device.get("throttle") is not None for device in devices)

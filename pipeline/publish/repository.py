@@ -104,15 +104,15 @@ class Repository:
         """Return the commit of the files on top of what the remote branch holds; nothing is pushed."""
         tip, exists = self._fetched()
         self._git("read-tree", *([tip] if tip else ["--empty"]))
-        blobs = {path: self._git("hash-object", "-w", "--stdin", given=content) for path, content in files.items()}
+        blobs = {path: self._git("hash-object", "-w", "--stdin", stdin=content) for path, content in files.items()}
         entries = "".join(f"100644 {blob}\t{path}\0" for path, blob in blobs.items())
-        self._git("update-index", "-z", "--index-info", given=entries.encode())
+        self._git("update-index", "-z", "--index-info", stdin=entries.encode())
         tree = self._git("write-tree")
         if exists and tree == self._git("rev-parse", f"{tip}^{{tree}}"):
             return Commit(tip, is_new=False, stat="")
-        made = self._git("commit-tree", tree, *(["-p", tip] if tip else []), given=message.encode())
-        before = tip or self._git("mktree", given=b"")
-        return Commit(made, is_new=True, stat=self._git("diff", "--stat=100", "--no-color", "--no-ext-diff", before, made))
+        commit_id = self._git("commit-tree", tree, *(["-p", tip] if tip else []), stdin=message.encode())
+        before = tip or self._git("mktree", stdin=b"")
+        return Commit(commit_id, is_new=True, stat=self._git("diff", "--stat=100", "--no-color", "--no-ext-diff", before, commit_id))
 
     def push(self, commit: Commit) -> None:
         """Push the commit to the branch; MovedError when the branch has moved meanwhile."""
@@ -139,9 +139,9 @@ class Repository:
         except GitError as error:
             raise self._trouble(error, "read") from error
 
-    def _git(self, *words: str, given: bytes = b"") -> str:
+    def _git(self, *words: str, stdin: bytes = b"") -> str:
         try:
-            return self._run(*words, given=given)
+            return self._run(*words, stdin=stdin)
         except GitError as error:
             raise PublishError(f"git {words[0]} failed: {last_line(str(error))}", "nothing was pushed; see git's words") from error
 
@@ -151,10 +151,10 @@ class Repository:
         except GitError:
             return None
 
-    def _run(self, *words: str, given: bytes = b"") -> str:
+    def _run(self, *words: str, stdin: bytes = b"") -> str:
         try:
             done = subprocess.run(
-                ["git", *words], cwd=self.folder, env=self.environment, input=given, capture_output=True, timeout=TIMEOUT_S
+                ["git", *words], cwd=self.folder, env=self.environment, input=stdin, capture_output=True, timeout=TIMEOUT_S
             )
         except subprocess.TimeoutExpired:
             raise GitError(f"git {words[0]} timed out after {TIMEOUT_S:g} s") from None

@@ -24,11 +24,11 @@ PROJECT = ("tasks.py", "config.yaml", "pipeline", "templates", "suites", "requir
 
 @dataclass(frozen=True)
 class CellOrder:
-    """A cell to run: its folder's name, the GPUs it needs, and what its node is told."""
+    """A cell to run: its folder's name, the GPUs it needs, and the instructions for its node."""
 
     cell: str
     gpus: int
-    told: dict[str, Any]
+    instructions: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -174,7 +174,7 @@ class Placing:
     def _step(self, placed: Placed) -> Placed | None:
         """Take what a worker told; return the cell when it is to be placed again."""
         try:
-            told = self._ray.get(placed.reference)
+            report = self._ray.get(placed.reference)
         except self._ray.exceptions.RayTaskError as error:
             self._remove(placed)
             self._give_up(placed, f"the worker failed: {str(error).strip().splitlines()[-1]}")
@@ -184,18 +184,18 @@ class Placing:
             return self._again(placed, first_line(error))
         if not placed.running:
             placed.running = True
-            placed.where = f"{told['host']} (node {told['node'][:8]})"
+            placed.where = f"{report['host']} (node {report['node'][:8]})"
             self._listener.started(placed.order, placed.where)
-            if told["niceness"] > os.getpriority(os.PRIO_PROCESS, 0):
-                behind = f"runs with niceness {told['niceness']}, so others' work slows it down: start Ray there with {NICENESS}=0"
+            if report["niceness"] > os.getpriority(os.PRIO_PROCESS, 0):
+                behind = f"runs with niceness {report['niceness']}, so others' work slows it down: start Ray there with {NICENESS}=0"
                 self._listener.say(f"{placed.order.cell}: {behind}")
-            placed.reference = placed.actor.run.remote(placed.order.told, None if told["shared"] else self._packed())
+            placed.reference = placed.actor.run.remote(placed.order.instructions, None if report["shared"] else self._packed())
             return None
         self._remove(placed)
-        if told["archive"] is not None:
-            unpack(told["archive"], self._root / on_node.SWEEPS / placed.order.cell)
+        if report["archive"] is not None:
+            unpack(report["archive"], self._root / on_node.SWEEPS / placed.order.cell)
         self._listener.ended(
-            placed.order, Ended(told["code"], placed.where, told["took_s"], placed.lost, told["said"], tuple(told["left"]))
+            placed.order, Ended(report["code"], placed.where, report["took_s"], placed.lost, report["said"], tuple(report["left"]))
         )
         return None
 

@@ -110,6 +110,6 @@ def last_words(log: Path) -> str:
         lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
     except OSError:
         return ""
-    told = [line.strip() for line in lines if line.strip()]
-    errors = [line.removeprefix("error: ") for line in told if line.startswith("error: ")]
-    return redacted((errors or told or [""])[-1])
+    printed = [line.strip() for line in lines if line.strip()]
+    errors = [line.removeprefix("error: ") for line in printed if line.startswith("error: ")]
+    return redacted((errors or printed or [""])[-1])

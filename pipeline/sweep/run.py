@@ -72,7 +72,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Asked:
+class SweepOptions:
     """What the command line says."""
 
     grid: str | None = None
@@ -82,12 +82,12 @@ class Asked:
     sets: tuple[str, ...] = ()
 
 
-def cell_command(job: Job, asked: Asked) -> list[dict[str, Any]]:
+def cell_command(job: Job, options: SweepOptions) -> list[dict[str, Any]]:
     """Return the steps of a cell: what cells share, one cell at a time, then the whole chain."""
-    sets = [*asked.sets, *job.cell.sets, *PINNED, "serve.port={port}"]
+    sets = [*options.sets, *job.cell.sets, *PINNED, "serve.port={port}"]
     words = ["--profile", job.profile, *(word for text in sets for word in ("--set", text))]
     shared = [] if job.config.attach.url else ["install", "download-model"]
-    force = ["--force"] if asked.force else []
+    force = ["--force"] if options.force else []
     python = ["{python}", "-m", "invoke"]
     steps = [{"words": [*python, name, *words], "shared": True} for name in shared]
     return [*steps, {"words": [*python, "all", *words, *force], "shared": False}]
@@ -100,24 +100,24 @@ class Sweeping:
         self,
         layers: Layers,
         machine: Machine,
-        asked: Asked,
+        options: SweepOptions,
         workspace: Workspace,
         say: Callable[[str], None],
-        command: Callable[[Job, Asked], list[dict[str, Any]]] = cell_command,
+        command: Callable[[Job, SweepOptions], list[dict[str, Any]]] = cell_command,
         shared: bool = True,
     ) -> None:
-        self.layers, self.machine, self.asked, self.workspace, self.say = layers, machine, asked, workspace, say
+        self.layers, self.machine, self.options, self.workspace, self.say = layers, machine, options, workspace, say
         self.command, self.shared = command, shared
         self.folder = workspace.root / SWEEPS
         self.settings = layers.config(None).sweep
-        self.axes, origin = (dict(self.settings.grid), "sweep.grid") if asked.grid is None else (grid.parse_axes(asked.grid), "--grid")
+        self.axes, origin = (dict(self.settings.grid), "sweep.grid") if options.grid is None else (grid.parse_axes(options.grid), "--grid")
         self._cells = [(cell, *self._config(cell, origin)) for cell in grid.cells(self.axes, origin, self.settings.max_cells)]
         self._records: dict[str, CellRecord] = {}
         self._started = now()
 
     def dry_run(self) -> Output:
         """Return each cell, whether it fits, and how long it may take; 0 when one can run or is done, else 2."""
-        nodes = self._nodes() if self.asked.ray_address else None
+        nodes = self._nodes() if self.options.ray_address else None
         try:
             jobs, planned_for = self._jobs(nodes)
         finally:
@@ -141,7 +141,7 @@ class Sweeping:
     def run(self) -> Output:
         """Run the cells that are not done; 0 when a cell passes every gate, 1 when none does, 2 when none was measured."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        if not self.asked.ray_address:
+        if not self.options.ray_address:
             return self._run(self._jobs(None)[0], None)
         nodes = self._nodes()
         try:
@@ -178,16 +178,16 @@ class Sweeping:
                     self._records[folder] = record.model_copy(update={"state": "interrupted", "reason": INTERRUPTED})
             self._write(finished=False)
             raise
-        made = self._write(finished=True)
-        assert made.exit_code is not None
-        told = [f"recommendation: {recommendation(made.cells)}", str(SWEEPS / SUMMARY_FILE)]
-        return Output(made.exit_code, told, made.model_dump(mode="json"))
+        swept = self._write(finished=True)
+        assert swept.exit_code is not None
+        parts = [f"recommendation: {recommendation(swept.cells)}", str(SWEEPS / SUMMARY_FILE)]
+        return Output(swept.exit_code, parts, record.model_dump(mode="json"))
 
     def _skips(self, job: Job) -> bool:
-        return job.done and not self.asked.force
+        return job.done and not self.options.force
 
     def _nodes(self) -> Nodes:
-        return Nodes(self.asked.ray_address, len(self.machine.gpus), self.settings.object_store_mib)
+        return Nodes(self.options.ray_address, len(self.machine.gpus), self.settings.object_store_mib)
 
     def _config(self, cell: Cell, origin: str) -> tuple[Config, str]:
         """Return the cell's settings and profile; ConfigError names the axis that is wrong."""
@@ -257,7 +257,7 @@ class Sweeping:
                 "local": self.settings.node_folder,
                 "code": re.sub(r"\W", "", digest([self._code(), content_digest(root / "config.yaml"), str(root)])),
                 "environment": self._environment(job),
-                "steps": self.command(job, self.asked),
+                "steps": self.command(job, self.options),
                 "variables": {**own, "UV_VENV_CLEAR": "1", "PYTHONUNBUFFERED": "1"},
                 "patience_s": PATIENCE_S,
                 "stop_s": STOP_S,

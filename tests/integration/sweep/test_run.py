@@ -22,7 +22,7 @@ from pipeline.server import state
 from pipeline.sweep.node import SWEEPS
 from pipeline.sweep.placing import Nodes
 from pipeline.sweep.results import read_cell
-from pipeline.sweep.run import Asked, Job, Sweeping
+from pipeline.sweep.run import Job, Sweeping, SweepOptions
 from pipeline.terminal import Silent
 from tests.builders.documents import document, figure, gate
 from tests.builders.project import SMALL, Project
@@ -91,12 +91,12 @@ class House(Project):
             self.said.append(line)
             self.on_line(line)
 
-        def command(job: Job, asked: Asked) -> list[dict[str, Any]]:
+        def command(job: Job, asked: SweepOptions) -> list[dict[str, Any]]:
             return [{"words": ["{python}", "-c", STAND_IN, str(job.config.serve.seed), str(self.notes)], "shared": False}]
 
         sets = (f"sweep.node_folder={json.dumps(str(self.root.parent / 'node'))}",)
         layers = load_layers(self.root / "config.yaml", {}, sets)
-        asked = Asked(AXES.format(seeds), self.address, force=force, sets=sets)
+        asked = SweepOptions(AXES.format(seeds), self.address, force=force, sets=sets)
         workspace = Workspace(self.root, Silent())
         workspace.artifacts.mkdir(exist_ok=True)
         answer = Sweeping(layers, machine(), asked, workspace, say, command, shared).run()
@@ -218,13 +218,13 @@ def test_a_node_that_does_not_see_the_folder_sends_its_cell_back(house: House) -
 def test_a_cell_that_no_node_can_run_is_left_out_with_the_reason(house: House) -> None:
     layers = load_layers(house.root / "config.yaml", {}, ())
     (house.root / "artifacts").mkdir(exist_ok=True)
-    asked = Asked("profile=qwen2.5-1.5b", house.address)
+    asked = SweepOptions("profile=qwen2.5-1.5b", house.address)
     said: list[str] = []
     workspace = Workspace(house.root, Silent())
     assert Sweeping(layers, machine(), asked, workspace, said.append).run().code == 2
     assert said[0].startswith("▫ profile=qwen2.5-1.5b: left out: needs 1 GPU, and no node has one")
     assert house.read().cells[0].state == "skipped"
-    dry = Sweeping(layers, machine(), Asked("profile=quick", house.address, dry_run=True), workspace, said.append).dry_run()
+    dry = Sweeping(layers, machine(), SweepOptions("profile=quick", house.address, dry_run=True), workspace, said.append).dry_run()
     assert dry.code == 0
     assert dry.parts[0] == "1 cell, planned for 3 nodes, the largest GPU none"
     data: Any = dry.data
