@@ -1,4 +1,4 @@
-"""report: every figure beside its target, with verdict and source, in REPORT.md and report.html."""
+"""report: Render every figure beside its target, with verdict and source."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING

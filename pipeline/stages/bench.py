@@ -1,4 +1,4 @@
-"""bench: time to first token, decode throughput, throughput and latency under closed and open load."""
+"""bench: Measure TTFT, decode throughput, and throughput and latency under closed and open load."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace

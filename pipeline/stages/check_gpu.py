@@ -1,4 +1,4 @@
-"""check-gpu: what the machine offers, and which profile fits it."""
+"""check-gpu: Look at what the machine offers and choose the profile that fits."""
 
 import os
 import platform

@@ -1,4 +1,4 @@
-"""download-model: the model's files, verified, and what they say about themselves."""
+"""download-model: Download the model's files, verify them, and read what they say about the model."""
 
 import shutil
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""install: an environment of its own for the vLLM that fits the machine."""
+"""install: Create an environment with the vLLM that fits the machine."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""measure-vram: what the server holds of the GPU's memory and of the host's, from before its start, under load."""
+"""measure-vram: Measure the server's GPU and host memory, from before its start, under load."""
 
 import itertools
 import json

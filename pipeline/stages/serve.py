@@ -1,4 +1,4 @@
-"""serve: the OpenAI-compatible server, started, proven to be ours, and ready."""
+"""serve: Start the OpenAI-compatible server, prove that it is ours, and wait until it is ready."""
 
 import time
 from pathlib import Path

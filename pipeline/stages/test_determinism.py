@@ -1,4 +1,4 @@
-"""test-determinism: the same request again, alone, cached, under load and after a restart, compared token by token."""
+"""test-determinism: Send the same requests again, alone, cached, under load and after a restart, and compare the answers token by token."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""test-router: does the model answer the router's prompts with JSON that fits and is right, and how fast?"""
+"""test-router: Test whether the answers to the router's prompts are JSON, fit the schema and are right, and how fast they come."""
 
 import json
 from collections import Counter
