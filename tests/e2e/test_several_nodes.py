@@ -22,9 +22,9 @@ def others(project: Project) -> Iterator[list[Project]]:
         node.env["VLLM_POC__INSTALL__PYTHON"] = str(project.root / "venv-vllm" / "bin" / "python")
         if not (node.root / "models").exists():
             (node.root / "models").symlink_to(project.root / "models")
-    for task in [node.start("download-model") for node in made]:
-        output, _ = task.communicate(timeout=500)
-        assert task.returncode == 0, output
+    for node in made:  # one after the other: they share the folder of models
+        code, output = node.run("download-model")
+        assert code == 0, output
     yield made
     for node in made:
         node.run("stop")
