@@ -171,7 +171,7 @@ def two_at_once(project: Project) -> Seen:
     outputs = [task.communicate(timeout=300)[0] for task in tasks]
     after_s = time.perf_counter() - began
     codes = sorted(task.returncode for task in tasks)
-    said = telling("\n".join(outputs), "another command is at work")
+    said = telling("\n".join(outputs), "only one command can run in this folder")
     sessions = {os.getsid(process.pid) for process in project.processes()}
     up = codes == [0, 2] and len(sessions) == 2  # one server and its sampler
     return Seen("two `serve` at once", said, codes[-1], after_s, len(strangers(project)), up)
