@@ -257,12 +257,12 @@ COMMANDS = [
 ]
 
 
-@task(help={"fast": "leave out the end-to-end tests on the real server"})
+@task(help={"fast": "run only the unit tests, which need no server"})
 def test(context: Context, fast: bool = False) -> None:
     """Run the tests."""
-    quick = [sys.executable, "-m", "pytest", "-q", "-n", "5", "--dist", "worksteal", "tests/unit", "tests/integration"]
-    real = [sys.executable, "-m", "pytest", "-q", "tests/e2e"]
-    run_each([quick] if fast else [quick, real])
+    pytest = [sys.executable, "-m", "pytest", "-q"]
+    side_by_side = [*pytest, "-n", "5", "--dist", "worksteal", "tests/unit"]
+    run_each([side_by_side] if fast else [[*side_by_side, "tests/integration"], [*pytest, "tests/e2e"]])
 
 
 @task
