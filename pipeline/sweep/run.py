@@ -181,7 +181,7 @@ class Sweeping:
         swept = self._write(finished=True)
         assert swept.exit_code is not None
         parts = [f"recommendation: {recommendation(swept.cells)}", str(SWEEPS / SUMMARY_FILE)]
-        return Output(swept.exit_code, parts, record.model_dump(mode="json"))
+        return Output(swept.exit_code, parts, swept.model_dump(mode="json"))
 
     def _skips(self, job: Job) -> bool:
         return job.done and not self.options.force

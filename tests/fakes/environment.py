@@ -34,7 +34,7 @@ from tests.fakes.script import Script
 PIPELINE = Path(__file__).resolve().parents[2] / "pipeline"
 MODEL_NAME = "fake-model"
 # The sampler's patience in these tests; everything else of it is the real one.
-QUICK = {"AFTER_END_S": 0.15, "LIST_EVERY_S": 0.1, "SHARE_EVERY_S": 0.2, "RETRY_S": 0.3}
+QUICK = {"AFTER_END_S": 0.5, "LIST_EVERY_S": 0.1, "SHARE_EVERY_S": 0.2, "RETRY_S": 0.3}
 API_SERVER = f"""import sys
 
 sys.path.insert(0, {str(PIPELINE.parent)!r})

@@ -135,7 +135,7 @@ def test_it_stands_among_the_other_stages_where_the_page_puts_it(extended: Exten
     assert listed == [*STAGE_NAMES[:at], "ping", *STAGE_NAMES[at:]]
     told = json.loads("\n".join(extended.says("--list", "--list-format", "json")))
     (help_,) = [task["help"] for task in told["tasks"] if task["name"] == "ping"]
-    assert help_ == "how long the server takes to answer a request that computes nothing."
+    assert help_ == "Measure how long the server takes to answer a request that computes nothing."
 
 
 def test_a_figure_takes_the_stage_and_its_section_alone(extended: Extended) -> None:

@@ -293,7 +293,7 @@ def test_a_server_that_does_not_come_back_is_told_after_the_result_is_kept(proje
         project.play(Script(**NO_START))
         return proof
 
-    monkeypatch.setattr(remedy, "proven", and_break)
+    monkeypatch.setattr(remedy, "prove", and_break)
     with pytest.raises(ServerError, match=r"^the server that was up before did not come back: .*its disk broke") as caught:
         determinism_remedy(project.root, Options(sets=("determinism.restart=false",)))
     assert caught.value.hint == "start it with `./inv serve`"
