@@ -135,8 +135,8 @@ def add_command(environment: Path) -> None:
 @cache
 def pipeline_with(waits: tuple[tuple[str, float], ...]) -> Path:
     """Return a folder with the pipeline in it whose sampler has these constants, once for all tests of a process."""
-    folder = Path(tempfile.mkdtemp(prefix="pipeline-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    folder, maker = Path(tempfile.mkdtemp(prefix="pipeline-")), os.getpid()
+    atexit.register(lambda: shutil.rmtree(folder, ignore_errors=True) if os.getpid() == maker else None)  # a fork leaves it alone
     (folder / "gpu").mkdir()
     for inner in (Path(), Path("gpu")):
         for path in (PIPELINE / inner).iterdir():

@@ -1,5 +1,6 @@
 """A restart keeps the identity, and its answers are compared."""
 
+import shutil
 from typing import Any
 
 import psutil
@@ -116,6 +117,9 @@ def test_a_server_that_does_not_come_back_leaves_the_other_arms(project: FakePro
 
 
 def test_a_sampler_that_dies_costs_the_samples_and_not_the_server(project: FakeProject) -> None:
+    shared = (project.root / "pipeline").resolve()  # by all tests of this process
+    (project.root / "pipeline").unlink()
+    shutil.copytree(shared, project.root / "pipeline", symlinks=True)
     (project.root / "pipeline" / "gpu" / "sampler.py").write_text("raise RuntimeError('no driver')\n", encoding="utf-8")
     settings = project.settings()
     server = project.serve(settings)
