@@ -38,6 +38,7 @@ class CodeDigests:
             known = json.loads(cache.read_text(encoding="utf-8"))
             self._known = known if isinstance(known, dict) else {}
         self._changed = False
+        self._seen: dict[str, tuple[str, list[str]]] = {}  # one look at each file: what runs now is what was there at the first
 
     def digest(self, module: str) -> str:
         """Return 16 hex digits for `module` and every project module that it imports, directly or not."""
@@ -47,7 +48,9 @@ class CodeDigests:
             name = waiting.pop()
             if name in seen or name in CONTRACT or (name.startswith(STAGES) and name != module):
                 continue
-            seen[name], imports = self._module(name)
+            if name not in self._seen:
+                self._seen[name] = self._module(name)
+            seen[name], imports = self._seen[name]
             waiting.extend(imports)
         return hashlib.sha256(json.dumps(sorted(seen.items())).encode()).hexdigest()[:16]
 
