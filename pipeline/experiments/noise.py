@@ -89,7 +89,7 @@ def spreads(taken: Sequence[Sequence[Measurement]]) -> dict[str, FigureNoise]:
     for position, record in enumerate(taken[0]):
         for name, figure in record.figures.items():
             again = [records[position].figures.get(name) for records in taken]
-            values = [one.value for one in again if one is not None and one.value is not None]
+            values = [one.valid for one in again if one is not None and one.valid is not None]
             timed = figure.unit != "%" and comparison.better_when(name, figure.unit) is not None
             found = comparison.spread(values) if timed and len(values) == len(taken) else None
             if found is not None:

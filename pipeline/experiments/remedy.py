@@ -10,7 +10,7 @@ from pipeline.engine.workspace import Workspace
 from pipeline.errors import MeaninglessError, PipelineError, ServerError
 from pipeline.experiments.inputs import ServerInputs
 from pipeline.load.calibration import Calibration, calibrate
-from pipeline.load.levels import level_of, without_invalid
+from pipeline.load.levels import judged_valid, level_of
 from pipeline.load.phases import LoadPhases, processes_of
 from pipeline.load.stamps import NO_GAP, per_token_ms
 from pipeline.measure.figures import Figure, not_measured
@@ -129,10 +129,10 @@ def speed(settings: BenchConfig, server: Server, client: Client, workspace: Work
     rates = [1000 / value for value in per_token_ms(decode.answers) if value > 0]
     filled = level_of(full, loop, settings.client_delay_ms, ceiling)
     return {
-        **without_invalid(
+        **judged_valid(
             level_of(alone, decode, settings.client_delay_ms, ceiling), {"decode_tok_s": percentile_figure(rates, 0.5, TOK_S, NO_GAP)}
         ),
-        **without_invalid(filled, {"system_tok_s": Figure(value=filled.throughput_tok_s, unit=TOK_S, n=len(loop.good))}),
+        **judged_valid(filled, {"system_tok_s": Figure(value=filled.throughput_tok_s, unit=TOK_S, n=len(loop.good))}),
         "errors": [answer.error for batch in (decode, loop) for answer in batch.answers if not answer.ok],
     }
 

@@ -9,7 +9,7 @@ from pipeline.load.phases import LoadPhases
 from pipeline.load.spread import Batch
 from pipeline.measure.arrivals import Arrival, overloaded
 from pipeline.measure.capacity import highest
-from pipeline.measure.figures import Figure, not_measured
+from pipeline.measure.figures import Figure, invalidated
 from pipeline.measure.latency import NS_PER_MS, e2e_ms, meets_limits, most_in_flight, steady_tok_s, tpot_ms, ttft_ms
 from pipeline.measure.statistics import quantile
 from pipeline.message import Digits, Sentence, _
@@ -146,11 +146,6 @@ def meeting(batch: Batch, limits: RequestLimits) -> int:
     )
 
 
-def without_invalid(entry: Level, figures: Mapping[str, Figure]) -> dict[str, Figure]:
-    """Return the figures, without their values where the client was over its budget at that concurrency; what was answered stands."""
-    if not entry.invalid:
-        return dict(figures)
-    return {
-        name: figure if name == "answered" else not_measured(figure.unit, _("INVALID: {reason}", reason=entry.invalid))
-        for name, figure in figures.items()
-    }
+def judged_valid(entry: Level, figures: Mapping[str, Figure]) -> dict[str, Figure]:
+    """Return the figures, marked INVALID where the client was over its budget at that concurrency; what was answered stands."""
+    return {**invalidated(figures, entry.invalid), **{name: figure for name, figure in figures.items() if name == "answered"}}

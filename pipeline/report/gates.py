@@ -19,9 +19,11 @@ from pipeline.stages.install import Installation
 from pipeline.stages.measure_vram import MemoryUse, Soak
 from pipeline.stages.serve import Server
 from pipeline.stages.test_determinism import Remedied
+from pipeline.stages.test_router import RouterResult
 from pipeline.vllm.plan import NOTHING_PLANNED, PEAK_ERROR_MIB
 
 WAIVABLE = ("FAIL", "INCONCLUSIVE", "NOT_MEASURED")
+EMBEDDED = "wheel"  # the source of a model that comes with the packages
 OF_OUR_SERVER = (Installation, Model, Closing, Remedied)
 
 
@@ -45,11 +47,15 @@ class JudgedGate:
 
 @dataclass(frozen=True)
 class Judged:
-    """The judged gates, the exit code, and the outcomes without what belongs to another server."""
+    """The judged gates, the exit code, and the outcomes without what belongs to another server.
+
+    `trial` says why no verdict on a model follows from this run, whatever its gates say; empty where one does.
+    """
 
     gates: list[JudgedGate]
     code: int
     outcomes: Outcomes
+    trial: Text = ""
 
     @property
     def failures(self) -> list[tuple[str, Failure]]:
@@ -63,7 +69,24 @@ def judge_records(gates: Gates, waivers: ActiveWaivers, outcomes: Outcomes) -> J
     ours = of_this_server(outcomes)
     judged = [with_waiver(row, waivers) for row in judge_all(gates.root, ours)]
     failed = any(outcome.failure and outcome.failure.kind != MeaninglessError.kind for outcome in counting(ours))
-    return Judged(judged, 2 if failed else exit_code((row.judgement, row.counts) for row in judged), ours)
+    code = 2 if failed else exit_code((row.judgement, row.counts) for row in judged)
+    return Judged(judged, code, ours, trial(ours))
+
+
+def trial(outcomes: Outcomes) -> Text:
+    """Return what the model of a run cannot do that only tries the pipeline: the embedded one, or random weights; else empty."""
+    server, model, router = outcomes[Server].data, outcomes[Model].data, outcomes[RouterResult].data
+    if server is not None and server.random_weights:
+        return _("The weights are random, so the answers mean nothing; speed and memory are real.")
+    if model is None or model.source != EMBEDDED:
+        return ""
+    if router is None:
+        return _("The embedded model is no router.")
+    right, constant = (router.figures.get(name) for name in ("constrained_route_accuracy", "majority_baseline"))
+    if right is None or right.valid is None or constant is None or constant.valid is None:
+        return _("The embedded model is no router.")
+    shares = {"right": Digits(f"{right.valid:.0f}"), "constant": Digits(f"{constant.valid:.0f}")}
+    return _("The embedded model is no router: {right} % right, a constant answer gets {constant} %.", **shares)
 
 
 def counting(outcomes: Outcomes) -> list[Outcome[Artifact]]:

@@ -190,6 +190,8 @@ def not_comparable(a: ReportedFigure | None, b: ReportedFigure | None) -> str:
             return f"not measured in {name}: {figure.reason}"
         if figure.simulated:
             return f"SIMULATED in {name}"
+        if figure.invalid:
+            return f"INVALID in {name}: {figure.invalid}"
     if a.unit != b.unit:
         return "other units"
     for name, figure in (("A", a), ("B", b)):

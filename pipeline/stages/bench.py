@@ -12,12 +12,12 @@ from pipeline.engine.record import Measurement, write_atomic
 from pipeline.engine.workspace import Workspace
 from pipeline.errors import NothingAnsweredError
 from pipeline.load.calibration import Calibration, calibrate
-from pipeline.load.levels import Level, OpenLevel, Trial, find_capacity, level_of, meeting, open_level_of, without_invalid
+from pipeline.load.levels import Level, OpenLevel, Trial, find_capacity, judged_valid, level_of, meeting, open_level_of
 from pipeline.load.phases import LoadPhases, processes_of
 from pipeline.load.spread import Batch, Crew
 from pipeline.load.stamps import NO_GAP, between_ms, compressed, first_ms, per_token_ms, whole_ms
 from pipeline.measure.arrivals import Arrival
-from pipeline.measure.figures import Figure, not_measured
+from pipeline.measure.figures import Figure, invalidated, not_measured
 from pipeline.measure.latency import e2e_ms, ttft_ms
 from pipeline.measure.statistics import percentile_figure, share_figure
 from pipeline.message import Digits, _
@@ -28,6 +28,9 @@ from pipeline.vllm.ledger import LedgerEntry, MeanCheck, mean_check
 from pipeline.vllm.metrics import Counters, rise
 
 PER_S = _("requests/s")
+# The figures, by the begin of their names, that a check of the client's stamps against the server's speaks for or against.
+RESTS_ON = {"TTFT": ("ttft_ms_",), "TPOT": ("tpot_ms_", "decode_tok_s_"), "ITL": ("itl_ms_",), "E2E": ("e2e_ms_",)}
+RESTS_ON_LENGTH = ("tpot_ms_", "decode_tok_s_", "e2e_ms_", "system_tok_s_", "goodput_", "poisson_", "constant_", "capacity_")
 
 
 class BenchResult(Measurement):
@@ -114,23 +117,44 @@ def measure(
     write_atomic(raw, compressed(phases.lines))
     levels = [level_of(entry, loops[entry.concurrency], settings.client_delay_ms, ceiling) for entry in calibrations]
     open_levels = [open_level_of(arrival, settings.open_share * best_per_s, batch) for arrival, batch in opened.items()]
-    warm_hits = rise(before_warm, after_warm, metrics.CACHE_HITS)
+    warm_hits, cold_hits = rise(before_warm, after_warm, metrics.CACHE_HITS), rise(before_cold, before_warm, metrics.CACHE_HITS)
+    ledger = [
+        LedgerEntry(name=_("output tokens"), client=phases.tokens, server=rise(at_start, at_end, metrics.GENERATED_TOKENS)),
+        LedgerEntry(name=_("prompt tokens"), client=phases.prompt_tokens, server=rise(at_start, at_end, metrics.PROMPT_TOKENS)),
+        LedgerEntry(name=_("requests answered"), client=phases.answered, server=rise(at_start, at_end, metrics.SUCCESSES)),
+    ]
+    means = [
+        mean_check("TTFT", metrics.TTFT_SECONDS, first_ms(cold.answers), before_cold, before_warm),
+        mean_check("TPOT", metrics.TPOT_SECONDS, per_token_ms(decode.answers), before_decode, after_decode),
+        mean_check("ITL", metrics.ITL_SECONDS, between_ms(decode.answers), before_decode, after_decode),
+        mean_check("E2E", metrics.E2E_SECONDS, whole_ms(decode.answers), before_decode, after_decode),
+    ]
+    figures = {
+        **judged_valid(levels[0], lone_figures(cold, decode, loops.values(), opened.values())),
+        **judged_valid(levels[0], warm_figures(warm, warm_hits)),
+        **{name: figure for entry in levels for name, figure in judged_valid(entry, closed_figures(entry, loops, limits)).items()},
+        **judged_valid(levels[-1], open_figures(opened, limits)),
+        **judged_valid(levels[-1], {"capacity_req_s": capacity_figure(trials)}),
+    }
+    contradictions = [
+        *(("", entry.contradiction) for entry in ledger),
+        *((prefix, check.contradiction) for check in means for prefix in RESTS_ON[check.name]),
+        *((prefix, wrong_length([*loops.values(), *opened.values()], settings.output_tokens)) for prefix in RESTS_ON_LENGTH),
+        *((f"{arrival}_", fell_behind(level)) for arrival, level in zip(opened, open_levels, strict=True)),
+        ("ttft_ms_", cold_hits and _("the server's own counter shows {n} cached prompt tokens in the cold arm", n=cold_hits)),
+    ]
+    for prefix, reason in contradictions:
+        figures |= invalidated({name: figure for name, figure in figures.items() if name.startswith(prefix)}, reason or "")
     return BenchResult(
         launch_id=server.handle.launch_id,
         simulated=not server.real,
-        figures={
-            **without_invalid(levels[0], lone_figures(cold, decode, loops.values(), opened.values())),
-            **without_invalid(levels[0], warm_figures(warm, warm_hits)),
-            **{name: figure for entry in levels for name, figure in without_invalid(entry, closed_figures(entry, loops, limits)).items()},
-            **without_invalid(levels[-1], open_figures(opened, limits)),
-            **without_invalid(levels[-1], {"capacity_req_s": capacity_figure(trials)}),
-        },
+        figures=figures,
         prompt_tokens=cold.good[0].prompt_tokens,
         output_tokens=settings.output_tokens,
         tokens_per_chunk=round(sum(answer.tokens for answer in decode.good) / sum(len(answer.chunk_ns) for answer in decode.good), 3),
         warmups=settings.warmup_requests,
         first_request_ttft_ms=next(iter(first_ms(first.answers)), None),
-        cold_hit_tokens=rise(before_cold, before_warm, metrics.CACHE_HITS),
+        cold_hit_tokens=cold_hits,
         warm_hit_tokens=warm_hits,
         levels=levels,
         open_levels=open_levels,
@@ -138,19 +162,23 @@ def measure(
         limits=limits,
         calibrations=calibrations,
         ceiling_chunks_s=ceiling,
-        ledger=[
-            LedgerEntry(name=_("output tokens"), client=phases.tokens, server=rise(at_start, at_end, metrics.GENERATED_TOKENS)),
-            LedgerEntry(name=_("prompt tokens"), client=phases.prompt_tokens, server=rise(at_start, at_end, metrics.PROMPT_TOKENS)),
-            LedgerEntry(name=_("requests answered"), client=phases.answered, server=rise(at_start, at_end, metrics.SUCCESSES)),
-        ],
-        means=[
-            mean_check("TTFT", metrics.TTFT_SECONDS, first_ms(cold.answers), before_cold, before_warm),
-            mean_check("TPOT", metrics.TPOT_SECONDS, per_token_ms(decode.answers), before_decode, after_decode),
-            mean_check("ITL", metrics.ITL_SECONDS, between_ms(decode.answers), before_decode, after_decode),
-            mean_check("E2E", metrics.E2E_SECONDS, whole_ms(decode.answers), before_decode, after_decode),
-        ],
+        ledger=ledger,
+        means=means,
         raw=workspace.relative(raw),
     )
+
+
+def wrong_length(batches: Iterable[Batch], output_tokens: int) -> str:
+    """Return that an answer is not of the length that max_tokens and ignore_eos ask for; empty where all are."""
+    wrong = next((answer.tokens for batch in batches for answer in batch.good if answer.tokens != output_tokens), None)
+    if wrong is None:
+        return ""
+    return _("an answer has {n} tokens where max_tokens and ignore_eos asked for {needed}", n=wrong, needed=output_tokens)
+
+
+def fell_behind(level: OpenLevel) -> str:
+    """Return that the server did not keep up with an open loop, whose latencies then say how long it lasted; empty where it did."""
+    return _("the server fell behind: latency rose with each arrival") if level.overloaded else ""
 
 
 def capacity_figure(trials: Sequence[Trial]) -> Figure:

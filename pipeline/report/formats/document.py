@@ -17,7 +17,7 @@ from pipeline.errors import RecordError
 from pipeline.measure.figures import Figure
 from pipeline.measure.verdicts import Verdict
 from pipeline.report.gates import Judged, JudgedGate
-from pipeline.report.headline import WORDS, Word, headline
+from pipeline.report.headline import Word, headline, word
 from pipeline.report.sweep import Sweep
 from pipeline.stages.check_gpu import Machine
 from pipeline.stages.download_model import Model
@@ -77,6 +77,8 @@ class ReportedFigure(Part):
     low: float | None
     high: float | None
     reason: str
+    failed: int = 0
+    invalid: str = ""
     simulated: bool
     artifact: str
     key: str
@@ -142,7 +144,7 @@ def build_document(profile: str, judged: Judged) -> Document:
     return Document(
         schema_version=SCHEMA_VERSION,
         run_id=run_id(outcomes),
-        verdict=WORDS[judged.code],
+        verdict=word(judged),
         headline=str(headline(judged)),
         exit_code=judged.code,
         started=min((moment for moment, _took in began.values()), default=None),

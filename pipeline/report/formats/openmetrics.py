@@ -16,7 +16,7 @@ def openmetrics(document: Document) -> str:
         "vllm": facts.vllm,
         "verdict": document.verdict,
     }
-    figures = [figure for figure in document.figures if figure.value is not None]
+    figures = [figure for figure in document.figures if figure.value is not None and not figure.invalid]
     of = [{"stage": figure.stage, "figure": figure.name, "unit": figure.unit} for figure in figures]
     real = [{**labels, "simulated": str(figure.simulated).lower()} for labels, figure in zip(of, figures, strict=True)]
     values = [(labels, figure.value) for labels, figure in zip(real, figures, strict=True)]

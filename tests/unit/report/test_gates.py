@@ -39,6 +39,7 @@ class Serving(Artifact):
 
     attached: str | None = None
     model: str = "m"
+    random_weights: bool = False
     plan: Plan | None = None
 
 
