@@ -63,8 +63,14 @@ def others(gates: Sequence[JudgedGate]) -> Message:
     if not rest:
         return glued()
     unknown = sum(row.judgement.verdict in UNKNOWN for row in rest)
-    counts = {"passed": passing(rest), "failed": len(rest) - passing(rest) - unknown, "unknown": unknown}
-    return _("; not required: {passed} pass, {failed} do not, {unknown} not measured", **counts)
+    passed = passing(rest)
+    missed = len(rest) - passed - unknown
+    said = [
+        *([plural("{count} passes", "{count} pass", passed)] if passed else []),
+        *([plural("{count} does not", "{count} do not", missed)] if missed else []),
+        *([plural("{count} has no valid measurement", "{count} have no valid measurement", unknown)] if unknown else []),
+    ]
+    return _("; not required: {counts}", counts=comma_separated(said))
 
 
 def passing(gates: Sequence[JudgedGate]) -> int:
