@@ -204,6 +204,7 @@ class RouterConfig(Section):
     """The router test."""
 
     suite: str = "suites/router-en"
+    system: Literal["suite", "role", "user"] = "suite"
     cases: Positive = 24
     unary_cases: Annotated[int, Field(ge=0)] = 24
     max_tokens: Positive = 128

@@ -28,10 +28,11 @@ MUST_AGREE = ("device", "model", "vllm")
 # Settings that change what a figure means; sample sizes do not. Files (suites, prompts) are compared by content.
 MEANING = {
     "bench": ("output_tokens",),
-    "router": ("suite", "max_tokens"),
+    "router": ("suite", "system", "max_tokens"),
     "determinism": ("prompts", "max_tokens"),
     "vram": ("concurrency",),
 }
+BEFORE = {"system": "suite"}  # what a setting amounted to in runs from before there was one
 PERCENTILE = re.compile(r"_p(\d\d)$")
 FROM_DUE: dict[str, Values] = {
     "ttft_ms": lambda answers: [ttft_ms(answer.scheduled_ns, answer.first_ns) for answer in answers if answer.ok],
@@ -40,6 +41,7 @@ FROM_DUE: dict[str, Values] = {
 RIGHT: dict[str, Callable[[Mapping[str, Any]], bool | None]] = {
     "schema_valid": lambda line: line["failure"] is None,
     "route_accuracy": lambda line: line.get("route_right"),
+    "tool_plan_accuracy": lambda line: line.get("tool_plan_right"),
     "joint_accuracy": lambda line: line.get("all_right"),
 }
 
@@ -160,7 +162,7 @@ def other_settings(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
         if " file " in section and a[section] != b[section]:
             reasons.append(f"{section.partition(' file ')[2]} has changed")
         for name in MEANING.get(section, ()):
-            before, after = a[section].get(name), b[section].get(name)
+            before, after = (settings[section].get(name, BEFORE.get(name)) for settings in (a, b))
             if before != after:
                 reasons.append(f"{section}.{name} {before} against {after}")
     if a.get("limits") != b.get("limits"):
