@@ -19,6 +19,7 @@ class Figure(Frozen):
     high: float | None = None
     reason: Sentence = ""
     failed: int = 0
+    starts: int = 1  # of the server, over which it was measured
     invalid: Sentence = ""
 
     @property

@@ -25,6 +25,8 @@ COMPARE: dict[str, Callable[[float, float], bool]] = {
 }
 
 UNKNOWN = frozenset({"NOT_MEASURED", "INVALID", "SIMULATED"})  # the verdicts that are no word on the server
+TIMED = ("ms", "tok/s", "requests/s")
+START_NOISE = 0.1  # by which a timed figure may move, relative, from one start of the server to the next
 FAILED_SHARE = 0.01  # of the requests; where more fail, a percentile is of the survivors
 SIGNS = {"<": "<", "<=": "≤", ">": ">", ">=": "≥", "==": "="}
 
@@ -37,8 +39,10 @@ class Judgement:
     reason: str
 
 
-def judge(figure: Figure | None, comparator: str, target: float, min_n: int, by_bound: bool, simulated: bool) -> Judgement:
-    """Return the verdict on `figure` against `target`."""
+def judge(
+    figure: Figure | None, comparator: str, target: float, min_n: int, by_bound: bool, simulated: bool, noise: float = START_NOISE
+) -> Judgement:
+    """Return the verdict on `figure` against `target`; `noise` is by how much starts of the server differ, relative."""
     if figure is None:
         return Judgement("NOT_MEASURED", _("no such figure on record"))
     if figure.value is None or not math.isfinite(figure.value):
@@ -67,6 +71,11 @@ def judge(figure: Figure | None, comparator: str, target: float, min_n: int, by_
         if not meets(bound, target):
             edge = said.high if comparator in ("<", "<=") else said.low
             return Judgement("INCONCLUSIVE", _("the 95 % bound {value} is not {sign} {target}", value=edge, **limit))
+    if comparator != "==" and figure.unit in TIMED and figure.starts == 1 and abs(figure.value - target) < noise * abs(target):
+        return Judgement(
+            "INCONCLUSIVE",
+            _("within {noise} % of the target, by which starts of a server differ: set bench.starts to 3", noise=round(100 * noise)),
+        )
     return Judgement("PASS", "")
 
 

@@ -139,6 +139,7 @@ def send_suite(settings: RouterConfig, server: Server, target: Endpoint, workspa
         figures={
             **figures,
             "majority_baseline": share_figure(count, len(cases)),
+            **{f"{arm}_route_gain_points": gain_figure(figures[f"{arm}_route_accuracy"], 100 * count / len(cases)) for arm in arms},
             **constraint_cost(arms[FREE], arms[BOUND]),
             **{f"{arm}_unary_same_text": same_text(arms[arm], arms[f"{arm}_unary"]) for arm in (FREE, BOUND) if some},
         },
@@ -210,6 +211,15 @@ def router_figures(rows: Sequence[CaseResult]) -> dict[str, Figure]:
         "latency_ms_p50": percentile_figure(e2e, 0.5, "ms"),
         "latency_ms_p95": percentile_figure(e2e, 0.95, "ms"),
     }
+
+
+def gain_figure(accuracy: Figure, constant_percent: float) -> Figure:
+    """Return how many percentage points an arm's route accuracy lies above a constant answer's, whose share the suite fixes."""
+    points = {
+        end: None if value is None else value - constant_percent
+        for end, value in accuracy.model_dump(include={"value", "low", "high"}).items()
+    }
+    return accuracy.model_copy(update={**points, "unit": _("points")})
 
 
 def first_token_figure(rows: Sequence[CaseResult]) -> Figure:

@@ -78,6 +78,7 @@ class ReportedFigure(Part):
     high: float | None
     reason: str
     failed: int = 0
+    starts: int = 1
     invalid: str = ""
     simulated: bool
     artifact: str

@@ -55,6 +55,7 @@ def labels(data: RouterResult) -> dict[str, Text]:
     for arm in ARMS:
         if (plan := data.figures.get(f"{arm}_tool_plan_accuracy")) and plan.value is not None:
             found[f"{arm}_joint_accuracy"] = joined(": ", [ARMS[arm], _("route, intent, slots and tool plan right")])
+    found["constrained_route_gain_points"] = _("constrained: route right, percentage points above that baseline")
     found["majority_baseline"] = _("baseline: always {route}", route=Code(data.majority_route))
     found |= {
         "constraint_ttft_ms_p50": _("cost of the schema, per case: TTFT, median"),
