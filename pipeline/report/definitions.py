@@ -48,8 +48,8 @@ DEFINITIONS = (
         _("Verdicts"),
         _(
             "PASS (figure and bound meet the target), FAIL (the figure does not), INCONCLUSIVE (the figure does, its bound or its n "
-            "does not), NOT_MEASURED (with the reason), SIMULATED (not a real vLLM; never a pass). A waived gate keeps its verdict "
-            "and does not count for the exit code until its waiver expires."
+            "does not), NOT_MEASURED (with the reason), INVALID (the measurement contradicts itself), SIMULATED (not a real vLLM; "
+            "never a pass). A waived gate keeps its verdict and does not count for the exit code until its waiver expires."
         ),
     ),
     Definition(
