@@ -35,7 +35,7 @@ def cells_of(run: Run) -> list[str]:
     name = short(run.name) if run.name == document.run_id else run.name
     passed = sum(gate.verdict == "PASS" for gate in document.gates)
     figures = [document.figure(metric) for metric in HEADLINES]
-    shown = [f"{digits(figure.value)} {figure.unit}" if figure and figure.value is not None else "-" for figure in figures]
+    values = [f"{digits(figure.value)} {figure.unit}" if figure and figure.value is not None else "-" for figure in figures]
     return [
         when,
         name,
@@ -43,7 +43,7 @@ def cells_of(run: Run) -> list[str]:
         facts.device or "-",
         facts.model or "-",
         f"{document.verdict} ({passed} of {len(document.gates)} gates)",
-        *shown,
+        *values,
     ]
 
 

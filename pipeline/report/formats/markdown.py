@@ -76,7 +76,7 @@ def verbatim(text: str) -> str:
     longest = max((len(run) for run in re.findall("`+", text)), default=0)
     fence = "`" * (longest + 1)
     space = " " if text[0] == "`" or text[-1] == "`" else ""
-    inner = re.sub(r"(\\*)\|", lambda found: found[1] * 2 + "\\|", text)
+    inner = re.sub(r"(\\*)\|", lambda match: match[1] * 2 + "\\|", text)
     return f"{fence}{space}{inner}{space}{fence}"
 
 

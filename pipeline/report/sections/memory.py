@@ -37,11 +37,11 @@ def memory(inputs: Inputs) -> Scenario:
         return Scenario(title, reason_of(outcome), soak_facts(outcomes), tables=tables, pictures=memory_pictures)
     plan = server.plan if server is not None else None
     facts = [*use_facts(data), *sampling_facts(data), *log_facts(data), *(plan_facts(plan, data) if plan is not None else [])]
-    shown = {name: figure for name, figure in data.figures.items() if figure.value is not None or not name.startswith("gpu_")}
+    figures = {name: figure for name, figure in data.figures.items() if figure.value is not None or not name.startswith("gpu_")}
     return Scenario(
         title,
         facts=[*facts, *closing_facts(outcomes[Closing].data, data), *soak_facts(outcomes)],
-        figures=rows(outcome.stage, shown, {**LABELS, **DEVICE_LABELS}, inputs.marks),
+        figures=rows(outcome.stage, figures, {**LABELS, **DEVICE_LABELS}, inputs.marks),
         tables=tables,
         charts=charts(outcomes, samples, memory_pictures),
         pictures=memory_pictures,
@@ -71,8 +71,8 @@ def load_fact(load: Load, samples: int) -> Message:
         others = [glued(name, " ", Digits(f"{duration_s:.4g}"), " s") for name, duration_s in load.seconds_by.items() if name != OWN]
         text = glued(text, ": ", comma_separated(others)) if others else text
         added = Digits(f"{load.seconds_by.get(OWN, 0):.4g}")
-        own = _("; {seconds} s were added, {requests} requests", seconds=added, requests=load.requests)
-        text = glued(text, own if load.requests else _("; none was added"))
+        own_load = _("; {seconds} s were added, {requests} requests", seconds=added, requests=load.requests)
+        text = glued(text, own_load if load.requests else _("; none was added"))
     else:  # an older record, from when only its own load counted
         text = _(
             "{samples} samples from before the start; {seconds} s of load, {requests} requests",

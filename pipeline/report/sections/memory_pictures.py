@@ -130,8 +130,10 @@ def memory_table(use: MemoryUse, samples: Sequence[Sample]) -> Table:
 def parts_table(use: MemoryUse, plan: Plan | None) -> Table:
     """Return the parts of memory, as planned and according to vLLM's log."""
 
-    def shown(value: float | None) -> Cell:
+    def mib_cell(value: float | None) -> Cell:
         return "–" if value is None else number(value)
 
-    rows: list[list[Cell]] = [[part, shown(getattr(plan, key, None)), shown(getattr(use.breakdown, key))] for key, part in PARTS.items()]
+    rows: list[list[Cell]] = [
+        [part, mib_cell(getattr(plan, key, None)), mib_cell(getattr(use.breakdown, key))] for key, part in PARTS.items()
+    ]
     return Table(_("Parts of memory in MiB"), ["", _("planned"), _("vLLM's log")], rows)

@@ -179,12 +179,13 @@ def closed_table(data: BenchResult) -> Table:
             _("per chunk"),
             _("CPU share"),
         ],
-        [closed_row(entry, own) for entry, own in zip(data.levels, data.calibrations, strict=False)],  # an older record has no calibrations
+        # Not strict: an older record has no calibrations, and then the table has no rows.
+        [closed_row(entry, calibration) for entry, calibration in zip(data.levels, data.calibrations, strict=False)],
         notes=("closed", "client"),
     )
 
 
-def closed_row(entry: Level, own: Calibration) -> list[Cell]:
+def closed_row(entry: Level, calibration: Calibration) -> list[Cell]:
     """Return the row of a closed loop."""
     share = Digits(f"{100 * entry.client_cpu_share:.2g}")
     return [
@@ -193,22 +194,22 @@ def closed_row(entry: Level, own: Calibration) -> list[Cell]:
         entry.failed,
         number(entry.throughput_tok_s),
         _("never full") if entry.steady_tok_s is None else number(entry.steady_tok_s),
-        Amount(milliseconds(own.delay_ms_p50, own.delay_ms_p95), own.delay_ms_p50),
-        amount([number(own.cpu_us_per_chunk), " µs"], own.cpu_us_per_chunk),
-        amount([_("{share} % of a core", share=share), clients(entry, own)], entry.client_cpu_share),
+        Amount(milliseconds(calibration.delay_ms_p50, calibration.delay_ms_p95), calibration.delay_ms_p50),
+        amount([number(calibration.cpu_us_per_chunk), " µs"], calibration.cpu_us_per_chunk),
+        amount([_("{share} % of a core", share=share), clients(entry, calibration)], entry.client_cpu_share),
     ]
 
 
-def clients(entry: Level, own: Calibration) -> Text:
+def clients(entry: Level, calibration: Calibration) -> Text:
     """Return the number of clients of a closed loop; empty for one."""
-    if own.nodes:
+    if calibration.nodes:
         return _(
             ", {clients} clients on {nodes} nodes, times between them within {clock} ms",
-            clients=own.processes,
-            nodes=own.nodes,
+            clients=calibration.processes,
+            nodes=calibration.nodes,
             clock=number(entry.clock_ms),
         )
-    return _(", {processes} processes", processes=own.processes) if own.processes > 1 else ""
+    return _(", {processes} processes", processes=calibration.processes) if calibration.processes > 1 else ""
 
 
 def open_table(data: BenchResult) -> Table:
