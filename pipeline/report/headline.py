@@ -1,4 +1,4 @@
-"""The verdict of a run in one line, and in a few signs. Pure."""
+"""The verdict of a run in one line, and as the text of the badge. Pure."""
 
 from collections.abc import Sequence
 from typing import Literal, TypeAlias
@@ -17,7 +17,7 @@ def headline(judged: Judged) -> Message:
 
 
 def summary(judged: Judged) -> Message:
-    """Return what is said after the verdict's word."""
+    """Return the rest of the headline, after the verdict."""
     required, failures = [row for row in judged.gates if row.gate.required], judged.failures
     if judged.code == 2 and not required and not failures:
         return _("no gate is required.")
@@ -34,18 +34,18 @@ def summary(judged: Judged) -> Message:
         return glued(counts, ". ", _("{stage} failed: {message}.", stage=stage, message=failure.message))
     if not judged.code:
         return glued(counts, ".")
-    # Where a waiver covers all that is open and the run is no pass all the same, these are what it lacks.
-    bad = [row for row in required if row.counts and row.judgement.verdict != "PASS"] or waived
-    gates = comma_separated(glued(of_settings(row.gate.label), " (", row.judgement.verdict, ")") for row in bad)
+    # If every open gate is waived and the run still does not pass, list the waived ones.
+    open_gates = [row for row in required if row.counts and row.judgement.verdict != "PASS"] or waived
+    gates = comma_separated(glued(of_settings(row.gate.label), " (", row.judgement.verdict, ")") for row in open_gates)
     return glued(counts, ". ", _("Open: {gates}.", gates=gates))
 
 
 def passing(gates: Sequence[JudgedGate]) -> int:
-    """Return how many of the gates pass."""
+    """Return the number of gates that pass."""
     return sum(row.judgement.verdict == "PASS" for row in gates)
 
 
 def badge_words(judged: Judged) -> str:
-    """Return the verdict in a few signs: its word, and how many of the required gates pass."""
+    """Return the text of the badge: the verdict, and how many of the required gates pass."""
     required = [row for row in judged.gates if row.gate.required]
     return f"{WORDS[judged.code]} {passing(required)}/{len(required)}"
