@@ -1,7 +1,8 @@
-"""From a figure and a target to a verdict. Pure.
+"""Verdict on a figure by its target. Pure.
 
-PASS: figure and confidence bound meet the target. INCONCLUSIVE: the figure does, its bound or its n does not.
-FAIL: the figure does not, or not one request succeeded. NOT_MEASURED: there is no figure, with the reason. SIMULATED: not from a real vLLM.
+PASS: the figure and its confidence bound meet the target. INCONCLUSIVE: the figure does, but its bound or its n does not. FAIL:
+the figure does not, or no request succeeded. NOT_MEASURED: there is no figure, with the reason. SIMULATED: the server was not
+proven to be a real vLLM.
 """
 
 import math
@@ -28,7 +29,7 @@ SIGNS = {"<": "<", "<=": "≤", ">": ">", ">=": "≥", "==": "="}
 
 @dataclass(frozen=True)
 class Judgement:
-    """A verdict and the words for it."""
+    """A verdict and its reason."""
 
     verdict: Verdict
     reason: str
@@ -61,12 +62,12 @@ def judge(figure: Figure | None, comparator: str, target: float, min_n: int, by_
 
 
 def digits(value: float) -> Digits:
-    """Return `value` with four significant digits, whole from 1000 on."""
+    """Return `value` with four significant digits, without decimals from 1000 on."""
     return Digits(f"{value:.4g}" if abs(value) < 1000 else f"{value:.0f}")
 
 
 def exit_code(judgements: Iterable[tuple[Judgement, bool]]) -> int:
-    """Return 2 when a gate that counts was not measured or none counts, else 1 when one does not pass, else 0."""
+    """Return 2 if a gate that counts was not measured or no gate counts, else 1 if one does not pass, else 0."""
     verdicts = {judgement.verdict for judgement, counts in judgements if counts}
     if not verdicts or verdicts & {"NOT_MEASURED", "SIMULATED"}:
         return 2
