@@ -1,4 +1,4 @@
-"""The report's Markdown on its way to others: its images, its links, the commit's message, the comment. Pure."""
+"""The report's Markdown, adapted for publication: images, links, the commit message, the comment. Pure."""
 
 import posixpath
 import re
@@ -6,21 +6,21 @@ from collections.abc import Callable, Iterable, Iterator
 from urllib.parse import quote, unquote
 
 MARKER = "<!-- vllm-poc:report -->"
-COMMENT_LIMIT = 65536  # characters, by GitHub
+COMMENT_LIMIT = 65536  # characters, GitHub's limit
 FENCE = re.compile(r" {0,3}(`{3,}|~{3,})")
-# A code span, which is kept as it is; a link or an image; an image as HTML.
+# A code span, which stays unchanged; a link or an image; an HTML image.
 INLINE = re.compile(
     r"(?P<code>(?P<ticks>`+)(?!`).*?(?<!`)(?P=ticks)(?!`))"
     r"|(?P<bang>!?)\[(?P<text>(?:[^\[\]\\`]|\\.|`[^`]*`|!\[[^\]]*\]\([^)]*\))*)\]\((?P<target><[^>]*>|[^\s()]*)(?P<title>\s+\"[^\"]*\")?\)"
     r"|(?P<tag><(?:img|source)\b[^>]*?\b(?:src|srcset)=)(?P<quote>[\"'])(?P<source>.*?)(?P=quote)",
 )
 ABSOLUTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:|//")
-# What a link becomes: given whether it is an image, and its target; None leaves its text alone.
+# Takes whether a link is an image, and its target; returns the new target, or None to keep only the text.
 Rewrite = Callable[[bool, str], str | None]
 
 
 def rewritten(markdown: str, rewrite: Rewrite) -> str:
-    """Return the Markdown with each relative target replaced; code stays as it is."""
+    """Return the Markdown with each relative target replaced; code stays unchanged."""
     fence, lines = "", []
     for line in markdown.splitlines(keepends=True):
         found = FENCE.match(line)
@@ -33,12 +33,12 @@ def rewritten(markdown: str, rewrite: Rewrite) -> str:
 
 
 def closes(run: str, line: str, fence: str) -> bool:
-    """Tell whether the line ends the code block that `fence` began."""
+    """Tell whether the line closes the code block that `fence` opened."""
     return run[0] == fence[0] and len(run) >= len(fence) and line.strip() == run
 
 
 def replaced(match: re.Match[str], rewrite: Rewrite) -> str:
-    """Return what stands in place of one link, image or code span."""
+    """Return the replacement for one link, image or code span."""
     if match["code"]:
         return match.group()
     if match["tag"]:
@@ -51,12 +51,12 @@ def replaced(match: re.Match[str], rewrite: Rewrite) -> str:
 
 
 def is_relative(target: str) -> bool:
-    """Tell whether the target is a file beside the report, or a place in it."""
+    """Tell whether the target is relative: a file beside the report, or an anchor in it."""
     return bool(target) and not ABSOLUTE.match(target) and not target.startswith("/")
 
 
 def file_of(target: str) -> str:
-    """Return the path that a relative target names, without its anchor; "" for a place in the report itself."""
+    """Return the path in a relative target, without its anchor; "" for an anchor in the report itself."""
     return unquote(re.split(r"[#?]", target, maxsplit=1)[0])
 
 
@@ -74,18 +74,18 @@ def images(markdown: str) -> list[str]:
 
 
 def resolved(report: str, path: str) -> str:
-    """Return where a path that is relative to the report stands; "" for the report's own places."""
+    """Return a path relative to the report as one relative to the root; "" for an anchor in the report itself."""
     return posixpath.normpath(posixpath.join(posixpath.dirname(report), path)) if path else ""
 
 
 def with_links_to(markdown: str, report: str, files: Iterable[str]) -> str:
-    """Return the Markdown in which of the relative links only those to these files, and to the report's places, are left."""
+    """Return the Markdown, keeping only those relative links that lead to these files or into the report itself."""
     kept = {"", *files}
     return rewritten(markdown, lambda image, target: target if image or resolved(report, file_of(target)) in kept else None)
 
 
 def with_absolute_links(markdown: str, report: str, base: str) -> str:
-    """Return the Markdown for a place where relative links lead nowhere: `base` is the address of the folder that `report` counts from."""
+    """Return the Markdown with absolute targets; `base` is the URL of the folder that `report` is relative to."""
 
     def absolute(image: bool, target: str) -> str:
         path, anchor = resolved(report, file_of(target)) or report, re.search(r"#.*", target)
@@ -101,12 +101,12 @@ def title(markdown: str) -> str:
 
 
 def message(markdown: str, headline: str, issue: int) -> str:
-    """Return the commit's message: what was measured, the verdict, and the issue."""
+    """Return the commit message: the title, the verdict and the issue."""
     return f"Report of {title(markdown)}: {headline.partition(':')[0]} (#{issue})\n\n{headline}\n"
 
 
 def comment(markdown: str, link: str, limit: int = COMMENT_LIMIT) -> str:
-    """Return the comment's text: the report, cut where it is too long for one, and the link to the committed report."""
+    """Return the comment's text: the report, cut if it is too long, and a link to the committed report."""
     whole = f"{MARKER}\n{markdown.rstrip()}\n\n[The report as committed]({link})\n"
     if len(whole) <= limit:
         return whole
@@ -124,7 +124,7 @@ def comment(markdown: str, link: str, limit: int = COMMENT_LIMIT) -> str:
 
 
 def still_open(lines: Iterable[str]) -> Iterator[str]:
-    """Yield after each line what would close the code block and the foldable parts that are open there."""
+    """Yield after each line the text that would close the code block and the foldable sections open at that point."""
     fence, folded = "", 0
     for line in lines:
         found = FENCE.match(line)

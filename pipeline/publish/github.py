@@ -1,4 +1,4 @@
-"""An issue on GitHub and our comment on it, through `gh` or the REST API."""
+"""A client for an issue on GitHub and our comment on it, through `gh` or the REST API."""
 
 import json
 import os
@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 
 class Issue(Lenient):
-    """What matters of an issue."""
+    """The fields of an issue that we use."""
 
     html_url: str
     state: str
@@ -36,7 +36,7 @@ class Issue(Lenient):
 
 
 class Comment(Lenient):
-    """What matters of a comment."""
+    """The fields of a comment that we use."""
 
     id: int
     html_url: str
@@ -49,7 +49,7 @@ class Comment(Lenient):
 
 @dataclass(frozen=True)
 class Reply:
-    """An answer of the API; header names are in lower case."""
+    """A response of the API; header names are in lower case."""
 
     status: int
     headers: Mapping[str, str]
@@ -57,14 +57,14 @@ class Reply:
 
 
 class Transport(Protocol):
-    """A way to the API."""
+    """A way to send requests to the API."""
 
     def request(self, method: str, path: str, payload: dict[str, Any] | None = None) -> Reply: ...
 
 
 @dataclass(frozen=True)
 class HostedRepository:
-    """A repository on a GitHub server; the server's address has no slash at its end."""
+    """A repository on a GitHub server; the server's URL has no trailing slash."""
 
     server: str
     repo: str
@@ -83,7 +83,7 @@ class HostedRepository:
 
 
 def repository_in(remote: str) -> tuple[str, str] | None:
-    """Return the host and owner/name that a git remote's address names, None where it names none."""
+    """Return the host and owner/name in a git remote's URL, or None if there are none."""
     for form in REMOTES:
         found = re.fullmatch(rf"{form}(?P<repo>[^/]+/[^/]+?)(?:\.git)?/?", remote)
         if found:
@@ -92,7 +92,7 @@ def repository_in(remote: str) -> tuple[str, str] | None:
 
 
 def target_of(origin: str | None, repo: str | None, environment: Mapping[str, str]) -> HostedRepository:
-    """Return the repository that the setting or else the remote origin names; PublishError where neither names one."""
+    """Return the repository named by the setting, else by the remote origin; raise PublishError if neither names one."""
     host, named = repository_in(origin or "") or ("github.com", None)
     if repo is None and named is None:
         what = "the git remote origin names no repository on GitHub" if origin else "there is no git remote origin"
@@ -101,13 +101,13 @@ def target_of(origin: str | None, repo: str | None, environment: Mapping[str, st
 
 
 def remote_of(origin: str | None, target: HostedRepository) -> str:
-    """Return the address to push to: origin's where that is the target's, because its login is set up, else the target's own."""
+    """Return the URL to push to: origin's if it is the target's, because its login is set up, else the target's own."""
     _, named = repository_in(origin or "") or ("", "")
     return origin if origin and named.lower() == target.repo.lower() else f"{target.web}.git"
 
 
 class ThroughGh:
-    """The API as `gh` reaches it, with the login that it keeps."""
+    """The API through `gh`, with its stored login."""
 
     def __init__(self, host: str) -> None:
         self.host = host
@@ -129,7 +129,7 @@ class ThroughGh:
 
 
 class ThroughRest:
-    """The API itself, with a token."""
+    """The REST API, with a token."""
 
     def __init__(self, api: str, token: str) -> None:
         import requests
@@ -143,7 +143,7 @@ class ThroughRest:
             request.headers["Authorization"] = f"Bearer {token}"
             return request
 
-        self._session.auth = signed  # as a header of the session it would give way to what ~/.netrc says
+        self._session.auth = signed  # ~/.netrc would override a header of the session
 
     def request(self, method: str, path: str, payload: dict[str, Any] | None = None) -> Reply:
         try:
@@ -154,14 +154,14 @@ class ThroughRest:
 
 
 def token_of(environment: Mapping[str, str]) -> str | None:
-    """Return the token in the environment, if there is one."""
+    """Return the token in the environment, if any."""
     return next((environment[name] for name in TOKENS if environment.get(name)), None)
 
 
 def transport_to(target: HostedRepository, environment: Mapping[str, str] = os.environ) -> ThroughGh | ThroughRest | None:
-    """Return the way to the API: gh where it has a login, else a token; None where there is neither."""
+    """Return a transport to the API: gh if it has a login, else REST with a token; None without either."""
     if shutil.which("gh"):
-        # Unlike `gh auth status` this asks nobody, so that a broken network is told as one.
+        # Unlike `gh auth status` this needs no network, so a network failure is reported as one.
         with_login = subprocess.run(["gh", "auth", "token", "--hostname", target.host], capture_output=True, stdin=subprocess.DEVNULL)
         if with_login.returncode == 0:
             return ThroughGh(target.host)
@@ -170,7 +170,7 @@ def transport_to(target: HostedRepository, environment: Mapping[str, str] = os.e
 
 
 class Thread:
-    """One issue and its comments; what the API refuses is a PublishError in one line."""
+    """One issue and its comments; a refusal by the API raises a PublishError in one line."""
 
     def __init__(self, transport: Transport, target: HostedRepository, number: int) -> None:
         self.transport = transport
@@ -178,7 +178,7 @@ class Thread:
         self.repo, self.number = target.repo, number
 
     def issue(self) -> Issue:
-        """Return the issue; PublishError where nobody can comment on it."""
+        """Return the issue; raise PublishError if it is locked."""
         issue = self._parsed(Issue, self._asked("GET", f"repos/{self.repo}/issues/{self.number}"))
         if issue.locked:
             raise PublishError(
@@ -198,7 +198,7 @@ class Thread:
         return None
 
     def say(self, body: str, earlier: Comment | None) -> Comment:
-        """Make `body` our comment: a new one, or the earlier one's text."""
+        """Create our comment with `body`, or update the earlier one."""
         if earlier is not None:
             return self._parsed(Comment, self._asked("PATCH", f"repos/{self.repo}/issues/comments/{earlier.id}", {"body": body}))
         return self._parsed(Comment, self._asked("POST", f"repos/{self.repo}/issues/{self.number}/comments", {"body": body}))
@@ -226,7 +226,7 @@ def unreachable(where: str, why: str) -> PublishError:
 
 
 def refusal(answer: Reply, where: str, what: str) -> PublishError:
-    """Return what a person can do about an answer that is no success."""
+    """Return the error for an unsuccessful response, with what the user can do about it."""
     said = said_in(answer.body)
     status = f"HTTP {answer.status}{f': {said}' if said else ''}"
     limited = "retry-after" in answer.headers or answer.headers.get("x-ratelimit-remaining") == "0" or "rate limit" in said.lower()
@@ -247,7 +247,7 @@ def refusal(answer: Reply, where: str, what: str) -> PublishError:
 
 
 def said_in(body: str) -> str:
-    """Return the API's own words in an answer, in one line."""
+    """Return the API's own error message in one line, or "" if there is none."""
     try:
         said = json.loads(body)["message"]
     except (ValueError, KeyError, TypeError):
