@@ -1,4 +1,4 @@
-"""Requests amid others: random ones are kept in flight beside those whose answers count."""
+"""Background load: random requests in flight beside the requests whose answers count."""
 
 import itertools
 import threading
@@ -15,8 +15,8 @@ from pipeline.errors import MeasureError
 from pipeline.load.generator import closed_loop
 
 LOAD_STARTS_S = 5.0
-GAUGE_S = 0.05  # between two looks at how many requests the engine runs
-MOST_AT_ONCE = 8  # a session keeps 10 connections
+GAUGE_S = 0.05  # between two readings of how many requests the engine runs
+MOST_AT_ONCE = 8  # a session's pool holds 10 connections
 LOAD_QUESTION = "Write a letter about subject number {number} to a friend abroad."
 RANDOM: dict[str, Any] = {"temperature": 1.0, "ignore_eos": True}
 
@@ -24,8 +24,11 @@ RANDOM: dict[str, Any] = {"temperature": 1.0, "ignore_eos": True}
 def amid_others(
     asker: Asker, prompts: Sequence[str], at_once: int, running: Callable[[], int], on_progress: Callable[[int], None]
 ) -> Iterator[tuple[str, TokenAnswer, int]]:
-    """Yield (prompt, answer, most requests seen `running` meanwhile) with `at_once` in flight; when none is left, random ones fill up."""
-    waiting, numbers = list(reversed(prompts)), itertools.count(10**6)  # none that the load itself has
+    """Yield (prompt, answer, peak of `running` during it) with `at_once` requests in flight.
+
+    When prompts run out, random requests take their place, so the number in flight stays the same.
+    """
+    waiting, numbers = list(reversed(prompts)), itertools.count(10**6)  # numbers that the load itself does not use
     counting: dict[Future[TokenAnswer], str] = {}
     filling: list[Future[TokenAnswer]] = []
     seen: dict[Future[TokenAnswer], int] = {}
@@ -45,18 +48,18 @@ def amid_others(
             done += 1
             on_progress(done)
             yield counting.pop(future), future.result(), seen.get(future, 0)
-    wait(filling)  # whatever comes next is asked alone
+    wait(filling)  # the next request must be alone
 
 
 def await_running(running: Callable[[], int], others: int) -> None:
-    """Wait until the whole load has reached the engine; one that never does is seen beside each request."""
+    """Wait until the engine runs the whole load, for 5 s at most; what it runs is counted beside each request anyway."""
     deadline = time.monotonic() + LOAD_STARTS_S
     while running() < others and time.monotonic() < deadline:
         time.sleep(GAUGE_S)
 
 
 def in_background(asker: Asker, prompt: str, **more: Any) -> "Future[TokenAnswer]":
-    """Return the answer to come; an executor would hold up Ctrl-C until it is there."""
+    """Return the future answer, from a daemon thread: an executor would delay Ctrl-C until the answer arrives."""
     future: Future[TokenAnswer] = Future()
 
     def work() -> None:
@@ -71,7 +74,7 @@ def in_background(asker: Asker, prompt: str, **more: Any) -> "Future[TokenAnswer
 
 @contextmanager
 def under_load(asker: Asker, others: int) -> Iterator[None]:
-    """Keep `others` random requests in flight while inside."""
+    """Keep `others` random requests in flight inside the block."""
     ending = threading.Event()
     payloads = (
         streamed(
@@ -90,7 +93,7 @@ def under_load(asker: Asker, others: int) -> Iterator[None]:
     thread.start()
     try:
         yield
-    except BaseException:  # nobody waits for the answers to the load
+    except BaseException:  # do not wait for the load's answers
         wanted.clear()
         raise
     finally:
