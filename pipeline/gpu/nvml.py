@@ -1,4 +1,4 @@
-"""NVML through pynvml: what devices there are, and why not when there are none."""
+"""The devices that NVML shows, by pynvml, and the reason if it shows none."""
 
 import os
 import threading
@@ -17,7 +17,7 @@ READ_S = 30.0  # starting a device takes seconds; a driver that hangs never answ
 
 
 class GpuProcess(Frozen):
-    """A process that holds memory of a device; `used_mib` is None where the driver does not tell."""
+    """A process that holds memory of a device; `used_mib` is None if the driver does not report it."""
 
     pid: int
     name: str
@@ -25,10 +25,10 @@ class GpuProcess(Frozen):
 
 
 class Gpu(Frozen):
-    """One device as NVML shows it: a GPU, or an instance of one in MIG mode.
+    """One device as NVML shows it: a GPU, or an instance of a GPU in MIG mode.
 
-    None stands for what the driver does not tell: `reserved_mib`, which it keeps for itself, `display` for whether a screen
-    is lit by it, `mig` where there is no such mode. `listed` is false where the driver lists no processes.
+    None means that the driver does not report a value: `reserved_mib` is the memory it keeps for itself, `display` whether a
+    screen is active on the device, `mig` whether MIG mode is on. `listed` is false if the driver lists no processes.
     """
 
     index: int
@@ -45,7 +45,7 @@ class Gpu(Frozen):
 
     @property
     def taken_mib(self) -> float:
-        """Return what programs use; on a driver that does not tell its own reserve apart, that too."""
+        """Return the memory that programs use, including the driver's reserve if it is not reported separately."""
         return self.total_mib - self.free_mib - (self.reserved_mib or 0)
 
 
@@ -58,13 +58,13 @@ class Driver(Frozen):
 
 @dataclass(frozen=True)
 class Trouble:
-    """Why NVML shows no usable device, and what to do."""
+    """Why NVML shows no usable device, and how to fix it."""
 
     reason: str
     fix: str
 
 
-# NVML's return codes (nvmlReturn_t in nvml.h) that a person can do something about.
+# NVML's return codes (nvmlReturn_t in nvml.h) that a user can act on.
 TROUBLES = {
     "NVMLError_LibraryNotFound": Trouble(
         _("NVML library libnvidia-ml.so.1 not found: no NVIDIA driver is installed"),
@@ -114,7 +114,7 @@ NO_DEVICE = Trouble("the NVIDIA driver is loaded but shows no device", "check th
 
 @dataclass(frozen=True)
 class Reading:
-    """What NVML shows now: driver and devices that CUDA sees, or the trouble; and what is wrong with others."""
+    """What NVML shows now: the driver and the devices that CUDA sees, or the trouble; `others` are troubles of other devices."""
 
     driver: Driver | None
     gpus: list[Gpu]
@@ -123,14 +123,17 @@ class Reading:
 
 
 def read(chosen: str | None = None) -> Reading:
-    """Return what NVML shows of the devices that `chosen`, or else our environment, leaves; never raises for NVML's own errors."""
+    """Return what NVML shows of the devices that `chosen`, or else our environment, selects; never raise NVML's own errors.
+
+    `chosen` is a value of CUDA_VISIBLE_DEVICES.
+    """
     readings: list[Reading] = []
     failed: list[Exception] = []
 
     def ask() -> None:
         try:
             readings.append(read_now(chosen))
-        except Exception as error:  # it is raised below, in the caller's thread
+        except Exception as error:  # raised below, in the caller's thread
             failed.append(error)
 
     asking = threading.Thread(target=ask, daemon=True)
@@ -142,7 +145,7 @@ def read(chosen: str | None = None) -> Reading:
 
 
 def read_now(chosen: str | None) -> Reading:
-    """Return what NVML shows, however long it takes."""
+    """Return what NVML shows, without a time limit."""
     import pynvml
 
     try:
@@ -160,7 +163,7 @@ def read_now(chosen: str | None) -> Reading:
 
 
 def newest_cuda(pynvml: Any) -> int:
-    """Return the newest CUDA version that the driver supports, by the newest function that it has."""
+    """Return the newest CUDA version that the driver supports, by the newest function that the driver has."""
     try:
         return int(pynvml.nvmlSystemGetCudaDriverVersion_v2())
     except pynvml.NVMLError_FunctionNotFound:
@@ -168,7 +171,7 @@ def newest_cuda(pynvml: Any) -> int:
 
 
 def look(pynvml: Any, driver: Driver, wanted: str | None) -> Reading:
-    """Return the devices that `wanted`, the value of CUDA_VISIBLE_DEVICES, leaves; raises pynvml.NVMLError."""
+    """Return the devices that `wanted`, the value of CUDA_VISIBLE_DEVICES, selects; raise pynvml.NVMLError on failure."""
     found, failed = boards(pynvml)
     chosen, unknown = visible(found, wanted)
     gpus = []
@@ -191,30 +194,30 @@ def look(pynvml: Any, driver: Driver, wanted: str | None) -> Reading:
 
 
 def hides(wanted: str, unknown: str) -> Trouble:
-    """Return what an entry does that names no device: it ends the list."""
+    """Return the trouble with an entry that names no device: it ends the list."""
     if wanted.strip() in ("", "-1"):
         return Trouble(f"{VISIBLE_DEVICES}={wanted!r} hides every device", NAME_DEVICES)
     return Trouble(f"{VISIBLE_DEVICES}={wanted}: {unknown} is no device here, and what stands after it counts for nothing", NAME_DEVICES)
 
 
 def empty(found: list[Board]) -> list[Trouble]:
-    """Return the trouble of boards in MIG mode that have no instance."""
+    """Return the trouble of each board in MIG mode that has no instance."""
     return [MIG_EMPTY for board in found if board.device.mig and not board.instances]
 
 
 def of_board(failure: BoardFailure) -> Trouble:
-    """Return the trouble of one board: in MIG mode a refusal has its own reason."""
+    """Return the trouble of one board; a refusal in MIG mode has a reason of its own."""
     trouble = trouble_of(failure.error)
     return MIG_DENIED if failure.mig and trouble is TROUBLES["NVMLError_NoPermission"] else trouble
 
 
 def trouble_of(error: Exception) -> Trouble:
-    """Return the trouble that an NVMLError stands for."""
+    """Return the trouble that an NVMLError means."""
     return TROUBLES.get(type(error).__name__, Trouble(f"NVML: {error}", "see whether `nvidia-smi` works"))
 
 
 def device(pynvml: Any, one: Device) -> Gpu:
-    """Return what CUDA computes on, in words; raises pynvml.NVMLError."""
+    """Return the description of a device; raise pynvml.NVMLError on failure."""
     held = memory_of(pynvml, one.handle)
     major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(one.board)
     holders = holders_of(pynvml, one.handle)
@@ -234,14 +237,14 @@ def device(pynvml: Any, one: Device) -> Gpu:
 
 
 def lit(pynvml: Any, handle: Any) -> bool | None:
-    """Return whether a screen shows this device's picture; None where the driver does not tell."""
+    """Return whether a screen is active on this device, or None if the driver does not report it."""
     with suppress(pynvml.NVMLError):
         return bool(pynvml.nvmlDeviceGetDisplayActive(handle))
     return None
 
 
 def holders_of(pynvml: Any, handle: Any) -> list[GpuProcess] | None:
-    """Return who holds the device's memory; None where the driver does not list processes."""
+    """Return the processes that hold the device's memory, or None if the driver does not list processes."""
     import psutil
 
     lists = [running(pynvml, handle, kind) for kind in ("Compute", "Graphics")]
@@ -258,7 +261,7 @@ def holders_of(pynvml: Any, handle: Any) -> list[GpuProcess] | None:
 
 
 def device_used_mib(chosen: str | None = None) -> list[float] | None:
-    """Return the used memory of each device now, as the sampler counts it, or None without NVML."""
+    """Return the used memory of each device, counted as the sampler does, or None without a device."""
     reading = read(chosen)
     return [gpu.taken_mib for gpu in reading.gpus] if reading.gpus else None
 

@@ -1,4 +1,4 @@
-"""What a model on the hub will take of memory, without its weights: config.json and the safetensors headers alone."""
+"""Weights of a model on the hub, measured without a download: from config.json and the safetensors headers."""
 
 from collections import Counter
 from pathlib import Path
@@ -12,7 +12,7 @@ HEADERS = "safetensors headers on the hub"
 
 
 def remote_weights(repo: str, revision: str, dtype: str, timeout_s: float) -> tuple[Shape, int, str]:
-    """Return (shape, bytes of the weights on the device, where they come from); ModelError when the hub does not tell."""
+    """Return (shape, bytes of the weights on the device, source of that size); raise ModelError if the hub does not tell."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import EntryNotFoundError, NotASafetensorsRepoError, SafetensorsParsingError
 
@@ -36,7 +36,7 @@ def remote_weights(repo: str, revision: str, dtype: str, timeout_s: float) -> tu
 
 
 def small_file(repo: str, revision: str, name: str, timeout_s: float) -> bytes | None:
-    """Return a file's content without keeping it; None where the repository has no such file."""
+    """Return a file's content without storing it, or None if the repository has no such file."""
     from huggingface_hub import hf_hub_url
     from huggingface_hub.errors import EntryNotFoundError
     from huggingface_hub.utils._headers import build_hf_headers
