@@ -36,9 +36,9 @@ def against(reference: Sequence[int], answers: Sequence[Sequence[int]]) -> Agree
     """
     if not answers:
         raise ValueError("no answers to compare")
-    same = tuple(reference)
-    others = [first_difference(same, answer) for answer in answers if tuple(answer) != same]
-    distinct = len({same, *(tuple(answer) for answer in answers)})
+    expected = tuple(reference)
+    others = [first_difference(expected, answer) for answer in answers if tuple(answer) != expected]
+    distinct = len({expected, *(tuple(answer) for answer in answers)})
     return Agreement(len(answers), len(answers) - len(others), distinct, min(others) if others else None)
 
 

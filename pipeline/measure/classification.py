@@ -21,9 +21,9 @@ def macro_f1(golden: Sequence[str], predicted: Sequence[str]) -> float:
     if not labels:
         raise ValueError("no labels to compare")
     pairs = Counter(zip(golden, predicted, strict=True))
-    right = {label: pairs[label, label] for label in labels}
-    meant, said = Counter(golden), Counter(predicted)
-    return sum(2 * right[label] / (meant[label] + said[label]) for label in labels) / len(labels)
+    correct = {label: pairs[label, label] for label in labels}
+    golden_counts, predicted_counts = Counter(golden), Counter(predicted)
+    return sum(2 * correct[label] / (golden_counts[label] + predicted_counts[label]) for label in labels) / len(labels)
 
 
 def majority_share(golden: Sequence[str]) -> tuple[str, int]:

@@ -72,13 +72,13 @@ def verdict(better: Better | None, estimate: Estimate, noise: Noise) -> Compared
         return Compared("not comparable", estimate, "neither direction is better")
     if not estimate.differs:
         return Compared("same", estimate, "within chance")
-    if not beyond(estimate.ratio, noise.relative):
+    if not exceeds_noise(estimate.ratio, noise.relative):
         return Compared("same", estimate, "within the noise")
     more = estimate.ratio is None or estimate.ratio > 1
     return Compared("better" if more == (better == "higher") else "worse", estimate, "")
 
 
-def beyond(ratio: float | None, noise: float) -> bool:
+def exceeds_noise(ratio: float | None, noise: float) -> bool:
     """Tell whether a ratio is further from 1 than the noise, in either direction; None, the ratio to a reference of 0, always is."""
     return ratio is None or max(ratio, 1 / ratio if ratio > 0 else math.inf) > 1 + noise
 
@@ -93,14 +93,14 @@ def by_samples(a: Sequence[float], b: Sequence[float], q: float, seed: int = 0) 
     if not first or not second or first[0] <= 0 or second[0] <= 0:
         raise ValueError("a ratio needs positive values on both sides")
     source = random.Random(seed)
-    ratios = sorted(resampled(second, q, source) / resampled(first, q, source) for _ in range(RESAMPLES))
+    ratios = sorted(resample_quantile(second, q, source) / resample_quantile(first, q, source) for _ in range(RESAMPLES))
     low, high = ratios[int(ALPHA / 2 * RESAMPLES)], ratios[math.ceil((1 - ALPHA / 2) * RESAMPLES) - 1]
-    apart = not low <= 1 <= high
+    excludes_one = not low <= 1 <= high
     ratio = second[rank(len(second), q) - 1] / first[rank(len(first), q) - 1]
     if q != 0.5:
-        return Estimate(ratio, low, high, apart, "bootstrap")
+        return Estimate(ratio, low, high, excludes_one, "bootstrap")
     p = mann_whitney_p(first, second)
-    return Estimate(ratio, low, high, apart and p < ALPHA, f"bootstrap; Mann-Whitney p = {p:.2g}")
+    return Estimate(ratio, low, high, excludes_one and p < ALPHA, f"bootstrap; Mann-Whitney p = {p:.2g}")
 
 
 def rank(n: int, q: float) -> int:
@@ -108,7 +108,7 @@ def rank(n: int, q: float) -> int:
     return max(1, math.ceil(q * n))
 
 
-def resampled(ordered: Sequence[float], q: float, source: random.Random) -> float:
+def resample_quantile(ordered: Sequence[float], q: float, source: random.Random) -> float:
     """Return the q-quantile of one resample with replacement, without drawing the resample.
 
     Each draw is the ceil(n U)-th smallest value for a uniform U. That keeps the order, so the k-th smallest draw comes from the

@@ -13,7 +13,7 @@ from decimal import ROUND_HALF_EVEN, Context, Decimal
 
 from pipeline.message import Digits
 
-SIGNIFICANT = 3  # without bounds
+SIGNIFICANT = 3  # digits of a value without bounds
 OF_UNCERTAINTY = 2
 MOST_PLACES = 12
 EXACT = Context(prec=1000)  # enough for the largest float
@@ -34,13 +34,13 @@ def shown(value: float, low: float | None = None, high: float | None = None, mar
     bounds = [bound for bound in (low, high) if bound is not None and math.isfinite(bound)]
     if not math.isfinite(value):
         return Shown(Digits(value), *(NONE if bound is None else number(bound, marks) for bound in (low, high)))
-    at = min(places(value), carried(value, bounds))
-    return Shown(rounded(value, at, marks), *(NONE if bound is None else rounded(bound, at, marks) for bound in (low, high)))
+    at = min(places(value), place_from_bounds(value, bounds))
+    return Shown(round_at(value, at, marks), *(NONE if bound is None else round_at(bound, at, marks) for bound in (low, high)))
 
 
 def number(value: float, marks: Collection[float] = ()) -> Digits:
     """Return `value` with three significant digits, without decimals from 100 on and never with an exponent."""
-    return rounded(value, places(value), marks)
+    return round_at(value, places(value), marks)
 
 
 def places(value: float) -> int:
@@ -50,7 +50,7 @@ def places(value: float) -> int:
     return max(0, SIGNIFICANT - 1 - exponent(Decimal(f"{value:.{SIGNIFICANT - 1}e}")))
 
 
-def carried(value: float, bounds: Sequence[float]) -> int:
+def place_from_bounds(value: float, bounds: Sequence[float]) -> int:
     """Return the decimal place to which the bounds support the value; negative places are left of the decimal point."""
     width = max(bounds) - min(bounds) if len(bounds) > 1 else max((abs(bound - value) for bound in bounds), default=0.0)
     half = width / 2 if len(bounds) > 1 else width
@@ -64,7 +64,7 @@ def exponent(value: Decimal) -> int:
     return value.adjusted()
 
 
-def rounded(value: float, at: int, marks: Collection[float] = ()) -> Digits:
+def round_at(value: float, at: int, marks: Collection[float] = ()) -> Digits:
     """Return `value` at that decimal place, or at the next that keeps it on its side of each mark, without trailing zeros."""
     if not math.isfinite(value):
         return Digits(value)

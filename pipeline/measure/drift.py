@@ -24,7 +24,7 @@ class Slope:
     high: float | None
 
 
-def thinned(items: Sequence[T], most: int = MOST_POINTS) -> list[T]:
+def thin(items: Sequence[T], most: int = MOST_POINTS) -> list[T]:
     """Return at most `most` of the items, evenly spaced, including the first and the last."""
     if len(items) <= most:
         return list(items)
@@ -39,7 +39,7 @@ def theil_sen(*series: Sequence[Point]) -> Slope | None:
     of a slow process are not: thinning helps, but the interval of a wandering series is still too narrow.
     """
     points = sum(len(one) for one in series)
-    kept = [thinned(one, max(2, MOST_POINTS * len(one) // points)) for one in series if one]
+    kept = [thin(one, max(2, MOST_POINTS * len(one) // points)) for one in series if one]
     pairs = (pair for one in kept for pair in combinations(one, 2))
     slopes = sorted((after[1] - before[1]) / (after[0] - before[0]) for before, after in pairs if after[0] != before[0])
     if not slopes:

@@ -32,7 +32,7 @@ STATES = {
     "gpu_power_w": ("power_w", "W"),
     "gpu_clock_mhz": ("sm_clock_mhz", "MHz"),
 }
-# NVML's throttle reasons with these words slow a GPU against its will; idle and application clocks do not.
+# Words in NVML's reasons for throttling a GPU; idle and application clocks are no throttling.
 THROTTLES = ("thermal", "power", "slowdown")
 Sample = dict[str, Any]
 Span = tuple[float, float]
@@ -51,8 +51,8 @@ def gaps(times: Sequence[float], spans: Iterable[Span]) -> Gaps:
     steps = [after - before for before, after in pairwise(times)]
     longest_step = GAP_PERIODS * median(steps) if steps else 0.0
     inside = [[begin, *times[bisect_right(times, begin) : bisect_left(times, end)], end] for begin, end in spans]
-    found = [after - before for span in inside for before, after in pairwise(span) if after - before > longest_step]
-    return Gaps(count=len(found), longest_s=round(max(found, default=0.0), 3), total_s=round(sum(found), 3))
+    lengths_s = [after - before for span in inside for before, after in pairwise(span) if after - before > longest_step]
+    return Gaps(count=len(lengths_s), longest_s=round(max(lengths_s, default=0.0), 3), total_s=round(sum(lengths_s), 3))
 
 
 def together(parts: Sequence[Gaps]) -> Gaps:
@@ -81,24 +81,24 @@ def total_s(spans: Iterable[Span]) -> float:
 
 def united(spans: Iterable[Span]) -> list[Span]:
     """Return the spans sorted and merged, so that none overlap; a pause of up to 50 ms between requests does not split a span."""
-    found: list[Span] = []
+    merged: list[Span] = []
     for begin, end in sorted(spans):
-        if found and begin - found[-1][1] <= MOMENT_S:
-            found[-1] = (found[-1][0], max(found[-1][1], end))
+        if merged and begin - merged[-1][1] <= MOMENT_S:
+            merged[-1] = (merged[-1][0], max(merged[-1][1], end))
         else:
-            found.append((begin, end))
-    return found
+            merged.append((begin, end))
+    return merged
 
 
 def latest(spans: Sequence[Span], seconds: float) -> list[Span]:
     """Return the last `seconds` of the spans, which are sorted and disjoint; all of them if they are shorter."""
-    found: list[Span] = []
+    tail: list[Span] = []
     for begin, end in reversed(spans):
-        left_s = seconds - total_s(found)
+        left_s = seconds - total_s(tail)
         if left_s <= 0:
             break
-        found.insert(0, (max(begin, end - left_s), end))
-    return found
+        tail.insert(0, (max(begin, end - left_s), end))
+    return tail
 
 
 def shared(some: Sequence[Span], others: Sequence[Span]) -> list[Span]:
@@ -150,7 +150,7 @@ def points(pairs: Iterable[tuple[float, float | None]]) -> list[Point]:
 
 
 def series_figures(
-    name: str, launches: Sequence[Sequence[Point]], spans: Sequence[Span], calm: Sequence[Span], preempted: int | None, reason: str
+    name: str, launches: Sequence[Sequence[Point]], spans: Sequence[Span], calm: Sequence[Span], preemptions: int | None, reason: str
 ) -> dict[str, Figure]:
     """Return the figures of one series, each named with the prefix `name`; those without points under load carry `reason` instead.
 
@@ -159,67 +159,67 @@ def series_figures(
     pairs points of the same launch only, because a restart is not drift. `stable` is 100 or 0 %, and its n is the seconds of
     load.
     """
-    loaded = [kept for series in launches if (kept := within(series, calm))]
+    calm_launches = [kept for series in launches if (kept := within(series, calm))]
     highest = max((value for series in launches for _, value in series), default=None)
     peak = not_measured("MiB", reason) if highest is None else Figure(value=highest, unit="MiB", n=sum(map(len, launches)))
-    if not loaded:
+    if not calm_launches:
         units = {"steady_mib": "MiB", "range_mib": "MiB", "drift_mib_h": "MiB/h", "change_mib": "MiB", "stable": "%"}
         return {f"{name}_peak_mib": peak, **{f"{name}_{part}": not_measured(unit, reason) for part, unit in units.items()}}
-    values, n = [[value for _, value in series] for series in loaded], sum(map(len, loaded))
-    slope = theil_sen(*([(at / S_PER_H, value) for at, value in series] for series in loaded))
+    values, n = [[value for _, value in series] for series in calm_launches], sum(map(len, calm_launches))
+    slope = theil_sen(*([(at / S_PER_H, value) for at, value in series] for series in calm_launches))
     drift = not_measured("MiB/h", _("one sample has no slope"))
     if slope is not None:
         drift = Figure(value=slope.value, unit="MiB/h", n=n, low=slope.low, high=slope.high)
     spread = Figure(value=max(max(each) - min(each) for each in values), unit="MiB", n=n)
-    missing = gaps([at for series in loaded for at, _ in series], calm)
+    missing = gaps([at for series in calm_launches for at, _ in series], calm)
     found = {
         "peak_mib": peak,
         "steady_mib": Figure(value=median(chain(*values)), unit="MiB", n=n),
         "range_mib": spread,
         "drift_mib_h": drift,
         "change_mib": Figure(value=max(map(decile_change, values)), unit="MiB", n=n),
-        "stable": stable(spread, drift, preempted, missing, total_s(spans)),
+        "stable": stable(spread, drift, preemptions, missing, total_s(spans)),
     }
     return {f"{name}_{part}": figure for part, figure in found.items()}
 
 
-def stable(spread: Figure, drift: Figure, preempted: int | None, missing: Gaps, load_s: float) -> Figure:
+def stable(spread: Figure, drift: Figure, preemptions: int | None, missing: Gaps, load_s: float) -> Figure:
     """Return 100 % if the slope may be 0 or less, the range is at most 64 MiB and nothing was preempted; else 0 % with the reasons.
 
     n is the whole seconds of load; the gate decides how many are enough. A rise within less than 5 minutes may be a warm-up as
     well as a leak, so a rise alone is not judged.
     """
     load_s = round(load_s, 3)  # rounding errors of the sum must not cost a whole second
-    if preempted is None:
+    if preemptions is None:
         return not_measured("%", _("the server does not count preemptions"))
     if drift.low is None:
         return not_measured("%", _("n = {n} samples are too few for a bound of the slope", n=spread.n))
     if missing.total_s > GAPS_AT_MOST * load_s:
-        lacking = {"value": digits(missing.total_s), "target": digits(load_s)}
-        return not_measured("%", _("samples are missing for {value} s of {target} s of load", **lacking))
+        values = {"value": digits(missing.total_s), "target": digits(load_s)}
+        return not_measured("%", _("samples are missing for {value} s of {target} s of load", **values))
     rises = [_("rises by at least {value} MiB/h", value=digits(drift.low))] if drift.low > 0 else []
-    against = rises if load_s >= TELLS_DRIFT_S else []
+    objections = rises if load_s >= TELLS_DRIFT_S else []
     if (spread.value or 0) > STABLE_RANGE_MIB:
-        against.append(_("range {value} MiB", value=digits(spread.value or 0)))
-    if preempted:
-        against.append(_("{n} preemptions", n=preempted))
-    if rises and not against:
-        short = {"value": digits(load_s), "target": digits(TELLS_DRIFT_S)}
-        why = _("{reason}, which {value} s of load are too short to call a drift ({target} s)", reason=rises[0], **short)
+        objections.append(_("range {value} MiB", value=digits(spread.value or 0)))
+    if preemptions:
+        objections.append(_("{n} preemptions", n=preemptions))
+    if rises and not objections:
+        values = {"value": digits(load_s), "target": digits(TELLS_DRIFT_S)}
+        why = _("{reason}, which {value} s of load are too short to call a drift ({target} s)", reason=rises[0], **values)
         return not_measured("%", why)
-    return Figure(value=0.0 if against else 100.0, unit="%", n=int(load_s), reason=joined(", ", against))
+    return Figure(value=0.0 if objections else 100.0, unit="%", n=int(load_s), reason=joined(", ", objections))
 
 
 class States:
     """Counts of NVML's readings by value, so that hours of samples take no more memory than minutes.
 
-    Of several devices the highest value counts, among those that hold the server's memory if the driver tells which.
+    Of several devices the highest value counts, among those that hold the server's memory if the driver reports which.
     """
 
     def __init__(self) -> None:
         self.values: dict[str, Counter[float]] = {name: Counter() for name in STATES}
         self.reasons: Counter[str] = Counter()
-        self.telling = self.slowed = 0
+        self.reports = self.throttled = 0
 
     def add(self, sample: Sample) -> None:
         """Count a sample."""
@@ -230,15 +230,15 @@ class States:
                 self.values[name][max(readings)] += 1
         reasons = throttles(devices)
         self.reasons.update(reasons)
-        self.telling += any(device.get("throttle") is not None for device in devices)
-        self.slowed += bool(reasons)
+        self.reports += any(device.get("throttle") is not None for device in devices)
+        self.throttled += bool(reasons)
 
     def __add__(self, other: "States") -> "States":
         """Return the combined counts."""
         both = States()
         both.values = {name: self.values[name] + other.values[name] for name in STATES}
         both.reasons = self.reasons + other.reasons
-        both.telling, both.slowed = self.telling + other.telling, self.slowed + other.slowed
+        both.reports, both.throttled = self.reports + other.reports, self.throttled + other.throttled
         return both
 
     def figures(self, reason: str) -> dict[str, Figure]:
@@ -246,12 +246,12 @@ class States:
         found = {}
         for name, (_key, unit) in STATES.items():
             counts = self.values[name]
-            found[name] = Figure(value=middle(counts), unit=unit, n=counts.total()) if counts else not_measured(unit, reason)
-        share = Figure(value=100 * self.slowed / self.telling, unit="%", n=self.telling) if self.telling else not_measured("%", reason)
+            found[name] = Figure(value=median_of(counts), unit=unit, n=counts.total()) if counts else not_measured(unit, reason)
+        share = Figure(value=100 * self.throttled / self.reports, unit="%", n=self.reports) if self.reports else not_measured("%", reason)
         return {**found, "gpu_throttled": share}
 
 
-def middle(counts: Counter[float]) -> float:
+def median_of(counts: Counter[float]) -> float:
     """Return the median of the counted values."""
     n = counts.total()
     found, passed = [], 0
@@ -273,9 +273,9 @@ class Digest:
         self.errors: Counter[str] = Counter()
         self.states = States()
         self.devices: dict[str, dict[int, float]] = {"gpu_tree_mib": {}, "gpu_used_mib": {}}  # the peak of each device
-        self.before: list[float | None] = []  # memory used on each device at the baseline
+        self.baselines: list[float | None] = []  # memory used on each device at the baseline
         self.loaded = 0
-        self.later: deque[Sample] = deque()  # samples after the load so far
+        self.pending: deque[Sample] = deque()  # samples after the load so far
 
     def take(self, samples: Iterable[Sample], spans: Sequence[Span]) -> None:
         """Add the samples since the last call; `spans` are those of the load so far."""
@@ -284,7 +284,7 @@ class Digest:
             self.times.append(at)
             if self.baseline is None:
                 self.baseline = baseline_mib([sample])
-                self.before = sample.get("gpu_used_mib", []) if self.baseline is not None else []
+                self.baselines = sample.get("gpu_used_mib", []) if self.baseline is not None else []
             for key, peaks in self.devices.items():
                 peaks |= {at: max(peaks.get(at, value), value) for at, value in enumerate(sample.get(key, [])) if value is not None}
             self.own += points([(at, device_use(sample, "gpu_tree_mib"))])
@@ -293,9 +293,9 @@ class Digest:
                 series += host_points([sample], key)
             if sample.get("gpu_error"):
                 self.errors[str(sample["gpu_error"])] += 1
-            self.later.append(sample)
-        while self.later and self.later[0]["t"] <= spans[-1][1]:
-            sample = self.later.popleft()
+            self.pending.append(sample)
+        while self.pending and self.pending[0]["t"] <= spans[-1][1]:
+            sample = self.pending.popleft()
             if any(begin <= sample["t"] <= end for begin, end in spans):
                 self.loaded += 1
                 self.states.add(sample)
@@ -304,8 +304,8 @@ class Digest:
         """Return the peak of each device that the server used, by its index among the visible ones, by the same method as the sum."""
         if self.own:
             return self.devices["gpu_tree_mib"]
-        known = {at: held for at, held in enumerate(self.before) if held is not None}
-        above = {at: peak - known[at] for at, peak in self.devices["gpu_used_mib"].items() if at in known}
+        baselines = {at: held for at, held in enumerate(self.baselines) if held is not None}
+        above = {at: peak - baselines[at] for at, peak in self.devices["gpu_used_mib"].items() if at in baselines}
         return {at: mib for at, mib in above.items() if mib > 0}
 
 
@@ -319,6 +319,6 @@ def used_devices(sample: Sample) -> list[dict[str, Any]]:
 
 
 def throttles(devices: Iterable[dict[str, Any]]) -> set[str]:
-    """Return the reasons for which the devices are slowed down against their will."""
+    """Return the reasons for which the devices are throttled."""
     reasons = {str(reason) for device in devices for reason in device.get("throttle") or []}
     return {reason for reason in reasons if any(word in reason.lower() for word in THROTTLES)}

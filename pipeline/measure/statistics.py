@@ -16,7 +16,7 @@ NO_REQUEST = _("no request was sent")
 T = TypeVar("T")
 
 
-def percentile_figure(values: Sequence[float], q: float, unit: str, if_none: str = NO_SUCCESS) -> Figure:
+def percentile_figure(values: Sequence[float], q: float, unit: str, reason: str = NO_SUCCESS) -> Figure:
     """Return the q-quantile (nearest rank) with one-sided 95 % order-statistic bounds.
 
     The upper bound is the smallest order statistic x(u) with P(Bin(n, q) < u) ≥ 0.95, the lower bound the largest x(l) with
@@ -24,7 +24,7 @@ def percentile_figure(values: Sequence[float], q: float, unit: str, if_none: str
     upper bound from n = 59.
     """
     if not values:
-        return not_measured(unit, if_none)
+        return not_measured(unit, reason)
     ordered = sorted(values)
     n = len(ordered)
     cumulative = binomial_cumulative(n, q)
@@ -72,7 +72,7 @@ def wilson(successes: int, n: int) -> tuple[float, float]:
     share = successes / n
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    # Without successes, or with nothing else, the bound is exactly 0 or 1, which floating point narrowly misses.
+    # With no successes or only successes, the bound is exactly 0 or 1, which floating point narrowly misses.
     return max(0.0, centre - half) if successes else 0.0, min(1.0, centre + half) if successes < n else 1.0
 
 

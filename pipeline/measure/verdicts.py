@@ -45,10 +45,10 @@ def judge(figure: Figure | None, comparator: str, target: float, min_n: int, by_
     if simulated:
         return Judgement("SIMULATED", _("not measured on a server proven to be a real vLLM"))
     meets = COMPARE[comparator]
-    said = shown(figure.value, figure.low, figure.high, (target, *ends_of(figure.unit)))
+    text = shown(figure.value, figure.low, figure.high, (target, *ends_of(figure.unit)))
     limit = {"sign": SIGNS[comparator], "target": Digits(f"{target:g}")}
     if not meets(figure.value, target):
-        return Judgement("FAIL", _("{value} is not {sign} {target}", value=said.value, **limit))
+        return Judgement("FAIL", _("{value} is not {sign} {target}", value=text.value, **limit))
     if figure.n < min_n:
         return Judgement("INCONCLUSIVE", _("n = {n}, at least {needed} needed", n=figure.n, needed=min_n))
     if by_bound:
@@ -56,7 +56,7 @@ def judge(figure: Figure | None, comparator: str, target: float, min_n: int, by_
         if bound is None or not math.isfinite(bound):
             return Judgement("INCONCLUSIVE", _("n = {n} is too small for a confidence bound", n=figure.n))
         if not meets(bound, target):
-            edge = said.high if comparator in ("<", "<=") else said.low
+            edge = text.high if comparator in ("<", "<=") else text.low
             return Judgement("INCONCLUSIVE", _("the 95 % bound {value} is not {sign} {target}", value=edge, **limit))
     return Judgement("PASS", "")
 
