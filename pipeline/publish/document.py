@@ -19,7 +19,7 @@ ABSOLUTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:|//")
 Rewrite = Callable[[bool, str], str | None]
 
 
-def rewritten(markdown: str, rewrite: Rewrite) -> str:
+def replace_targets(markdown: str, rewrite: Rewrite) -> str:
     """Return the Markdown with each relative target replaced; code stays unchanged."""
     fence, lines = "", []
     for line in markdown.splitlines(keepends=True):
@@ -28,7 +28,7 @@ def rewritten(markdown: str, rewrite: Rewrite) -> str:
             fence = "" if fence else found.group(1)
             lines.append(line)
         else:
-            lines.append(line if fence else INLINE.sub(lambda match: replaced(match, rewrite), line))
+            lines.append(line if fence else INLINE.sub(lambda match: replace_target(match, rewrite), line))
     return "".join(lines)
 
 
@@ -37,7 +37,7 @@ def closes(run: str, line: str, fence: str) -> bool:
     return run[0] == fence[0] and len(run) >= len(fence) and line.strip() == run
 
 
-def replaced(match: re.Match[str], rewrite: Rewrite) -> str:
+def replace_target(match: re.Match[str], rewrite: Rewrite) -> str:
     """Return the replacement for one link, image or code span."""
     if match["code"]:
         return match.group()
@@ -45,7 +45,7 @@ def replaced(match: re.Match[str], rewrite: Rewrite) -> str:
         new = rewrite(True, match["source"]) if is_relative(match["source"]) else match["source"]
         return f"{match['tag']}{match['quote']}{match['source'] if new is None else new}{match['quote']}"
     image, target = bool(match["bang"]), match["target"].strip("<>")
-    text = INLINE.sub(lambda inner: replaced(inner, rewrite), match["text"])  # an image may be a link's text
+    text = INLINE.sub(lambda inner: replace_target(inner, rewrite), match["text"])  # an image may be a link's text
     new = rewrite(image, target) if is_relative(target) else match["target"]
     return text if new is None else f"{match['bang']}[{text}]({new}{match['title'] or ''})"
 
@@ -62,18 +62,18 @@ def file_of(target: str) -> str:
 
 def images(markdown: str) -> list[str]:
     """Return the paths of the relative images, each once, in order."""
-    found: dict[str, None] = {}
+    paths: dict[str, None] = {}
 
-    def note(image: bool, target: str) -> str:
+    def collect(image: bool, target: str) -> str:
         if image:
-            found[file_of(target)] = None
+            paths[file_of(target)] = None
         return target
 
-    rewritten(markdown, note)
-    return list(found)
+    replace_targets(markdown, collect)
+    return list(paths)
 
 
-def resolved(report: str, path: str) -> str:
+def resolve(report: str, path: str) -> str:
     """Return a path relative to the report as one relative to the root; "" for an anchor in the report itself."""
     return posixpath.normpath(posixpath.join(posixpath.dirname(report), path)) if path else ""
 
@@ -81,17 +81,17 @@ def resolved(report: str, path: str) -> str:
 def with_links_to(markdown: str, report: str, files: Iterable[str]) -> str:
     """Return the Markdown, keeping only those relative links that lead to these files or into the report itself."""
     kept = {"", *files}
-    return rewritten(markdown, lambda image, target: target if image or resolved(report, file_of(target)) in kept else None)
+    return replace_targets(markdown, lambda image, target: target if image or resolve(report, file_of(target)) in kept else None)
 
 
 def with_absolute_links(markdown: str, report: str, base: str) -> str:
     """Return the Markdown with absolute targets; `base` is the URL of the folder that `report` is relative to."""
 
     def absolute(image: bool, target: str) -> str:
-        path, anchor = resolved(report, file_of(target)) or report, re.search(r"#.*", target)
+        path, anchor = resolve(report, file_of(target)) or report, re.search(r"#.*", target)
         return f"{base}/{quote(path)}{'?raw=true' if image else ''}{anchor.group() if anchor and not image else ''}"
 
-    return rewritten(markdown, absolute)
+    return replace_targets(markdown, absolute)
 
 
 def title(markdown: str) -> str:

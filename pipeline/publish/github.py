@@ -93,17 +93,17 @@ def repository_in(remote: str) -> tuple[str, str] | None:
 
 def target_of(origin: str | None, repo: str | None, environment: Mapping[str, str]) -> HostedRepository:
     """Return the repository named by the setting, else by the remote origin; raise PublishError if neither names one."""
-    host, named = repository_in(origin or "") or ("github.com", None)
-    if repo is None and named is None:
+    host, origin_repo = repository_in(origin or "") or ("github.com", None)
+    if repo is None and origin_repo is None:
         what = "the git remote origin names no repository on GitHub" if origin else "there is no git remote origin"
         raise PublishError(f"where to publish is not known: {what}", "name one: --repo owner/name, or publish.repo in config.yaml")
-    return HostedRepository(environment.get("GITHUB_SERVER_URL", "").rstrip("/") or f"https://{host}", repo or named or "")
+    return HostedRepository(environment.get("GITHUB_SERVER_URL", "").rstrip("/") or f"https://{host}", repo or origin_repo or "")
 
 
 def remote_of(origin: str | None, target: HostedRepository) -> str:
     """Return the URL to push to: origin's if it is the target's, because its login is set up, else the target's own."""
-    _, named = repository_in(origin or "") or ("", "")
-    return origin if origin and named.lower() == target.repo.lower() else f"{target.web}.git"
+    _, origin_repo = repository_in(origin or "") or ("", "")
+    return origin if origin and origin_repo.lower() == target.repo.lower() else f"{target.web}.git"
 
 
 class ThroughGh:
@@ -116,14 +116,14 @@ class ThroughGh:
         command = ["gh", "api", "--hostname", self.host, "--include", "--method", method, path]
         command += ["--input", "-"] if payload is not None else []
         try:
-            done = subprocess.run(command, input=json.dumps(payload or {}), capture_output=True, text=True, timeout=2 * TIMEOUT_S)
+            result = subprocess.run(command, input=json.dumps(payload or {}), capture_output=True, text=True, timeout=2 * TIMEOUT_S)
         except subprocess.TimeoutExpired:
             raise unreachable(self.host, "gh does not end") from None
-        head, _, body = done.stdout.replace("\r\n", "\n").partition("\n\n")
+        head, _, body = result.stdout.replace("\r\n", "\n").partition("\n\n")
         first, *rest = head.splitlines() or [""]
         status = re.match(r"HTTP/[\d.]+ (\d{3})", first)
         if status is None:
-            raise unreachable(self.host, (done.stderr.strip().splitlines() or ["gh says nothing"])[-1])
+            raise unreachable(self.host, (result.stderr.strip().splitlines() or ["gh says nothing"])[-1])
         headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in rest)}
         return Reply(int(status.group(1)), headers, body)
 
@@ -139,11 +139,11 @@ class ThroughRest:
         self._session = requests.Session()
         self._session.headers.update({"Accept": "application/vnd.github+json", "X-GitHub-Api-Version": "2022-11-28"})
 
-        def signed(request: "requests.PreparedRequest") -> "requests.PreparedRequest":
+        def add_token(request: "requests.PreparedRequest") -> "requests.PreparedRequest":
             request.headers["Authorization"] = f"Bearer {token}"
             return request
 
-        self._session.auth = signed  # ~/.netrc would override a header of the session
+        self._session.auth = add_token  # ~/.netrc would override a header of the session
 
     def request(self, method: str, path: str, payload: dict[str, Any] | None = None) -> Reply:
         try:
@@ -162,8 +162,8 @@ def transport_to(target: HostedRepository, environment: Mapping[str, str] = os.e
     """Return a transport to the API: gh if it has a login, else REST with a token; None without either."""
     if shutil.which("gh"):
         # Unlike `gh auth status` this needs no network, so a network failure is reported as one.
-        with_login = subprocess.run(["gh", "auth", "token", "--hostname", target.host], capture_output=True, stdin=subprocess.DEVNULL)
-        if with_login.returncode == 0:
+        login = subprocess.run(["gh", "auth", "token", "--hostname", target.host], capture_output=True, stdin=subprocess.DEVNULL)
+        if login.returncode == 0:
             return ThroughGh(target.host)
     token = token_of(environment)
     return ThroughRest(environment.get("GITHUB_API_URL") or target.api, token) if token else None
@@ -179,7 +179,7 @@ class Thread:
 
     def issue(self) -> Issue:
         """Return the issue; raise PublishError if it is locked."""
-        issue = self._parsed(Issue, self._asked("GET", f"repos/{self.repo}/issues/{self.number}"))
+        issue = self._parse(Issue, self._request("GET", f"repos/{self.repo}/issues/{self.number}"))
         if issue.locked:
             raise PublishError(
                 f"issue {self.where} is locked, so it takes no comment; nothing was published", "unlock it, or name another issue"
@@ -190,8 +190,8 @@ class Thread:
         """Return our comment, if there is one."""
         page, more = 1, True
         while more:
-            answer = self._asked("GET", f"repos/{self.repo}/issues/{self.number}/comments?per_page={PER_PAGE}&page={page}")
-            for comment in self._parsed(list[Comment], answer):
+            answer = self._request("GET", f"repos/{self.repo}/issues/{self.number}/comments?per_page={PER_PAGE}&page={page}")
+            for comment in self._parse(list[Comment], answer):
                 if comment.is_ours:
                     return comment
             page, more = page + 1, 'rel="next"' in answer.headers.get("link", "")
@@ -200,16 +200,16 @@ class Thread:
     def say(self, body: str, earlier: Comment | None) -> Comment:
         """Create our comment with `body`, or update the earlier one."""
         if earlier is not None:
-            return self._parsed(Comment, self._asked("PATCH", f"repos/{self.repo}/issues/comments/{earlier.id}", {"body": body}))
-        return self._parsed(Comment, self._asked("POST", f"repos/{self.repo}/issues/{self.number}/comments", {"body": body}))
+            return self._parse(Comment, self._request("PATCH", f"repos/{self.repo}/issues/comments/{earlier.id}", {"body": body}))
+        return self._parse(Comment, self._request("POST", f"repos/{self.repo}/issues/{self.number}/comments", {"body": body}))
 
-    def _asked(self, method: str, path: str, payload: dict[str, Any] | None = None) -> Reply:
+    def _request(self, method: str, path: str, payload: dict[str, Any] | None = None) -> Reply:
         answer = self.transport.request(method, path, payload)
         if 200 <= answer.status < 300:
             return answer
         raise refusal(answer, self.where, "read" if method == "GET" else "comment on")
 
-    def _parsed(self, kind: type[T], answer: Reply) -> T:
+    def _parse(self, kind: type[T], answer: Reply) -> T:
         try:
             return TypeAdapter(kind).validate_json(answer.body)
         except ValidationError as error:
@@ -227,9 +227,9 @@ def unreachable(where: str, why: str) -> PublishError:
 
 def refusal(answer: Reply, where: str, what: str) -> PublishError:
     """Return the error for an unsuccessful response, with what the user can do about it."""
-    said = said_in(answer.body)
-    status = f"HTTP {answer.status}{f': {said}' if said else ''}"
-    limited = "retry-after" in answer.headers or answer.headers.get("x-ratelimit-remaining") == "0" or "rate limit" in said.lower()
+    text = error_text(answer.body)
+    status = f"HTTP {answer.status}{f': {text}' if text else ''}"
+    limited = "retry-after" in answer.headers or answer.headers.get("x-ratelimit-remaining") == "0" or "rate limit" in text.lower()
     if answer.status == 429 or (answer.status == 403 and limited):
         wait = answer.headers.get("retry-after")
         return PublishError(f"GitHub's rate limit is reached ({status})", f"repeat in {wait} s" if wait else "repeat within an hour")
@@ -246,10 +246,10 @@ def refusal(answer: Reply, where: str, what: str) -> PublishError:
     return PublishError(f"GitHub would not let us {what} {where} ({status})", "see the message above")
 
 
-def said_in(body: str) -> str:
+def error_text(body: str) -> str:
     """Return the API's own error message in one line, or "" if there is none."""
     try:
-        said = json.loads(body)["message"]
+        text = json.loads(body)["message"]
     except (ValueError, KeyError, TypeError):
         return ""
-    return " ".join(str(said).split())[:200]
+    return " ".join(str(text).split())[:200]

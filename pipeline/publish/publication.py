@@ -13,10 +13,10 @@ from pipeline.config.schema import SECRET_NAME, PublishConfig
 from pipeline.errors import PublishError
 from pipeline.publish import document
 from pipeline.publish.github import HostedRepository, Thread, ThroughGh, ThroughRest
-from pipeline.publish.repository import Commit, MovedError, Repository, carried, sign, through_gh
+from pipeline.publish.repository import Commit, MovedError, Repository, inherited_settings, sign, through_gh
 from pipeline.publish.scrub import Private, scrub, scrubbed_json
 
-BESIDE = ("report.json", "report.html")  # files published with the report, if they are beside it
+BESIDE = ("report.json", "report.html")  # files beside the report that are published with it
 UNKNOWN = "COMMIT"  # stands for the commit's id in a dry run
 AGAIN = "./inv report --only"
 Say = Callable[[str], None]
@@ -47,7 +47,7 @@ class PublishOrder:
     @property
     def git_settings(self) -> list[tuple[str, str]]:
         """Return the git settings for the remote, including GitHub's login if the remote is on that server."""
-        own = carried(self.project)
+        own = inherited_settings(self.project)
         if not self.remote.startswith(f"{self.target.server}/"):
             return own
         if isinstance(self.transport, ThroughGh):
@@ -67,7 +67,7 @@ def private_here(project: Path, hosts: Iterable[str], key_file: Path, environmen
     return Private(
         users=tuple(users),
         hosts=(name, name.partition(".")[0], *hosts),
-        homes=tuple({environment.get("HOME", ""), os.path.expanduser("~")}),  # noqa: PTH111  Path.home() raises where there is none
+        homes=tuple({environment.get("HOME", ""), os.path.expanduser("~")}),  # noqa: PTH111  Path.home() raises if there is none
         secrets=tuple(secrets),
         project=str(project),
     )
@@ -83,19 +83,19 @@ def gathered(project: Path, path: str, headline: str, order: PublishOrder, priva
         markdown = report.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise PublishError(f"{path} is gone", f"render it again: `{AGAIN}`") from None
-    found = {name: report}
+    files = {name: report}
     for image in document.images(markdown):
         file = (report.parent / image).resolve()
         if not file.is_relative_to(base) or not file.is_file():
             where = "is not there" if file.is_relative_to(base) else "lies outside the project"
             raise PublishError(f"the report shows {image}, which {where}; nothing was published", f"render it again: `{AGAIN}`")
-        found[file.relative_to(base).as_posix()] = file
+        files[file.relative_to(base).as_posix()] = file
     for other in BESIDE:
         if report.with_name(other).is_file():
-            found[document.resolved(name, other)] = report.with_name(other)
+            files[document.resolve(name, other)] = report.with_name(other)
     folder = PurePosixPath(order.settings.path)
-    markdown = scrub(document.with_links_to(markdown, name, found), private)
-    contents = {folder / key: content_of(file, private) for key, file in found.items()}
+    markdown = scrub(document.with_links_to(markdown, name, files), private)
+    contents = {folder / key: content_of(file, private) for key, file in files.items()}
     contents[folder / name] = markdown.encode()
     message = document.message(markdown, scrub(headline, private), order.issue)
     return Publication(contents, (folder / name).as_posix(), markdown, message)
@@ -129,7 +129,7 @@ def push_report(publication: Publication, order: PublishOrder, transport: Throug
     issue, earlier = thread.issue(), thread.comment()
     with tempfile.TemporaryDirectory(prefix="vllm-poc-publish-") as folder:
         repository = Repository(Path(folder), order.remote, order.settings.branch, order.git_settings)
-        commit = pushed(repository, publication)
+        commit = push_commit(repository, publication)
     link = f"{order.target.web}/blob/{commit.id}/{publication.report}"
     if commit.is_new:
         subject = publication.message.partition("\n")[0]
@@ -145,7 +145,7 @@ def push_report(publication: Publication, order: PublishOrder, transport: Throug
     say(f"{'updated' if earlier else 'made'} the comment on {thread.where}{closed}\n{comment.html_url}")
 
 
-def pushed(repository: Repository, publication: Publication) -> Commit:
+def push_commit(repository: Repository, publication: Publication) -> Commit:
     """Return the commit that holds the report, pushed if it is new; try again once if the branch moved meanwhile."""
     for _ in range(2):
         commit = repository.commit(publication.files, publication.message)

@@ -51,20 +51,20 @@ class Commit:
 def local_setting(project: Path, name: str) -> str | None:
     """Return a git setting as seen from the project, or None if it is not set; raise PublishError if git is missing."""
     try:
-        done = subprocess.run(
+        result = subprocess.run(
             ["git", "config", "--get", name], cwd=project, env=environment_without_repository(), capture_output=True, text=True
         )
     except FileNotFoundError:
         raise PublishError("git is not installed", "install it (Debian, Ubuntu: `sudo apt install git`)") from None
-    return done.stdout.strip() or None
+    return result.stdout.strip() or None
 
 
-def carried(project: Path) -> list[tuple[str, str]]:
+def inherited_settings(project: Path) -> list[tuple[str, str]]:
     """Return the settings of the project's repository that another repository needs to reach the same remotes."""
-    done = subprocess.run(
+    result = subprocess.run(
         ["git", "config", "--local", "--list", "-z"], cwd=project, env=environment_without_repository(), capture_output=True, text=True
     )
-    pairs = [entry.partition("\n") for entry in done.stdout.split("\0") if entry]
+    pairs = [entry.partition("\n") for entry in result.stdout.split("\0") if entry]
     return [(name, value) for name, _, value in pairs if CARRIED.fullmatch(name)]
 
 
@@ -94,15 +94,15 @@ class Repository:
         self.environment = {**environment_without_repository(), **as_variables(settings, os.environ)}
         self.environment |= {"GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}
         self._git("init", "--bare", "--quiet", ".")
-        if self._tried("check-ref-format", f"refs/heads/{branch}") is None:
+        if self._try_git("check-ref-format", f"refs/heads/{branch}") is None:
             raise PublishError(f"{branch!r} is no name for a branch", "name another: --branch, or publish.branch")
         for name, value in NOBODY.items():
-            if self._tried("config", f"user.{name.lower()}") is None:
+            if self._try_git("config", f"user.{name.lower()}") is None:
                 self.environment = {f"GIT_AUTHOR_{name}": value, f"GIT_COMMITTER_{name}": value, **self.environment}
 
     def commit(self, files: Mapping[PurePosixPath, bytes], message: str) -> Commit:
         """Return the commit of the files on top of the remote branch; nothing is pushed."""
-        tip, exists = self._fetched()
+        tip, exists = self._fetch_base()
         self._git("read-tree", *([tip] if tip else ["--empty"]))
         blobs = {path: self._git("hash-object", "-w", "--stdin", stdin=content) for path, content in files.items()}
         entries = "".join(f"100644 {blob}\t{path}\0" for path, blob in blobs.items())
@@ -123,7 +123,7 @@ class Repository:
                 raise MovedError from error
             raise self._trouble(error, "push to") from error
 
-    def _fetched(self) -> tuple[str, bool]:
+    def _fetch_base(self) -> tuple[str, bool]:
         """Return the commit to build on, "" for an empty repository, and whether it is the branch's."""
         lines = self._remote("ls-remote", self.url, "HEAD", f"refs/heads/{self.branch}").splitlines()
         listed = {line.partition("\t")[2] for line in lines}
@@ -145,7 +145,7 @@ class Repository:
         except GitError as error:
             raise PublishError(f"git {words[0]} failed: {last_line(str(error))}", "nothing was pushed; see git's words") from error
 
-    def _tried(self, *words: str) -> str | None:
+    def _try_git(self, *words: str) -> str | None:
         try:
             return self._run(*words)
         except GitError:
@@ -153,25 +153,25 @@ class Repository:
 
     def _run(self, *words: str, stdin: bytes = b"") -> str:
         try:
-            done = subprocess.run(
+            result = subprocess.run(
                 ["git", *words], cwd=self.folder, env=self.environment, input=stdin, capture_output=True, timeout=TIMEOUT_S
             )
         except subprocess.TimeoutExpired:
             raise GitError(f"git {words[0]} timed out after {TIMEOUT_S:g} s") from None
-        if done.returncode:
-            raise GitError(done.stderr.decode(errors="replace").strip())
-        return done.stdout.decode(errors="replace").strip("\n")
+        if result.returncode:
+            raise GitError(result.stderr.decode(errors="replace").strip())
+        return result.stdout.decode(errors="replace").strip("\n")
 
     def _trouble(self, error: GitError, what: str) -> PublishError:
-        said, where = str(error), without_login(self.url)
-        if REFUSED.search(said):
+        output, where = str(error), without_login(self.url)
+        if REFUSED.search(output):
             hint = "check its name and your rights there (git's login; GITHUB_TOKEN with Contents: write; the branch's protection)"
-            return PublishError(f"git may not {what} {where}: {reason(said, REFUSED)}; nothing was published", hint)
-        if UNREACHABLE.search(said):
+            return PublishError(f"git may not {what} {where}: {reason(output, REFUSED)}; nothing was published", hint)
+        if UNREACHABLE.search(output):
             return PublishError(
-                f"{where} cannot be reached: {reason(said, UNREACHABLE)}; nothing was published", "check the network, then repeat"
+                f"{where} cannot be reached: {reason(output, UNREACHABLE)}; nothing was published", "check the network, then repeat"
             )
-        return PublishError(f"git could not {what} {where}: {last_line(said)}; nothing was published", "see git's words, then repeat")
+        return PublishError(f"git could not {what} {where}: {last_line(output)}; nothing was published", "see git's words, then repeat")
 
 
 def as_variables(settings: list[tuple[str, str]], environment: Mapping[str, str]) -> dict[str, str]:
@@ -188,11 +188,11 @@ def without_login(url: str) -> str:
     return re.sub(r"(?<=://)[^/@]*@", "", url)
 
 
-def reason(said: str, pattern: re.Pattern[str]) -> str:
+def reason(output: str, pattern: re.Pattern[str]) -> str:
     """Return the first line of git's output that matches the pattern, else the last line."""
-    return next((without_login(line.strip()) for line in said.splitlines() if pattern.search(line)), last_line(said))
+    return next((without_login(line.strip()) for line in output.splitlines() if pattern.search(line)), last_line(output))
 
 
-def last_line(said: str) -> str:
+def last_line(output: str) -> str:
     """Return the last line that is not blank."""
-    return without_login(next((line.strip() for line in reversed(said.splitlines()) if line.strip()), "it said nothing"))
+    return without_login(next((line.strip() for line in reversed(output.splitlines()) if line.strip()), "it said nothing"))

@@ -67,34 +67,34 @@ def scrubbed_value(value: Any, private: Private) -> Any:
 def rules(private: Private) -> Iterator[Rule]:
     """Yield the rules in order: known values before mere patterns, and a home folder before the user name in it."""
     yield redacted
-    yield replacing(SECRETS, HIDDEN)
+    yield substitution(SECRETS, HIDDEN)
     for secret in longest_first(private.secrets):
         if len(secret) >= SHORTEST_SECRET and secret not in HIDDEN:
-            yield replacing(re.compile(re.escape(secret)), HIDDEN)
+            yield substitution(re.compile(re.escape(secret)), HIDDEN)
     folders = {**dict.fromkeys(private.homes, HOME), private.project: PROJECT}
     for folder in longest_first(folders):
         if len(PurePath(folder).parts) > 1:  # "/" is not private
-            yield replacing(re.compile(rf"{re.escape(folder.rstrip('/'))}(?![\w-])"), folders[folder])
-    yield replacing(HOMES, HOME)
-    yield replacing(EMAILS, EMAIL)
+            yield substitution(re.compile(rf"{re.escape(folder.rstrip('/'))}(?![\w-])"), folders[folder])
+    yield substitution(HOMES, HOME)
+    yield substitution(EMAILS, EMAIL)
     for host in longest_first(private.hosts):
         if host.lower() not in NOBODY and not is_address(host):
             # A name of one word must match in case, because it may also be a word of the report (h100 and H100).
-            yield replacing(whole(host, re.IGNORECASE if re.search(r"[.-]", host) else re.NOFLAG), HOST)
-    yield replacing(PRIVATE_HOSTS, HOST)
+            yield substitution(whole_word(host, re.IGNORECASE if re.search(r"[.-]", host) else re.NOFLAG), HOST)
+    yield substitution(PRIVATE_HOSTS, HOST)
     for user in longest_first(private.users):
         if user.lower() not in NOBODY:
-            yield replacing(whole(user), USER)
-    yield lambda text: IPV6.sub(lambda found: without_address(found.group()), text)
-    yield lambda text: IPV4.sub(lambda found: without_address(found.group()), text)
+            yield substitution(whole_word(user), USER)
+    yield lambda text: IPV6.sub(lambda match: without_address(match.group()), text)
+    yield lambda text: IPV4.sub(lambda match: without_address(match.group()), text)
 
 
-def replacing(pattern: re.Pattern[str], instead: str) -> Rule:
+def substitution(pattern: re.Pattern[str], replacement: str) -> Rule:
     """Return a rule that replaces every match of the pattern."""
-    return lambda text: pattern.sub(instead, text)
+    return lambda text: pattern.sub(replacement, text)
 
 
-def whole(word: str, flags: re.RegexFlag = re.NOFLAG) -> re.Pattern[str]:
+def whole_word(word: str, flags: re.RegexFlag = re.NOFLAG) -> re.Pattern[str]:
     """Return a pattern that matches the word only where it is not part of another."""
     return re.compile(rf"(?<![\w-]){re.escape(word)}(?![\w-])", flags)
 
