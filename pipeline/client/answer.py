@@ -13,7 +13,7 @@ from pipeline.client.sse import SseParser, plain_events
 Blocks = list[tuple[int, bytes]]
 
 
-# msgspec instead of pydantic, whose models cost five times as much: one is decoded for each token.
+# msgspec structs, because one is decoded for each token, and pydantic models cost five times as much.
 class CachedTokens(msgspec.Struct, gc=False):
     cached_tokens: int | None = None
 
@@ -156,12 +156,12 @@ def stamped_events(blocks: Blocks) -> tuple[list[bytes], list[int], bool]:
         return [event for event, _ in pairs], [at for _, at in pairs], False
     stamps = []
     reached = end = 0
-    coming = iter(blocks)
+    remaining = iter(blocks)
     at = 0
     for event in events:
         end += len(event) + 8  # "data: " before, an empty line after
         while reached < end:
-            at, block = next(coming)
+            at, block = next(remaining)
             reached += len(block)
         stamps.append(at)
     return events, stamps, True

@@ -29,26 +29,26 @@ def amid_others(
     When prompts run out, random requests take their place, so the number in flight stays the same.
     """
     waiting, numbers = list(reversed(prompts)), itertools.count(10**6)  # numbers that the load itself does not use
-    counting: dict[Future[TokenAnswer], str] = {}
-    filling: list[Future[TokenAnswer]] = []
-    seen: dict[Future[TokenAnswer], int] = {}
+    pending: dict[Future[TokenAnswer], str] = {}
+    fillers: list[Future[TokenAnswer]] = []
+    peaks: dict[Future[TokenAnswer], int] = {}
     done = 0
-    while waiting or counting:
-        while waiting and len(counting) < at_once:
+    while waiting or pending:
+        while waiting and len(pending) < at_once:
             prompt = waiting.pop()
-            counting[in_background(asker, prompt)] = prompt
-        filling = [future for future in filling if not future.done()]
-        while len(counting) + len(filling) < at_once:
+            pending[in_background(asker, prompt)] = prompt
+        fillers = [future for future in fillers if not future.done()]
+        while len(pending) + len(fillers) < at_once:
             number = next(numbers)
-            filling.append(in_background(asker, LOAD_QUESTION.format(number=number), **{**RANDOM, "seed": number}))
+            fillers.append(in_background(asker, LOAD_QUESTION.format(number=number), **{**RANDOM, "seed": number}))
         now = running()
-        seen |= {future: max(seen.get(future, 0), now) for future in counting if not future.done()}
-        wait(counting, GAUGE_S, FIRST_COMPLETED)
-        for future in [future for future in counting if future.done()]:
+        peaks |= {future: max(peaks.get(future, 0), now) for future in pending if not future.done()}
+        wait(pending, GAUGE_S, FIRST_COMPLETED)
+        for future in [future for future in pending if future.done()]:
             done += 1
             on_progress(done)
-            yield counting.pop(future), future.result(), seen.get(future, 0)
-    wait(filling)  # the next request must be alone
+            yield pending.pop(future), future.result(), peaks.get(future, 0)
+    wait(fillers)  # the next request must be alone
 
 
 def await_running(running: Callable[[], int], others: int) -> None:
@@ -85,16 +85,16 @@ def under_load(asker: Asker, others: int) -> Iterator[None]:
         )
         for number in itertools.count()
     )
-    wanted = threading.Event()
-    wanted.set()
-    load = replace(asker.target, alive=lambda: wanted.is_set() and asker.target.alive())
+    active = threading.Event()
+    active.set()
+    load = replace(asker.target, alive=lambda: active.is_set() and asker.target.alive())
     arguments = (load, payloads, others, asker.settings.timeout_s, lambda: not ending.is_set())
     thread = threading.Thread(target=closed_loop, args=arguments, daemon=True)
     thread.start()
     try:
         yield
     except BaseException:  # do not wait for the load's answers
-        wanted.clear()
+        active.clear()
         raise
     finally:
         ending.set()

@@ -24,7 +24,7 @@ MOST_CHUNKS_S = 6400.0  # the stub keeps its schedule up to this rate; beyond it
 CALIBRATION_TOKENS = 32
 HURRIED_TOKENS, HURRIED_REQUESTS = 500, 64
 ANSWER_S = 60.0
-TRIES = 3  # a moment of noise on the machine is no limit of the client
+TRIES = 3  # a moment of noise on the machine does not disqualify the client
 CEILING_SHARE = 0.5  # the client must be able to take twice the rate that it takes
 
 
@@ -45,12 +45,12 @@ class Calibration(Frozen):
     def trouble(self, budget_ms: float, chunks_s: float, ceiling_chunks_s: float) -> str:
         """Return why figures at this concurrency and chunk rate are invalid, or "" if they are valid."""
         if self.delay_ms_p95 > budget_ms:
-            late = {"delay": Digits(f"{self.delay_ms_p95:.3g}"), "budget": Digits(f"{budget_ms:g}")}
-            return _("the client saw chunks {delay} ms late (p95 against a stub), over its budget of {budget} ms", **late)
+            values = {"delay": Digits(f"{self.delay_ms_p95:.3g}"), "budget": Digits(f"{budget_ms:g}")}
+            return _("the client saw chunks {delay} ms late (p95 against a stub), over its budget of {budget} ms", **values)
         most = self.processes * ceiling_chunks_s
         if chunks_s > CEILING_SHARE * most:
-            came = {"came": round(chunks_s), "most": round(most)}
-            return _("{came} chunks/s came, over half of the {most} that the client can take", **came)
+            rates = {"came": round(chunks_s), "most": round(most)}
+            return _("{came} chunks/s came, over half of the {most} that the client can take", **rates)
         return ""
 
 

@@ -19,8 +19,8 @@ def clock_by(trips: Sequence[tuple[int, int, int]]) -> Clock:
 
     Their time was read at some moment in between, so the midpoint is off by half the round trip at most.
     """
-    sent_ns, their_ns, heard_ns = min(trips, key=lambda trip: trip[2] - trip[0])
-    return Clock(their_ns - (sent_ns + heard_ns) // 2, (heard_ns - sent_ns + 1) // 2)
+    sent_ns, their_ns, received_ns = min(trips, key=lambda trip: trip[2] - trip[0])
+    return Clock(their_ns - (sent_ns + received_ns) // 2, (received_ns - sent_ns + 1) // 2)
 
 
 def clock_between(before: Clock, after: Clock) -> Clock:

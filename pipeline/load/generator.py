@@ -131,14 +131,14 @@ class Channel:
     async def exchange(self, request: bytes, scheduled_ns: int | None = None) -> RawAnswer:
         """Send one request and stamp its response; network errors, and cancellation once `ending` is set, become part of the answer."""
         began = time.perf_counter_ns()
-        used: Connection | None = None
+        connection: Connection | None = None
         error = ""
         try:
             async with asyncio.timeout(self.timeout_s):
-                while used is None or used.was_stale:
-                    used = await self.connection()
+                while connection is None or connection.was_stale:
+                    connection = await self.connection()
                     ended = asyncio.get_running_loop().create_future()
-                    used.ask(request, ended)
+                    connection.ask(request, ended)
                     await ended
         except TimeoutError:
             error = f"TimeoutError: no whole answer within {self.timeout_s:g} s"
@@ -148,14 +148,16 @@ class Channel:
             if not self.ending.is_set():
                 raise
             error = TARGET_GONE
-        if used is None or not used.requests:
+        if connection is None or not connection.requests:
             return RawAnswer(began, 0, [], error, began if scheduled_ns is None else scheduled_ns)
-        if used.reusable and not error:
-            self.idle.append(used)
-        elif used.transport is not None:
-            used.transport.abort()
-        scheduled = used.sent_ns if scheduled_ns is None else scheduled_ns
-        return RawAnswer(used.sent_ns, used.status, used.blocks, error or used.error, scheduled, used.streamed)
+        if connection.reusable and not error:
+            self.idle.append(connection)
+        elif connection.transport is not None:
+            connection.transport.abort()
+        scheduled = connection.sent_ns if scheduled_ns is None else scheduled_ns
+        return RawAnswer(
+            connection.sent_ns, connection.status, connection.blocks, error or connection.error, scheduled, connection.streamed
+        )
 
     async def connection(self) -> Connection:
         """Return an open connection: an idle one, or a new one."""
@@ -191,19 +193,19 @@ def closed_loop(
     waiting = iter(enumerate(payloads))
     raws: dict[int, RawAnswer] = {}
 
-    async def work(lines: Sequence[Channel], number: int) -> None:
+    async def work(channels: Sequence[Channel], number: int) -> None:
         await asyncio.sleep(number * APART_S)
-        while keep_going() and not lines[0].ending.is_set():
+        while keep_going() and not channels[0].ending.is_set():
             index, payload = next(waiting, (-1, None))
             if payload is None:
                 return
-            line = lines[index % len(lines)]
-            raws[index] = await line.exchange(line.route.request(payload))
+            channel = channels[index % len(channels)]
+            raws[index] = await channel.exchange(channel.route.request(payload))
             on_progress(len(raws))
-            if (raws[index].error or raws[index].status >= 500) and not line.ending.is_set():
+            if (raws[index].error or raws[index].status >= 500) and not channel.ending.is_set():
                 await asyncio.sleep(AFTER_FAILURE_S)
 
-    began, ended = run_side_by_side(target, timeout_s, lambda lines: [work(lines, number) for number in range(concurrency)])
+    began, ended = run_side_by_side(target, timeout_s, lambda channels: [work(channels, number) for number in range(concurrency)])
     return report_span(target, [read_answer(raws[index]) for index in sorted(raws)]), ended - began
 
 
@@ -224,16 +226,16 @@ def open_loop(
     raws: dict[int, RawAnswer] = {}
     start = time.perf_counter_ns() + int(LIVENESS_CHECK_S * 1e9) if start_ns is None else start_ns
 
-    async def work(index: int, request: bytes, due_ns: int, line: Channel) -> None:
+    async def work(index: int, request: bytes, due_ns: int, channel: Channel) -> None:
         try:
-            while (left_ns := due_ns - time.perf_counter_ns()) > 0:  # the loop's timers have whole milliseconds, and may fire early
+            while (left_ns := due_ns - time.perf_counter_ns()) > 0:  # the loop's timers have a resolution of 1 ms, and may fire early
                 await asyncio.sleep(left_ns / 1e9)
         except asyncio.CancelledError:
-            if not line.ending.is_set():
+            if not channel.ending.is_set():
                 raise
             raws[index] = RawAnswer(due_ns, 0, [], TARGET_GONE, due_ns)
             return
-        raws[index] = await line.exchange(request, due_ns)
+        raws[index] = await channel.exchange(request, due_ns)
         on_progress(len(raws))
 
     routes = routes_to(target)
@@ -241,7 +243,7 @@ def open_loop(
     due_ns = [start + int(due * 1e9) for due in due_s]
     works = list(zip(requests, due_ns, strict=True))
     _, ended = run_side_by_side(
-        target, timeout_s, lambda lines: [work(index, *each, lines[index % len(lines)]) for index, each in enumerate(works)]
+        target, timeout_s, lambda channels: [work(index, *each, channels[index % len(channels)]) for index, each in enumerate(works)]
     )
     return report_span(target, [read_answer(raws[index]) for index in sorted(raws)]), ended - start / 1e9
 
@@ -268,9 +270,9 @@ def run_side_by_side(
 
     async def supervise() -> tuple[float, float]:
         ending = asyncio.Event()
-        lines = [Channel(route, timeout_s, ending) for route in routes_to(target)]
+        channels = [Channel(route, timeout_s, ending) for route in routes_to(target)]
         began = time.perf_counter()
-        tasks = [asyncio.create_task(work) for work in works(lines)]
+        tasks = [asyncio.create_task(work) for work in works(channels)]
         try:
             while tasks and (await asyncio.wait(tasks, timeout=LIVENESS_CHECK_S))[1]:
                 if not ending.is_set() and not await asyncio.to_thread(target.alive):
@@ -284,8 +286,8 @@ def run_side_by_side(
         finally:
             for task in tasks:  # after Ctrl-C, nobody waits for these
                 task.cancel()
-            for line in lines:
-                line.close()
+            for channel in channels:
+                channel.close()
         return began, ended
 
     import uvloop  # saves an unchanged run 15 ms
@@ -298,10 +300,10 @@ def run_side_by_side(
 @contextmanager
 def uncollected() -> Iterator[None]:
     """Disable the garbage collector inside the block, because it would stop what is timed there for milliseconds."""
-    was = gc.isenabled()
+    was_enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        if was:
+        if was_enabled:
             gc.enable()

@@ -127,9 +127,9 @@ def find_capacity(phases: LoadPhases, settings: BenchConfig, limits: RequestLimi
         batch = phases.open_loop("poisson", rate_per_s, settings.capacity_requests)
         good_percent = 100 * meeting(batch, limits) / len(batch.answers)
         behind = falls_behind(batch)
-        met = good_percent >= settings.capacity_goodput and not behind
-        trials.append(Trial(rate_per_s=round(rate_per_s, 4), goodput_percent=round(good_percent, 2), overloaded=behind, meets=met))
-        return met
+        passes = good_percent >= settings.capacity_goodput and not behind
+        trials.append(Trial(rate_per_s=round(rate_per_s, 4), goodput_percent=round(good_percent, 2), overloaded=behind, meets=passes))
+        return passes
 
     highest(meets, 1.5 * best_per_s, settings.capacity_steps)
     return trials
@@ -137,13 +137,13 @@ def find_capacity(phases: LoadPhases, settings: BenchConfig, limits: RequestLimi
 
 def meeting(batch: Batch, limits: RequestLimits) -> int:
     """Return how many requests meet the limits, with latency counted from the scheduled send."""
-    wanted = (limits.ttft_ms, limits.tpot_ms, limits.e2e_ms)
+    limits_ms = (limits.ttft_ms, limits.tpot_ms, limits.e2e_ms)
     return sum(
         meets_limits(
             ttft_ms(answer.scheduled_ns, answer.first_ns),
             tpot_ms(answer.first_ns, answer.last_ns, answer.tokens) if answer.tokens > 1 else None,
             e2e_ms(answer.scheduled_ns, answer.last_ns),
-            wanted,
+            limits_ms,
         )
         for answer in batch.good
     )

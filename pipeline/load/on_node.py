@@ -76,9 +76,9 @@ class Holder:
     def _last_words(self) -> str:
         assert self._process is not None
         assert self._process.stderr is not None
-        said = self._process.stderr.read().decode(errors="replace").strip().splitlines()
+        lines = self._process.stderr.read().decode(errors="replace").strip().splitlines()
         code = self._process.wait()
-        return said[-1][:300] if said else f"exit code {code}"
+        return lines[-1][:300] if lines else f"exit code {code}"
 
     def end(self) -> None:
         """End the running client."""

@@ -131,13 +131,13 @@ class Processes:
             for worker in workers:
                 send(worker, b"%d\n" % start_ns)
             with ThreadPoolExecutor(len(workers)) as pool:
-                heard = [pool.submit(worker.stdout.read) for worker in workers if worker.stdout is not None]
+                futures = [pool.submit(worker.stdout.read) for worker in workers if worker.stdout is not None]
                 try:
-                    gone = all_heard(heard, alive)
+                    gone = await_results(futures, alive)
                 finally:  # all done, target dead or Ctrl-C: what still runs must end, so that reading from it ends
                     for worker in workers:
                         worker.kill()
-            results = [future.result() for future in heard]
+            results = [future.result() for future in futures]
         finally:
             for worker in workers:
                 worker.kill()
@@ -150,13 +150,13 @@ class Processes:
         return [ClientResult(pickle.loads(result), Clock()) if result else None for result in results]
 
 
-def all_heard(heard: Sequence["Future[bytes]"], alive: Callable[[], bool]) -> bool:
+def await_results(futures: Sequence["Future[bytes]"], alive: Callable[[], bool]) -> bool:
     """Wait for the results, until a process ends without one; tell whether the target died first."""
-    waiting = set(heard)
+    waiting = set(futures)
     while waiting:
         done, waiting = wait(waiting, LIVENESS_CHECK_S, FIRST_COMPLETED)
         if not alive():
-            return bool(waiting) or not all(future.result() for future in heard)
+            return bool(waiting) or not all(future.result() for future in futures)
         if not all(future.result() for future in done):
             return False
     return False
@@ -209,7 +209,7 @@ def loop_of_crew(
     turns = [range(start, len(payloads), count) for start in range(count)]
     parts = [
         LoadShare(
-            turned(target, turn.start),
+            urls_from(target, turn.start),
             [payloads[index] for index in turn],
             in_flight,
             timeout_s,
@@ -232,9 +232,9 @@ def loop_of_crew(
     )
     good = [answer for answer in whole if answer.ok]
     spans_s = (max(answer.last_ns for answer in good) - min(answer.scheduled_ns for answer in good)) / 1e9 if good else 0.0
-    heard = [one for one in results if one is not None]
-    clock_ms = apart_ns([one.clock for one in heard]) / 1e6
-    return Batch(whole, spans_s or time.perf_counter() - began, sum(one.result[1] for one in heard), clock_ms)
+    complete = [one for one in results if one is not None]
+    clock_ms = apart_ns([one.clock for one in complete]) / 1e6
+    return Batch(whole, spans_s or time.perf_counter() - began, sum(one.result[1] for one in complete), clock_ms)
 
 
 def shares(concurrency: int, clients: int) -> list[int]:
@@ -243,7 +243,7 @@ def shares(concurrency: int, clients: int) -> list[int]:
     return [concurrency // count + (number < concurrency % count) for number in range(count)]
 
 
-def turned(target: Endpoint, first: int) -> tuple[str, ...]:
+def urls_from(target: Endpoint, first: int) -> tuple[str, ...]:
     """Return the base URLs of the server and its replicas, starting with the one whose turn payload number `first` is."""
     urls = (target.base_url, *target.replicas)
     return urls[first % len(urls) :] + urls[: first % len(urls)]

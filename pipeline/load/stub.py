@@ -109,11 +109,11 @@ class StubConnection(asyncio.Protocol):
         sent: list[int] = []
         # Built once, because a stub that is slow to send is slow to read.
         before, after = event({"content": f"{'0' * 19} "}).split(b"0" * 19)
-        for number, together in due(tokens, self.schedule.per_chunk, self.schedule.burst):
+        for number, chunks in due(tokens, self.schedule.per_chunk, self.schedule.burst):
             at_ns = received_ns + int(1e6 * (self.schedule.first_ms + number * self.schedule.each_ms))
-            while (left_ns := at_ns - time.perf_counter_ns()) > 0:  # the loop's timers have whole milliseconds, and may fire early
+            while (left_ns := at_ns - time.perf_counter_ns()) > 0:  # the loop's timers have a resolution of 1 ms, and may fire early
                 await asyncio.sleep(left_ns / 1e9)
-            for _ in range(together):
+            for _ in range(chunks):
                 now_ns = time.perf_counter_ns()
                 self.transport.write(b"%s%s%019d%s" % (lead, before, now_ns, after))
                 lead = b""

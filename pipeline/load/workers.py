@@ -41,7 +41,7 @@ class Workers:
         self._names: list[str] = []
         try:
             self._place(address)
-            self._met(urls, say)
+            self._report_placement(urls, say)
         except BaseException:
             self.close()
             raise
@@ -53,7 +53,7 @@ class Workers:
         self.close()
 
     def _place(self, address: str) -> None:
-        cores = sum(found["Resources"].get("CPU", 0.0) for found in self._ray.nodes() if found["Alive"])
+        cores = sum(node["Resources"].get("CPU", 0.0) for node in self._ray.nodes() if node["Alive"])
         if cores < self.count:
             raise MachineError(
                 f"the Ray cluster at {address} has {cores:g} CPUs, and bench.ray_clients asks for {self.count} load clients, a CPU each",
@@ -66,35 +66,35 @@ class Workers:
         holder = self._ray.remote(on_node.Holder).options(**options)
         self._holders = [holder.remote(package) for _ in range(self.count)]
         self._names = ["a node not known yet"] * self.count
-        wheres = [holder.where.remote() for holder in self._holders]
-        _, waiting = self._ray.wait(wheres, num_returns=self.count, timeout=PLACED_S)
+        location_calls = [holder.where.remote() for holder in self._holders]
+        _, waiting = self._ray.wait(location_calls, num_returns=self.count, timeout=PLACED_S)
         if waiting:
             raise MachineError(
                 f"the Ray cluster at {address} has room for {self.count - len(waiting)} of {self.count} load clients now",
                 "wait until others there give their CPUs back, or set bench.ray_clients lower",
             )
-        self._wheres = [self._heard(number, where) for number, where in enumerate(wheres)]
-        self._names = [f"{where['host']} (node {where['node'][:8]})" for where in self._wheres]
+        self._locations = [self._result_of(number, call) for number, call in enumerate(location_calls)]
+        self._names = [f"{where['host']} (node {where['node'][:8]})" for where in self._locations]
 
-    def _met(self, urls: Sequence[str], say: Callable[[str], None]) -> None:
+    def _report_placement(self, urls: Sequence[str], say: Callable[[str], None]) -> None:
         """Report where the clients are; raise MeasureError if they cannot reach the servers."""
         say(f"bench: {counted(self.count, 'load client')} on {counted(self.nodes, 'node')}: {', '.join(sorted(set(self._names)))}")
         own = BOOT.read_text(encoding="ascii").strip()
-        refuse_unreachable(urls, [where["host"] for where in self._wheres if where["boot"] != own])
-        behind = max(where["niceness"] for where in self._wheres)
-        if behind > os.getpriority(os.PRIO_PROCESS, 0):
-            say(f"bench: load clients run with niceness {behind}, so others' work delays them: start Ray there with {NICENESS}=0")
+        refuse_unreachable(urls, [where["host"] for where in self._locations if where["boot"] != own])
+        niceness = max(where["niceness"] for where in self._locations)
+        if niceness > os.getpriority(os.PRIO_PROCESS, 0):
+            say(f"bench: load clients run with niceness {niceness}, so others' work delays them: start Ray there with {NICENESS}=0")
 
     @property
     def nodes(self) -> int:
-        return len({where["node"] for where in self._wheres})
+        return len({where["node"] for where in self._locations})
 
     def run(self, tasks: Sequence[Task], alive: Callable[[], bool]) -> list[ClientResult | None]:
         """Run each task in a new process on its client's node, as described in `Crew.run`."""
         holders = self._holders[: len(tasks)]
-        starting = [holder.start.remote(pickle.dumps(task)) for holder, task in zip(holders, tasks, strict=True)]
-        for number, reference in enumerate(starting):
-            trouble = self._heard(number, reference)
+        start_calls = [holder.start.remote(pickle.dumps(task)) for holder, task in zip(holders, tasks, strict=True)]
+        for number, reference in enumerate(start_calls):
+            trouble = self._result_of(number, reference)
             if trouble:
                 raise MeasureError(
                     f"the load client on {self._names[number]} did not start: {trouble}",
@@ -102,19 +102,19 @@ class Workers:
                 )
         before = [self._clock(number) for number in range(len(tasks))]
         start_ns = time.perf_counter_ns() + LEAD_NS
-        going = [holder.go.remote(start_ns + clock.ahead_ns) for holder, clock in zip(holders, before, strict=True)]
+        run_calls = [holder.go.remote(start_ns + clock.ahead_ns) for holder, clock in zip(holders, before, strict=True)]
         results: dict[int, bytes] = {}
         gone = False
         while len(results) < len(tasks) and not gone:
-            waiting = [reference for number, reference in enumerate(going) if number not in results]
+            waiting = [reference for number, reference in enumerate(run_calls) if number not in results]
             ready, _ = self._ray.wait(waiting, num_returns=1, timeout=LIVENESS_CHECK_S)
             gone = not alive()
             if gone:  # requests without a result from their client by then count as failed
                 self._ray.wait([holder.end.remote() for holder in holders], num_returns=len(holders), timeout=CLOSED_S)
                 ready, _ = self._ray.wait(waiting, num_returns=len(waiting), timeout=CLOSED_S)
             for reference in ready:
-                number = going.index(reference)
-                results[number], trouble = self._heard(number, reference)
+                number = run_calls.index(reference)
+                results[number], trouble = self._result_of(number, reference)
                 if trouble and not gone:
                     raise MeasureError(f"the load client on {self._names[number]} ended in mid-measurement: {trouble}", RUN_AGAIN)
         clocks = before if gone else [clock_between(clock, self._clock(number)) for number, clock in enumerate(before)]
@@ -126,11 +126,11 @@ class Workers:
         trips = []
         for _ in range(TRIPS):
             sent_ns = time.perf_counter_ns()
-            told_ns = self._heard(number, self._holders[number].clock.remote())
-            trips.append((sent_ns, told_ns, time.perf_counter_ns()))
+            their_ns = self._result_of(number, self._holders[number].clock.remote())
+            trips.append((sent_ns, their_ns, time.perf_counter_ns()))
         return clock_by(trips)
 
-    def _heard(self, number: int, reference: Any) -> Any:
+    def _result_of(self, number: int, reference: Any) -> Any:
         """Return the result of a call to a client; raise MeasureError if it failed or the client is lost."""
         try:
             return self._ray.get(reference)
@@ -144,9 +144,9 @@ class Workers:
     def close(self) -> None:
         """End the clients and what they started, and leave the cluster."""
         with suppress(Exception):
-            closing = [holder.close.remote() for holder in self._holders]
-            if closing:
-                self._ray.wait(closing, num_returns=len(closing), timeout=CLOSED_S)
+            close_calls = [holder.close.remote() for holder in self._holders]
+            if close_calls:
+                self._ray.wait(close_calls, num_returns=len(close_calls), timeout=CLOSED_S)
         for holder in self._holders:
             with suppress(Exception):
                 self._ray.kill(holder)
