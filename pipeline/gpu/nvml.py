@@ -122,29 +122,29 @@ class Reading:
     others: tuple[Trouble, ...] = ()
 
 
-def read(chosen: str | None = None) -> Reading:
-    """Return what NVML shows of the devices that `chosen`, or else our environment, selects; never raise NVML's own errors.
+def read(visible_devices: str | None = None) -> Reading:
+    """Return what NVML shows of the devices that `visible_devices`, or else our environment, selects; raise no NVML error.
 
-    `chosen` is a value of CUDA_VISIBLE_DEVICES.
+    `visible_devices` is a value of CUDA_VISIBLE_DEVICES.
     """
     readings: list[Reading] = []
     failed: list[Exception] = []
 
     def ask() -> None:
         try:
-            readings.append(read_now(chosen))
+            readings.append(read_now(visible_devices))
         except Exception as error:  # raised below, in the caller's thread
             failed.append(error)
 
-    asking = threading.Thread(target=ask, daemon=True)
-    asking.start()
-    asking.join(READ_S)
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(READ_S)
     if failed:
         raise failed[0]
     return readings[0] if readings else Reading(None, [], TROUBLES["NVMLError_Timeout"])
 
 
-def read_now(chosen: str | None) -> Reading:
+def read_now(visible_devices: str | None) -> Reading:
     """Return what NVML shows, without a time limit."""
     import pynvml
 
@@ -154,7 +154,7 @@ def read_now(chosen: str | None) -> Reading:
         return Reading(None, [], trouble_of(error))
     try:
         driver = Driver(version=text(pynvml.nvmlSystemGetDriverVersion()), cuda=cuda_version(newest_cuda(pynvml)))
-        return look(pynvml, driver, os.environ.get(VISIBLE_DEVICES) if chosen is None else chosen)
+        return look(pynvml, driver, os.environ.get(VISIBLE_DEVICES) if visible_devices is None else visible_devices)
     except pynvml.NVMLError as error:
         return Reading(None, [], trouble_of(error))
     finally:
@@ -170,34 +170,36 @@ def newest_cuda(pynvml: Any) -> int:
         return int(pynvml.nvmlSystemGetCudaDriverVersion())
 
 
-def look(pynvml: Any, driver: Driver, wanted: str | None) -> Reading:
-    """Return the devices that `wanted`, the value of CUDA_VISIBLE_DEVICES, selects; raise pynvml.NVMLError on failure."""
+def look(pynvml: Any, driver: Driver, visible_devices: str | None) -> Reading:
+    """Return the devices that `visible_devices`, the value of CUDA_VISIBLE_DEVICES, selects; raise pynvml.NVMLError on failure."""
     found, failed = boards(pynvml)
-    chosen, unknown = visible(found, wanted)
+    devices, unknown = visible(found, visible_devices)
     gpus = []
-    for one in chosen:
+    for one in devices:
         try:
             gpus.append(device(pynvml, one))
         except pynvml.NVMLError as error:
             failed.append(BoardFailure(one.index, bool(one.mig), error))
-    hidden = [hides(wanted, unknown)] if wanted is not None and unknown else []
-    broken = [of_board(failure) for failure in failed]
+    hidden = [hides(visible_devices, unknown)] if visible_devices is not None and unknown else []
+    board_troubles = [of_board(failure) for failure in failed]
     if not gpus:
-        return Reading(driver, [], (broken + hidden + empty(found) + [NO_DEVICE])[0])
+        return Reading(driver, [], (board_troubles + hidden + empty(found) + [NO_DEVICE])[0])
     return Reading(
         driver,
         gpus,
         None,
-        tuple(Trouble(f"GPU {bad.index}: {readings.reason}", readings.fix) for bad, readings in zip(failed, broken, strict=True))
+        tuple(Trouble(f"GPU {bad.index}: {trouble.reason}", trouble.fix) for bad, trouble in zip(failed, board_troubles, strict=True))
         + tuple(hidden),
     )
 
 
-def hides(wanted: str, unknown: str) -> Trouble:
+def hides(visible_devices: str, unknown: str) -> Trouble:
     """Return the trouble with an entry that names no device: it ends the list."""
-    if wanted.strip() in ("", "-1"):
-        return Trouble(f"{VISIBLE_DEVICES}={wanted!r} hides every device", NAME_DEVICES)
-    return Trouble(f"{VISIBLE_DEVICES}={wanted}: {unknown} is no device here, and what stands after it counts for nothing", NAME_DEVICES)
+    if visible_devices.strip() in ("", "-1"):
+        return Trouble(f"{VISIBLE_DEVICES}={visible_devices!r} hides every device", NAME_DEVICES)
+    return Trouble(
+        f"{VISIBLE_DEVICES}={visible_devices}: {unknown} is no device here, and what stands after it counts for nothing", NAME_DEVICES
+    )
 
 
 def empty(found: list[Board]) -> list[Trouble]:
@@ -218,25 +220,25 @@ def trouble_of(error: Exception) -> Trouble:
 
 def device(pynvml: Any, one: Device) -> Gpu:
     """Return the description of a device; raise pynvml.NVMLError on failure."""
-    held = memory_of(pynvml, one.handle)
+    memory = memory_of(pynvml, one.handle)
     major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(one.board)
     holders = holders_of(pynvml, one.handle)
     return Gpu(
         index=one.index,
         uuid=one.uuid,
         name=text(pynvml.nvmlDeviceGetName(one.handle)),
-        total_mib=held.total / MIB,
-        free_mib=held.free / MIB,
+        total_mib=memory.total / MIB,
+        free_mib=memory.free / MIB,
         compute_capability=f"{major}.{minor}",
         processes=holders or [],
-        reserved_mib=None if held.reserved is None else held.reserved / MIB,
-        display=lit(pynvml, one.board),
+        reserved_mib=None if memory.reserved is None else memory.reserved / MIB,
+        display=has_display(pynvml, one.board),
         mig=one.mig,
         listed=holders is not None,
     )
 
 
-def lit(pynvml: Any, handle: Any) -> bool | None:
+def has_display(pynvml: Any, handle: Any) -> bool | None:
     """Return whether a screen is active on this device, or None if the driver does not report it."""
     with suppress(pynvml.NVMLError):
         return bool(pynvml.nvmlDeviceGetDisplayActive(handle))
@@ -260,9 +262,9 @@ def holders_of(pynvml: Any, handle: Any) -> list[GpuProcess] | None:
     return result if any(listed is not None for listed in lists) else None
 
 
-def device_used_mib(chosen: str | None = None) -> list[float] | None:
+def device_used_mib(visible_devices: str | None = None) -> list[float] | None:
     """Return the used memory of each device, counted as the sampler does, or None without a device."""
-    reading = read(chosen)
+    reading = read(visible_devices)
     return [gpu.taken_mib for gpu in reading.gpus] if reading.gpus else None
 
 

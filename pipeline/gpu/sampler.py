@@ -34,7 +34,7 @@ def main(folder: Path, samples_per_s: float) -> None:
     processes: list[psutil.Process] = []
     session: int | None = None
     began = last_seen = time.monotonic()
-    listed, share_due = -LIST_EVERY_S, 0.0
+    listed_at, share_due = -LIST_EVERY_S, 0.0
     due = began
     with (folder / "samples.jsonl").open("a", encoding="utf-8", buffering=1) as out:
         while True:
@@ -42,12 +42,12 @@ def main(folder: Path, samples_per_s: float) -> None:
             session = session or read_session(folder / "session")
             sample: dict[str, Any] = {"t": round(at, 3)}
             if session is not None:
-                if at - listed >= LIST_EVERY_S:
-                    processes, listed = in_session(session), at
-                proportional, spent = at >= share_due, time.thread_time()
+                if at - listed_at >= LIST_EVERY_S:
+                    processes, listed_at = in_session(session), at
+                proportional, cpu_start_s = at >= share_due, time.thread_time()
                 sample.update(host_memory(processes, proportional))
                 if proportional:
-                    share_due = at + max(SHARE_EVERY_S, (time.thread_time() - spent) / SHARE_AT_MOST)
+                    share_due = at + max(SHARE_EVERY_S, (time.thread_time() - cpu_start_s) / SHARE_AT_MOST)
             sample.update(watcher.sample(at, {process.pid for process in processes}))
             out.write(json.dumps(sample) + "\n")
             if session is None:

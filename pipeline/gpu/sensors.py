@@ -94,16 +94,16 @@ class Watcher:
     While a call hangs, samples have `gpu_error: Hangs` and no GPU values; the first sample after it ends has them again.
     """
 
-    def __init__(self, opened: Callable[[], "Devices"], open_s: float, hangs_s: float) -> None:
+    def __init__(self, open_devices: Callable[[], "Devices"], open_s: float, hangs_s: float) -> None:
         self.patience_s, self.hangs_s = open_s, hangs_s
         self.requests: queue.SimpleQueue[tuple[float, set[int]]] = queue.SimpleQueue()
         self.samples: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self.hanging = False
-        threading.Thread(target=self.answer, args=(opened,), daemon=True).start()
+        threading.Thread(target=self.answer, args=(open_devices,), daemon=True).start()
 
-    def answer(self, opened: Callable[[], "Devices"]) -> None:
+    def answer(self, open_devices: Callable[[], "Devices"]) -> None:
         """Answer requests for samples, one after the other."""
-        devices = opened()
+        devices = open_devices()
         while True:
             self.samples.put(devices.sample(*self.requests.get()))
 

@@ -80,14 +80,14 @@ def visible(found: Sequence[Board], value: str | None) -> tuple[list[Device], st
     """Return the devices in the variable's order, and its first entry that names none, or "" if all name one."""
     if value is None:
         return [device for board in found for device in board.first()], ""
-    chosen: list[Device] = []
+    devices: list[Device] = []
     for name in (entry.strip() for entry in value.split(",")):
-        named = matching(found, name)
-        if len(named) != 1:
-            return chosen, name or "nothing"
-        if named[0] not in chosen:
-            chosen += named
-    return chosen, ""
+        matches = matching(found, name)
+        if len(matches) != 1:
+            return devices, name or "nothing"
+        if matches[0] not in devices:
+            devices += matches
+    return devices, ""
 
 
 def matching(found: Sequence[Board], name: str) -> list[Device]:

