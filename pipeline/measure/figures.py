@@ -1,11 +1,11 @@
-"""One measured number with what makes it a measurement: unit, n, bounds."""
+"""A measured number with its unit, sample size and bounds."""
 
 from pipeline.message import Sentence
 from pipeline.values import Frozen
 
 
 class Figure(Frozen):
-    """A value with its unit, sample size and 95 % bounds; `value` is None when it could not be measured, with the reason."""
+    """A value with its unit, sample size and 95 % bounds; if it could not be measured, `value` is None and `reason` says why."""
 
     value: float | None
     unit: str
@@ -16,5 +16,5 @@ class Figure(Frozen):
 
 
 def not_measured(unit: str, reason: str) -> Figure:
-    """Return the figure that says why there is no value."""
+    """Return a figure without a value, with the reason."""
     return Figure(value=None, unit=unit, n=0, reason=reason)

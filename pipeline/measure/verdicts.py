@@ -1,7 +1,8 @@
-"""From a figure and a target to a verdict. Pure.
+"""Verdict on a figure by its target. Pure.
 
-PASS: figure and confidence bound meet the target. INCONCLUSIVE: the figure does, its bound or its n does not.
-FAIL: the figure does not, or not one request succeeded. NOT_MEASURED: there is no figure, with the reason. SIMULATED: not from a real vLLM.
+PASS: the figure and its confidence bound meet the target. INCONCLUSIVE: the figure does, but its bound or its n does not. FAIL:
+the figure does not, or no request succeeded. NOT_MEASURED: there is no figure, with the reason. SIMULATED: the server was not
+proven to be a real vLLM.
 """
 
 import math
@@ -28,7 +29,7 @@ SIGNS = {"<": "<", "<=": "≤", ">": ">", ">=": "≥", "==": "="}
 
 @dataclass(frozen=True)
 class Judgement:
-    """A verdict and the words for it."""
+    """A verdict and its reason."""
 
     verdict: Verdict
     reason: str
@@ -44,10 +45,10 @@ def judge(figure: Figure | None, comparator: str, target: float, min_n: int, by_
     if simulated:
         return Judgement("SIMULATED", _("not measured on a server proven to be a real vLLM"))
     meets = COMPARE[comparator]
-    said = shown(figure.value, figure.low, figure.high, (target, *ends_of(figure.unit)))
+    text = shown(figure.value, figure.low, figure.high, (target, *ends_of(figure.unit)))
     limit = {"sign": SIGNS[comparator], "target": Digits(f"{target:g}")}
     if not meets(figure.value, target):
-        return Judgement("FAIL", _("{value} is not {sign} {target}", value=said.value, **limit))
+        return Judgement("FAIL", _("{value} is not {sign} {target}", value=text.value, **limit))
     if figure.n < min_n:
         return Judgement("INCONCLUSIVE", _("n = {n}, at least {needed} needed", n=figure.n, needed=min_n))
     if by_bound:
@@ -55,18 +56,18 @@ def judge(figure: Figure | None, comparator: str, target: float, min_n: int, by_
         if bound is None or not math.isfinite(bound):
             return Judgement("INCONCLUSIVE", _("n = {n} is too small for a confidence bound", n=figure.n))
         if not meets(bound, target):
-            edge = said.high if comparator in ("<", "<=") else said.low
+            edge = text.high if comparator in ("<", "<=") else text.low
             return Judgement("INCONCLUSIVE", _("the 95 % bound {value} is not {sign} {target}", value=edge, **limit))
     return Judgement("PASS", "")
 
 
 def digits(value: float) -> Digits:
-    """Return `value` with four significant digits, whole from 1000 on."""
+    """Return `value` with four significant digits, without decimals from 1000 on."""
     return Digits(f"{value:.4g}" if abs(value) < 1000 else f"{value:.0f}")
 
 
 def exit_code(judgements: Iterable[tuple[Judgement, bool]]) -> int:
-    """Return 2 when a gate that counts was not measured or none counts, else 1 when one does not pass, else 0."""
+    """Return 2 if a gate that counts was not measured or no gate counts, else 1 if one does not pass, else 0."""
     verdicts = {judgement.verdict for judgement, counts in judgements if counts}
     if not verdicts or verdicts & {"NOT_MEASURED", "SIMULATED"}:
         return 2
