@@ -1,15 +1,15 @@
-"""The report once more, with the sweep that has just ended."""
+"""Render the report again, with the sweep that has just ended."""
 
 from pipeline.dag import NOTES
 from pipeline.engine.fingerprint import differences
 from pipeline.engine.pipeline import Pipeline
 from pipeline.report.stage import Report
 
-ASIDE = {"schema", "code", *NOTES.values()}  # of the report's fingerprint: what makes no other report of it than the sweep does
+ASIDE = {"schema", "code", *NOTES.values()}  # parts of the fingerprint that may differ, as the sweep's note does
 
 
 def render_again(pipeline: Pipeline, output: str) -> str:
-    """Render the report where nothing but the sweep is new in it; return what was done, or what a person can do."""
+    """Render the report if only the sweep is new in it; return what was done, or what a person can do."""
     stage = pipeline.stage("report")
     outcome = pipeline.outcome(Report)
     if outcome.data is None or outcome.envelope is None:
