@@ -17,7 +17,7 @@ NICENESS = "RAY_worker_niceness"  # Ray's own spelling
 QUIET = {"log_to_driver": False, "logging_level": logging.CRITICAL}
 
 
-def join_cluster(address: str | None, setting: str, install: str, **own: Any) -> Any:
+def join_cluster(address: str | None, setting: str, install: str, **resources: Any) -> Any:
     """Join the cluster at `address`, or start our own with these resources; return the ray module.
 
     MachineError names the `setting` that the address came from, or says how to `install` Ray.
@@ -31,7 +31,7 @@ def join_cluster(address: str | None, setting: str, install: str, **own: Any) ->
         if address is None:
             # Ray raises the niceness of its workers, which servers would inherit.
             os.environ[NICENESS] = str(os.getpriority(os.PRIO_PROCESS, 0))
-            ray.init(address="local", include_dashboard=False, **own, **QUIET)
+            ray.init(address="local", include_dashboard=False, **resources, **QUIET)
         else:
             answering(address, setting)
             ray.init(address=address, **QUIET)

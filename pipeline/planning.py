@@ -119,10 +119,10 @@ def card(machine: Machine, total_mib: float | None, ours: bool, settings: ServeC
         return Card(name="a GPU", total_mib=total_mib, available_mib=total_mib, reason="--total-mib")
     if not machine.gpus:
         return Card(name=LAPTOP, total_mib=LAPTOP_MIB, available_mib=LAPTOP_MIB, reason=f"the guide's card, because {machine.reason}")
-    used = devices(machine.gpus, settings)
-    smallest = min(used, key=lambda gpu: gpu.total_mib)
-    free = smallest.total_mib if ours else min(gpu.free_mib for gpu in used)
-    reason = "check-gpu" if len(used) == 1 else f"check-gpu, the smallest of {len(used)} that share the model"
+    gpus = devices(machine.gpus, settings)
+    smallest = min(gpus, key=lambda gpu: gpu.total_mib)
+    free = smallest.total_mib if ours else min(gpu.free_mib for gpu in gpus)
+    reason = "check-gpu" if len(gpus) == 1 else f"check-gpu, the smallest of {len(gpus)} that share the model"
     return Card(name=smallest.name, total_mib=smallest.total_mib, available_mib=free, reason=reason)
 
 
@@ -191,8 +191,8 @@ def survey(layers: Layers, machine: Machine, workspace: Workspace, total_mib: fl
     requested, origin = layers.profile
     first: str | None = requested
     if requested == "auto":
-        alone = card(machine, total_mib, ours, ServeConfig())
-        first = profile_for(layers.config(None).gpu, alone.total_mib)
+        default_card = card(machine, total_mib, ours, ServeConfig())
+        first = profile_for(layers.config(None).gpu, default_card.total_mib)
     config = layers.config(first)
     at = card(machine, total_mib, ours, config.serve)
     library = Library(machine, workspace)

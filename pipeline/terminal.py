@@ -194,20 +194,20 @@ class Moving(Silent):
 
     @contextmanager
     def running(self, name: str, reason: str) -> Iterator[None]:
-        activity, over = Activity(name, clip(reason), time.monotonic()), threading.Event()
-        drawing = threading.Thread(target=self._draw, args=(activity, over), daemon=True)
+        activity, finished = Activity(name, clip(reason), time.monotonic()), threading.Event()
+        drawing = threading.Thread(target=self._draw, args=(activity, finished), daemon=True)
         with self._activities.with_own(activity):
             drawing.start()
             try:
                 yield
             finally:
-                over.set()
+                finished.set()
                 drawing.join()
 
-    def _draw(self, activity: Activity, over: threading.Event) -> None:
-        """Draw all activities until `activity` is over, whenever it is the oldest of them."""
+    def _draw(self, activity: Activity, finished: threading.Event) -> None:
+        """Draw all activities until `finished` is set, whenever `activity` is the oldest of them."""
         turn = 0
-        while not over.wait(MOVE_S):
+        while not finished.wait(MOVE_S):
             turn += 1
             activities = list(self._activities)
             if activities[0] is activity:

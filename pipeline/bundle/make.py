@@ -101,7 +101,7 @@ def claim(output: Path) -> None:
 def fetch_wheels(order: BundleOrder, sets: list[str], folder: Path, workspace: Workspace) -> int:
     """Make `folder` hold exactly the wheels of the sets; return their number."""
     folder.mkdir(exist_ok=True)
-    kept: set[Path] = set()
+    wheels: set[Path] = set()
     for name in sets:
         server = name == f"{order.chosen.name}.txt"
         target = Platform(order.chosen.python, order.target.glibc_minor) if server else order.target
@@ -109,11 +109,11 @@ def fetch_wheels(order: BundleOrder, sets: list[str], folder: Path, workspace: W
         if server:
             found = with_places(found, order.chosen, target, os.environ)
         workspace.say(f"{name}: {len(found)} packages for Python {target.python}")
-        kept |= fetch(found, target, folder, workspace.progress(name, len(found)))
+        wheels |= fetch(found, target, folder, workspace.progress(name, len(found)))
     for path in folder.iterdir():
-        if path not in kept:
+        if path not in wheels:
             path.unlink()
-    return len(kept)
+    return len(wheels)
 
 
 def fetch_model(settings: ModelConfig, models: Path, workspace: Workspace) -> BundledModel:

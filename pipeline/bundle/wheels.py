@@ -84,28 +84,28 @@ class Pin:
         return " ".join([what, *(f"--hash=sha256:{one}" for one in sorted(self.hashes))])
 
 
-def target_platform(text: str | None, chosen: VllmSet) -> int:
+def target_platform(text: str | None, vllm_set: VllmSet) -> int:
     """Return the minor version of glibc 2 of `text`, or of the platform that the set is pinned for; BundleError for another system."""
     if text is None:
-        return GLIBC_MINOR[chosen.name]
+        return GLIBC_MINOR[vllm_set.name]
     found = PLATFORM.fullmatch(text)
     if found is None:
         raise BundleError(
             f"--platform: {text!r} is none that the pinned vLLM sets are for", "name one like manylinux_2_35_x86_64 (Linux, glibc 2.35)"
         )
-    if int(found[1]) < GLIBC_MINOR[chosen.name]:
+    if int(found[1]) < GLIBC_MINOR[vllm_set.name]:
         raise BundleError(
-            f"--platform: {chosen.name} is pinned for glibc 2.{GLIBC_MINOR[chosen.name]}, {text} is older",
+            f"--platform: {vllm_set.name} is pinned for glibc 2.{GLIBC_MINOR[vllm_set.name]}, {text} is older",
             f"sets: {', '.join(f'{entry.name} 2.{GLIBC_MINOR[entry.name]}' for entry in SETS)}",
         )
     return int(found[1])
 
 
-def target_python(text: str | None, chosen: VllmSet) -> str:
+def target_python(text: str | None, vllm_set: VllmSet) -> str:
     """Return the Python of the pipeline's own environment there; by default the one that the server needs anyway."""
     if text is not None and text not in PYTHONS:
         raise BundleError(f"--python: {text!r} is none that the pipeline runs on", f"name one of {', '.join(PYTHONS)}")
-    return text or chosen.python
+    return text or vllm_set.python
 
 
 def pins(requirements: str, target: Platform) -> list[Pin]:
@@ -187,10 +187,10 @@ def trouble(output: str) -> tuple[str, str]:
     return f"pip failed: {last}", "see `pip config list`, then run it again: what is whole is kept"
 
 
-def with_places(all_pins: Sequence[Pin], chosen: VllmSet, target: Platform, environment: Mapping[str, str]) -> list[Pin]:
+def with_places(all_pins: Sequence[Pin], vllm_set: VllmSet, target: Platform, environment: Mapping[str, str]) -> list[Pin]:
     """Return the pins, with a URL for the CPU build of torch: uv knows the index that carries it, pip does not."""
     folders = packages.pip_locations(environment, packages.pip_files(environment)).get("find-links", [])
-    if "+cpu" not in chosen.torch or any(any(Path(one.removeprefix("file://")).glob(f"torch-{chosen.torch}-*.whl")) for one in folders):
+    if "+cpu" not in vllm_set.torch or any(any(Path(one.removeprefix("file://")).glob(f"torch-{vllm_set.torch}-*.whl")) for one in folders):
         return list(all_pins)
     places = dict(locate([pin for pin in all_pins if pin.name == "torch"], target, environment))
     return [replace(pin, place=places.get(pin.name)) for pin in all_pins]

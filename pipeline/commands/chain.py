@@ -100,9 +100,9 @@ def server_state(session: Session) -> tuple[list[str], dict[str, object]]:
     if launch is None:
         return ["server: not running"], {"state": "not running"}
     if not state.is_running(launch):
-        left, cause = len(state.members(launch)), gone(launch, workspace)
-        line = f"{cause.message} (pid {launch.pid}, {left} processes left; `./inv stop` cleans up)\n  → {cause.hint}"
-        return [line], {"state": "died", "pid": launch.pid, "cause": cause.message, "processes_left": left}
+        processes_left, cause = len(state.members(launch)), gone(launch, workspace)
+        line = f"{cause.message} (pid {launch.pid}, {processes_left} processes left; `./inv stop` cleans up)\n  → {cause.hint}"
+        return [line], {"state": "died", "pid": launch.pid, "cause": cause.message, "processes_left": processes_left}
     answers = control_of(launch, workspace).answers()
     answer_text = "answers" if answers else "does not answer (starting?)"
     line = f"server: {launch.base_url}/v1  model {launch.model}  pid {launch.pid}  {answer_text}  log {launch.log}"

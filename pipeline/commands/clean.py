@@ -10,7 +10,7 @@ from pipeline.server import state
 from pipeline.terminal import Output
 
 FILES = {".gitignore", ".lock", ".lock-holder"}
-MEASUREMENTS = {"runs", "noise.json", "sweep", "sweep.json"}  # cannot be restored by running a command
+MEASUREMENTS = {"runs", "noise.json", "sweep", "sweep.json"}  # kept, because they cannot be reproduced
 
 
 def clean(root: Path, everything: bool) -> Output:

@@ -83,22 +83,22 @@ def examine(config: Config, machine: Machine, by_hand: bool, workspace: Workspac
     """
     yield from gpu(machine, config, by_hand)
     try:
-        chosen, reason = choose_set(config.install.set, machine)
+        vllm_set, reason = choose_set(config.install.set, machine)
     except InstallError as error:
         yield Finding("FAIL", "vLLM", error.message, error.hint)
-        chosen = CPU_SET
+        vllm_set = CPU_SET
     else:
-        yield vllm(chosen, reason, machine)
+        yield vllm(vllm_set, reason, machine)
     installed = read_marker(workspace.server_environment) is not None
     folder = model_folder(config.model, machine, workspace)
     yield disk(
         shutil.disk_usage(workspace.root).free / GIB,
-        0 if installed else max(config.install.min_free_gib, chosen.min_free_gib),
+        0 if installed else max(config.install.min_free_gib, vllm_set.min_free_gib),
         config.model.min_free_gib,
     )
-    yield from compiler(config, chosen, machine, workspace)
+    yield from compiler(config, vllm_set, machine, workspace)
     yield model(config, folder)
-    yield from memory(config, chosen, machine, folder, workspace)
+    yield from memory(config, vllm_set, machine, folder, workspace)
     yield shared_memory(Path("/dev/shm"))
     yield port(config.serve, workspace)
     yield host(config.serve)
@@ -122,13 +122,13 @@ def gpu(machine: Machine, config: Config, by_hand: bool) -> Iterator[Finding]:
             yield Finding("OK", f"GPU {device.index}", seen)
 
 
-def vllm(chosen: VllmSet, reason: str, machine: Machine) -> Finding:
+def vllm(vllm_set: VllmSet, reason: str, machine: Machine) -> Finding:
     """Judge driver and compute capability against the vLLM set that install would choose."""
-    seen = f"{chosen.distribution} {chosen.vllm} ({reason})"
-    if chosen.min_driver and machine.driver is not None:
+    seen = f"{vllm_set.distribution} {vllm_set.vllm} ({reason})"
+    if vllm_set.min_driver and machine.driver is not None:
         major = machine.driver.version.split(".", 1)[0]
-        if major.isdecimal() and int(major) < chosen.min_driver:
-            fix = f"update the driver to {chosen.min_driver} or newer, or leave install.set at auto"
+        if major.isdecimal() and int(major) < vllm_set.min_driver:
+            fix = f"update the driver to {vllm_set.min_driver} or newer, or leave install.set at auto"
             return Finding("FAIL", "vLLM", f"{seen}; the driver is {machine.driver.version}, CUDA {machine.driver.cuda}", fix)
         old = [device for device in machine.gpus if BFLOAT16 in unmet(device.compute_capability)]
         if old:
@@ -143,19 +143,19 @@ def disk(free_gib: float, for_vllm_gib: float, to_spare_gib: float) -> Finding:
     return Finding("OK", "disk", seen) if free_gib >= needed else Finding("FAIL", "disk", seen, "free some disk space, or move the project")
 
 
-def compiler(config: Config, chosen: VllmSet, machine: Machine, workspace: Workspace) -> Iterator[Finding]:
+def compiler(config: Config, vllm_set: VllmSet, machine: Machine, workspace: Workspace) -> Iterator[Finding]:
     """Look for the compiler and Python headers that torch.compile (on the processor) and Triton (on a GPU) need."""
-    settings = settle(config.serve, machine.host, chosen.distribution)
-    toolchain = compiler_for(settings, chosen.distribution)
+    settings = settle(config.serve, machine.host, vllm_set.distribution)
+    toolchain = compiler_for(settings, vllm_set.distribution)
     if toolchain is None:
         yield Finding("OK", "compiler", "not needed: nothing is compiled (serve.enforce_eager)")
         return
-    fix = toolchain.install + ("; or set serve.enforce_eager=true" if chosen == CPU_SET else "")
+    fix = toolchain.install + ("; or set serve.enforce_eager=true" if vllm_set == CPU_SET else "")
     environment = {**os.environ, **settings.env}
     path = toolchain.path(environment)
     yield Finding("OK", "compiler", path) if path else Finding("FAIL", "compiler", toolchain.missing(environment), fix)
-    python = servers_python(config.install, chosen, workspace)
-    if python == chosen.python:
+    python = servers_python(config.install, vllm_set, workspace)
+    if python == vllm_set.python:
         yield Finding("OK", "Python headers", f"uv fetches Python {python}, which brings them")
     elif compilers.has_headers(python, environment):
         yield Finding("OK", "Python headers", f"there ({python})")
@@ -163,11 +163,11 @@ def compiler(config: Config, chosen: VllmSet, machine: Machine, workspace: Works
         yield Finding("FAIL", "Python headers", f"{toolchain.headers_missing}: {python} has none", fix)
 
 
-def servers_python(settings: InstallConfig, chosen: VllmSet, workspace: Workspace) -> str:
+def servers_python(settings: InstallConfig, vllm_set: VllmSet, workspace: Workspace) -> str:
     """Return the server's Python, or before its installation the one that install would choose: a path, or a version that uv fetches."""
     if settings.python:
         return str(Path(settings.python).expanduser())
-    return str(workspace.server_python) if workspace.server_python.exists() else fastest(chosen.python, workspace)
+    return str(workspace.server_python) if workspace.server_python.exists() else fastest(vllm_set.python, workspace)
 
 
 def model(config: Config, folder: Path) -> Finding:
@@ -189,10 +189,10 @@ def model(config: Config, folder: Path) -> Finding:
     return Finding("OK", "model", f"{settings.repo}: {size_gib:.1f} GiB to download; {token}")
 
 
-def memory(config: Config, chosen: VllmSet, machine: Machine, folder: Path, workspace: Workspace) -> Iterator[Finding]:
+def memory(config: Config, vllm_set: VllmSet, machine: Machine, folder: Path, workspace: Workspace) -> Iterator[Finding]:
     """Judge model and settings against the memory of the device, or of the host on the processor."""
     available_mib = psutil.virtual_memory().available / MIB
-    if chosen == CPU_SET:
+    if vllm_set == CPU_SET:
         cache_gib = float(config.serve.env.get(CPU_CACHE, 0))
         yield host_memory(available_mib, weights_mib(folder), cache_gib)
         return
@@ -200,7 +200,7 @@ def memory(config: Config, chosen: VllmSet, machine: Machine, folder: Path, work
     conflict = None if ours is not None and state.is_running(ours) else crowded(machine.gpus, config.serve)
     if conflict is not None:
         yield Finding("FAIL", "memory", *conflict)
-    fit = plan_of(config.serve, machine.gpus, chosen.distribution, folder)
+    fit = plan_of(config.serve, machine.gpus, vllm_set.distribution, folder)
     if fit is None:
         yield Finding("OK", "memory", "the plan is known after download-model")
     else:
@@ -269,7 +269,7 @@ def host(settings: ServeConfig) -> Finding:
 
 
 def left_over(workspace: Workspace) -> Finding:
-    """Look for what a server that was not stopped properly has left."""
+    """Look for what remains of a server that was not stopped properly."""
     try:
         launch = state.read(workspace)
     except ServerError as error:

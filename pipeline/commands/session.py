@@ -63,7 +63,7 @@ class Session:
 
     def __init__(self, root: Path, options: Options, silent: bool = False) -> None:
         self.workspace = Workspace(root, Silent() if silent else screen(options.quiet), open_bundle(root, options.bundle))
-        # Set before a download thread can read the environment. By default its logs go to the user's home.
+        # Set before a download thread can read the environment; by default xet writes its logs to the user's home.
         os.environ.setdefault("HF_XET_CACHE", str(self.workspace.cache / "xet"))
         self.options = options
         self.layers: Layers = load_layers(root / CONFIG_FILE, os.environ, options.sets, options.profile)

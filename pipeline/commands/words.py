@@ -48,7 +48,7 @@ def stop_line(launch: Launch, closing: Closing) -> str:
     port = "free" if closing.port_free else "still taken"
     residual, memory = closing.residual(), ""
     if residual is not None:
-        left = "NOT_MEASURED" if residual.value is None else f"{residual.value:.0f} MiB"
-        memory = f"; VRAM residual {left}" + (f" ({residual.reason})" if residual.reason else "")
+        residual_text = "NOT_MEASURED" if residual.value is None else f"{residual.value:.0f} MiB"
+        memory = f"; VRAM residual {residual_text}" + (f" ({residual.reason})" if residual.reason else "")
     what = f"stopped pid {launch.pid} in {closing.took_s:.1f} s" if closing.was_running else f"nothing was left of pid {launch.pid}"
     return f"{what}{killed}; port {launch.port} is {port}{memory}"

@@ -75,8 +75,8 @@ class Layers:
             for key in path:
                 values = values.get(key) if isinstance(values, dict) else None
             if isinstance(values, dict):
-                of = f" (profile {profile})" if profile is not None and layer is self.profiles[profile] else ""
-                found |= {key: f"{nearest_origin(layer.origins, (*path, key))}{of}" for key in (values if found else ("",))}
+                suffix = f" (profile {profile})" if profile is not None and layer is self.profiles[profile] else ""
+                found |= {key: f"{nearest_origin(layer.origins, (*path, key))}{suffix}" for key in (values if found else ("",))}
         return found
 
     def _layers(self, profile: str | None) -> list[Layer]:

@@ -42,17 +42,17 @@ class CodeDigests:
 
     def digest(self, module: str) -> str:
         """Return 16 hex digits for `module` and every project module that it imports, directly or indirectly."""
-        seen: dict[str, str] = {}
+        digests: dict[str, str] = {}
         waiting = [module]
         while waiting:
             name = waiting.pop()
-            if name in seen or name in CONTRACT or (name.startswith(STAGES) and name != module):
+            if name in digests or name in CONTRACT or (name.startswith(STAGES) and name != module):
                 continue
             if name not in self._seen:
                 self._seen[name] = self._module(name)
-            seen[name], imports = self._seen[name]
+            digests[name], imports = self._seen[name]
             waiting.extend(imports)
-        return hashlib.sha256(json.dumps(sorted(seen.items())).encode()).hexdigest()[:16]
+        return hashlib.sha256(json.dumps(sorted(digests.items())).encode()).hexdigest()[:16]
 
     def save(self) -> None:
         """Write the cache if it has changed."""

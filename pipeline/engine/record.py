@@ -20,7 +20,7 @@ from pipeline.values import Frozen
 
 SCHEMA_VERSION = 2  # of the envelope; version 1 does not name the form of its data
 SOAK_NOTE = "soak"  # the record of a soak, which no stage makes
-SWEEP_NOTE = "sweep"  # that of a sweep
+SWEEP_NOTE = "sweep"  # the record of a sweep, likewise
 BLOCKED = "blocked"  # the failure kind of a stage that has no data through no fault of its own
 UNKNOWN_FORM = "its record has no form that this program knows"
 LATER = "update this program, or remove the file to run the stage again"

@@ -18,11 +18,12 @@ StageState = Literal["made", "unchanged", "left out", "failed", "blocked"]
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage: a function whose parameters name what it needs, and whose return type names what it makes.
+    """One step of the pipeline, described by the signature of its function.
 
     `observes` marks a stage that inspects the machine and so always runs. `present` tells from a record whether the thing that it
     describes (an environment, files, a running server) still exists; it is called only when that thing is needed. `called` replaces
-    the function's name, for a stage that takes the place of another. An `exclusive` stage runs beside no other, as measurements must.
+    the function's name, for a stage that takes the place of another. An `exclusive` stage never runs beside another, as measurements
+    require.
     """
 
     function: Callable[..., Artifact]

@@ -23,7 +23,7 @@ CANCELLED = 130
 BUSY = 75  # EX_TEMPFAIL
 POLL_S = 0.1
 SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER: orphans of the commands become our children
-end_signals: list[int] = []  # received by this process itself
+end_signals: list[int] = []  # the signals that asked this process to end
 
 
 class Cancelled(Exception):  # noqa: N818
@@ -90,12 +90,12 @@ def closed(wait_s: float) -> bool:
 
 def kill_rest() -> None:
     """Kill every descendant of this process."""
-    own = psutil.Process()
-    while left := [child for child in own.children(recursive=True) if child.status() != psutil.STATUS_ZOMBIE]:
-        for child in left:
+    this_process = psutil.Process()
+    while survivors := [child for child in this_process.children(recursive=True) if child.status() != psutil.STATUS_ZOMBIE]:
+        for child in survivors:
             with suppress(psutil.Error):
                 child.kill()
-        psutil.wait_procs(left, timeout=5)
+        psutil.wait_procs(survivors, timeout=5)
 
 
 def in_child() -> int | None:

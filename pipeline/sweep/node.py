@@ -78,8 +78,8 @@ class Runner:
         assert self._guard.stderr is not None
         message = self._guard.stderr.read().decode(errors="replace")
         code = self._guard.wait()
-        archive, left = (None, []) if project is None else packed(folder, order["most_bytes"])
-        return {"code": code, "took_s": time.monotonic() - began, "said": message.strip()[-500:], "archive": archive, "left": left}
+        archive, left_out = (None, []) if project is None else packed(folder, order["most_bytes"])
+        return {"code": code, "took_s": time.monotonic() - began, "said": message.strip()[-500:], "archive": archive, "left": left_out}
 
     def stop(self) -> bool:
         """End the cell and everything it started; return when that is done."""
@@ -149,8 +149,8 @@ def port_of(folder: Path) -> int:
 
 def environment(variables: dict[str, str]) -> dict[str, str]:
     """Return the cell's environment: this node's without the variables in DROPPED, plus the driver's `variables`."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(DROPPED)}
-    return {**kept, **variables}
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(DROPPED)}
+    return {**inherited, **variables}
 
 
 def unpacked(project: bytes, local: Path, code: str) -> Path:
@@ -170,12 +170,12 @@ def unpacked(project: bytes, local: Path, code: str) -> Path:
 
 def packed(folder: Path, most_bytes: int) -> tuple[bytes, list[str]]:
     """Return the cell's files as an archive, and the folders left out to keep it small enough."""
-    left: list[str] = []
+    left_out: list[str] = []
     while True:
-        archive = archive_of(folder, [folder / "artifacts" / name for name in left])
-        if len(archive) <= most_bytes or len(left) == len(LARGE):
-            return archive, left
-        left.append(LARGE[len(left)])
+        archive = archive_of(folder, [folder / "artifacts" / name for name in left_out])
+        if len(archive) <= most_bytes or len(left_out) == len(LARGE):
+            return archive, left_out
+        left_out.append(LARGE[len(left_out)])
 
 
 def archive_of(folder: Path, without: list[Path]) -> bytes:

@@ -60,9 +60,9 @@ class Nodes:
     """A Ray cluster: our own on this machine, or the one at `address`."""
 
     def __init__(self, address: str | None, gpus: int, object_store_mib: int) -> None:
-        own = {"num_cpus": os.cpu_count() or 1, "num_gpus": gpus, "object_store_memory": object_store_mib * MIB}
+        resources = {"num_cpus": os.cpu_count() or 1, "num_gpus": gpus, "object_store_memory": object_store_mib * MIB}
         install = "run it as `./inv sweep`, which installs it"
-        self.ray: Any = join_cluster(address, "--ray-address", install, **({} if address else own))
+        self.ray: Any = join_cluster(address, "--ray-address", install, **({} if address else resources))
         self.ray.cloudpickle.register_pickle_by_value(on_node)
 
     def alive(self) -> list[Mapping[str, float]]:

@@ -14,7 +14,10 @@ def render_again(pipeline: Pipeline, output: str) -> str:
     outcome = pipeline.outcome(Report)
     if outcome.data is None or outcome.envelope is None:
         return f"{output}: left alone, as there is no report on record here; `./inv all` makes one, and shows the sweep in it"
-    old, new = ({key: value for key, value in of.items() if key not in ASIDE} for of in (outcome.envelope.because, pipeline.because(stage)))
+    old, new = (
+        {key: value for key, value in fingerprint.items() if key not in ASIDE}
+        for fingerprint in (outcome.envelope.because, pipeline.because(stage))
+    )
     changed = differences(old, new)
     if changed:
         return f"{outcome.data.path}: left alone, as it is of something else ({changed[0]}); `./inv report --only` shows the sweep in it"

@@ -165,13 +165,13 @@ class Sweeping:
         self._write(finished=False)
         try:
             if orders:
-                own = nodes or self._nodes()
+                open_nodes = nodes or self._nodes()
                 try:
                     listener = Listener(self.say, self._on_start, self._on_end)
-                    Placing(own, self.workspace.root, self.settings.retries, STOP_S, listener, self.shared).run(orders)
+                    Placing(open_nodes, self.workspace.root, self.settings.retries, STOP_S, listener, self.shared).run(orders)
                 finally:
                     if nodes is None:
-                        own.close()
+                        open_nodes.close()
         except BaseException:
             for folder, record in self._records.items():
                 if record.state == "waiting":
@@ -191,15 +191,15 @@ class Sweeping:
 
     def _config(self, cell: Cell, origin: str) -> tuple[Config, str]:
         """Return the cell's settings and profile; ConfigError names the wrong axis."""
-        own = [single_value(*text.partition("=")[::2], origin) for text in cell.sets]
-        layers = replace(self.layers, overrides=(*self.layers.overrides, *own))
+        cell_layers = [single_value(*text.partition("=")[::2], origin) for text in cell.sets]
+        layers = replace(self.layers, overrides=(*self.layers.overrides, *cell_layers))
         base_profile, _ = layers.profile
         profile = cell.profile or base_profile
-        chosen = self.machine.profile if profile == "auto" else profile
-        if chosen not in layers.profiles:
-            near = nearest(chosen, layers.profiles)
-            raise ConfigError(f"{origin}: no profile {chosen!r}{near}", f"profiles: {', '.join(sorted(layers.profiles))}, auto")
-        return layers.config(chosen), chosen
+        profile_name = self.machine.profile if profile == "auto" else profile
+        if profile_name not in layers.profiles:
+            near = nearest(profile_name, layers.profiles)
+            raise ConfigError(f"{origin}: no profile {profile_name!r}{near}", f"profiles: {', '.join(sorted(layers.profiles))}, auto")
+        return layers.config(profile_name), profile_name
 
     def _jobs(self, nodes: Nodes | None) -> tuple[list[Job], str]:
         """Return the cells with how they fit, and the words for the machine or cluster they were planned for."""
@@ -247,7 +247,7 @@ class Sweeping:
     def _order(self, job: Job) -> CellOrder:
         root = self.workspace.root
         (self.folder / job.cell.folder / results.CELL_FILE).unlink(missing_ok=True)  # after a crash the cell counts as not run
-        own = {k: v for k, v in os.environ.items() if k.startswith(ENVIRONMENT_PREFIX) or k == "OMP_NUM_THREADS"}
+        inherited = {k: v for k, v in os.environ.items() if k.startswith(ENVIRONMENT_PREFIX) or k == "OMP_NUM_THREADS"}
         return CellOrder(
             job.cell.folder,
             gpus_of(job.config),
@@ -258,7 +258,7 @@ class Sweeping:
                 "code": re.sub(r"\W", "", digest([self._code(), content_digest(root / "config.yaml"), str(root)])),
                 "environment": self._environment(job),
                 "steps": self.command(job, self.options),
-                "variables": {**own, "UV_VENV_CLEAR": "1", "PYTHONUNBUFFERED": "1"},
+                "variables": {**inherited, "UV_VENV_CLEAR": "1", "PYTHONUNBUFFERED": "1"},
                 "patience_s": PATIENCE_S,
                 "stop_s": STOP_S,
                 "most_bytes": MOST_BYTES,
@@ -290,8 +290,8 @@ class Sweeping:
         ended_cells = sum(other.state != "waiting" for other in self._records.values())
         took = f" in {how.took_s:.0f} s" if how.took_s is not None else ""
         mark = "✓" if record.state == "measured" else "✗"
-        left = f"; too large to come back, left on the node: {', '.join(how.left)}" if how.left else ""
-        self.say(f"{mark} {record.name}: {result_words(record)}{took} ({ended_cells} of {len(self._records)}){left}")
+        left_text = f"; too large to come back, left on the node: {', '.join(how.left)}" if how.left else ""
+        self.say(f"{mark} {record.name}: {result_words(record)}{took} ({ended_cells} of {len(self._records)}){left_text}")
 
     def _write(self, finished: bool) -> Sweep:
         """Write the sweep's record, SWEEP.md and the plot; return the sweep."""
@@ -326,7 +326,7 @@ def largest(cards: Sequence[tuple[str, float]]) -> Card | None:
 
 
 def result_words(record: CellRecord) -> str:
-    """Return a cell's result in words."""
+    """Return a cell's result as text."""
     if record.state != "measured":
         return f"{record.state}: {record.reason}" + (f"; see {record.report}" if record.report else "")
     name = "SIMULATED" if record.simulated else record.verdict
