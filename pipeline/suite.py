@@ -1,4 +1,4 @@
-"""What is asked, read from files and checked on load: a router suite (prompt template, schema, golden cases), lists of prompts."""
+"""Inputs of tests, checked on load: router suites (prompt template, schema, golden cases) and lists of prompts."""
 
 import json
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class SuiteFile(Frozen):
-    """suite.yaml: what the suite is and which files it consists of."""
+    """suite.yaml: what the suite is and the files it consists of."""
 
     name: str
     language: Literal["en", "tr"]
@@ -55,7 +55,7 @@ class Suite:
         return Draft202012Validator(self.schema)
 
     def messages(self, case: Case) -> list[dict[str, str]]:
-        """Return the chat messages, the stable part first so that the prefix cache serves it."""
+        """Return the chat messages, the stable part first so that the prefix cache can serve it."""
         return [{"role": "system", "content": self.prompt}, {"role": "user", "content": case.text}]
 
 
@@ -65,7 +65,7 @@ def load_suite(folder: Path) -> Suite:
     try:
         raw = yaml.safe_load(text_of(path))
         if isinstance(raw, dict) and "schema" in raw:
-            raw["schema_file"] = raw.pop("schema")  # `schema` is a name that pydantic's models keep for themselves
+            raw["schema_file"] = raw.pop("schema")  # pydantic's models reserve the name `schema`
         suite = SuiteFile.model_validate(raw)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
@@ -77,7 +77,7 @@ def load_suite(folder: Path) -> Suite:
 
 
 def load_schema(path: Path) -> dict[str, Any]:
-    """Return the JSON Schema in `path`, checked as one."""
+    """Return the JSON Schema in `path`; ConfigError if it is not a valid one."""
     from jsonschema import Draft202012Validator, SchemaError
 
     try:
@@ -93,7 +93,7 @@ def load_schema(path: Path) -> dict[str, Any]:
 
 
 def load_cases(path: Path, schema: dict[str, Any]) -> list[Case]:
-    """Return the cases in `path`, one JSON object a line, ids unique, golden answers such as `schema` allows."""
+    """Return the cases in `path`, one JSON object a line; ids must be unique, and `schema` must allow the golden answers."""
     from jsonschema import Draft202012Validator
 
     allowed = Draft202012Validator({"properties": schema.get("properties", {})})
@@ -118,7 +118,7 @@ def load_cases(path: Path, schema: dict[str, Any]) -> list[Case]:
 
 
 def load_prompts(path: Path) -> list[str]:
-    """Return the prompts in `path`, one a line, none twice."""
+    """Return the prompts in `path`, one a line; ConfigError if one is repeated."""
     prompts: list[str] = []
     for number, line in enumerate(text_of(path, "write one prompt a line").split("\n"), 1):
         if line.strip() in prompts:
