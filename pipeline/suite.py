@@ -1,4 +1,4 @@
-"""What is asked, read from files and checked on load: a router suite (prompt template, schema, golden cases), lists of prompts."""
+"""Inputs of tests, checked on load: router suites (prompt template, schema, golden cases) and lists of prompts."""
 
 import json
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ System = Literal["role", "user"]  # where the system prompt stands: in a message
 
 
 class SuiteFile(Frozen):
-    """suite.yaml: what the suite is and which files it consists of."""
+    """suite.yaml: what the suite is and the files it consists of."""
 
     name: str
     language: Literal["en", "tr"]
@@ -94,7 +94,7 @@ def load_suite(folder: Path, system: System | Literal["suite"] = "suite") -> Sui
     try:
         raw = yaml.safe_load(text_of(path))
         if isinstance(raw, dict) and "schema" in raw:
-            raw["schema_file"] = raw.pop("schema")  # `schema` is a name that pydantic's models keep for themselves
+            raw["schema_file"] = raw.pop("schema")  # pydantic's models reserve the name `schema`
         suite = SuiteFile.model_validate(raw)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
@@ -107,7 +107,7 @@ def load_suite(folder: Path, system: System | Literal["suite"] = "suite") -> Sui
 
 
 def load_schema(path: Path) -> dict[str, Any]:
-    """Return the JSON Schema in `path`, checked as one."""
+    """Return the JSON Schema in `path`; ConfigError if it is not a valid one."""
     from jsonschema import Draft202012Validator, SchemaError
 
     try:
@@ -148,7 +148,7 @@ def load_cases(path: Path, schema: dict[str, Any]) -> list[Case]:
 
 
 def load_prompts(path: Path) -> list[str]:
-    """Return the prompts in `path`, one a line, none twice."""
+    """Return the prompts in `path`, one a line; ConfigError if one is repeated."""
     prompts: list[str] = []
     for number, line in enumerate(text_of(path, "write one prompt a line").split("\n"), 1):
         if line.strip() in prompts:

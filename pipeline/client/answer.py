@@ -1,4 +1,4 @@
-"""Answers: from stamped blocks of a response's body to text, stamps and counts. Nothing here waits."""
+"""Parsing of responses: from the stamped blocks of a body to text, stamps and counts. Nothing here waits."""
 
 import json
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from pipeline.client.sse import SseParser, plain_events
 Blocks = list[tuple[int, bytes]]
 
 
-# Structs, not pydantic's models: one is read for each token, and theirs cost five times as much.
+# msgspec structs, because one is decoded for each token, and pydantic models cost five times as much.
 class CachedTokens(msgspec.Struct, gc=False):
     cached_tokens: int | None = None
 
@@ -34,7 +34,7 @@ class Delta(msgspec.Struct, gc=False):
 
 
 class Choice(msgspec.Struct, gc=False):
-    """One choice of a streamed chunk (`delta`) or of an unary answer (`message`)."""
+    """One choice of a streamed chunk (`delta`) or of a unary answer (`message`)."""
 
     delta: Delta | None = None
     message: Delta | None = None
@@ -42,7 +42,7 @@ class Choice(msgspec.Struct, gc=False):
 
 
 class Chunk(msgspec.Struct, gc=False):
-    """One event of a streamed chat completion, or the whole of an unary one; what we do not rely on is left alone."""
+    """One event of a streamed chat completion, or a whole unary one; fields that we do not use are ignored."""
 
     choices: list[Choice] = []
     usage: Usage | None = None
@@ -55,7 +55,7 @@ UNREADABLE = (msgspec.DecodeError, RecursionError)
 
 @dataclass(frozen=True)
 class RawAnswer:
-    """A response as it came: when it was due and was sent (ns), status, stamped blocks of its body, and what broke it."""
+    """A response as received: when it was due and sent (ns), its status, the stamped blocks of its body, and any error."""
 
     sent_ns: int
     status: int
@@ -67,10 +67,10 @@ class RawAnswer:
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer. Times are perf_counter nanoseconds; `tokens` is the server's own count; `error` is empty on success.
+    """A parsed answer. Times are perf_counter nanoseconds; `tokens` is the server's own count; `error` is empty on success.
 
-    `scheduled_ns` is when the request was due: in an open loop by the schedule, else when it was sent. An unary answer is
-    one chunk, stamped when it was whole.
+    `scheduled_ns` is when the request was due: by the schedule in an open loop, else when it was sent. A unary answer is one
+    chunk, stamped when it was complete.
     """
 
     sent_ns: int
@@ -104,7 +104,7 @@ def read_answer(raw: RawAnswer) -> Answer:
 
 
 def failed(raw: RawAnswer, error: str) -> Answer:
-    """Return the answer that says why there is none."""
+    """Return a failed answer with the error."""
     return Answer(raw.sent_ns, error=error, scheduled_ns=raw.scheduled_ns)
 
 
@@ -114,7 +114,7 @@ def body_of(raw: RawAnswer) -> bytes:
 
 
 def read_stream(raw: RawAnswer) -> Answer:
-    """Return the answer in a stream of events."""
+    """Return the answer from a stream of events."""
     text: list[str] = []
     stamps: list[int] = []
     finish_reason: str | None = None
@@ -128,7 +128,7 @@ def read_stream(raw: RawAnswer) -> Answer:
         chunks = decoder().decode_lines(b"\n".join(events)) if plain else [decoder().decode(event) for event in events]
     except UNREADABLE:
         chunks = []
-    if len(chunks) != len(events):  # an empty event is no line
+    if len(chunks) != len(events):  # the decoder skips empty events
         return failed(raw, next(trouble for event in events if (trouble := unreadable("event", event))))
     for stamp, chunk in zip(at, chunks, strict=True):
         if chunk.error is not None:
@@ -147,7 +147,7 @@ def read_stream(raw: RawAnswer) -> Answer:
 
 
 def stamped_events(blocks: Blocks) -> tuple[list[bytes], list[int], bool]:
-    """Return the data of each whole event, the stamp of the block that completes it, and whether all are of one line."""
+    """Return the data of each complete event, the stamp of the block that completes it, and whether each event is one line."""
     body = b"".join(block for _, block in blocks)
     events = plain_events(body)
     if events is None:
@@ -156,12 +156,12 @@ def stamped_events(blocks: Blocks) -> tuple[list[bytes], list[int], bool]:
         return [event for event, _ in pairs], [at for _, at in pairs], False
     stamps = []
     reached = end = 0
-    coming = iter(blocks)
+    remaining = iter(blocks)
     at = 0
     for event in events:
         end += len(event) + 8  # "data: " before, an empty line after
         while reached < end:
-            at, block = next(coming)
+            at, block = next(remaining)
             reached += len(block)
         stamps.append(at)
     return events, stamps, True
@@ -173,7 +173,7 @@ def decoder() -> "msgspec.json.Decoder[Chunk]":
 
 
 def unreadable(what: str, text: bytes) -> str:
-    """Return why `text` is no chunk; empty when it is one."""
+    """Return why `text` is not a chunk, or "" if it is."""
     try:
         decoder().decode(text)
     except UNREADABLE as error:
@@ -182,7 +182,7 @@ def unreadable(what: str, text: bytes) -> str:
 
 
 def read_unary(raw: RawAnswer) -> Answer:
-    """Return the answer that came in one piece."""
+    """Return the answer from a unary response."""
     body = body_of(raw)
     try:
         chunk = decoder().decode(body)
@@ -196,13 +196,13 @@ def read_unary(raw: RawAnswer) -> Answer:
 
 
 def piece_of(delta: Delta) -> str | None:
-    """Return the text of this part, empty for a tool call; None where it holds nothing of the answer."""
+    """Return the text of this part, "" for a tool call, or None if it holds nothing of the answer."""
     piece = delta.content or delta.reasoning or delta.reasoning_content
     return piece or ("" if delta.tool_calls else None)
 
 
 def whole_answer(raw: RawAnswer, stamps: Sequence[int], text: str, finish_reason: str | None, usage: Usage | None) -> Answer:
-    """Return the answer of these parts, or why they are none."""
+    """Return the answer made of these parts, or a failed one if content or usage is missing."""
     if not stamps:
         return failed(raw, "no content")
     if usage is None:

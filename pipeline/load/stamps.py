@@ -1,4 +1,4 @@
-"""Answers as their raw stamps on disk, and the latencies of each that follow from them."""
+"""Raw stamps of answers on disk, and the latencies computed from them."""
 
 import gzip
 import json
@@ -10,11 +10,11 @@ from pipeline.client.answer import Answer
 from pipeline.measure.latency import e2e_ms, gaps_ms, tpot_ms, ttft_ms
 from pipeline.message import _
 
-GZIP_LEVEL = 4  # far quicker than 9, for a few percent more bytes
+GZIP_LEVEL = 4  # much faster than 9, and only a few percent larger
 
 
 def raw_line(phase: str, answer: Answer, began_ns: int) -> dict[str, Any]:
-    """Return one answer's stamps in ns: `scheduled` from the run's start, `sent` from scheduled, `chunks` each from the one before."""
+    """Return one answer's stamps in ns: `scheduled` from the run's start, `sent` from `scheduled`, each chunk from the previous."""
     return {
         "phase": phase,
         "scheduled": answer.scheduled_ns - began_ns,
@@ -29,12 +29,12 @@ def raw_line(phase: str, answer: Answer, began_ns: int) -> dict[str, Any]:
 
 
 def compressed(lines: Iterable[Mapping[str, Any]]) -> bytes:
-    """Return the lines as a file of JSON lines."""
+    """Return the lines as a compressed file of JSON lines."""
     return gzip.compress("".join(json.dumps(line) + "\n" for line in lines).encode(), GZIP_LEVEL, mtime=0)
 
 
 def raw_answer(line: Mapping[str, Any]) -> Answer:
-    """Return the answer, its text aside, that `raw_line` wrote; its times count from the run's start."""
+    """Return the answer that `raw_line` wrote, without its text; its times count from the run's start."""
     sent = line["scheduled"] + line["sent"]
     chunk_ns = list(accumulate(line["chunks"], initial=sent))[1:]
     return Answer(
@@ -62,7 +62,7 @@ def whole_ms(answers: Sequence[Answer]) -> list[float]:
 
 
 def per_token_ms(answers: Sequence[Answer]) -> list[float]:
-    """Return the TPOT of each successful answer of two tokens and more."""
+    """Return the TPOT of each successful answer with at least two tokens."""
     return [tpot_ms(answer.first_ns, answer.last_ns, answer.tokens) for answer in answers if answer.ok and answer.tokens > 1]
 
 
@@ -71,7 +71,7 @@ def between_ms(answers: Sequence[Answer]) -> list[float]:
     return [gap for answer in answers if answer.ok for gap in gaps_ms(answer.chunk_ns)]
 
 
-# Of the requests that are alone: the figure, the phase that it is of, and the values behind its percentiles.
+# Figures of requests sent one at a time: the phase of each, and the values behind its percentiles.
 COLD, WARM, ALONE = "TTFT, cold prefix cache c1", "TTFT, warm prefix cache c1", "decode c1"
 Values = Callable[[Sequence[Answer]], list[float]]
 TIMES: dict[str, tuple[str, Values]] = {

@@ -1,4 +1,4 @@
-"""One measured number with what makes it a measurement: unit, n, bounds."""
+"""A measured number with its unit, sample size and bounds."""
 
 from collections.abc import Mapping
 
@@ -29,7 +29,7 @@ class Figure(Frozen):
 
 
 def not_measured(unit: str, reason: str) -> Figure:
-    """Return the figure that says why there is no value."""
+    """Return a figure without a value, with the reason."""
     return Figure(value=None, unit=unit, n=0, reason=reason)
 
 
