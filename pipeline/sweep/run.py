@@ -33,7 +33,6 @@ from pipeline.sweep.summary import PLOT, page
 from pipeline.terminal import Output
 
 SUMMARY_FILE = "SWEEP.md"
-LOCAL = "~/.cache/vllm-poc-sweep"  # on nodes that do not see this folder
 MOST_BYTES = 64 * 2**20  # the most that such a node sends back for a cell
 PATIENCE_S = 120.0  # for a lost run of the same cell to release its folder
 STOP_S = 60.0  # for an interrupted pipeline to stop its server
