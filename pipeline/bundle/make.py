@@ -16,10 +16,10 @@ from pipeline.config.schema import ModelConfig
 from pipeline.engine.record import now
 from pipeline.engine.workspace import Workspace
 from pipeline.errors import BundleError, ModelError
+from pipeline.measure.units import MIB
 from pipeline.model import hub
 from pipeline.vllm.sets import VllmSet
 
-MIB = 1 << 20
 README = "README.txt"
 TOP = "vllm-poc"
 AIM = """\
@@ -160,7 +160,8 @@ def git(root: Path, *words: str) -> str:
         raise BundleError("git is not installed", "install it (Debian, Ubuntu: `sudo apt install git`)") from None
     if result.returncode != 0:
         raise BundleError(
-            "the project's folder is no git checkout, so which files are its own is not known", "make the bundle in a clone of the project"
+            "the project's folder is no git checkout, so which files are its own is not known",
+            "make the bundle in a clone of the project",
         )
     return result.stdout
 
