@@ -11,7 +11,7 @@ from pipeline.runs import history as listing
 from pipeline.runs import kept
 from pipeline.terminal import Output, Silent
 
-PLOT = "compare.svg"
+COMPARE_PLOT = "compare.svg"
 
 
 def history(root: Path) -> Output:
@@ -27,7 +27,7 @@ def compare(root: Path, first: str, second: str, anyway: bool) -> Output:
     record = Store(workspace.artifacts).outcome(noise.NOTE, noise.RunNoise).data
     run_noise = record if record is not None and comparison.fits(record, pair) else None
     result = comparison.compare(*pair, run_noise, anyway)
-    path = workspace.artifacts / PLOT
+    path = workspace.artifacts / COMPARE_PLOT
     svg = redacted(comparison.plot(result))
     trouble = write_plot(svg, path)
     where = workspace.relative(path) if svg and not trouble else None

@@ -3,6 +3,7 @@
 import gzip
 import json
 import re
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -128,7 +129,7 @@ class Raw:
         try:
             text = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
             return [json.loads(line) for line in text.splitlines()]
-        except (OSError, EOFError, ValueError):
+        except (OSError, EOFError, zlib.error, ValueError):
             return []
 
 

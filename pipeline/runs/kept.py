@@ -17,7 +17,7 @@ from pipeline.report.formats.document import FILE_NAME, Document, read_document
 from pipeline.server import state
 
 RUN_ID = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{6}")
-UNFINISHED = ".unfinished"  # prefix of a run's folder until it is complete
+UNFINISHED_PREFIX = ".unfinished"  # prefix of a run's folder until it is complete
 LIST_THEM = "`./inv history` lists the runs"
 
 
@@ -45,9 +45,9 @@ def keep(document_path: Path, report_path: Path, settings: RunsConfig, workspace
     target = parent / str(document.run_id)
     if document.run_id is None or target.exists():
         return None
-    for leftover in parent.glob(f"{UNFINISHED}*"):  # left by a killed command: we hold the lock, so no other command is writing it
+    for leftover in parent.glob(f"{UNFINISHED_PREFIX}*"):  # left by a killed command: we hold the lock, so no other command is writing it
         shutil.rmtree(leftover)
-    unfinished = parent / f"{UNFINISHED}-{target.name}"
+    unfinished = parent / f"{UNFINISHED_PREFIX}-{target.name}"
     try:
         for path in (document_path, report_path, report_path.with_name("report.html")):
             copy(path, unfinished / (FILE_NAME if path == document_path else path.name))

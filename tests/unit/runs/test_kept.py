@@ -88,7 +88,7 @@ def test_nothing_measured_is_no_run(workspace: Workspace) -> None:
 def test_a_copy_that_breaks_off_leaves_no_run_and_what_a_killed_one_left_goes(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    left = runs.folder_of(workspace) / f"{runs.UNFINISHED}-of-a-killed-command" / "report.json"
+    left = runs.folder_of(workspace) / f"{runs.UNFINISHED_PREFIX}-of-a-killed-command" / "report.json"
     write_atomic(left, "{}")
     assert names(workspace) == []
     with monkeypatch.context() as patch:
