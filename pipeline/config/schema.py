@@ -218,10 +218,12 @@ class DeterminismConfig(Section):
     """The guide's test, the same prompt again and again, and what else may change an answer."""
 
     prompts: str = "suites/determinism-en.txt"
-    count: Positive = 20
+    count: Positive = 32
     runs: Annotated[int, Field(ge=2)] = 10
+    constrained: Annotated[int, Field(ge=0)] = 32
+    constrained_runs: Annotated[int, Field(ge=2)] = 10
     seed: int = 42
-    max_tokens: Positive = 64
+    max_tokens: Positive = 96
     cache_runs: Annotated[int, Field(ge=0)] = 2
     load: tuple[Positive, ...] = (2, 4, 8, 16)
     load_runs: Positive = 2

@@ -24,7 +24,7 @@ FIGURES = {
     "valid": r"schema_valid",
     "f1": r"macro_f1",
     "cost": r"constraint_",
-    "tar": r"tarr|tara",
+    "tar": r"tarr|tara|test-determinism",
     "load": r"_(steady|range|change)_mib|drift_mib_h",
     "stable": r"_stable$",
     "pss": r"_pss_",
@@ -57,8 +57,8 @@ DEFINITIONS = (
         _("Bounds"),
         _(
             "percentiles carry one-sided 95 % order-statistic bounds, shares two-sided 95 % Wilson intervals; n is the number of "
-            "requests (samples for memory). A value is rounded at the second significant digit of half the width of its bounds, to "
-            "three significant digits at most, and never across its target."
+            "requests (prompts for determinism, samples for memory). A value is rounded at the second significant digit of half the "
+            "width of its bounds, to three significant digits at most, and never across its target."
         ),
     ),
     Definition(
@@ -115,7 +115,14 @@ DEFINITIONS = (
     Definition("valid", _("Valid"), _("strictly JSON, and it fits the schema.")),
     Definition("f1", "Macro-F1", _("mean over the golden routes of F1, bounds by bootstrap.")),
     Definition("cost", _("Cost of the schema"), _("median of the differences, case by case.")),
-    Definition("tar", "TAR", _("share of prompts whose N answers all agree: as raw text (TARr@N), as canonical JSON (TARa@N).")),
+    Definition(
+        "tar",
+        "TAR",
+        _(
+            "share of prompts whose N answers all agree: as raw text (TARr@N), as canonical JSON (TARa@N); it falls as N grows. "
+            "In the shares of determinism n counts prompts."
+        ),
+    ),
     Definition(
         "load",
         _("Steady, range, drift"),

@@ -190,19 +190,19 @@ class Handler(HttpHandler):
             "logprobs": logprobs(script, pieces) if payload.get("logprobs") else None,
         }
         usage = self.usage(script, payload, len(pieces))
-        prompt_ids = [token_id(script.prompt_prefix + message["content"]) for message in payload["messages"]] if wanted else None
         answer = {
             "object": "chat.completion",
             "model": payload["model"],
             "choices": [choice],
             "usage": usage,
-            "prompt_token_ids": prompt_ids,
+            "prompt_token_ids": prompt_ids(script, payload) if wanted else None,
         }
         self.reply(200, json.dumps(answer))
 
     def stream(self, script: Script, payload: dict[str, Any], pieces: list[str], reason: str) -> None:
         self.begin(200, "text/event-stream; charset=utf-8", "Transfer-Encoding: chunked")
-        self.delta({"role": "assistant", "content": ""})
+        wanted = payload.get("return_token_ids") and script.token_ids
+        self.delta({"role": "assistant", "content": ""}, prompt_ids=prompt_ids(script, payload) if wanted else None)
         self.delta({"content": ""})
         time.sleep(script.first_token_s)
         starts = range(0, 0 if script.only_usage else len(pieces), script.tokens_per_chunk)
@@ -212,7 +212,8 @@ class Handler(HttpHandler):
                 time.sleep(script.inter_token_s * script.tokens_per_chunk)
             chunk = pieces[start : start + script.tokens_per_chunk]
             self.count(script, len(chunk))
-            self.delta({"content": "".join(chunk)}, reason if start == starts[-1] else None)
+            ids = [token_id(piece) for piece in chunk] if wanted else None
+            self.delta({"content": "".join(chunk)}, reason if start == starts[-1] else None, ids)
         self.interrupt(script, len(starts))
         time.sleep(script.usage_s)
         if script.usage_chunk and (payload.get("stream_options") or {}).get("include_usage"):
@@ -242,9 +243,12 @@ class Handler(HttpHandler):
             self.chunk(b"")
             raise StreamEndError
 
-    def delta(self, delta: dict[str, str], finish_reason: str | None = None) -> None:
-        choice = {"index": 0, "delta": delta, "finish_reason": finish_reason}
-        self.event(json.dumps({"object": "chat.completion.chunk", "choices": [choice]}))
+    def delta(
+        self, delta: dict[str, str], finish_reason: str | None = None, ids: list[int] | None = None, prompt_ids: list[int] | None = None
+    ) -> None:
+        choice = {"index": 0, "delta": delta, "finish_reason": finish_reason, **({"token_ids": ids} if ids is not None else {})}
+        first = {"prompt_token_ids": prompt_ids} if prompt_ids is not None else {}
+        self.event(json.dumps({"object": "chat.completion.chunk", "choices": [choice], **first}))
 
     def event(self, data: str) -> None:
         self.chunk(f"data: {data}\n\n".encode())
@@ -285,7 +289,8 @@ class StreamEndError(Exception):
 def generate(script: Script, number: int, payload: dict[str, Any]) -> tuple[list[str], str]:
     """Return (tokens, finish reason) of the answer."""
     limit = int(payload.get("max_tokens") or 64)
-    pieces = split(script.texts[number % len(script.texts)])
+    text = script.texts[number % len(script.texts)]
+    pieces = split(f"{payload.get('seed')} {text}" if payload.get("temperature") and script.heeds_seed else text)
     if payload.get("ignore_eos") and script.honours_ignore_eos:
         pieces = list(itertools.islice(itertools.cycle(pieces), limit))
         return pieces, "length"
@@ -299,6 +304,10 @@ def split(text: str) -> list[str]:
 
 def token_id(piece: str) -> int:
     return zlib.crc32(piece.encode()) % 49152
+
+
+def prompt_ids(script: Script, payload: dict[str, Any]) -> list[int]:
+    return [token_id(script.prompt_prefix + message["content"]) for message in payload["messages"]]
 
 
 def logprobs(script: Script, pieces: list[str]) -> dict[str, Any]:
@@ -338,6 +347,7 @@ def model_card(fake: FakeVllm, script: Script) -> dict[str, Any]:
 
 def metrics_text(fake: FakeVllm, script: Script) -> str:
     """Return the counters as two engines would show them, so that their samples must be summed."""
+    fake.ledger.readings += 1
     running = float(fake.ledger.in_flight if script.in_flight_gauge else 0)
     lines = ["# HELP vllm:num_requests_running Running.", "# TYPE vllm:num_requests_running gauge", f"vllm:num_requests_running {running}"]
     if script.metrics:

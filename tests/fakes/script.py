@@ -19,6 +19,7 @@ class Script:
     texts: tuple[str, ...] = ("Hello there, this is a scripted answer.",)  # taken in turn
     status: int = 200
     body: str | None = None  # verbatim in place of an unary answer, with `status`
+    heeds_seed: bool = True  # at a temperature, another seed gets another answer
     honours_ignore_eos: bool = True  # repeat the text up to max_tokens when asked
     token_ids: bool = True
     tokens_per_chunk: int = 1
@@ -104,6 +105,7 @@ class Ledger:
     prompt_tokens: int = 0
     hit_tokens: int = 0
     successes: int = 0
+    readings: int = 0  # of /metrics
     in_flight: int = 0
     max_in_flight: int = 0
     seen_prompts: set[str] = field(default_factory=set)
