@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, RootModel, field_validator, model_validator
 
-from pipeline.config.gates import Gates, Waivers
+from pipeline.config.gates import METRIC, Gates, Waivers
 from pipeline.config.section import Positive, Section
 from pipeline.redact import redacted
 
@@ -331,6 +331,12 @@ class RunsConfig(Section):
     max_mib: Positive = 500
 
 
+class CompareConfig(Section):
+    """Which figures decide whether a run is worse than another."""
+
+    figures: tuple[Annotated[str, Field(pattern=METRIC)], ...] = ()
+
+
 class Alternative(Section):
     """One row of the guide's table of models."""
 
@@ -373,6 +379,7 @@ class Config(Section):
     report: ReportConfig = ReportConfig()
     publish: PublishConfig = PublishConfig()
     runs: RunsConfig = RunsConfig()
+    compare: CompareConfig = CompareConfig()
     sweep: SweepConfig = SweepConfig()
 
     def section(self, kind: type[BaseModel]) -> BaseModel:

@@ -146,6 +146,7 @@ def measure(
     ]
     for prefix, reason in contradictions:
         figures |= invalidated({name: figure for name, figure in figures.items() if name.startswith(prefix)}, reason or "")
+    figures |= offered_figures(open_levels)
     return BenchResult(
         launch_id=server.handle.launch_id,
         simulated=not server.real,
@@ -241,3 +242,8 @@ def open_figures(open_loops: Mapping[Arrival, Batch], limits: RequestLimits) -> 
         figures[f"{arrival}_e2e_ms_p95"] = percentile_figure(e2e, 0.95, "ms")
         figures[f"{arrival}_goodput"] = share_figure(meeting(batch, limits), len(batch.answers))
     return figures
+
+
+def offered_figures(levels: Iterable[OpenLevel]) -> dict[str, Figure]:
+    """Return the rate that each open loop offered, which stands whatever became of it."""
+    return {f"{level.arrival}_rate_req_s": Figure(value=level.rate_per_s, unit=PER_S, n=level.requests) for level in levels}
