@@ -19,7 +19,9 @@ if TYPE_CHECKING:  # 20 ms that an unchanged run does without
 LIVENESS_CHECK_S = 0.25
 APART_S = 0.001  # workers begin so far apart: requests in step come all at once, which no users do and no client sees in time
 AFTER_FAILURE_S = 0.1  # a server that is about to end refuses thousands a second
+IDLE_MOST_S = 2.0  # servers hang up on idle connections (uvicorn after 5 s): a request sent at that moment would be lost
 PATH = "/v1/chat/completions"
+NO_ANSWER = "the connection ended without an answer"
 TARGET_GONE = "cut off: the server is gone"
 
 
@@ -32,55 +34,84 @@ class Connection(asyncio.Protocol):
         self.parser = httptools.HttpResponseParser(self)
         self.trouble = httptools.HttpParserError
         self.transport: asyncio.Transport | None = None
-        self.requests = 0
         self.ended: asyncio.Future[None] | None = None
+        self.idle_ns = 0
 
     def ask(self, request: bytes, ended: "asyncio.Future[None]") -> None:
-        """Send `request` on the standing connection."""
+        """Send `request` on the standing connection; one that was lost meanwhile fails at once."""
         assert self.transport is not None
         self.blocks: Blocks = []
-        self.streamed = self.reusable = False
+        self.streamed = self.reusable = self.is_framed = self.in_body = False
         self.error = ""
         self.at = 0
-        self.requests += 1
         self.ended = ended
         self.sent_ns = time.perf_counter_ns()
-        self.transport.write(request)
+        if self.transport.is_closing():
+            self.end(NO_ANSWER)
+        else:
+            self.transport.write(request)
 
     @property
     def status(self) -> int:
         return self.parser.get_status_code() if self.at else 0
 
-    @property
-    def was_stale(self) -> bool:
-        """Tell whether a connection that had been used before ended without a word, as an idle one does when the server tires of it."""
-        return self.requests > 1 and not self.at and bool(self.error)
-
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
+        if self.ended is None or self.ended.done():  # nothing was asked, so this answers nothing
+            self.abort()
+            return
         self.at = time.perf_counter_ns()
         try:
             self.parser.feed_data(data)
         except self.trouble as trouble:
+            self.reusable = False
             self.end(f"not HTTP: {trouble}")
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self.ended is not None:
-            early = "the connection ended within the answer" if self.at else "the connection ended without an answer"
-            self.end(f"{type(exc).__name__}: {exc}" if exc else early)
+        if self.ended is None or self.ended.done():
+            return
+        if exc is not None:
+            self.end(f"{type(exc).__name__}: {exc}")
+        elif self.ends_with_connection:
+            self.end("")
+        else:
+            self.end("the connection ended within the answer" if self.at else NO_ANSWER)
+
+    @property
+    def ends_with_connection(self) -> bool:
+        """Tell whether the answer has no length of its own, so that it is whole when the server hangs up (RFC 9112, section 6.3)."""
+        return self.in_body and not self.is_framed
+
+    def on_message_begin(self) -> None:
+        if self.ended is not None and self.ended.done():
+            raise ValueError("more than was asked for")
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if name.lower() == b"content-type":
-            self.streamed = value.startswith(b"text/event-stream")
+        name = name.lower()
+        if name == b"content-type":
+            self.streamed = value.lower().startswith(b"text/event-stream")
+        elif name in (b"content-length", b"transfer-encoding"):
+            self.is_framed = True
+
+    def on_headers_complete(self) -> None:
+        self.in_body = self.status >= 200
 
     def on_body(self, piece: bytes) -> None:
         self.blocks.append((self.at, piece))
 
     def on_message_complete(self) -> None:
+        if self.status < 200:  # 100 Continue, 103 Early Hints: the answer is still to come
+            self.streamed = self.is_framed = False
+            return
         self.reusable = self.parser.should_keep_alive()
         self.end("")
+
+    def abort(self) -> None:
+        """Close the connection at once."""
+        if self.transport is not None:
+            self.transport.abort()
 
     def end(self, error: str) -> None:
         """Note how the answer ended; the first word counts."""
@@ -129,17 +160,18 @@ class Channel:
         self.ending = ending or asyncio.Event()
 
     async def exchange(self, request: bytes, scheduled_ns: int | None = None) -> RawAnswer:
-        """Send one request and stamp what comes back; never raises for the network's sake, nor for `ending`, which cuts it off."""
+        """Send one request, once, and stamp what comes back; never raises for the network's sake, nor for `ending`, which cuts it off."""
         began = time.perf_counter_ns()
         used: Connection | None = None
         error = ""
+        replaced = 0
         try:
             async with asyncio.timeout(self.timeout_s):
-                while used is None or used.was_stale:
-                    used = await self.connection()
-                    ended = asyncio.get_running_loop().create_future()
-                    used.ask(request, ended)
-                    await ended
+                connection, replaced = await self.connection()
+                ended = asyncio.get_running_loop().create_future()
+                used = connection
+                used.ask(request, ended)
+                await ended
         except TimeoutError:
             error = f"TimeoutError: no whole answer within {self.timeout_s:g} s"
         except OSError as trouble:
@@ -148,30 +180,35 @@ class Channel:
             if not self.ending.is_set():
                 raise
             error = TARGET_GONE
-        if used is None or not used.requests:
-            return RawAnswer(began, 0, [], error, began if scheduled_ns is None else scheduled_ns)
+        if used is None:
+            return RawAnswer(began, 0, [], error, began if scheduled_ns is None else scheduled_ns, replaced=replaced)
         if used.reusable and not error:
+            used.idle_ns = time.perf_counter_ns()
             self.idle.append(used)
-        elif used.transport is not None:
-            used.transport.abort()
+        else:
+            used.abort()
         scheduled = used.sent_ns if scheduled_ns is None else scheduled_ns
-        return RawAnswer(used.sent_ns, used.status, used.blocks, error or used.error, scheduled, used.streamed)
+        return RawAnswer(used.sent_ns, used.status, used.blocks, error or used.error, scheduled, used.streamed, replaced)
 
-    async def connection(self) -> Connection:
-        """Return a connection that stands: an idle one, or a new one."""
+    async def connection(self) -> tuple[Connection, int]:
+        """Return a connection that stands, an idle one or a new one, and how many idle ones the server had closed."""
+        closed = 0
         while self.idle:
             old = self.idle.pop()
-            if old.transport is not None and not old.transport.is_closing():
-                return old
+            if old.transport is None or old.transport.is_closing():
+                closed += 1
+            elif time.perf_counter_ns() - old.idle_ns > IDLE_MOST_S * 1e9:
+                old.abort()
+            else:
+                return old, closed
         route = self.route
         _, connection = await asyncio.get_running_loop().create_connection(Connection, route.host, route.port, ssl=route.context)
-        return connection
+        return connection, closed
 
     def close(self) -> None:
         """Close the idle connections."""
         for connection in self.idle:
-            if connection.transport is not None:
-                connection.transport.abort()
+            connection.abort()
 
 
 def closed_loop(

@@ -17,7 +17,7 @@ from pipeline.errors import MeasureError, NothingAnsweredError
 from pipeline.load.generator import closed_loop
 from pipeline.measure.answers import FAILED, Checked, check
 from pipeline.measure.classification import Confusion, confusion, macro_f1, majority_share, mcnemar_p
-from pipeline.measure.figures import Figure
+from pipeline.measure.figures import Figure, invalidated
 from pipeline.measure.latency import e2e_ms, ttft_ms
 from pipeline.measure.statistics import bootstrap_figure, percentile_figure, share_figure
 from pipeline.message import Sentence, _
@@ -192,14 +192,15 @@ def router_figures(rows: Sequence[CaseResult]) -> dict[str, Figure]:
         "route_accuracy": share_figure(sum(row.route_right for row in rows), n),
         "route_macro_f1": bootstrap_figure([(row.case.route, row.route) for row in rows], f1_percent, "%"),
         "joint_accuracy": share_figure(sum(row.all_right for row in rows), n),
-        "latency_ms_p50": percentile_figure(e2e, 0.5, "ms"),
-        "latency_ms_p95": percentile_figure(e2e, 0.95, "ms"),
+        "latency_ms_p50": percentile_figure(e2e, 0.5, "ms", failed=n - len(good)),
+        "latency_ms_p95": percentile_figure(e2e, 0.95, "ms", failed=n - len(good)),
     }
 
 
 def first_token_figure(rows: Sequence[CaseResult]) -> Figure:
     """Return the median TTFT of streamed answers."""
-    return percentile_figure([ttft_ms(row.answer.sent_ns, row.answer.first_ns) for row in rows if row.answer.ok], 0.5, "ms")
+    good = [row.answer for row in rows if row.answer.ok]
+    return percentile_figure([ttft_ms(answer.sent_ns, answer.first_ns) for answer in good], 0.5, "ms", failed=len(rows) - len(good))
 
 
 def f1_percent(pairs: Sequence[tuple[str, str]]) -> float:
@@ -214,12 +215,16 @@ def constraint_cost(free: Sequence[CaseResult], bound: Sequence[CaseResult]) -> 
     whole = [e2e_ms(b.sent_ns, b.last_ns) - e2e_ms(a.sent_ns, a.last_ns) for a, b in both]
     # Answers differ in length, so the time per token tells what the grammar itself costs.
     per_token = [ms_per_token(b) - ms_per_token(a) for a, b in both if a.tokens and b.tokens]
-    none = _("no case was answered in both arms")
+    none, failed = _("no case was answered in both arms"), len(free) - len(both)
+    wrong = sum(answer.contradicts_itself for pair in both for answer in pair)
+    contradiction = _("the usage of {n} answers is not what came", n=wrong) if wrong else ""
     gained = [second.route_right - first.route_right for first, second in zip(free, bound, strict=True)]
     return {
-        "constraint_ttft_ms_p50": percentile_figure(first_token, 0.5, "ms", none),
-        "constraint_latency_ms_p50": percentile_figure(whole, 0.5, "ms", none),
-        "constraint_ms_per_token_p50": percentile_figure(per_token, 0.5, "ms", none),
+        "constraint_ttft_ms_p50": percentile_figure(first_token, 0.5, "ms", none, failed),
+        "constraint_latency_ms_p50": percentile_figure(whole, 0.5, "ms", none, failed),
+        **invalidated(
+            {"constraint_ms_per_token_p50": percentile_figure(per_token, 0.5, "ms", none, len(free) - len(per_token))}, contradiction
+        ),
         "constraint_route_accuracy_points": bootstrap_figure(gained, lambda values: 100 * sum(values) / len(values), _("points")),
     }
 
@@ -276,6 +281,8 @@ def case_line(arm: str, row: CaseResult) -> dict[str, Any]:
         "prompt_tokens": answer.prompt_tokens,
         "cached_tokens": answer.cached_tokens,
         "tokens": answer.tokens,
-        "chunk_ns": [at - answer.sent_ns for at in answer.chunk_ns],
+        "chunk_ns": [at - answer.sent_ns for at in answer.chunk_ns if at >= answer.first_ns],
+        "answer_ns": answer.answer_ns - answer.sent_ns if answer.answer_ns else None,
+        "reasoning": answer.reasoning,
         "text": answer.text,
     }
