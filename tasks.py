@@ -1,4 +1,4 @@
-"""The command line: for each command the function in pipeline/commands that does the work, and the options that it takes."""
+"""The command line: for each command its function in pipeline/commands and its options."""
 
 import gc
 import json
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parent
 INTERRUPTED = 130
 BROKEN_PIPE = 141
-# Invoke prints lists and help itself: a reader who leaves, as in `./inv --list | head`, ends them without a traceback.
-if "invoke" in Path(sys.argv[0]).parts[-2:]:  # and not whoever only imports this file
+# Invoke prints lists and help itself: a closed pipe, as in `./inv --list | head`, must end it without a traceback.
+if "invoke" in Path(sys.argv[0]).parts[-2:]:  # not if this file is only imported
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
 
 
 @dataclass(frozen=True)
 class Option:
-    """An option's help and default; None for one with a value, False for a flag, Parameter.empty for a word that must be there."""
+    """An option's help and default: None for one with a value, False for a flag, Parameter.empty for a required word."""
 
     help: str
     default: object = None
@@ -65,8 +65,8 @@ def command(
 ) -> "Command":
     """Return the task that calls `target`, "module:function" of pipeline/commands.
 
-    `shared` names the options that it has of SHARED. The function takes the project's folder, then `Options` where
-    settings are among them, and by keyword its `own` options and `constants`.
+    `shared` names options of SHARED. The function gets the project's folder, `Options` if settings are shared, and by keyword its
+    `own` options and `constants`.
     """
     first = {key: SHARED[key] for key in shared if key not in LAST}
     options = first | own | {key: SHARED[key] for key in shared if key in LAST}
@@ -81,30 +81,30 @@ def command(
         [Parameter("context", Parameter.POSITIONAL_OR_KEYWORD), *parameters]
     )
     helps = {key.replace("_", "-"): option.help for key, option in options.items()}
-    called = name or target.partition(":")[2].replace("_", "-")
-    return cast("Command", task(body, name=called, iterable=["set"] if "set" in shared else [], help=helps))
+    task_name = name or target.partition(":")[2].replace("_", "-")
+    return cast("Command", task(body, name=task_name, iterable=["set"] if "set" in shared else [], help=helps))
 
 
 def run(target: str, common: Mapping[str, object] | None, values: Mapping[str, object], as_json: bool) -> None:
-    """Call the function and print its output; turn what a person can act on into one line and an exit code."""
+    """Call the function and print its output; turn errors that a person can act on into one line and an exit code."""
     module, _, name = target.partition(":")
     gc.disable()
-    function = getattr(import_module(f"pipeline.commands.{module}"), name)  # a fifth of a second that `--list` does without
+    function = getattr(import_module(f"pipeline.commands.{module}"), name)  # takes 0.2 s, which `--list` avoids
     options = import_module("pipeline.commands.session").options
     from pipeline.errors import PipelineError, machine_error
     from pipeline.terminal import give
 
-    # What imports made lives to the end; walking it again and again, at exit too, takes another tenth of a second.
+    # Imported objects live to the end; collecting them repeatedly, at exit too, would take another 0.1 s.
     gc.freeze()
     gc.enable()
-    signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # a connection that the other side closes is an error to handle
-    # A command that is asked to end cleans up, also one whose shell started it with interrupts ignored.
-    for request in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(request, signal.default_int_handler)
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # so that a closed connection raises an error
+    # Either signal lets a command clean up, also if its shell started it with interrupts ignored.
+    for end_signal in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(end_signal, signal.default_int_handler)
     try:
         output: Output = function(ROOT, *([options(**common)] if common is not None else []), **values)
         give(output, as_json)
-    except BrokenPipeError:  # whoever read what is printed has gone, as in `./inv logs | head`
+    except BrokenPipeError:  # the reader of the output has gone, as in `./inv logs | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise Exit(code=BROKEN_PIPE) from None
     except (PipelineError, OSError) as caught:
@@ -119,7 +119,7 @@ def run(target: str, common: Mapping[str, object] | None, values: Mapping[str, o
 
 
 def failure(message: str, hint: str, code: int, as_json: bool) -> Exit:
-    """Return the end of a command that has no output, which a program gets as JSON."""
+    """Return the exit of a command that has no output; with `as_json`, print the error for a program."""
     if as_json:
         print(json.dumps({"exit_code": code, "error": message, "hint": hint}, indent=1), flush=True)
     prefix = "" if code == INTERRUPTED else "error: "
@@ -138,7 +138,7 @@ def stages() -> dict[str, str]:
 
 
 def stage_commands() -> "list[Command]":
-    """Return a command for each stage that has none among COMMANDS."""
+    """Return a command for each stage that has none in COMMANDS."""
     return [
         command("chain:run_stage", summary, *STAGE, *LAST, name=name, constants={"name": name})
         for name, summary in stages().items()
@@ -268,14 +268,14 @@ def test(context: Context, fast: bool = False) -> None:
 @task
 def lint(context: Context) -> None:
     """Run ruff, mypy and the import contracts."""
-    import yaml  # `--list` does without
+    import yaml  # not needed by `--list`
 
     config = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))
     run_each([shlex.split(hook["entry"]) for repo in config["repos"] for hook in repo["hooks"]])
 
 
 def run_each(programs: list[list[str]]) -> None:
-    """Run the programs in the project's folder; end with the first exit code that is not 0."""
+    """Run the programs in the project's folder; stop at the first exit code that is not 0."""
     for program in programs:
         code = subprocess.run(program, cwd=ROOT).returncode
         if code:

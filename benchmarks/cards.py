@@ -1,10 +1,10 @@
 """Each row of gpu.auto on this GPU: its model's shape with random weights, under the budget of that row's card, planned and measured.
 
-`python -m benchmarks.cards [--json FILE] [PROFILE ...]` serves the named rows, or all, through the pipeline's own stages
-(environment installed, nothing else on the GPU), sends a few dozen requests and prints a line for each as it is done. The
-share of this GPU is that of the row's card in MiB, and the largest batch what vLLM takes on that card. Beside weights, KV
-cache and peak stands by how much they were planned above (+) or below what came; "within" means KV cache and peak
-within the error that the plan states. What another card's context takes and how fast it is cannot be seen here.
+`python -m benchmarks.cards [--json FILE] [PROFILE ...]` serves the named rows, or all, through the pipeline's own stages (with the
+environment installed and nothing else on the GPU), sends a few dozen requests to each server and prints a line per row. The share
+of this GPU equals the memory of the row's card, and the largest batch is what vLLM takes on that card. Weights, KV cache and peak
+are shown with the error of the plan in percent (+: planned too high); "within" means that KV cache and peak are within the error
+that the plan states. The memory of another card's context, and the card's speed, cannot be measured here.
 """
 
 import argparse
@@ -49,7 +49,7 @@ WIDTHS = (12, 30, 7, 22, 22, 24, 22, 9)
 
 
 class Row(BaseModel):
-    """What became of a row: plan against measurement in MiB, or why there is none."""
+    """The result of a row: plan and measurement in MiB, or why there is none."""
 
     profile: str
     repository: str
@@ -68,7 +68,7 @@ class Row(BaseModel):
 
 
 def settings(session: Session, name: str, total_mib: float) -> tuple[str, float, list[str]]:
-    """Return (repository, share of this GPU, what to set) for the row on a GPU of `total_mib`."""
+    """Return (repository, share of this GPU, settings as --set takes them) for the row on a GPU of `total_mib`."""
     serve, model = session.layers.config(name).serve, session.layers.config(name).model
     repo, card_mib = str(model.repo), CARDS[name]
     share = round((serve.gpu_memory_utilization or 0) * card_mib / total_mib, 6)
@@ -85,10 +85,10 @@ def settings(session: Session, name: str, total_mib: float) -> tuple[str, float,
 
 
 def total_of_this_gpu(root: Path) -> float:
-    """Return the memory of the first GPU in MiB, with the embedded model's tokenizer, which the shapes borrow, in place."""
+    """Return the memory of the first GPU in MiB; download the embedded model if its tokenizer, which the shapes use, is missing."""
     session = Session(root, options(profile="gpu-embedded"))
-    wanted = ["check-gpu"] if (session.workspace.models / shape.SOURCE / "tokenizer.json").is_file() else ["download-model"]
-    session.pipeline.ensure(wanted)
+    stages = ["check-gpu"] if (session.workspace.models / shape.SOURCE / "tokenizer.json").is_file() else ["download-model"]
+    session.pipeline.ensure(stages)
     machine: Machine | None = session.pipeline.outcome(Machine).data
     if machine is None or not machine.gpus:
         raise SystemExit(f"no GPU to measure on: {machine.reason if machine else 'check-gpu failed'}")
@@ -96,8 +96,8 @@ def total_of_this_gpu(root: Path) -> float:
 
 
 @contextmanager
-def nothing_left(session: Session) -> Iterator[None]:
-    """Stop after the block whatever server there is."""
+def stop_afterwards(session: Session) -> Iterator[None]:
+    """Stop any server after the block."""
     try:
         yield
     finally:
@@ -107,14 +107,14 @@ def nothing_left(session: Session) -> Iterator[None]:
 
 
 def measured(root: Path, name: str, total_mib: float) -> Row:
-    """Serve a row and return what came of it."""
+    """Serve a row and return its result."""
     repo, share, sets = settings(Session(root, options(), silent=True), name, total_mib)
     row = Row(profile=name, repository=repo, card_mib=CARDS[name], utilization=share, verdict="")
     if CARDS[name] > total_mib:
         return row.model_copy(update={"verdict": f"left out: this GPU has {total_mib:.0f} MiB"})
     session = Session(root, options(profile=name, set=sets))
     shape.make(repo, session.workspace.models)
-    with nothing_left(session):
+    with stop_afterwards(session):
         session.pipeline.ensure(["serve"], force=["serve"])
         outcome = session.pipeline.outcome(Server)
         if outcome.data is None:
@@ -126,16 +126,16 @@ def measured(root: Path, name: str, total_mib: float) -> Row:
             for number in range(REQUESTS)
         ]
         answers, _ = closed_loop(Endpoint(server.handle.base_url), payloads, CONCURRENCY, TIMEOUT_S)
-        time.sleep(1.0)  # the sampler looks five times a second
+        time.sleep(1.0)  # the sampler takes five samples a second
         samples = list(read_samples(session.workspace.root / server.handle.samples))
-        told = breakdown((session.workspace.root / server.handle.log).read_text(encoding="utf-8", errors="replace"))
+        memory = breakdown((session.workspace.root / server.handle.log).read_text(encoding="utf-8", errors="replace"))
     method, points = gpu_points(samples, baseline_mib(samples))
-    found = row.model_copy(
+    result = row.model_copy(
         update={
             "plan": server.plan,
-            "weights_mib": told.weights_mib,
-            "kv_cache_mib": told.kv_cache_mib,
-            "kv_tokens": told.kv_tokens,
+            "weights_mib": memory.weights_mib,
+            "kv_cache_mib": memory.kv_cache_mib,
+            "kv_tokens": memory.kv_tokens,
             "peak_mib": max((mib for _, mib in points), default=None),
             "method": method,
             "ready_s": server.handle.ready_s,
@@ -143,52 +143,52 @@ def measured(root: Path, name: str, total_mib: float) -> Row:
             "failed": sum(not answer.ok for answer in answers),
         }
     )
-    return found.model_copy(update={"verdict": verdict(found)})
+    return result.model_copy(update={"verdict": verdict(result)})
 
 
 def verdict(row: Row) -> str:
-    """Return whether KV cache and peak came within the plan's error, and which did not."""
+    """Return whether KV cache and peak are within the plan's error, and which are not."""
     if row.failed or not row.requests:
         return f"failed: {row.failed} of {row.requests} requests"
     if row.plan is None:
         return "failed: nothing was planned"
-    compared = (
+    checks = (
         ("KV cache", row.plan.kv_cache_mib, row.kv_cache_mib, row.plan.error_mib),
         ("peak", row.plan.peak_mib, row.peak_mib, PEAK_ERROR_MIB),
     )
-    off = [f"{what} not measured" for what, _, came, _ in compared if came is None]
-    off += [
-        f"{what} came {came - planned:+.0f} MiB (±{error:.0f})"
-        for what, planned, came, error in compared
-        if came is not None and abs(came - planned) > error
+    deviations = [f"{what} not measured" for what, _, measured_mib, _ in checks if measured_mib is None]
+    deviations += [
+        f"{what} came {measured_mib - planned_mib:+.0f} MiB (±{error:.0f})"
+        for what, planned_mib, measured_mib, error in checks
+        if measured_mib is not None and abs(measured_mib - planned_mib) > error
     ]
-    return "within" if not off else f"NOT within: {', '.join(off)}"
+    return "within" if not deviations else f"NOT within: {', '.join(deviations)}"
 
 
-def against(planned: float | None, came: float | None) -> str:
-    """Return both and by how many percent the plan was above."""
-    if planned is None or came is None:
-        return f"{'?' if planned is None else f'{planned:.0f}'} / {'?' if came is None else f'{came:.0f}'}"
-    return f"{planned:.0f} / {came:.0f}" + (f" ({100 * (planned / came - 1):+.1f} %)" if came else "")
+def against(planned: float | None, actual: float | None) -> str:
+    """Return both values, and by how many percent the plan was too high."""
+    if planned is None or actual is None:
+        return f"{'?' if planned is None else f'{planned:.0f}'} / {'?' if actual is None else f'{actual:.0f}'}"
+    return f"{planned:.0f} / {actual:.0f}" + (f" ({100 * (planned / actual - 1):+.1f} %)" if actual else "")
 
 
 def cells(row: Row) -> tuple[str, ...]:
-    """Return the row of the table: planned / measured."""
-    made = row.plan
-    planned = (made.weights_mib, made.kv_cache_mib, made.kv_tokens, made.peak_mib) if made else (None,) * 4
-    came = (row.weights_mib, row.kv_cache_mib, row.kv_tokens, row.peak_mib)
-    compared = [against(*pair) for pair in zip(planned, came, strict=True)]
+    """Return the row's cells: planned / measured."""
+    plan = row.plan
+    planned = (plan.weights_mib, plan.kv_cache_mib, plan.kv_tokens, plan.peak_mib) if plan else (None,) * 4
+    actual = (row.weights_mib, row.kv_cache_mib, row.kv_tokens, row.peak_mib)
+    compared = [against(*pair) for pair in zip(planned, actual, strict=True)]
     ready = "" if row.ready_s is None else f"{row.ready_s:.1f}"
-    return (row.profile, row.repository.partition("/")[2], f"{made.budget_mib:.0f}" if made else "", *compared, ready, row.verdict)
+    return (row.profile, row.repository.partition("/")[2], f"{plan.budget_mib:.0f}" if plan else "", *compared, ready, row.verdict)
 
 
 def line(texts: tuple[str, ...]) -> str:
-    """Return the cells at the columns' width."""
+    """Return the cells padded to the columns' widths."""
     return "  ".join([*(text.ljust(width) for text, width in zip(texts, WIDTHS, strict=False)), texts[-1]])
 
 
 def run(root: Path, names: list[str], file: Path | None, say: Callable[[str], None]) -> list[Row]:
-    """Measure the rows, one after the other, whatever becomes of each; say and keep each as it is done, and say all at the end."""
+    """Measure the rows one after the other, whatever becomes of each; print and save each result, and print all at the end."""
     with locked(Session(root, options(), silent=True).workspace):
         total_mib = total_of_this_gpu(root)
         rows = []
@@ -196,9 +196,9 @@ def run(root: Path, names: list[str], file: Path | None, say: Callable[[str], No
             say(f"[{number}/{len(names)}] {name}: a card of {CARDS[name]:.0f} MiB on a GPU of {total_mib:.0f}")
             try:
                 rows.append(measured(root, name, total_mib))
-            except (Exception, SystemExit) as error:  # one row's trouble is no other's
-                said = error.message if isinstance(error, PipelineError) else f"{type(error).__name__}: {error}"
-                rows.append(Row(profile=name, repository="", card_mib=CARDS[name], utilization=0, verdict=f"failed: {said}"))
+            except (Exception, SystemExit) as error:  # a failed row must not stop the others
+                message = error.message if isinstance(error, PipelineError) else f"{type(error).__name__}: {error}"
+                rows.append(Row(profile=name, repository="", card_mib=CARDS[name], utilization=0, verdict=f"failed: {message}"))
             say(line(HEADER) + "\n" + line(cells(rows[-1])))
             if file is not None:
                 file.write_text(json.dumps([row.model_dump(mode="json") for row in rows], indent=1) + "\n", encoding="utf-8")
@@ -207,15 +207,17 @@ def run(root: Path, names: list[str], file: Path | None, say: Callable[[str], No
 
 
 def main(words: list[str]) -> int:
-    """Return 0 where every row came within the plan's error."""
+    """Return 0 if every row is within the plan's error, else 1."""
     parser = argparse.ArgumentParser(prog="benchmarks.cards", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("profiles", nargs="*", metavar="PROFILE", help=f"of {', '.join(CARDS)}; all of them where none is named")
     parser.add_argument("--json", metavar="FILE", help="write the rows there, too")
-    asked = parser.parse_args(words)
-    unknown = [name for name in asked.profiles if name not in CARDS]
+    arguments = parser.parse_args(words)
+    unknown = [name for name in arguments.profiles if name not in CARDS]
     if unknown:
         parser.error(f"no row {unknown[0]}; rows: {', '.join(CARDS)}")
-    rows = run(ROOT, asked.profiles or list(CARDS), Path(asked.json) if asked.json else None, lambda text: print(text, flush=True))
+    rows = run(
+        ROOT, arguments.profiles or list(CARDS), Path(arguments.json) if arguments.json else None, lambda text: print(text, flush=True)
+    )
     return 0 if all(row.verdict == "within" for row in rows) else 1
 
 

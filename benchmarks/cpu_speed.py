@@ -1,11 +1,10 @@
 """The embedded default's speed against vLLM's own defaults and against this machine's memory bandwidth, in one run.
 
-`./inv install` first, then `.venv/bin/python -m benchmarks.cpu_speed` (9 minutes, nothing beside it). Two configurations in
-turn, each started twice on caches of its own: vLLM's defaults (bf16 weights, no flag but the model's, 1 GiB for the KV
-cache) and the cpu profile (with its caches as `install` leaves them). Prompts differ from their first words on, so that
-the prefix cache holds none of them; a cached token would be printed. The limit of decoding is what the memory can give:
-bytes per second, measured by finding the largest of 1 GiB of numbers, through the bytes of all weights that a token reads
-(all but the embeddings).
+Run `./inv install` first, then `.venv/bin/python -m benchmarks.cpu_speed` (9 minutes, on an otherwise idle machine). Two
+configurations are measured in turn, each started twice on its own caches: vLLM's defaults (bf16 weights, no flag but the model's,
+1 GiB for the KV cache) and the cpu profile (with its caches as `install` leaves them). Prompts differ from their first words on, so
+none is in the prefix cache; a warning is printed if a token was cached. Memory bandwidth limits decoding: bytes per second, measured
+by finding the maximum of 1 GiB of numbers, divided by the bytes of the weights that a token reads (all but the embeddings).
 """
 
 import argparse
@@ -40,7 +39,7 @@ def seconds():
     return time.perf_counter() - began
 print(array.numel() * 4 / min(seconds() for _ in range(10)))
 """
-# By itself vLLM asks for 0.92 of the memory, more than a machine of 24 GiB has free.
+# vLLM's own default is 0.92 of the memory, more than a machine with 24 GiB has free.
 DEFAULTS = ServeConfig(env={"VLLM_CPU_KVCACHE_SPACE": "1"})
 GOALS = {
     "TTFT, 37-token prompt (ms)": ("≤", 40),
@@ -55,7 +54,7 @@ GOALS = {
 
 @dataclass(frozen=True)
 class Speed:
-    """What one server gave: medians, with the lowest and highest of them."""
+    """The results of one server: sorted values for TTFT and decode, throughput, and peak memory."""
 
     ttft_short_ms: list[float]
     decode_tok_s: list[float]
@@ -65,7 +64,7 @@ class Speed:
 
 
 def prompts(tokens: int, first: int, up: Up) -> Iterator[str]:
-    """Yield prompts of exactly so many tokens, template included, that differ from their first words on."""
+    """Yield prompts of exactly `tokens` tokens, template included, that differ from their first words on."""
 
     def text(number: int, words: int) -> str:
         return f"{number:04d}" + " apple" * words
@@ -80,7 +79,7 @@ def prompts(tokens: int, first: int, up: Up) -> Iterator[str]:
 
 
 def ask(up: Up, payloads: list[dict[str, object]], concurrency: int) -> tuple[list[Answer], float]:
-    """Return the answers and the wall seconds; SystemExit names the first failed request."""
+    """Return the answers and the wall seconds; SystemExit with the error of the first failed request."""
     answers, wall_s = closed_loop(up.target, payloads, concurrency, TIMEOUT_S)
     failed = [answer.error for answer in answers if not answer.ok]
     if failed:
@@ -89,13 +88,13 @@ def ask(up: Up, payloads: list[dict[str, object]], concurrency: int) -> tuple[li
 
 
 def requests(up: Up, tokens: int, first: int, count: int, output: int) -> list[dict[str, object]]:
-    """Return that many requests of that many prompt and output tokens."""
+    """Return `count` requests of `tokens` prompt tokens and `output` output tokens."""
     source = prompts(tokens, first, up)
     return [streamed("model", [{"role": "user", "content": next(source)}], output, ignore_eos=True) for _ in range(count)]
 
 
 def speed(up: Up) -> Speed:
-    """Measure one server: everything alone but the last, after a warm-up of each shape."""
+    """Measure one server after a warm-up of each shape; all loads but the last send one request at a time."""
     ask(up, requests(up, SHORT_TOKENS, 0, 4, 16), 1)
     short, _ = ask(up, requests(up, SHORT_TOKENS, 1000, 30, 4), 1)
     decode, _ = ask(up, requests(up, SHORT_TOKENS, 2000, 15, OUTPUT_TOKENS), 1)
@@ -116,13 +115,13 @@ def speed(up: Up) -> Speed:
 
 
 def bandwidth_bytes_s(python: Path) -> float:
-    """Return how fast all cores together read memory; the best of ten."""
-    done = subprocess.run([str(python), "-c", READ_BANDWIDTH], capture_output=True, text=True, check=True)
-    return float(done.stdout)
+    """Return how many bytes per second all cores together read from memory; the best of ten."""
+    process = subprocess.run([str(python), "-c", READ_BANDWIDTH], capture_output=True, text=True, check=True)
+    return float(process.stdout)
 
 
 def read_per_token_bytes(folder: Path) -> int:
-    """Return the bytes of the weights that each token reads: all but the embeddings, of which it reads one row."""
+    """Return the bytes of the weights that each token reads: all but the embeddings, of which it reads a single row."""
     with (folder / "model.safetensors").open("rb") as file:
         header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
     tied = "lm_head.weight" not in header
@@ -130,25 +129,25 @@ def read_per_token_bytes(folder: Path) -> int:
     return sum(header[name]["data_offsets"][1] - header[name]["data_offsets"][0] for name in names)
 
 
-def figures(made: Speed, first_s: float, later_s: float) -> list[float]:
+def figures(speed: Speed, first_s: float, later_s: float) -> list[float]:
     """Return the figures in the order of GOALS."""
     return [
-        median(made.ttft_short_ms),
-        median(made.decode_tok_s),
-        median(made.ttft_long_ms),
-        made.system_tok_s,
+        median(speed.ttft_short_ms),
+        median(speed.decode_tok_s),
+        median(speed.ttft_long_ms),
+        speed.system_tok_s,
         first_s,
         later_s,
-        made.pss_mib,
+        speed.pss_mib,
     ]
 
 
 def measure(settings: ServeConfig, folder: Path, name: str, bare: bool) -> tuple[Speed, float, float]:
-    """Return (speed, seconds of the first start, of a later one) of these settings on caches of their own."""
+    """Return (speed, seconds of the first start, seconds of a later one) of these settings on their own caches."""
     workspace = fresh(name)
     words = command(settings, folder, workspace, bare)
     with tempfile.TemporaryDirectory() as empty:
-        os.environ["TMPDIR"] = empty  # torch keeps the headers that it precompiled there
+        os.environ["TMPDIR"] = empty  # torch keeps its precompiled headers there
         if not bare:
             rehearse(REHEARSALS[CPU_SET.distribution], workspace, workspace.root / "rehearsal.log")
         with served(settings, words, workspace) as up:
@@ -156,8 +155,8 @@ def measure(settings: ServeConfig, folder: Path, name: str, bare: bool) -> tuple
         print(f"{name}: first start {first_s:.1f} s", flush=True)
         with served(settings, words, workspace) as up:
             print(f"{name}: later start {up.ready_s:.1f} s", flush=True)
-            made = speed(up)
-    return made, first_s, up.ready_s
+            result = speed(up)
+    return result, first_s, up.ready_s
 
 
 def main() -> None:
@@ -165,10 +164,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--without-defaults", action="store_true", help="measure the profile alone")
     alone = parser.parse_args().without_defaults
-    found, quantization = host.read(), "int8"
-    if "avx512_vnni" not in found.vector:
+    processor, quantization = host.read(), "int8"
+    if "avx512_vnni" not in processor.vector:
         quantization = "none"
-    print(f"{found.cpu}, {found.physical_cores} cores, {' '.join(found.vector)}", flush=True)
+    print(f"{processor.cpu}, {processor.physical_cores} cores, {' '.join(processor.vector)}", flush=True)
     theirs = [None] * len(GOALS) if alone else figures(*measure(DEFAULTS, checkpoint("none"), "defaults", bare=True))
     ours, first_s, later_s = measure(profile(), checkpoint(quantization), "profile", bare=False)
     mine = figures(ours, first_s, later_s)

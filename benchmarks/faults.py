@@ -1,6 +1,6 @@
-"""Provoke each fault of tests/e2e/faults.py on a real server and print what happened, with figures, as a table.
+"""Provoke each fault of tests/e2e/faults.py on a real server and print the results, with figures, as a table.
 
-`.venv/bin/python -m benchmarks.faults [names]` uses the end-to-end tests' own folder (.cache/e2e).
+`.venv/bin/python -m benchmarks.faults [names]` uses the folder of the end-to-end tests (.cache/e2e).
 """
 
 import sys
@@ -10,7 +10,7 @@ from tests.e2e.faults import SCENARIOS
 
 
 def main() -> None:
-    """Run the scenarios and print a row each."""
+    """Run the scenarios and print a row for each."""
     names = sys.argv[1:] or list(SCENARIOS)
     project = fresh_project()
     print("| fault | what was said | exit code | seconds from fault to end | processes left |\n| --- | --- | --- | --- | --- |")

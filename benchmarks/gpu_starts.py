@@ -1,10 +1,10 @@
-"""How soon the server of a GPU set is ready, and how fast it then is, by how FlashInfer's sampler and the toolkit are dealt with.
+"""The time until the server of a GPU set is ready, and its speed, by the handling of FlashInfer's sampler and the CUDA toolkit.
 
-`./inv install` and `./inv download-model --profile gpu-embedded` first, then
-`.venv/bin/python -m benchmarks.gpu_starts [--json FILE] NAME…` (2 to 6 minutes a name, nothing beside it). Each variant is
-started twice on caches of its own; the second server is measured: decode alone, throughput at concurrency 64, greedy and
-with top_p and top_k, which is where FlashInfer's sampler computes. `toolkit` is vLLM as it comes, and needs a machine with
-a CUDA toolkit; the others are for `benchmarks/driver_only`, which hides it.
+Run `./inv install` and `./inv download-model --profile gpu-embedded` first, then
+`.venv/bin/python -m benchmarks.gpu_starts [--json FILE] NAME…` (2 to 6 minutes per name, on an otherwise idle machine). Each variant
+is started twice on its own caches, and the second server is measured: decode at concurrency 1 and throughput at concurrency 64, both
+greedy and with top_p and top_k, for which FlashInfer's sampler is used. `toolkit` is vLLM without our settings, and needs a machine
+with a CUDA toolkit; run the others under `benchmarks/driver_only`, which hides the toolkit.
 """
 
 import argparse
@@ -35,9 +35,9 @@ SAMPLED = {"temperature": 0.8, "top_p": 0.9, "top_k": 40}
 
 @dataclass(frozen=True)
 class Variant:
-    """What the server is started with beside the profile; None takes a variable away that we set ourselves.
+    """What the server gets besides the profile; None removes a variable that we set ourselves.
 
-    `bare`: with nothing of ours that spares time at the start.
+    `bare`: without any of our settings that shorten the start.
     """
 
     env: dict[str, str | None] = field(default_factory=dict)
@@ -56,18 +56,18 @@ VARIANTS = {
 
 
 def settings_of(variant: Variant) -> ServeConfig:
-    """Return the settings of profile gpu-embedded with what the variant changes."""
+    """Return the settings of profile gpu-embedded with the variant's changes."""
     serve = load_layers(ROOT / "config.yaml", {}, (), "gpu-embedded").config("gpu-embedded").serve
-    made = settle(serve, host.read(), "vllm")
-    ours = {} if variant.bare else made.env
+    settings = settle(serve, host.read(), "vllm")
+    ours = {} if variant.bare else settings.env
     env = {name: value for name, value in {**ours, **variant.env}.items() if value is not None}
-    arguments = tuple(word for word in made.extra_args if not (variant.bare and word.startswith(COMPILATION)))
+    arguments = tuple(word for word in settings.extra_args if not (variant.bare and word.startswith(COMPILATION)))
     port = 8100 + list(VARIANTS.values()).index(variant)
-    return made.model_copy(update={"env": env, "extra_args": arguments, "port": port, "gpu_memory_utilization": 0.3})
+    return settings.model_copy(update={"env": env, "extra_args": arguments, "port": port, "gpu_memory_utilization": 0.3})
 
 
 def load(up: Up, count: int, concurrency: int, **more: Any) -> tuple[list[float], float]:
-    """Return (TPOT of each request in ms, tokens per second) of that many requests."""
+    """Return (TPOT of each request in ms, tokens per second) of `count` requests."""
     payloads = [
         streamed(NAME, [{"role": "user", "content": f"{number} Tell a story."}], OUTPUT_TOKENS, ignore_eos=True, **more)
         for number in range(count)
@@ -82,7 +82,7 @@ def load(up: Up, count: int, concurrency: int, **more: Any) -> tuple[list[float]
 
 
 def speed(up: Up) -> dict[str, float]:
-    """Measure one server after a warm-up of each shape."""
+    """Return the speed of one server, measured after a warm-up of each shape."""
     for more in ({}, SAMPLED):
         load(up, 128, 64, **more)
     alone, _ = load(up, 30, 1)
@@ -98,7 +98,7 @@ def speed(up: Up) -> dict[str, float]:
 
 
 def phases_s(log: Path, ready_s: float) -> dict[str, float]:
-    """Return the phases of a start from the times that its log's lines bear."""
+    """Return the phases of a start, from the timestamps in its log."""
     phases, first = Phases(), None
     for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
         stamp = next((word for word in line.split() if word.count(":") == 2 and word.replace(":", "").isdigit()), None)
@@ -110,38 +110,38 @@ def phases_s(log: Path, ready_s: float) -> dict[str, float]:
     return phases.durations(ready_s)
 
 
-def measure(name: str, starts: Sequence[str], kept: Path | None) -> dict[str, Any]:
-    """Return the figures of a variant; its logs go to the folder `kept`."""
+def measure(name: str, starts: Sequence[str], log_folder: Path | None) -> dict[str, Any]:
+    """Return the figures of a variant; copy its logs to `log_folder`."""
     settings = settings_of(VARIANTS[name])
     workspace = fresh(f"gpu-{name}") if "first" in starts else place(f"gpu-{name}")
     words = command(settings, checkpoint("none"), workspace, distribution="vllm")
-    found: dict[str, Any] = {"variant": name}
+    figures: dict[str, Any] = {"variant": name}
     for start in starts:
         with served(settings, words, workspace) as up:
             log = up.samples.with_name("server.log")
-            found |= {f"{start}_s": round(up.ready_s, 1), f"{start}_phases_s": phases_s(log, up.ready_s)}
+            figures |= {f"{start}_s": round(up.ready_s, 1), f"{start}_phases_s": phases_s(log, up.ready_s)}
             print(f"{time.strftime('%H:%M:%S')} {name}: {start} start {up.ready_s:.1f} s", flush=True)
             if start == "later":
-                found |= {key: round(value, 1) for key, value in speed(up).items()}
-        if kept is not None:
-            shutil.copyfile(log, kept / f"{name}-{start}.log")
-    print(json.dumps(found), flush=True)
-    return found
+                figures |= {key: round(value, 1) for key, value in speed(up).items()}
+        if log_folder is not None:
+            shutil.copyfile(log, log_folder / f"{name}-{start}.log")
+    print(json.dumps(figures), flush=True)
+    return figures
 
 
 def main() -> None:
-    """Measure the variants that are named, and print a row for each."""
+    """Measure the named variants and print a row for each."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="+", choices=VARIANTS)
     parser.add_argument("--starts", nargs="+", choices=("first", "later"), default=("first", "later"))
     parser.add_argument("--json", type=Path)
     parser.add_argument("--logs", type=Path)
-    asked = parser.parse_args()
-    if asked.logs:
-        asked.logs.mkdir(parents=True, exist_ok=True)
-    rows = [measure(name, asked.starts, asked.logs) for name in asked.names]
-    if asked.json:
-        asked.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    arguments = parser.parse_args()
+    if arguments.logs:
+        arguments.logs.mkdir(parents=True, exist_ok=True)
+    rows = [measure(name, arguments.starts, arguments.logs) for name in arguments.names]
+    if arguments.json:
+        arguments.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     for row in rows:
         print("| " + " | ".join(str(value) for value in row.values() if not isinstance(value, dict)) + " |")
 

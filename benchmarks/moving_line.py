@@ -1,7 +1,7 @@
-"""What one picture of the terminal's moving line costs, against one of rich's live display of the same words.
+"""The cost of drawing the terminal's moving line once, against rich's live display of the same text.
 
-`python -m benchmarks.moving_line` draws each 2000 times into memory: whoever measures shares its interpreter with whoever
-draws, so a picture is time in which nothing can be stamped.
+`python -m benchmarks.moving_line` draws each 2000 times into memory. Drawing shares the interpreter with the measurement, so no
+chunk can be timestamped while a picture is drawn.
 """
 
 import io
@@ -18,13 +18,13 @@ PICTURES, TOTAL = 2000, 100
 
 
 def costs_us(draw: Callable[[int], object]) -> list[float]:
-    """Return what each picture took, in µs."""
-    found = []
+    """Return the time that each picture took, in µs."""
+    costs = []
     for number in range(PICTURES):
         before = time.perf_counter()
         draw(number)
-        found.append(1e6 * (time.perf_counter() - before))
-    return found
+        costs.append(1e6 * (time.perf_counter() - before))
+    return costs
 
 
 def main() -> None:

@@ -1,8 +1,8 @@
 """Print how long the pipeline's own commands take, beside their limits and a peer's start-up.
 
-`python -m benchmarks.pipeline_times` times, in this checkout, `./inv --list`, and `./inv all` with nothing changed (run
-`./inv all` first); `--force` starts the server and times `./inv all --force` on it; `--fresh` also clones HEAD into a
-temporary folder and times `./inv all` there.
+In this checkout, `python -m benchmarks.pipeline_times` times `./inv --list`, and `./inv all` with nothing changed (run `./inv all`
+first); `--force` starts the server and times `./inv all --force` on it; `--fresh` also clones HEAD into a temporary folder and times
+`./inv all` there.
 """
 
 import argparse
@@ -18,7 +18,7 @@ RUNS = 7
 
 
 def seconds(command: list[str], folder: Path, runs: int) -> list[float]:
-    """Return the wall seconds of each run."""
+    """Return the wall time of each run in seconds."""
     times = []
     for _ in range(runs):
         began = time.perf_counter()
@@ -39,7 +39,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--fresh", action="store_true", help="also time a fresh clone's ./inv all")
     parser.add_argument("--force", action="store_true", help="also time ./inv all --force with the server up")
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     bare = statistics.median(seconds([sys.executable, "-m", "invoke", "--version"], ROOT, RUNS))
     print(f"{'bare Invoke, inv --version':<34}{bare:8.2f} s")
     show("./inv --list", seconds(["./inv", "--list"], ROOT, RUNS), 0.3, bare)
@@ -48,13 +48,13 @@ def main() -> None:
         show("./inv all, nothing changed", seconds(["./inv", "all"], ROOT, RUNS), 0.6, bare)
     else:
         print("./inv all has something to do (`./inv why`); run it first, then this again")
-    if given.force:
+    if arguments.force:
         subprocess.run(["./inv", "serve"], cwd=ROOT, capture_output=True, check=True)
         try:
             show("./inv all --force, server up", seconds(["./inv", "all", "--force"], ROOT, 1), 90)
         finally:
             subprocess.run(["./inv", "stop"], cwd=ROOT, capture_output=True, check=True)
-    if given.fresh:
+    if arguments.fresh:
         with tempfile.TemporaryDirectory() as folder:
             subprocess.run(["git", "clone", "--quiet", str(ROOT), folder], check=True)
             show("fresh clone, ./inv all", seconds(["./inv", "all"], Path(folder), 1), 240)

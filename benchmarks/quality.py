@@ -1,8 +1,8 @@
 """What storing the embedded model's weights as int8 costs in quality, against the dequantised original.
 
-`./inv install` first, then `.venv/bin/python -m benchmarks.quality` (5 minutes, nothing beside it). The original is the
-GGUF dequantised to bf16 and computed in float32. It answers each prompt greedily; the others then answer the same prompts,
-and are asked how likely they find the original's answers, token by token.
+Run `./inv install` first, then `.venv/bin/python -m benchmarks.quality` (5 minutes, on an otherwise idle machine). The original is the
+GGUF file dequantised to bf16 and computed in float32. It answers each prompt greedily. The others answer the same prompts, and score
+the original's answers token by token.
 """
 
 import argparse
@@ -27,16 +27,16 @@ B = TypeVar("B")
 
 
 @dataclass(frozen=True)
-class Told:
-    """A greedy answer: the prompt's token ids and its own."""
+class GreedyAnswer:
+    """A greedy answer: the token ids of the prompt and of the answer."""
 
     prompt: tuple[int, ...]
     answer: tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class Judged:
-    """What a server finds of an answer's token: its log-probability, and whether it is the server's own first choice."""
+class TokenScore:
+    """A server's score of an answer's token: its log-probability, and whether it is the server's own first choice."""
 
     logprob: float
     first: bool
@@ -48,7 +48,7 @@ def prompts() -> list[str]:
     return [*(case.text for case in cases), *load_prompts(ROOT / "suites" / "determinism-en.txt")]
 
 
-def answer(up: Up, prompt: str) -> Told:
+def answer(up: Up, prompt: str) -> GreedyAnswer:
     """Return the greedy answer to a prompt."""
     payload = {
         "model": NAME,
@@ -59,37 +59,37 @@ def answer(up: Up, prompt: str) -> Told:
         "return_token_ids": True,
     }
     completion = Control(up.target.base_url).chat(payload, TIMEOUT_S)
-    return Told(tuple(completion.prompt_token_ids or ()), tuple(completion.choices[0].token_ids or ()))
+    return GreedyAnswer(tuple(completion.prompt_token_ids or ()), tuple(completion.choices[0].token_ids or ()))
 
 
-def at_once(ask: Callable[[A], B], about: Iterable[A]) -> list[B]:
-    """Return what `ask` says of each, several at a time."""
+def map_concurrently(ask: Callable[[A], B], items: Iterable[A]) -> list[B]:
+    """Return the results of `ask` for each item, computed several at a time."""
     with ThreadPoolExecutor(CONCURRENCY) as pool:
-        return list(pool.map(ask, about))
+        return list(pool.map(ask, items))
 
 
-def judge(up: Up, told: Told) -> list[Judged]:
-    """Return what the server finds of each token of the answer, given the prompt and the tokens before."""
-    payload = {"model": NAME, "prompt": [*told.prompt, *told.answer], "max_tokens": 1, "temperature": 0, "prompt_logprobs": 1}
+def judge(up: Up, original: GreedyAnswer) -> list[TokenScore]:
+    """Return the server's score of each token of the answer, given the prompt and the tokens before it."""
+    payload = {"model": NAME, "prompt": [*original.prompt, *original.answer], "max_tokens": 1, "temperature": 0, "prompt_logprobs": 1}
     response = requests.post(f"{up.target.base_url}/v1/completions", json=payload, timeout=TIMEOUT_S)
     response.raise_for_status()
-    positions: list[dict[str, Any]] = response.json()["choices"][0]["prompt_logprobs"][len(told.prompt) :]
-    own = (position[str(token)] for position, token in zip(positions, told.answer, strict=True))
-    return [Judged(float(entry["logprob"]), entry["rank"] == 1) for entry in own]
+    positions: list[dict[str, Any]] = response.json()["choices"][0]["prompt_logprobs"][len(original.prompt) :]
+    entries = (position[str(token)] for position, token in zip(positions, original.answer, strict=True))
+    return [TokenScore(float(entry["logprob"]), entry["rank"] == 1) for entry in entries]
 
 
-def row(name: str, up: Up, originals: list[Told], asked: list[str]) -> str:
+def row(name: str, up: Up, originals: list[GreedyAnswer], texts: list[str]) -> str:
     """Return one server's figures as a row of a table."""
-    again = at_once(lambda prompt: answer(up, prompt), asked)
-    judged = [entry for judged in at_once(lambda told: judge(up, told), originals) for entry in judged]
-    same = sum(mine.answer == theirs.answer for mine, theirs in zip(again, originals, strict=True))
-    first = sum(entry.first for entry in judged) / len(judged)
-    mean = sum(entry.logprob for entry in judged) / len(judged)
-    return f"| {name} | {same} of {len(asked)} | {100 * first:.1f} % | {mean:.3f} |"
+    answers = map_concurrently(lambda prompt: answer(up, prompt), texts)
+    scores = [entry for scores in map_concurrently(lambda original: judge(up, original), originals) for entry in scores]
+    same = sum(mine.answer == theirs.answer for mine, theirs in zip(answers, originals, strict=True))
+    first = sum(entry.first for entry in scores) / len(scores)
+    mean = sum(entry.logprob for entry in scores) / len(scores)
+    return f"| {name} | {same} of {len(texts)} | {100 * first:.1f} % | {mean:.3f} |"
 
 
 def server(settings: ServeConfig, folder: Path, name: str) -> Any:
-    """Return the context of a server of these settings."""
+    """Return the context of a server with these settings."""
     workspace = fresh(name)
     return served(settings, command(settings, folder, workspace), workspace)
 
@@ -97,16 +97,16 @@ def server(settings: ServeConfig, folder: Path, name: str) -> Any:
 def main() -> None:
     """Run the comparison and print it as a table."""
     argparse.ArgumentParser(description=__doc__).parse_args()
-    asked = prompts()
+    texts = prompts()
     eager = profile().model_copy(update={"enforce_eager": True})
     with server(eager.model_copy(update={"dtype": "float32"}), checkpoint("none"), "original") as up:
-        originals = at_once(lambda prompt: answer(up, prompt), asked)
-        rows = [row("original (bf16 weights, float32)", up, originals, asked)]
+        originals = map_concurrently(lambda prompt: answer(up, prompt), texts)
+        rows = [row("original (bf16 weights, float32)", up, originals, texts)]
     for name, settings, weights in (("bf16", eager, "none"), ("int8, as the cpu profile", profile(), "int8")):
         with server(settings, checkpoint(weights), weights) as up:
-            rows.append(row(name, up, originals, asked))
-    tokens = sum(len(told.answer) for told in originals)
-    print(f"{len(asked)} prompts, {tokens} answer tokens of the original; greedy, at most {TOKENS} tokens an answer\n")
+            rows.append(row(name, up, originals, texts))
+    tokens = sum(len(original.answer) for original in originals)
+    print(f"{len(texts)} prompts, {tokens} answer tokens of the original; greedy, at most {TOKENS} tokens an answer\n")
     print("| weights | answers equal to the original's | its tokens that are the first choice here | their mean log-probability |")
     print("| --- | --- | --- | --- |")
     print("\n".join(rows))

@@ -1,8 +1,8 @@
-"""What the memory sampler costs: its share of a core at 5 Hz beside a tree of processes, against its limit of 1 %.
+"""The cost of the memory sampler: its share of a core at 5 Hz beside a tree of processes, against its limit of 1 %.
 
-`python -m benchmarks.sampler_cost [MiB] [seconds]` lets three processes hold MiB each (1024) and watches the sampler
-for that long (60), without a GPU and with one of the stand-in for NVML that the tests use. The stand-in answers at
-once, where a driver takes its time, so the second figure is of our own code and of pynvml only.
+`python -m benchmarks.sampler_cost [MiB] [seconds]` starts three processes that hold this much memory each (1024 MiB) and measures
+the sampler for this long (60 s), without a GPU and with a simulated one, from the NVML stand-in of the tests. The stand-in answers
+immediately, unlike a driver, so the second figure covers only our own code and pynvml.
 """
 
 import os
@@ -33,12 +33,12 @@ time.sleep(10**6)
 
 
 def cpu_s(pid: int) -> float:
-    """Return the CPU time of a process of one thread, to the nanosecond."""
+    """Return the CPU time of a single-threaded process in seconds, to the nanosecond."""
     return int(Path(f"/proc/{pid}/schedstat").read_text(encoding="ascii").split()[0]) / 1e9
 
 
 def tree(mib: int) -> psutil.Popen:
-    """Start the tree in a session of its own and return its leader once all hold their memory."""
+    """Start the processes in a session of their own and return the leader once all hold their memory."""
     leader = psutil.Popen([sys.executable, "-c", TREE, str(mib), str(CHILDREN)], start_new_session=True)
     while sum(process.memory_info().rss >= mib << 20 for process in (leader, *leader.children())) <= CHILDREN:
         time.sleep(0.1)
@@ -46,7 +46,7 @@ def tree(mib: int) -> psutil.Popen:
 
 
 def measured(session: int, seconds: float, environment: Mapping[str, str]) -> tuple[float, float, int]:
-    """Return (CPU seconds of the start, share of a core after it in percent, samples) of a sampler in this environment."""
+    """Return (CPU seconds of the start, percent of a core afterwards, samples) of a sampler in this environment."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "session").write_text(str(session), encoding="utf-8")
@@ -58,8 +58,8 @@ def measured(session: int, seconds: float, environment: Mapping[str, str]) -> tu
                 time.sleep(0.01)
             started, began = cpu_s(sampler.pid), time.monotonic()
             time.sleep(seconds)
-            used, took = cpu_s(sampler.pid) - started, time.monotonic() - began
-            return started, 100 * used / took, len(samples.read_text(encoding="utf-8").splitlines())
+            used_s, took_s = cpu_s(sampler.pid) - started, time.monotonic() - began
+            return started, 100 * used_s / took_s, len(samples.read_text(encoding="utf-8").splitlines())
         finally:
             sampler.kill()
             sampler.wait()

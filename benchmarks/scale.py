@@ -1,10 +1,10 @@
-"""How cost grows with requests, concurrency, clients, kept runs, cells and nodes, and where each part stops being enough.
+"""How cost grows with requests, concurrency, clients, kept runs, cells and nodes, and the limit of each part.
 
-`python -m benchmarks.scale [parts]` measures on this machine, each size in a process of its own, and simulates beyond what
-its cores allow by a service law that is fitted to what was just measured and stated; `--write` puts all of it, when no part
-is named, into benchmarks/scale.md. Parts: requests, concurrency, stamps, runs, workers, sweep (8 minutes in all).
+`python -m benchmarks.scale [parts]` measures on this machine, each size in its own process. Beyond what its cores allow it simulates,
+with a service law that is fitted to the measurements and stated. `--write` puts the results of all parts into benchmarks/scale.md.
+Parts: requests, concurrency, stamps, runs, workers, sweep (8 minutes in all).
 
-A ratio of growth is how much more a unit costs than at the size before: 1 is linear. SIMULATED is what no machine here did.
+The ratio of growth is the cost per unit divided by that at the size before: 1 is linear. SIMULATED marks what was not measured.
 """
 
 import argparse
@@ -52,12 +52,12 @@ RUNS = (1, 10, 100, 1_000)
 CELLS, NODES = (1, 2, 4, 8), (1, 2, 4)
 CLIENTS, SIMULATED_CLIENTS = (1, 2, 4), (1, 2, 4, 8, 16, 32, 64)
 SIMULATED_NODES = (1, 4, 16, 64, 256, 1024, 4096)
-STEP_MS = 20.0  # of a server that sends a token to every request at once
-MEMORY_MIB = 1024.0  # of one client process
+STEP_MS = 20.0  # step of a server that sends a token to every request at once
+MEMORY_MIB = 1024.0  # limit of one client process
 HISTORY_S, REPORT_S = 1.0, 10.0
 CELL_S = 300.0  # a short cell
-SHARE = 0.1  # of the time may be overhead
-EVENTS = 100_000  # of a simulation
+SHARE = 0.1  # of the time that may be overhead
+EVENTS = 100_000  # per simulation
 Point = tuple[float, float]
 
 
@@ -76,12 +76,12 @@ def line(points: Sequence[Point]) -> Point:
 
 
 def growth(points: Sequence[Point]) -> list[float | None]:
-    """Return for each point how much more a unit costs than at the one before; None for the first."""
+    """Return for each point the cost per unit divided by that of the point before; None for the first."""
     return [None, *((y / before_y) / (x / before_x) for (before_x, before_y), (x, y) in pairwise(points))]
 
 
 def crossing(points: Sequence[Point], limit: float) -> float | None:
-    """Return at which x the points first exceed the limit, on the straight line of the logarithms; None where they never do."""
+    """Return the x at which the points first exceed the limit, interpolated linearly in the logarithms; None if they never do."""
     for (before_x, before_y), (x, y) in pairwise(points):
         if before_y <= limit < y:
             share = (math.log(limit) - math.log(before_y)) / (math.log(y) - math.log(before_y))
@@ -90,37 +90,37 @@ def crossing(points: Sequence[Point], limit: float) -> float | None:
 
 
 def reached(law: Point, limit: float) -> float:
-    """Return at which x the law a + b x reaches the limit; infinity where it does not grow."""
+    """Return the x at which the law a + b x reaches the limit; infinity if the law does not grow."""
     return (limit - law[0]) / law[1] if law[1] > 0 else math.inf
 
 
 def waits_ms(rate_per_s: float, service_us: float, events: int = EVENTS, seed: int = 1) -> list[float]:
-    """Return how late each chunk is stamped that arrives by a Poisson process at one client: first come, first served (Lindley)."""
+    """Return the delay of each chunk's timestamp at one client with Poisson arrivals, first come, first served (Lindley's recursion)."""
     source, wait_s, service_s = random.Random(seed), 0.0, service_us / 1e6
-    found = []
+    delays = []
     for _ in range(events):
-        found.append(1000 * (wait_s + service_s))
+        delays.append(1000 * (wait_s + service_s))
         wait_s = max(0.0, wait_s + service_s - source.expovariate(rate_per_s))
-    return found
+    return delays
 
 
 def burst_ms(concurrency: int, clients: int, service_us: float, step_ms: float = STEP_MS, steps: int = 100) -> list[float]:
-    """Return how late each chunk is stamped where every request's comes at once, each step, and the clients share them."""
+    """Return the delay of each chunk's timestamp when the chunks of all requests come at once, each step, and the clients share them."""
     own, backlog_ms, service_ms = math.ceil(concurrency / clients), 0.0, service_us / 1000
-    found = []
+    delays = []
     for _ in range(steps):
-        found += [backlog_ms + service_ms * (number + 1) for number in range(own)]
+        delays += [backlog_ms + service_ms * (number + 1) for number in range(own)]
         backlog_ms = max(0.0, backlog_ms + service_ms * own - step_ms)
-    return found
+    return delays
 
 
 def holds_bursts(clients: int, service_us: float, concurrency: int) -> bool:
-    """Tell whether the clients stamp bursts of so many requests within the budget."""
+    """Tell whether the clients timestamp bursts of `concurrency` chunks within the budget."""
     return quantile(burst_ms(concurrency, clients, service_us), 0.95) <= BUDGET_MS
 
 
 def highest(holds: Callable[[int], bool], most: int) -> int:
-    """Return the largest number up to `most` for which it holds, as it does up to some number and then no more; 0 for none."""
+    """Return the largest number up to `most` for which `holds` is true, which must be monotonic; 0 for none."""
     low, high = 0, most + 1
     while high - low > 1:
         middle = (low + high) // 2
@@ -129,10 +129,10 @@ def highest(holds: Callable[[int], bool], most: int) -> int:
 
 
 def makespan_s(cells: int, nodes: int, cell_s: float, place_s: float) -> float:
-    """Return how long a sweep takes whose driver places one cell after the other, each on the node that is free first."""
+    """Return the duration of a sweep whose driver places one cell after the other, each on the node that is free first."""
     free, driver_s = [0.0] * nodes, 0.0
     for number in range(cells):
-        node = number % nodes  # all cells take the same time, so nodes get free in turn
+        node = number % nodes  # all cells take the same time, so nodes become free in turn
         driver_s = max(driver_s, free[node]) + place_s
         free[node] = driver_s + cell_s
     return max(free)
@@ -142,7 +142,7 @@ def makespan_s(cells: int, nodes: int, cell_s: float, place_s: float) -> float:
 
 
 def requests_job(size: int) -> dict[str, float]:
-    """Send so many requests to a stub that never waits."""
+    """Send `size` requests to a stub that never waits."""
     payloads = [streamed(STUB_MODEL, [{"role": "user", "content": "x"}], REQUEST_TOKENS) for _ in range(size)]
     base_mib = peak_mib()
     with stub() as target:
@@ -154,17 +154,17 @@ def requests_job(size: int) -> dict[str, float]:
 
 
 def concurrency_job(size: int) -> dict[str, float]:
-    """Hold so many requests in flight, at a rate of chunks that the stub keeps to."""
+    """Hold `size` requests in flight, at a chunk rate that the stub can keep."""
     return paced_job(size, max(EACH_MS, 1000 * size / MOST_CHUNKS_S), 32 if size <= 64 else 8)
 
 
 def rate_job(size: int) -> dict[str, float]:
-    """Take so many chunks a second, if the stub sends them."""
+    """Receive `size` chunks per second, if the stub can send them."""
     return paced_job(RATE_CONCURRENCY, 1000 * RATE_CONCURRENCY / size, math.ceil(RATE_S / 2 * size / RATE_CONCURRENCY))
 
 
 def paced_job(in_flight: int, each_ms: float, tokens: int) -> dict[str, float]:
-    """Hold so many requests in flight against a stub with a schedule, and see how late chunks are stamped."""
+    """Hold requests in flight against a stub with a schedule, and measure how late chunks are timestamped."""
     payloads = [streamed(STUB_MODEL, [{"role": "user", "content": "x"}], tokens) for _ in range(max(32, 2 * in_flight))]
     cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, cores[:1])  # the stub's, which inherits it
@@ -182,7 +182,7 @@ def paced_job(in_flight: int, each_ms: float, tokens: int) -> dict[str, float]:
 
 
 def stamps_job(size: int) -> dict[str, float]:
-    """Do what a run does with the stamps of so many requests: merge, write, read, figures, charts, comparison."""
+    """Process the stamps of `size` requests as a run does: merge, write, read, figures, charts, comparison."""
     from pipeline.load.stamps import between_ms, compressed, first_ms, raw_answer, raw_line
     from pipeline.measure.comparison import by_samples
     from pipeline.measure.statistics import percentile_figure
@@ -190,35 +190,35 @@ def stamps_job(size: int) -> dict[str, float]:
     from pipeline.report.words import ENGLISH
 
     source = random.Random(1)
-    answers = [made_up(number, source) for number in range(size)]
-    told = pickle.dumps(answers)
+    answers = [synthetic_answer(number, source) for number in range(size)]
+    pickled = pickle.dumps(answers)
     clock = Clock(10**12, 1000)
     steps: dict[str, Callable[[], Any]] = {
-        "merge_s": lambda: merged(told, clock),
+        "merge_s": lambda: merge_answers(pickled, clock),
         "write_s": lambda: compressed([raw_line("x c1", answer, 0) for answer in answers]),
     }
     done = {name: timed(step) for name, step in steps.items()}
-    written = done["write_s"][1]
-    read_s, read = timed(lambda: [raw_answer(json.loads(text)) for text in gzip.decompress(written).splitlines()])
-    first, gaps = first_ms(read), between_ms(read)
+    file = done["write_s"][1]
+    read_s, answers_read = timed(lambda: [raw_answer(json.loads(text)) for text in gzip.decompress(file).splitlines()])
+    first, gaps = first_ms(answers_read), between_ms(answers_read)
     figures_s, _ = timed(lambda: [percentile_figure(values, q, "ms") for values in (first, gaps) for q in (0.5, 0.95)])
     series = [Series("x", sorted(gaps))]
     edges = bins(series, series[0].values[-1])
     charts_s, _ = timed(lambda: [draw(Caption("x", "x", "x"), series, edges, ENGLISH) for draw in (histogram, distribution)])
     compare_s, _ = timed(lambda: [by_samples(first, first, q) for q in (0.5, 0.95)])
-    sizes = {"told_bytes": len(told), "written_bytes": len(written), "peak_mib": peak_mib()}
+    sizes = {"told_bytes": len(pickled), "written_bytes": len(file), "peak_mib": peak_mib()}
     return {"merge_s": done["merge_s"][0], "write_s": done["write_s"][0], "read_s": read_s, "figures_s": figures_s, "charts_s": charts_s,
             "compare_s": compare_s, **sizes}  # fmt: skip
 
 
-def merged(told: bytes, clock: Clock) -> list[Answer]:
-    """Return the answers that a client handed over, by our clock."""
+def merge_answers(pickled: bytes, clock: Clock) -> list[Answer]:
+    """Return the answers that a client handed over, converted to our clock."""
     with uncollected():
-        return [by_ours(answer, clock) for answer in pickle.loads(told)]
+        return [by_ours(answer, clock) for answer in pickle.loads(pickled)]
 
 
-def made_up(number: int, source: random.Random) -> Answer:
-    """Return an answer with stamps as a server's are spread; only its size matters."""
+def synthetic_answer(number: int, source: random.Random) -> Answer:
+    """Return a synthetic answer with gaps like a server's; only its size matters."""
     sent = number * 10**7
     stamps = [sent + 5 * 10**7]
     for _ in range(STAMP_CHUNKS - 1):
@@ -227,7 +227,7 @@ def made_up(number: int, source: random.Random) -> Answer:
 
 
 def runs_job(size: int) -> dict[str, float]:
-    """List so many kept runs, and find one among them."""
+    """List `size` kept runs, and find one of them."""
     from pipeline.engine.workspace import Workspace
     from pipeline.report.formats.document import text_of
     from pipeline.runs import history
@@ -235,17 +235,17 @@ def runs_job(size: int) -> dict[str, float]:
     from pipeline.terminal import Silent
     from tests.builders.documents import document, figure, gate
 
-    with tempfile.TemporaryDirectory() as made:
-        workspace = Workspace(Path(made), Silent())
+    with tempfile.TemporaryDirectory() as temporary:
+        workspace = Workspace(Path(temporary), Silent())
         names = [f"bench.figure_{number}" for number in range(50)]
         for number in range(size):
             shown = document({name: figure(40.0, high=45.0) for name in names}, tuple(gate(f"g{one}") for one in range(10)), number=number)
             folder = runs.folder_of(workspace) / str(shown.run_id)
             folder.mkdir(parents=True)
             (folder / "report.json").write_text(text_of(shown), encoding="utf-8")
-        list_s, listed = timed(lambda: history.data(workspace))
+        list_s, rows = timed(lambda: history.data(workspace))
         find_s, _ = timed(lambda: runs.find("latest", workspace))
-        assert len(listed) == size
+        assert len(rows) == size
     return {"list_s": list_s, "find_s": find_s, "peak_mib": peak_mib()}
 
 
@@ -259,31 +259,31 @@ JOBS: dict[str, Callable[[int], dict[str, float]]] = {
 
 
 def timed(step: Callable[[], Any]) -> tuple[float, Any]:
-    """Return how long it took, and what it gave."""
+    """Return the seconds that the step took, and its result."""
     began = time.perf_counter()
-    made = step()
-    return time.perf_counter() - began, made
+    result = step()
+    return time.perf_counter() - began, result
 
 
 def peak_mib() -> float:
-    """Return the most memory that this program has had; getrusage would count what its parent had when it was started."""
+    """Return the peak memory of this process; getrusage would include what its parent had when this process was started."""
     text = Path("/proc/self/status").read_text(encoding="ascii")
     return next(int(text_line.split()[1]) for text_line in text.splitlines() if text_line.startswith("VmHWM:")) / 1024
 
 
 def measured(job: str, size: int) -> dict[str, float]:
-    """Return what the job of that size tells, run as a program of its own."""
+    """Return the result of the job of that size, run as a separate program."""
     command = [sys.executable, "-m", "benchmarks.scale", "--job", job, "--size", str(size)]
     began, busy, before_s = time.perf_counter(), busy_s([]), children_s()
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(f"{job} {size}: {done.stderr.strip().splitlines()[-1] if done.stderr.strip() else done.returncode}")
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    if process.returncode:
+        raise SystemExit(f"{job} {size}: {process.stderr.strip().splitlines()[-1] if process.stderr.strip() else process.returncode}")
     wall_s, own_s = time.perf_counter() - began, children_s() - before_s
-    return {**json.loads(done.stdout), "others": max(0.0, busy_s([]) - busy - own_s) / wall_s / (os.cpu_count() or 1)}
+    return {**json.loads(process.stdout), "others": max(0.0, busy_s([]) - busy - own_s) / wall_s / (os.cpu_count() or 1)}
 
 
 def others(found: Iterable[Mapping[str, float]]) -> str:
-    """Return how much of the machine others had meanwhile."""
+    """Return the largest share of the cores that other processes used meanwhile, as a sentence."""
     return f"Others' work had at most {max(one['others'] for one in found):.0%} of the cores."
 
 
@@ -291,7 +291,7 @@ def others(found: Iterable[Mapping[str, float]]) -> str:
 
 
 class Page:
-    """What is printed, and kept to be written."""
+    """The printed lines, kept for writing."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
@@ -312,7 +312,7 @@ class Page:
         self.say("", *table(head, rows), "")
 
     def limit(self, part: str, limit: str, where: str, then: str) -> None:
-        """Keep where a part stops being enough."""
+        """Record the limit of a part."""
         self.limits.append((part, limit, where, then))
 
 
@@ -322,7 +322,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def short(value: float | None) -> str:
-    """Return a number as short as it can be read; a dash for none."""
+    """Return a number as short text; a dash for none."""
     if value is None:
         return "–"
     if math.isinf(value):
@@ -331,7 +331,7 @@ def short(value: float | None) -> str:
 
 
 def about(value: float | None, most: float, what: str) -> str:
-    """Return a point where something stops being enough, with two digits; or that it lies beyond what was tried."""
+    """Return a limit with two digits, or the text that it was not reached."""
     if value is None or math.isinf(value):
         return f"not reached at {most:,.0f} {what}"
     digits = 10 ** max(0, math.floor(math.log10(value)) - 1) if value >= 1 else 1
@@ -339,7 +339,7 @@ def about(value: float | None, most: float, what: str) -> str:
 
 
 def requests(page: Page) -> None:
-    """Measure the client as requests grow."""
+    """Measure the client with a growing number of requests."""
     page.say("## Requests")
     found = {size: measured("requests", size) for size in REQUESTS}
     page.prose(
@@ -359,9 +359,9 @@ def requests(page: Page) -> None:
 
 
 def concurrency(page: Page) -> None:
-    """Measure the client as concurrency and rate grow, and simulate more clients."""
+    """Measure the client with growing concurrency and rate, and simulate more clients."""
     page.say("## Concurrency and rate")
-    found = {size: in_time("concurrency", size) for size in CONCURRENCIES}
+    found = {size: measure_within_budget("concurrency", size) for size in CONCURRENCIES}
     page.prose(
         f"One client, and on a core of its own a stub that sends each request a chunk every {EACH_MS:g} ms, slowed so that it sends "
         f"{MOST_CHUNKS_S:g} chunks/s at most; of at most {TRIES} tries a size the first within {BUDGET_MS:g} ms, else the best, as `bench` "
@@ -375,7 +375,7 @@ def concurrency(page: Page) -> None:
     late = crossing([(float(size), one["p95_ms"]) for size, one in found.items()], BUDGET_MS)
     more = "`bench` takes more client processes by itself, up to the cores; then `bench.ray_clients`"
     page.limit("concurrency of one client", f"delay p95 ≤ {BUDGET_MS:g} ms", about(late, CONCURRENCIES[-1], "in flight at that rate"), more)
-    rates = {size: in_time("rate", size) for size in RATES}
+    rates = {size: measure_within_budget("rate", size) for size in RATES}
     page.prose(
         f"The same at concurrency {RATE_CONCURRENCY} and a rising rate, as far as the stub sends it, for about "
         f"{RATE_S:g} s each. SIMULATED: "
@@ -414,22 +414,22 @@ def concurrency(page: Page) -> None:
     page.table(["clients", "clients × measured chunks/s", "SIMULATED chunks/s", "SIMULATED concurrency, in bursts"], rows)
 
 
-def in_time(job: str, size: int) -> dict[str, float]:
-    """Return the first of a few tries within the budget, else the best: a moment's noise of the machine is not the client's inability."""
-    made: list[dict[str, float]] = []
-    while len(made) < TRIES and not (made and made[-1]["p95_ms"] <= BUDGET_MS):
-        made.append(measured(job, size))
-    return min(made, key=lambda one: one["p95_ms"])
+def measure_within_budget(job: str, size: int) -> dict[str, float]:
+    """Return the first of a few tries within the budget, else the best: short noise of the machine must not count against the client."""
+    results: list[dict[str, float]] = []
+    while len(results) < TRIES and not (results and results[-1]["p95_ms"] <= BUDGET_MS):
+        results.append(measured(job, size))
+    return min(results, key=lambda one: one["p95_ms"])
 
 
 def paced_cells(size: int, one: Mapping[str, float]) -> list[str]:
-    """Return the cells that tell how late chunks were stamped."""
+    """Return the cells about the delay of timestamps."""
     cells = [short(one[name]) for name in ("chunks_s", "cpu_us", "ttft_error_ms", "p50_ms", "p95_ms")]
     return [f"{size:,}", *cells, f"{one['p95_ms'] / BUDGET_MS:.2f}"]
 
 
 def stamps(page: Page) -> None:
-    """Measure what a run does with its stamps."""
+    """Measure the processing of a run's stamps."""
     page.say("## Stamps")
     found = {size: measured("stamps", size) for size in REQUESTS}
     page.prose(
@@ -464,7 +464,7 @@ def stamps(page: Page) -> None:
 
 
 def kept_runs(page: Page) -> None:
-    """Measure what kept runs cost who lists them."""
+    """Measure the cost of listing kept runs."""
     page.say("## Kept runs")
     found = {size: measured("runs", size) for size in RUNS}
     page.prose(
@@ -488,21 +488,21 @@ def cluster() -> Iterator[Any]:
     from ray.cluster_utils import Cluster
 
     small = {"object_store_memory": 80 * 2**20, "include_dashboard": False}
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **small})
+    ray_cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **small})
     try:
-        yield made
+        yield ray_cluster
     finally:
-        made.shutdown()
+        ray_cluster.shutdown()
 
 
-def add_nodes(made: Any, count: int) -> None:
-    """Bring the cluster to so many nodes of one core."""
-    while len(made.worker_nodes) < count:
-        made.add_node(num_cpus=1, object_store_memory=80 * 2**20)
+def add_nodes(ray_cluster: Any, count: int) -> None:
+    """Add nodes of one core until the cluster has `count`."""
+    while len(ray_cluster.worker_nodes) < count:
+        ray_cluster.add_node(num_cpus=1, object_store_memory=80 * 2**20)
 
 
 def workers(page: Page) -> None:
-    """Measure what load clients on Ray cost before and after a loop, and simulate more of them."""
+    """Measure the cost of load clients on Ray before and after a loop, and simulate more of them."""
     from pipeline.load.spread import LoadShare
     from pipeline.load.workers import Workers
 
@@ -513,15 +513,15 @@ def workers(page: Page) -> None:
         "machine, median of 5 loops. A clock's bound: by how much the clock of a client's host, which here is ours, may be wrong."
     )
     rows, points = [], []
-    with cluster() as made:
+    with cluster() as ray_cluster:
         for count in CLIENTS:
-            add_nodes(made, count)
-            place_s, crew = timed(partial(Workers, made.address, count, (), lambda _: None))
+            add_nodes(ray_cluster, count)
+            place_s, crew = timed(partial(Workers, ray_cluster.address, count, (), lambda _: None))
             with crew:
                 parts = [LoadShare(("http://127.0.0.1:9",), [], 0, 1.0, None) for _ in range(count)]
                 loops = [timed(partial(crew.run, parts, lambda: True)) for _ in range(5)]
             loop_s = quantile([took_s for took_s, _ in loops], 0.5)
-            bounds = [one.clock.bound_ns / 1e6 for _, told in loops for one in told]
+            bounds = [one.clock.bound_ns / 1e6 for _, reports in loops for one in reports]
             points.append((float(count), loop_s))
             rows.append([str(count), short(place_s), short(loop_s), short(quantile(bounds, 0.5)), short(max(bounds))])
     page.table(["clients = nodes", "joining and placing (s)", "an empty loop (s)", "a clock's bound p50 (ms)", "highest (ms)"], rows)
@@ -539,7 +539,7 @@ def workers(page: Page) -> None:
 
 
 def sweep(page: Page) -> None:
-    """Measure what a cell costs beside its commands, and simulate more nodes."""
+    """Measure the cost of a cell besides its commands, and simulate more nodes."""
     from pipeline.sweep.placing import CellOrder, slots
 
     page.say("## Cells and nodes")
@@ -549,14 +549,14 @@ def sweep(page: Page) -> None:
     )
     bare_s = quantile([timed(lambda: subprocess.run([sys.executable, "-c", "pass"], check=True))[0] for _ in range(9)], 0.5)
     rows, points, driver_s = [], [], []
-    with cluster() as made, tempfile.TemporaryDirectory() as folder:
+    with cluster() as ray_cluster, tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         for name in ("tasks.py", "config.yaml", "pipeline", "templates", "suites", "requirements"):
             (root / name).symlink_to(ROOT / name)
         for nodes in NODES:
-            add_nodes(made, nodes)
+            add_nodes(ray_cluster, nodes)
             for cells in CELLS if nodes == 1 else CELLS[-1:]:
-                wall_s, cpu_s = swept(made.address, root, cells)
+                wall_s, cpu_s = run_sweep(ray_cluster.address, root, cells)
                 if nodes == 1:
                     points.append((float(cells), wall_s))
                 driver_s.append(cpu_s / cells)
@@ -593,15 +593,15 @@ def sweep(page: Page) -> None:
     page.limit("nodes of one sweep", f"a tenth of the time, cells of {CELL_S:g} s", where, then)
 
 
-def swept(address: str, root: Path, cells: int) -> tuple[float, float]:
-    """Return (wall s, the driver's CPU s) of so many cells; joining the cluster aside."""
+def run_sweep(address: str, root: Path, cells: int) -> tuple[float, float]:
+    """Return (wall s, the driver's CPU s) of `cells` cells, without joining the cluster."""
     from pipeline.sweep.placing import CellOrder, Ended, Listener, Nodes, Placing
 
     ended: list[Ended] = []
     step = {"words": ["{python}", "-c", "pass"], "shared": False}
-    told = {"root": str(root), "local": "", "code": "", "environment": "venv-vllm", "steps": [step], "variables": {}}
+    instructions = {"root": str(root), "local": "", "code": "", "environment": "venv-vllm", "steps": [step], "variables": {}}
     limits = {"patience_s": 60.0, "stop_s": 10.0, "most_bytes": 2**20}
-    orders = [CellOrder(f"cell-{number}", 0, {"cell": f"cell-{number}", **told, **limits}) for number in range(cells)]
+    orders = [CellOrder(f"cell-{number}", 0, {"cell": f"cell-{number}", **instructions, **limits}) for number in range(cells)]
     (root / "artifacts" / "sweep").mkdir(parents=True, exist_ok=True)
     nodes = Nodes(address, 0, 128)
     try:
@@ -633,7 +633,7 @@ def processor() -> str:
 
 
 def main() -> None:
-    """Run the parts that are asked for, or one job."""
+    """Run the named parts, or one job."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", metavar="part", help=f"{', '.join(PARTS)}; all without a name")
     parser.add_argument("--write", action="store_true", help="write what all parts print to benchmarks/scale.md")
@@ -670,7 +670,7 @@ def main() -> None:
 
 
 def squeezed(lines: Sequence[str]) -> list[str]:
-    """Return the lines without a second empty one in a row."""
+    """Return the lines with consecutive empty lines merged."""
     return [text for number, text in enumerate(lines) if text or (number and lines[number - 1])]
 
 

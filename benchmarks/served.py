@@ -1,4 +1,4 @@
-"""Servers of the installed vLLM for the benchmarks, each in a folder of its own below .cache/benchmarks, with caches of its own."""
+"""Servers of the installed vLLM for the benchmarks, each in its own folder below .cache/benchmarks, with its own caches."""
 
 import shutil
 import signal
@@ -29,7 +29,7 @@ NAME = "model"
 
 @dataclass(frozen=True)
 class Up:
-    """A server that is ready: where, what it took, and the file of its memory samples."""
+    """A server that is ready: its endpoint, the seconds of its start, and the file of its memory samples."""
 
     target: Endpoint
     ready_s: float
@@ -37,7 +37,7 @@ class Up:
 
 
 def checkpoint(quantization: str) -> Path:
-    """Return the folder of the embedded model with `int8` or `none` (bf16) weights, converted when it is not there."""
+    """Return the folder of the embedded model with `int8` or `none` (bf16) weights, converted if it is missing."""
     folder = ROOT / "models" / f"benchmark-{quantization}"
     if not (folder / "LICENSE").is_file():
         embed(quantization, folder, Workspace(ROOT))
@@ -50,7 +50,7 @@ def place(name: str) -> Workspace:
 
 
 def fresh(name: str) -> Workspace:
-    """Return an empty workspace that shares environment and code with the project and nothing else."""
+    """Return an empty workspace that shares only environment and code with the project."""
     root = place(name).root
     shutil.rmtree(root, ignore_errors=True)
     root.mkdir(parents=True)
@@ -61,21 +61,21 @@ def fresh(name: str) -> Workspace:
 
 
 def profile(name: str = "cpu") -> ServeConfig:
-    """Return the profile's settings of the server, with what they leave to this machine decided."""
+    """Return the profile's settings of the server, with "auto" values decided for this machine."""
     return settle(load_layers(ROOT / "config.yaml", {}, (), name).config(name).serve, host.read(), CPU_SET.distribution)
 
 
 def command(
     settings: ServeConfig, folder: Path, workspace: Workspace, bare: bool = False, distribution: str = CPU_SET.distribution
 ) -> list[str]:
-    """Return the server's command line; `bare`: with no flag but the model's and the address."""
+    """Return the server's command line; `bare` leaves out every flag but the model's and the address."""
     words = server_command(settings, workspace.server_python, folder, NAME, distribution)
     return words[: words.index("--dtype")] if bare else words
 
 
 @contextmanager
 def served(settings: ServeConfig, words: list[str], workspace: Workspace) -> Iterator[Up]:
-    """Have the server up inside; nothing is left running after."""
+    """Run a server for the block, and stop it afterwards."""
     if not ports.is_free(settings.host, settings.port):
         raise SystemExit(f"port {settings.port} is taken by {ports.describe_owner(settings.host, settings.port)}; free it first")
     signal.signal(signal.SIGTERM, signal.default_int_handler)

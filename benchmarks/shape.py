@@ -1,8 +1,9 @@
 """Make a model folder with the shape of a published model and no weights, for `load_format: dummy`.
 
-`python -m benchmarks.shape [REPOSITORY ...]` writes models/qwen2.5-3b-shape for Qwen/Qwen2.5-3B-Instruct, or the like for each
-that is named: the published config.json's sizes, and the embedded model's tokenizer with filler tokens up to the vocabulary,
-so that every token that random weights choose can be written out. Run `./inv download-model --profile gpu-embedded` first.
+`python -m benchmarks.shape [REPOSITORY ...]` writes a folder for each named repository, as models/qwen2.5-3b-shape for
+Qwen/Qwen2.5-3B-Instruct (the default): the sizes of the published config.json, and the embedded model's tokenizer with filler tokens up
+to the vocabulary's size, so that every token that random weights choose can be decoded. Run
+`./inv download-model --profile gpu-embedded` first.
 """
 
 import json
@@ -15,7 +16,7 @@ from pipeline.model.published import CONFIGS
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = "smollm2-135m-instruct-bf16"
-# What vLLM needs of config.json beside the sizes, as published; the tokens are those of the embedded model's tokenizer.
+# What vLLM needs of config.json besides the sizes, as published; the token ids are those of the embedded model's tokenizer.
 TOKENS = {"bos_token_id": 1, "eos_token_id": 2}
 QWEN = {
     "architectures": ["Qwen2ForCausalLM"],
@@ -47,38 +48,38 @@ COPIED = ("tokenizer_config.json", "special_tokens_map.json", "chat_template.jin
 
 
 def config_of(repo: str) -> dict[str, Any]:
-    """Return the config.json of a known repository; KeyError for another."""
+    """Return the config.json of a known repository; KeyError for any other."""
     sizes = CONFIGS[repo]
-    whole = {**FAMILIES[repo.partition("/")[0]], **sizes}
+    config = {**FAMILIES[repo.partition("/")[0]], **sizes}
     packed = sizes.get("quantization_config")
-    return {**whole, "quantization_config": {**packed, **AWQ}} if packed and packed["quant_method"] == "awq" else whole
+    return {**config, "quantization_config": {**packed, **AWQ}} if packed and packed["quant_method"] == "awq" else config
 
 
 def folder_of(repo: str, models: Path) -> Path:
-    """Return where the shape of a repository is, or will be."""
+    """Return the folder for the shape of a repository."""
     return models / f"{repo.partition('/')[2].replace('-Instruct', '').lower()}-shape"
 
 
 def padded(tokenizer: dict[str, object], size: int) -> dict[str, object]:
-    """Return the tokenizer with its BPE vocabulary filled up to `size` tokens that no merge makes."""
+    """Return the tokenizer with its BPE vocabulary filled up to `size`, with tokens that no merge produces."""
     model = tokenizer["model"]
     assert isinstance(model, dict)
     vocabulary = dict(model["vocab"])
     added = tokenizer["added_tokens"]
     assert isinstance(added, list)
-    taken = {*vocabulary.values(), *(token["id"] for token in added)}
-    vocabulary |= {f" filler{number}": number for number in range(size) if number not in taken}
+    used_ids = {*vocabulary.values(), *(token["id"] for token in added)}
+    vocabulary |= {f" filler{number}": number for number in range(size) if number not in used_ids}
     return {**tokenizer, "model": {**model, "vocab": vocabulary}}
 
 
 def make(repo: str, models: Path) -> Path:
-    """Write the folder of a repository's shape below `models`, beside the embedded model's, and return it."""
+    """Write the folder of a repository's shape below `models`, with the tokenizer of the embedded model there, and return it."""
     config, source, target = config_of(repo), models / SOURCE, folder_of(repo, models)
     tokenizer = json.loads((source / "tokenizer.json").read_text(encoding="utf-8"))
-    made = padded(tokenizer, int(config["vocab_size"]))
+    padded_tokenizer = padded(tokenizer, int(config["vocab_size"]))
     target.mkdir(parents=True, exist_ok=True)
     (target / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
-    (target / "tokenizer.json").write_text(json.dumps(made, ensure_ascii=False), encoding="utf-8")
+    (target / "tokenizer.json").write_text(json.dumps(padded_tokenizer, ensure_ascii=False), encoding="utf-8")
     for name in COPIED:
         if (source / name).exists():
             shutil.copyfile(source / name, target / name)

@@ -1,9 +1,9 @@
 """An example from a project folder in which `./inv all` ran: its report with the records, small and without names of machines or users.
 
-`python -m examples.keep PROJECT NAME` makes examples/NAME; `python -m examples.keep` renders every example anew with
-today's code, for when the report's words change. The settings are those on record, so config.yaml and the calendar have
-no say. No figure may come out other than it stands. Beside the records stay the stamps of bench (of requests that were not
-alone the first chunk and the last) and the memory samples (without the devices' sensors).
+`python -m examples.keep PROJECT NAME` makes examples/NAME. `python -m examples.keep` renders every example again with today's
+code, for use when the wording of reports changes. It takes the settings on record, so config.yaml and the date have no effect, and
+it fails if a figure would change. Besides the records, an example holds the stamps of bench (only the first and the last chunk of
+requests that ran beside others) and the memory samples (without the devices' sensors).
 """
 
 import argparse
@@ -45,49 +45,51 @@ def examples() -> list[Path]:
 
 
 def keep(project: Path, target: Path) -> None:
-    """Make the example in the folder `target` of what `all` left in `project`."""
+    """Make the example in the folder `target` from what `all` left in `project`."""
     if not (project / FILE_NAME).is_file() or not (project / "artifacts" / "report.json").is_file():
         raise SystemExit(f"{project} holds no report: name a folder in which `./inv all` ran")
     with tempfile.TemporaryDirectory() as folder:
-        made = Path(folder) / "example"
-        (made / "artifacts" / "raw").mkdir(parents=True)
-        shutil.copyfile(project / FILE_NAME, made / FILE_NAME)
+        staging = Path(folder) / "example"
+        (staging / "artifacts" / "raw").mkdir(parents=True)
+        shutil.copyfile(project / FILE_NAME, staging / FILE_NAME)
         names = [*(stage.name for stage in STAGES), *NOTES.values()]
         texts = {name: path.read_text(encoding="utf-8") for name in names if (path := project / "artifacts" / f"{name}.json").is_file()}
         private = private_in("".join(texts.values()), project)
         for name, text in texts.items():
-            written(made / "artifacts" / f"{name}.json", json.dumps(scrubbed_record(text, private), indent=1, ensure_ascii=False) + "\n")
+            write_text(
+                staging / "artifacts" / f"{name}.json", json.dumps(scrubbed_record(text, private), indent=1, ensure_ascii=False) + "\n"
+            )
         stamps = project / "artifacts" / "raw" / "bench.jsonl.gz"
         if stamps.is_file():
             lines = map(json.loads, gzip.decompress(stamps.read_bytes()).splitlines())
-            (made / stamps.relative_to(project)).write_bytes(compressed(thinned(lines)))
-        for launch in sorted({stage.launch_id for stage in document_in(made).stages if stage.launch_id}):
+            (staging / stamps.relative_to(project)).write_bytes(compressed(thinned(lines)))
+        for launch in sorted({stage.launch_id for stage in document_in(staging).stages if stage.launch_id}):
             samples = project / "artifacts" / "launches" / launch / SAMPLES
             if not samples.is_file():
                 raise SystemExit(f"{samples} is missing: the memory of a run is drawn from its samples")
-            written(made / samples.relative_to(project), "".join(json.dumps(sample) + "\n" for sample in without_sensors(samples)))
-        render(made)
+            write_text(staging / samples.relative_to(project), "".join(json.dumps(sample) + "\n" for sample in without_sensors(samples)))
+        render(staging)
         shutil.rmtree(target, ignore_errors=True)
-        shutil.copytree(made, target)
+        shutil.copytree(staging, target)
 
 
 def private_in(records: str, project: Path) -> Private:
-    """Return what must not be read in the example: what this machine knows, and the folder that the run was in, maybe elsewhere."""
-    found = PROJECT_FOLDER.search(records)
-    return replace(private_here(project, (), project / ".api-key"), project=found[1] if found else str(project))
+    """Return what must not appear in the example: what is private here, and the folder of the run, which may be another machine's."""
+    match = PROJECT_FOLDER.search(records)
+    return replace(private_here(project, (), project / ".api-key"), project=match[1] if match else str(project))
 
 
 def scrubbed_record(text: str, private: Private) -> dict[str, Any]:
-    """Return the record without what must not be read; a package's version of four parts is no address."""
+    """Return the record without private values; versions stay, because one with four parts would be taken for an address."""
     record = json.loads(text)
-    made: dict[str, Any] = scrubbed_value(record, private)
+    scrubbed: dict[str, Any] = scrubbed_value(record, private)
     if "versions" in (record.get("data") or {}):
-        made["data"]["versions"] = record["data"]["versions"]
-    return made
+        scrubbed["data"]["versions"] = record["data"]["versions"]
+    return scrubbed
 
 
 def thinned(lines: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Yield bench's stamps; of requests that were not alone, whose gaps no figure is of, only the first chunk and the last."""
+    """Yield bench's stamps; only the first and the last chunk of requests beside others, whose gaps no figure uses."""
     for line in lines:
         first, *later = line["chunks"] or [0]
         crowded = line["phase"] not in (COLD, WARM, ALONE) and later
@@ -101,7 +103,7 @@ def without_sensors(samples: Path) -> Iterator[dict[str, Any]]:
 
 
 def render(example: Path) -> None:
-    """Render the example's records anew, in their place; SystemExit where a figure would change."""
+    """Render the example's records again in place; SystemExit if a figure would change."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "project"
         render_in(root, example)
@@ -134,29 +136,29 @@ def render_in(root: Path, example: Path) -> None:
 
 
 def document_in(folder: Path) -> Document:
-    """Return the report for programs in that folder."""
+    """Return the report.json in that folder."""
     return read_document((folder / FILE_NAME).read_bytes(), FILE_NAME)
 
 
-def written(path: Path, text: str) -> None:
-    """Write a file in a folder that may not be there yet."""
+def write_text(path: Path, text: str) -> None:
+    """Write a file, and create its folder if it is missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
 
 
 def main() -> None:
-    """Keep one, or render all."""
+    """Make one example, or render all."""
     parser = argparse.ArgumentParser(prog="python -m examples.keep", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("project", nargs="?", type=Path, help="the folder in which `./inv all` ran; without it, render all anew")
     parser.add_argument("name", nargs="?", help="the example's, as in 2026-11-27-nvidia-h100-smollm2-135m")
-    given = parser.parse_args()
-    if given.project is None:
+    arguments = parser.parse_args()
+    if arguments.project is None:
         for example in examples():
             render(example)
-    elif given.name is None:
+    elif arguments.name is None:
         parser.error("name the example too")
     else:
-        keep(given.project.resolve(), HERE / given.name)
+        keep(arguments.project.resolve(), HERE / arguments.name)
 
 
 if __name__ == "__main__":

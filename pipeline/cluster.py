@@ -1,4 +1,4 @@
-"""Ray: a cluster that stands, or one of our own on this machine."""
+"""Ray: an existing cluster, or our own on this machine."""
 
 import io
 import logging
@@ -17,8 +17,8 @@ NICENESS = "RAY_worker_niceness"  # Ray's own spelling
 QUIET = {"log_to_driver": False, "logging_level": logging.CRITICAL}
 
 
-def join_cluster(address: str | None, setting: str, install: str, **own: Any) -> Any:
-    """Return Ray, joined to the cluster at `address`, or to one of our own with these resources.
+def join_cluster(address: str | None, setting: str, install: str, **resources: Any) -> Any:
+    """Join the cluster at `address`, or start our own with these resources; return the ray module.
 
     MachineError names the `setting` that the address came from, or says how to `install` Ray.
     """
@@ -29,9 +29,9 @@ def join_cluster(address: str | None, setting: str, install: str, **own: Any) ->
         raise MachineError("Ray is not installed", install) from error
     try:
         if address is None:
-            # Ray lets its workers run behind everything else, and servers would inherit that.
+            # Ray raises the niceness of its workers, which servers would inherit.
             os.environ[NICENESS] = str(os.getpriority(os.PRIO_PROCESS, 0))
-            ray.init(address="local", include_dashboard=False, **own, **QUIET)
+            ray.init(address="local", include_dashboard=False, **resources, **QUIET)
         else:
             answering(address, setting)
             ray.init(address=address, **QUIET)
@@ -39,7 +39,7 @@ def join_cluster(address: str | None, setting: str, install: str, **own: Any) ->
         where = f"the Ray cluster at {address}" if address else "a Ray of our own"
         hint = "run it on a node of that cluster, with the same Python and Ray" if address else "see /tmp/ray/session_latest/logs"
         raise MachineError(f"cannot use {where}: {first_line(error)}", hint) from error
-    # Ray takes the signal that asks a command to end for itself.
+    # Ray installs a handler of its own for SIGTERM.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     return ray
 
@@ -59,7 +59,7 @@ def answering(address: str, setting: str) -> None:
 
 
 def pack(root: Path, names: Iterable[str]) -> bytes:
-    """Return these of the project's own files as an archive, for nodes that do not see them."""
+    """Return these files of the project as an archive, for nodes that do not see its folder."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:gz", dereference=True) as archive:
         for name in names:

@@ -1,4 +1,4 @@
-"""The stages, in the order of the user's card; edges come from their signatures."""
+"""The stages, in the order of the user's list; their edges come from their signatures."""
 
 from pipeline.engine.record import SOAK_NOTE, SWEEP_NOTE, Artifact
 from pipeline.engine.stage import Stage

@@ -1,4 +1,4 @@
-"""The few kinds of trouble a person can act on; anything else is a bug and gets a traceback."""
+"""The errors that a person can act on; anything else is a bug and gets a traceback."""
 
 import errno
 from pathlib import Path
@@ -7,7 +7,7 @@ from pipeline.message import message_of
 
 
 class PipelineError(Exception):
-    """Say in one line what is wrong, and in `hint` what to do about it."""
+    """An error with one line about what is wrong, and a `hint` about what to do."""
 
     kind = "error"
     exit_code = 2
@@ -32,8 +32,8 @@ class MachineError(PipelineError):
 
 
 def machine_error(error: OSError) -> MachineError | None:
-    """Return what a person can do about a disk or file that refuses; None for any other trouble, which is a bug."""
-    where = error.filename2 or error.filename  # of a rename the place that was aimed at
+    """Return what a person can do about a disk or file error; None for any other error, which is a bug."""
+    where = error.filename2 or error.filename  # for a rename, its target
     mine = 'it must be yours to read and write: `sudo chown -R "$USER" .` in the project\'s folder'
     advice = {
         errno.ENOSPC: "free some disk space, then run the same command again",
@@ -47,7 +47,7 @@ def machine_error(error: OSError) -> MachineError | None:
 
 
 class InstallError(PipelineError):
-    """The server's environment could not be made."""
+    """The server's environment could not be created."""
 
     kind = "install"
 
@@ -59,7 +59,7 @@ class ModelError(PipelineError):
 
 
 class HubSilentError(ModelError):
-    """The hub could not be asked, so nothing is known of the model there."""
+    """The hub did not answer, so nothing is known about the model there."""
 
 
 class ServerError(PipelineError):
@@ -91,13 +91,13 @@ class NothingAnsweredError(MeasureError):
 
 
 class MeaninglessError(MeasureError):
-    """A measurement would mean nothing here; it is left out, with the reason, and nothing is broken."""
+    """A measurement would be meaningless here; it is left out with the reason, and counts as no failure."""
 
     kind = "meaningless"
 
 
 class BusyError(PipelineError):
-    """Another command of this project is at work."""
+    """Another command of this project is running."""
 
     kind = "busy"
 
@@ -125,5 +125,5 @@ class NewerRecordError(RecordError):
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of what an error says."""
+    """Return the first line of the error's text, or the name of its type."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,21 +1,21 @@
-"""Sentences with values in them. The English text is the key by which a catalogue finds another language's, as in gettext."""
+"""Sentences with values. The English text is the key under which a catalogue has the translation, as in gettext."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
-if TYPE_CHECKING:  # errors are messages, and `./inv --list` does without pydantic
+if TYPE_CHECKING:  # errors hold messages, and `./inv` imports them before pydantic is installed
     from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, SerializationInfo
     from pydantic_core import CoreSchema
 
 Value: TypeAlias = "str | int | float"  # a str may be a Message, a Code or Digits
-# Not str.format, which reads attributes: a message may come from a record that somebody else wrote.
+# Not str.format, which reads attributes: a message may come from a record that someone else wrote.
 NAME = re.compile(r"\{(\w+)\}")
 WHOLE = {"messages": "whole"}
 
 
 class Code(str):
-    """Words that a shell, a program or a file has: shown as code."""
+    """Text from a shell, a program or a file, shown as code."""
 
     __slots__ = ()
 
@@ -24,16 +24,16 @@ class Code(str):
 
 
 class Digits(str):
-    """A number as it is shown, whose decimal sign a language may change."""
+    """A formatted number, whose decimal sign depends on the language."""
 
     __slots__ = ()
 
 
 class Message(str):
-    """A sentence as English text that also knows its template, its values, and its template for a `count` other than 1.
+    """An English sentence that also knows its template, its values, and its template for a `count` other than 1.
 
-    A record, which is dumped with the context WHOLE, holds it as plain text where it has no values, else as
-    {"text", "plural", "values"}. All else that is dumped holds the English text.
+    A record, which is dumped with the context WHOLE, holds it as plain text if it has no values, else as {"text", "plural", "values"}.
+    Any other dump holds the English text.
     """
 
     template: str
@@ -41,10 +41,10 @@ class Message(str):
     values: Mapping[str, Value]
 
     def __new__(cls, template: str, values: Mapping[str, Value] | None = None, plural: str = "") -> "Message":
-        held = dict(values or {})
-        made = super().__new__(cls, filled(plural if plural and held.get("count") != 1 else template, held, lambda value: f"{value}"))
-        made.template, made.plural, made.values = template, plural, held
-        return made
+        data = dict(values or {})
+        message = super().__new__(cls, filled(plural if plural and data.get("count") != 1 else template, data, lambda value: f"{value}"))
+        message.template, message.plural, message.values = template, plural, data
+        return message
 
     def __getnewargs__(self) -> tuple[Any, ...]:
         return self.template, dict(self.values), self.plural
@@ -61,7 +61,7 @@ class Message(str):
         return {"type": "string"}
 
 
-Sentence: TypeAlias = Annotated[str, Message]  # a field that holds a Message, and takes plain text
+Sentence: TypeAlias = Annotated[str, Message]  # a field that holds a Message and accepts plain text
 
 
 def _(template: str, **values: Value) -> Message:
@@ -70,12 +70,12 @@ def _(template: str, **values: Value) -> Message:
 
 
 def plural(one: str, many: str, count: int, **values: Value) -> Message:
-    """Return the message for that `count`: `one` where it is 1, else `many`."""
+    """Return the message for that `count`: `one` if it is 1, else `many`."""
     return Message(one, {"count": count, **values}, many)
 
 
 def joined(separator: str, parts: Iterable[Value]) -> Message:
-    """Return the parts with the separator between them; a single message stays itself."""
+    """Return the parts joined by the separator; a single message is returned as it is."""
     values = {str(at): part for at, part in enumerate(parts)}
     if len(values) == 1 and isinstance(values["0"], Message):
         return values["0"]
@@ -83,12 +83,12 @@ def joined(separator: str, parts: Iterable[Value]) -> Message:
 
 
 def filled(template: str, values: Mapping[str, Value], shown: Callable[[Value], str]) -> str:
-    """Return the template with each `{name}` that has a value replaced by how it is shown; without values it is taken literally."""
+    """Return the template with each `{name}` replaced by its value as `shown` formats it; without values the template is literal."""
     return NAME.sub(lambda found: shown(values[found[1]]) if found[1] in values else found[0], template) if values else template
 
 
 def message_of(data: Any) -> Message:
-    """Return the message that a record holds; ValueError where it holds none."""
+    """Return the message that a record holds; ValueError if it holds none."""
     if isinstance(data, Message):
         return data
     if isinstance(data, str):
@@ -102,7 +102,7 @@ def message_of(data: Any) -> Message:
 
 
 def value_of(data: Any) -> Value:
-    """Return the value that a record holds; ValueError where it is of no kind that a message has."""
+    """Return the value that a record holds; ValueError if no message can have it."""
     if isinstance(data, Mapping):
         kind = {"code": Code, "digits": Digits}.get(next(iter(data), ""))
         return kind(data[next(iter(data))]) if kind is not None and len(data) == 1 else message_of(data)
@@ -112,14 +112,14 @@ def value_of(data: Any) -> Value:
 
 
 def data_of(message: str, info: "SerializationInfo") -> Any:
-    """Return what stands for the message: itself in Python, in JSON its English text, with all that it knows where WHOLE asks for that."""
+    """Return the message's serialized form: itself in Python; in JSON its English text, or with the context WHOLE all its parts."""
     if info.mode == "python":
         return message
     return held(message) if info.context == WHOLE and isinstance(message, Message) and message.values else str(message)
 
 
 def held(value: Value) -> Any:
-    """Return what a record holds for a value, by which it is known again."""
+    """Return the form in which a record holds the value; `value_of` reads it."""
     if isinstance(value, Message):
         values = {"values": {name: held(inner) for name, inner in value.values.items()}} if value.values else {}
         return {"text": value.template, **({"plural": value.plural} if value.plural else {}), **values}

@@ -20,31 +20,31 @@ def uv() -> str:
 
 
 def pythons(version: str) -> list[str]:
-    """Return the paths of the Pythons of this version that are installed."""
-    listed = subprocess.run([uv(), "python", "list", "--only-installed", "--output-format", "json", version], capture_output=True)
-    # One Python stands there more than once, by links and by folders that are twice on the PATH.
-    return list(dict.fromkeys(os.path.realpath(entry["path"]) for entry in json.loads(listed.stdout))) if listed.returncode == 0 else []
+    """Return the paths of the installed Pythons of this version."""
+    result = subprocess.run([uv(), "python", "list", "--only-installed", "--output-format", "json", version], capture_output=True)
+    # uv lists the same Python once for each link and each PATH entry that leads to it.
+    return list(dict.fromkeys(os.path.realpath(entry["path"]) for entry in json.loads(result.stdout))) if result.returncode == 0 else []
 
 
 def pip_settings(environment: Mapping[str, str], files: list[Path]) -> dict[str, str]:
-    """Return what pip is told about package locations, by option name; the environment wins, later files over earlier."""
-    wanted = (*OPTIONS, NO_INDEX)
-    found: dict[str, str] = {}
+    """Return pip's settings for package locations by option name; the environment overrides files, later files override earlier ones."""
+    options = (*OPTIONS, NO_INDEX)
+    settings: dict[str, str] = {}
     for file in files:
         parser = configparser.RawConfigParser()
         try:
             parser.read(file, encoding="utf-8")
         except (configparser.Error, UnicodeDecodeError):
-            continue  # pip itself complains about it in its own words
+            continue  # pip reports it itself
         for section in ("global", "install"):
             for name, value in parser.items(section) if parser.has_section(section) else []:
-                if name.replace("_", "-") in wanted:
-                    found[name.replace("_", "-")] = value
-    for option in wanted:
+                if name.replace("_", "-") in options:
+                    settings[name.replace("_", "-")] = value
+    for option in options:
         value = environment.get(f"PIP_{option.upper().replace('-', '_')}", "")
         if value.strip():
-            found[option] = value
-    return found
+            settings[option] = value
+    return settings
 
 
 def pip_locations(environment: Mapping[str, str], files: list[Path]) -> dict[str, list[str]]:
@@ -64,7 +64,7 @@ def pip_files(environment: Mapping[str, str]) -> list[Path]:
 
 
 def location_arguments(environment: Mapping[str, str]) -> list[str]:
-    """Return uv's arguments for pip's locations; hashes are pinned, so any of them may serve any package."""
+    """Return uv's arguments for pip's locations; hashes are pinned, so any location may provide any package."""
     arguments = ["--index-strategy", "unsafe-best-match"]
     if pip_settings(environment, pip_files(environment)).get(NO_INDEX, "").lower() in ("1", "true", "yes", "on"):
         arguments.append("--no-index")

@@ -1,4 +1,4 @@
-"""What fits the device, for each model of the guide's list and of the profiles, before anything is downloaded."""
+"""Which models of the guide's list and of the profiles fit the device, before anything is downloaded."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -23,7 +23,7 @@ ASK_HUB_S = 10.0
 
 
 class Card(Frozen):
-    """The device that is planned for: its memory, what of it others leave, and why it is this one."""
+    """The device to plan for: its memory, how much of it is available, and why this device."""
 
     name: str
     total_mib: float
@@ -32,7 +32,7 @@ class Card(Frozen):
 
 
 class Candidate(Frozen):
-    """A model with the settings that it would be served with, and the names under which config.yaml has it."""
+    """A model, the settings it would be served with, and the profiles that use it."""
 
     model: ModelConfig
     config: Config
@@ -41,7 +41,7 @@ class Candidate(Frozen):
 
 
 class ModelFit(Frozen):
-    """What is known of a candidate: its demand and how it fits, or the reason why that is unknown."""
+    """How a candidate fits, with its demand, or the reason why that is unknown."""
 
     name: str
     profiles: tuple[str, ...]
@@ -53,7 +53,7 @@ class ModelFit(Frozen):
 
 
 class Survey(Frozen):
-    """The card, the target of the peak, a fit per model, the profile in force, and what was wrong with the hub."""
+    """The card, the target for the peak, a fit per model, the profile in force, and what went wrong with the hub."""
 
     card: Card
     target_mib: float | None
@@ -66,7 +66,7 @@ class Survey(Frozen):
 
 
 class Library:
-    """Where models are looked up: their folder, the hub as long as it answers, and what is published."""
+    """Where models are looked up: their folder, the hub until it fails to answer, and the published shapes."""
 
     def __init__(self, machine: Machine, workspace: Workspace) -> None:
         self.machine = machine
@@ -74,7 +74,7 @@ class Library:
         self.trouble = ""
 
     def weights(self, settings: ModelConfig, dtype: str) -> tuple[Shape, int, str]:
-        """Return (shape, bytes of the weights, where they are known from); ModelError where nothing tells."""
+        """Return (shape, bytes of the weights, source of both); ModelError if no source knows them."""
         folder = self.workspace.root / model_folder(settings, self.machine, self.workspace)
         try:
             return local(folder, dtype)
@@ -98,69 +98,69 @@ class Library:
 
 
 def local(folder: Path, dtype: str) -> tuple[Shape, int, str]:
-    """Return what the model's own files tell."""
+    """Return the shape and the bytes of the weights from the model's own files."""
     shape = read_shape(folder)
     return shape, *weight_bytes(folder, shape, dtype)
 
 
 def published(repo: str, dtype: str) -> tuple[Shape, int, str]:
-    """Return what is known of a model without its files."""
+    """Return the shape and the estimated bytes of a model without its files."""
     shape = published_shape(repo)
-    assert shape is not None  # the callers ask for what is there
+    assert shape is not None  # the callers pass only known models
     return shape, estimated_bytes(shape, dtype), SOURCE
 
 
 def card(machine: Machine, total_mib: float | None, ours: bool, settings: ServeConfig) -> Card:
-    """Return the device to plan for: one of the size that was asked for, the one that decides here, or the guide's laptop's.
+    """Return the device to plan for: one with `total_mib`, this machine's smallest, or the guide's laptop card.
 
-    What our own server (`ours`) holds is given back before another starts, so it counts as free.
+    Memory that our own server (`ours`) holds counts as available, because it is freed before another server starts.
     """
     if total_mib is not None:
         return Card(name="a GPU", total_mib=total_mib, available_mib=total_mib, reason="--total-mib")
     if not machine.gpus:
         return Card(name=LAPTOP, total_mib=LAPTOP_MIB, available_mib=LAPTOP_MIB, reason=f"the guide's card, because {machine.reason}")
-    used = devices(machine.gpus, settings)
-    smallest = min(used, key=lambda gpu: gpu.total_mib)
-    free = smallest.total_mib if ours else min(gpu.free_mib for gpu in used)
-    reason = "check-gpu" if len(used) == 1 else f"check-gpu, the smallest of {len(used)} that share the model"
+    gpus = devices(machine.gpus, settings)
+    smallest = min(gpus, key=lambda gpu: gpu.total_mib)
+    free = smallest.total_mib if ours else min(gpu.free_mib for gpu in gpus)
+    reason = "check-gpu" if len(gpus) == 1 else f"check-gpu, the smallest of {len(gpus)} that share the model"
     return Card(name=smallest.name, total_mib=smallest.total_mib, available_mib=free, reason=reason)
 
 
 def profile_for(settings: GpuConfig, total_mib: float) -> str | None:
-    """Return the profile that check-gpu would choose on a device of that size; None where no GPU profile is."""
+    """Return the profile that check-gpu would choose on a device of that size; None if there is no GPU profile for it."""
     fitting = [choice for choice in settings.auto if choice.min_total_mib <= total_mib]
     return max(fitting, key=lambda choice: choice.min_total_mib).profile if fitting else None
 
 
 def candidates(layers: Layers, profiles: Iterable[str], base: Config) -> list[Candidate]:
-    """Return the models of the guide's list, then those of the profiles, each with the settings of the first profile that has it."""
+    """Return the models of the guide's list, then those of the profiles, each with the settings of the first profile that uses it."""
     configs = {name: layers.config(name) for name in profiles}
-    having: dict[str, list[str]] = {}
+    names_by_model: dict[str, list[str]] = {}
     for name, config in configs.items():
-        having.setdefault(key(config.model), []).append(name)
-    found = []
+        names_by_model.setdefault(key(config.model), []).append(name)
+    guide_models = []
     for entry in base.alternatives.root:
         model = guides_model(entry.model)
-        names = having.pop(key(model), [])
-        of = names[0] if names else entry.profile
-        config = configs.get(of or "", base)
-        found.append(Candidate(model=config.model if names else model, config=config, profiles=tuple(names), guide=True))
-    rest = [Candidate(model=configs[names[0]].model, config=configs[names[0]], profiles=tuple(names)) for names in having.values()]
-    return found + rest
+        names = names_by_model.pop(key(model), [])
+        profile = names[0] if names else entry.profile
+        config = configs.get(profile or "", base)
+        guide_models.append(Candidate(model=config.model if names else model, config=config, profiles=tuple(names), guide=True))
+    rest = [Candidate(model=configs[names[0]].model, config=configs[names[0]], profiles=tuple(names)) for names in names_by_model.values()]
+    return guide_models + rest
 
 
 def guides_model(name: str) -> ModelConfig:
-    """Return a model of the guide's list, which names no owners."""
+    """Return a model of the guide's list, which does not name owners."""
     return ModelConfig(name=name, source="hub", repo=repository(name) or name)
 
 
 def key(model: ModelConfig) -> str:
-    """Return what tells a model from another."""
+    """Return what identifies the model."""
     return f"{model.source} {({'hub': model.repo, 'path': model.path}).get(model.source, model.quantization)}"
 
 
 def on_processor(config: Config) -> bool:
-    """Tell whether the profile is one for the processor: only there vLLM reads the size of the cache from its environment."""
+    """Tell whether the profile is one for the processor: only there vLLM takes the size of the KV cache from its environment."""
     return CPU_CACHE in config.serve.env
 
 
@@ -168,44 +168,44 @@ def model_fit(candidate: Candidate, at: Card, target_mib: float | None, library:
     """Return how the candidate fits, or why that is unknown."""
     serve = candidate.config.serve
     model = candidate.model
-    forbids = model.source == "hub" and model.repo in NON_COMMERCIAL
-    blank = ModelFit(name=model.name.rpartition("/")[2], profiles=candidate.profiles, guide=candidate.guide, non_commercial=forbids)
-    strange = unplanned(serve)
-    if strange is not None:
-        return blank.model_copy(update={"reason": f"{strange} in serve.extra_args changes what is planned here"})
+    non_commercial = model.source == "hub" and model.repo in NON_COMMERCIAL
+    blank = ModelFit(name=model.name.rpartition("/")[2], profiles=candidate.profiles, guide=candidate.guide, non_commercial=non_commercial)
+    unplanned_argument = unplanned(serve)
+    if unplanned_argument is not None:
+        return blank.model_copy(update={"reason": f"{unplanned_argument} in serve.extra_args changes what is planned here"})
     try:
-        wanted = demand(serve, *library.weights(model, serve.dtype), at.total_mib)
+        need = demand(serve, *library.weights(model, serve.dtype), at.total_mib)
     except ModelError as error:
         return blank.model_copy(update={"reason": error.message.replace(f"{library.workspace.root}/", "")})
-    return blank.model_copy(update={"asked": wanted, "judged": fit_of(wanted, at.available_mib, target_mib)})
+    return blank.model_copy(update={"asked": need, "judged": fit_of(need, at.available_mib, target_mib)})
 
 
 def target(config: Config) -> float | None:
-    """Return what the gates allow as peak; None where none says, or where the plan itself is the target."""
+    """Return the peak that the gates allow, in MiB; None if no gate sets a number."""
     gates = [gate for gate in config.gates.root.values() if gate.metric == PLANNED_METRIC and gate.comparator in ("<", "<=")]
     return min((number for gate in gates for number in gate.numbers), default=None)
 
 
 def survey(layers: Layers, machine: Machine, workspace: Workspace, total_mib: float | None, ours: bool) -> Survey:
-    """Return how each model fits the card; reads headers at most, and keeps nothing."""
-    wanted, origin = layers.profile
-    first: str | None = wanted
-    if wanted == "auto":
-        alone = card(machine, total_mib, ours, ServeConfig())
-        first = profile_for(layers.config(None).gpu, alone.total_mib)
+    """Return how each model fits the card; it reads headers at most and stores nothing."""
+    requested, origin = layers.profile
+    first: str | None = requested
+    if requested == "auto":
+        default_card = card(machine, total_mib, ours, ServeConfig())
+        first = profile_for(layers.config(None).gpu, default_card.total_mib)
     config = layers.config(first)
     at = card(machine, total_mib, ours, config.serve)
     library = Library(machine, workspace)
     limit = target(config)
     profiles = [*([first] if first else []), *(name for name in layers.profiles if name != first)]
     processor = tuple(name for name in profiles if on_processor(layers.config(name)))
-    listed = candidates(layers, [name for name in profiles if name not in processor], config)
-    rows = tuple(model_fit(candidate, at, limit, library) for candidate in listed)
+    models = candidates(layers, [name for name in profiles if name not in processor], config)
+    rows = tuple(model_fit(candidate, at, limit, library) for candidate in models)
     return Survey(
         card=at,
         target_mib=limit,
         profile=first,
-        origin=f"auto: what {at.total_mib:.0f} MiB take" if wanted == "auto" else origin,
+        origin=f"auto: what {at.total_mib:.0f} MiB take" if requested == "auto" else origin,
         utilization=config.serve.gpu_memory_utilization,
         rows=rows,
         processor=processor,

@@ -1,4 +1,4 @@
-"""Take secrets out of what is shown or kept. Pure."""
+"""Remove secrets from what is shown or stored. Pure."""
 
 import re
 
@@ -8,5 +8,5 @@ HIDDEN = "[redacted]"
 
 
 def redacted(text: str) -> str:
-    """Return `text` with tokens of the hub, our own API keys and bearer credentials hidden."""
+    """Return `text` with the hub's tokens, API keys and bearer credentials hidden."""
     return SECRETS.sub(HIDDEN, text)

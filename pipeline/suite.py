@@ -1,4 +1,4 @@
-"""What is asked, read from files and checked on load: a router suite (prompt template, schema, golden cases), lists of prompts."""
+"""Inputs of tests, checked on load: router suites (prompt template, schema, golden cases) and lists of prompts."""
 
 import json
 from dataclasses import dataclass
@@ -16,8 +16,11 @@ if TYPE_CHECKING:
     from jsonschema import Draft202012Validator
 
 
+System = Literal["role", "user"]  # where the system prompt stands: in a message of its own role, or in front of the user's text
+
+
 class SuiteFile(Frozen):
-    """suite.yaml: what the suite is and which files it consists of."""
+    """suite.yaml: what the suite is and the files it consists of."""
 
     name: str
     language: Literal["en", "tr"]
@@ -25,17 +28,40 @@ class SuiteFile(Frozen):
     prompt: str
     schema_file: str
     cases: str
+    system: System = "role"
+
+
+class Alternative(Frozen):
+    """What another right answer has in place of the golden answer's."""
+
+    route: str | None = None
+    calendar_intent: str | None = None
+    slots: dict[str, str] | None = None
+    tool_plan: list[str] | None = None
 
 
 class Case(Frozen):
-    """One utterance with its golden answer."""
+    """One utterance with its golden answer; without a `tool_plan` any plan is right."""
 
     id: str
     text: str
     route: str
     calendar_intent: str
     slots: dict[str, str]
+    tool_plan: list[str] | None = None
+    alternatives: list[Alternative] = []
     tags: list[str] = []
+
+    @property
+    def answers(self) -> list[dict[str, Any]]:
+        """Return every right answer, the golden one first, an alternative merged over it."""
+        golden = self.model_dump(include={"route", "calendar_intent", "slots", "tool_plan"}, exclude_none=True)
+        return [golden, *(golden | alternative.model_dump(exclude_none=True) for alternative in self.alternatives)]
+
+    @property
+    def routes(self) -> set[str]:
+        """Return the routes that are right."""
+        return {answer["route"] for answer in self.answers}
 
 
 @dataclass(frozen=True)
@@ -47,6 +73,7 @@ class Suite:
     prompt: str
     schema: dict[str, Any]
     cases: list[Case]
+    system: System = "role"
 
     @cached_property
     def validator(self) -> "Draft202012Validator":
@@ -56,16 +83,18 @@ class Suite:
 
     def messages(self, case: Case) -> list[dict[str, str]]:
         """Return the chat messages, the stable part first so that the prefix cache serves it."""
+        if self.system == "user":
+            return [{"role": "user", "content": f"{self.prompt}\n\n{case.text}"}]
         return [{"role": "system", "content": self.prompt}, {"role": "user", "content": case.text}]
 
 
-def load_suite(folder: Path) -> Suite:
-    """Return the suite in `folder`; ConfigError names file, line and what is wrong."""
+def load_suite(folder: Path, system: System | Literal["suite"] = "suite") -> Suite:
+    """Return the suite in `folder`, its system prompt where `system` says; ConfigError names file, line and what is wrong."""
     path = folder / "suite.yaml"
     try:
         raw = yaml.safe_load(text_of(path))
         if isinstance(raw, dict) and "schema" in raw:
-            raw["schema_file"] = raw.pop("schema")  # `schema` is a name that pydantic's models keep for themselves
+            raw["schema_file"] = raw.pop("schema")  # pydantic's models reserve the name `schema`
         suite = SuiteFile.model_validate(raw)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
@@ -73,11 +102,12 @@ def load_suite(folder: Path) -> Suite:
     except ValidationError as error:
         raise ConfigError(f"{path}: {complaint(error)}") from error
     schema = load_schema(folder / suite.schema_file)
-    return Suite(suite.name, suite.language, render(folder / suite.prompt), schema, load_cases(folder / suite.cases, schema))
+    prompt, cases = render(folder / suite.prompt), load_cases(folder / suite.cases, schema)
+    return Suite(suite.name, suite.language, prompt, schema, cases, suite.system if system == "suite" else system)
 
 
 def load_schema(path: Path) -> dict[str, Any]:
-    """Return the JSON Schema in `path`, checked as one."""
+    """Return the JSON Schema in `path`; ConfigError if it is not a valid one."""
     from jsonschema import Draft202012Validator, SchemaError
 
     try:
@@ -93,7 +123,7 @@ def load_schema(path: Path) -> dict[str, Any]:
 
 
 def load_cases(path: Path, schema: dict[str, Any]) -> list[Case]:
-    """Return the cases in `path`, one JSON object a line, ids unique, golden answers such as `schema` allows."""
+    """Return the cases in `path`, one JSON object a line, ids unique, right answers such as `schema` allows."""
     from jsonschema import Draft202012Validator
 
     allowed = Draft202012Validator({"properties": schema.get("properties", {})})
@@ -107,10 +137,10 @@ def load_cases(path: Path, schema: dict[str, Any]) -> list[Case]:
             raise ConfigError(f"{path}:{number}: {complaint(error)}") from error
         if any(case.id == known.id for known in cases):
             raise ConfigError(f"{path}:{number}: id {case.id!r} is used twice")
-        golden = case.model_dump(include={"route", "calendar_intent", "slots"})
-        for problem in allowed.iter_errors(golden):
-            where = problem.json_path.removeprefix("$.")
-            raise ConfigError(f"{path}:{number}: {where}: {problem.message}", "the suite's schema allows no such golden answer")
+        for position, answer in enumerate(case.answers):
+            for problem in allowed.iter_errors(answer):
+                where = problem.json_path.removeprefix("$.") if position == 0 else f"alternatives.{position - 1}{problem.json_path[1:]}"
+                raise ConfigError(f"{path}:{number}: {where}: {problem.message}", "the suite's schema allows no such golden answer")
         cases.append(case)
     if not cases:
         raise ConfigError(f"{path}: no cases", "write one JSON object a line")
@@ -118,7 +148,7 @@ def load_cases(path: Path, schema: dict[str, Any]) -> list[Case]:
 
 
 def load_prompts(path: Path) -> list[str]:
-    """Return the prompts in `path`, one a line, none twice."""
+    """Return the prompts in `path`, one a line; ConfigError if one is repeated."""
     prompts: list[str] = []
     for number, line in enumerate(text_of(path, "write one prompt a line").split("\n"), 1):
         if line.strip() in prompts:

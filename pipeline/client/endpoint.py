@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Endpoint:
-    """The server that requests go to, and whether it lives; with `replicas` each takes its turn.
+    """The server that requests go to, and whether it is alive; with `replicas`, requests go to each server in turn.
 
-    `loaded` hears from when to when it was at work, in seconds by `time.monotonic`, after each loop of requests.
+    After each loop of requests, `loaded` is called with when the loop began and ended, in seconds by `time.monotonic`.
     """
 
     base_url: str

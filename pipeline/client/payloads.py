@@ -5,7 +5,7 @@ from typing import Any
 
 
 def unary(model: str, messages: Iterable[dict[str, str]], max_tokens: int, **more: Any) -> dict[str, Any]:
-    """Return the payload of a greedy request whose answer comes in one piece."""
+    """Return the payload of a greedy request for a unary answer."""
     return {
         "model": model,
         "messages": list(messages),

@@ -1,4 +1,4 @@
-"""One request at a time, answered with token ids."""
+"""Single requests whose answers carry token ids."""
 
 import secrets
 import time
@@ -14,7 +14,7 @@ from pipeline.errors import MeasureError
 
 @dataclass(frozen=True)
 class TokenAnswer:
-    """One answer: its token ids, text, the prompt's ids, cached prompt tokens, and per token the gap between the best two."""
+    """One answer: token ids, text, prompt ids, number of cached prompt tokens, and per token the logprob gap of the best two."""
 
     ids: tuple[int, ...]
     text: str
@@ -27,17 +27,17 @@ class TokenAnswer:
 
 
 class Asker:
-    """Sends the test's request, greedy unless told otherwise."""
+    """Sends the determinism test's requests, greedy by default."""
 
     def __init__(self, target: Endpoint, model: str, settings: DeterminismConfig) -> None:
         self.target = target
         self.control = Control(target.base_url, target.api_key)
         self.model = model
         self.settings = settings
-        self.salt = secrets.token_hex(8)  # of this run alone: the server may have answered the same prompts before
+        self.salt = secrets.token_hex(8)  # unique to this run: the server may have answered the same prompts before
 
     def ask(self, prompt: str, **more: Any) -> TokenAnswer:
-        """Return the answer; MeasureError when the server does not give token ids."""
+        """Return the answer; raise MeasureError if the server returns no token ids."""
         messages = [{"role": "user", "content": prompt}]
         payload = unary(self.model, messages, self.settings.max_tokens, **{"seed": self.settings.seed, "return_token_ids": True, **more})
         began = time.monotonic()
@@ -58,9 +58,9 @@ class Asker:
         )
 
     def gap_at(self, position: int, prompt: str, reference: TokenAnswer, **more: Any) -> float | None:
-        """Return the logprob gap at that token of `reference`, asked for once more: with logprobs each token takes a third longer.
+        """Return the logprob gap at that token of `reference`, or None if the answer to this new request diverges before it.
 
-        None where this answer has left the reference before.
+        The request is a separate one because each token takes a third longer with logprobs.
         """
         again = self.ask(prompt, **more, logprobs=True, top_logprobs=2)
         return again.gap_at(position) if again.ids[:position] == reference.ids[:position] else None

@@ -1,4 +1,4 @@
-"""bundle: a folder with all that a machine without a network needs to run a profile."""
+"""bundle: a folder with everything that a machine without a network needs to run a profile."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ MIB = 2**20
 
 
 def bundle(root: Path, options: Options, python: str | None, platform: str | None, output: str, part_mib: str | None) -> Output:
-    """Make the bundle in the folder `output`, in parts of at most `part_mib` MiB; BundleError says what cannot be in one."""
+    """Make the bundle in the folder `output`, in parts of at most `part_mib` MiB; BundleError for what a bundle cannot hold."""
     session = Session(root, options)
     name = session.layers.profile[0]
     if name == "auto":
@@ -37,10 +37,10 @@ def bundle(root: Path, options: Options, python: str | None, platform: str | Non
 
 
 def set_for(config: Config) -> VllmSet:
-    """Return the vLLM that the other machine installs: the named one, else by whether the profile runs on the processor."""
+    """Return the vLLM set for the other machine: install.set, or with auto the set for the kind of device that the profile needs."""
     if config.install.set == "auto":
         return CPU_SET if on_processor(config) else ON_GPU[0]
-    named = set_named(config.install.set)
-    if named is None:
+    vllm_set = set_named(config.install.set)
+    if vllm_set is None:
         raise BundleError(f"install.set: no set {config.install.set!r}", f"sets: {', '.join(entry.name for entry in SETS)}")
-    return named
+    return vllm_set

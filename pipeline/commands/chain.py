@@ -1,4 +1,4 @@
-"""One stage with what it needs, and what the stages' records say: why, status, graph."""
+"""One stage with the stages it needs, and the commands that show what is on record: why, status, graph."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -21,7 +21,7 @@ from pipeline.terminal import Output, TextTable
 
 
 def run_stage(root: Path, options: Options, name: str, wait: bool = False) -> Output:
-    """Run one stage and what it needs; stop a server that this started, unless the stage is serve itself."""
+    """Run one stage and the stages it needs; stop a server that this command started, unless the stage is serve."""
     session = Session(root, options)
     if options.why:
         return why(root, options, [name])
@@ -46,11 +46,11 @@ def run_stage(root: Path, options: Options, name: str, wait: bool = False) -> Ou
         smaller = session.with_smaller_profile() if code else None
     if smaller is not None:
         return run_stage(root, smaller, name, wait)
-    facts = {"stages": [asdict(result) for result in results], "data": dumped(outcome.data), "failure": dumped(outcome.failure)}
+    facts = {"stages": [asdict(result) for result in results], "data": to_json(outcome.data), "failure": to_json(outcome.failure)}
     return Output(code, [*lines, session.profile_words()], {"exit_code": code, "profile": session.profile_data(), **facts})
 
 
-def dumped(model: BaseModel | None) -> dict[str, object] | None:
+def to_json(model: BaseModel | None) -> dict[str, object] | None:
     """Return the model as JSON-like data."""
     return model.model_dump(mode="json") if model is not None else None
 
@@ -63,7 +63,7 @@ def why(root: Path, options: Options, names: Sequence[str] = ()) -> Output:
 
 
 def status(root: Path, options: Options) -> Output:
-    """Show the server's state and each stage's."""
+    """Show the state of the server and of each stage."""
     session = Session(root, options, silent=True)
     lines, server = server_state(session)
     crashes = read_crashes(session.workspace)
@@ -75,37 +75,37 @@ def status(root: Path, options: Options) -> Output:
 
 
 def stages_output(session: Session, names: Sequence[str], lines: Sequence[str], facts: Mapping[str, object]) -> Output:
-    """Return, beneath `lines`, a line per stage: unchanged, or why it would run."""
+    """Return `lines`, then a line per stage: unchanged, or why it would run."""
     pipeline = session.pipeline
-    would: set[str] = set()
+    will_run: set[str] = set()
     stages: list[dict[str, object]] = []
     rows: list[tuple[str, str]] = []
     for stage in pipeline.chain(names):
         reason = pipeline.why(stage)
-        waits = [maker.name for maker in pipeline.upstream(stage) if maker.name in would]
+        waits = [maker.name for maker in pipeline.upstream(stage) if maker.name in will_run]
         if not stage.observes and (reason or waits):
-            would.add(stage.name)
+            will_run.add(stage.name)
         if stage.name in names:
             reason = reason or (f"after {waits[0]}, if its outcome changes" if waits else "unchanged")
-            stages.append({"stage": stage.name, "runs": stage.observes or stage.name in would, "reason": reason})
+            stages.append({"stage": stage.name, "runs": stage.observes or stage.name in will_run, "reason": reason})
             rows.append((f"  {stage.name}", reason))
     return Output(0, [*lines, TextTable((), rows), session.profile_words()], {**facts, "stages": stages, "profile": session.profile_data()})
 
 
 def server_state(session: Session) -> tuple[list[str], dict[str, object]]:
-    """Return the server's state for a person and for a program."""
+    """Return the server's state as lines and as data."""
     workspace, url, launch = session.workspace, session.config.attach.url, state.read(session.workspace)
     if url:
         return [f"server: attached to {url} (`./inv serve` asks it)"], {"state": "attached", "base_url": url}
     if launch is None:
         return ["server: not running"], {"state": "not running"}
     if not state.is_running(launch):
-        left, cause = len(state.members(launch)), gone(launch, workspace)
-        line = f"{cause.message} (pid {launch.pid}, {left} processes left; `./inv stop` cleans up)\n  → {cause.hint}"
-        return [line], {"state": "died", "pid": launch.pid, "cause": cause.message, "processes_left": left}
+        processes_left, cause = len(state.members(launch)), gone(launch, workspace)
+        line = f"{cause.message} (pid {launch.pid}, {processes_left} processes left; `./inv stop` cleans up)\n  → {cause.hint}"
+        return [line], {"state": "died", "pid": launch.pid, "cause": cause.message, "processes_left": processes_left}
     answers = control_of(launch, workspace).answers()
-    hearing = "answers" if answers else "does not answer (starting?)"
-    line = f"server: {launch.base_url}/v1  model {launch.model}  pid {launch.pid}  {hearing}  log {launch.log}"
+    answer_text = "answers" if answers else "does not answer (starting?)"
+    line = f"server: {launch.base_url}/v1  model {launch.model}  pid {launch.pid}  {answer_text}  log {launch.log}"
     facts = launch.model_dump(mode="json", include={"model", "pid", "log"})
     return [line], {"state": "running", "answers": answers, "base_url": launch.base_url, **facts}
 

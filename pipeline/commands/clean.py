@@ -1,4 +1,4 @@
-"""clean: what commands leave behind, removed."""
+"""clean: remove what commands leave behind."""
 
 import shutil
 from pathlib import Path
@@ -10,11 +10,11 @@ from pipeline.server import state
 from pipeline.terminal import Output
 
 FILES = {".gitignore", ".lock", ".lock-holder"}
-MEASUREMENTS = {"runs", "noise.json", "sweep", "sweep.json"}  # which nothing can make again
+MEASUREMENTS = {"runs", "noise.json", "sweep", "sweep.json"}  # kept, because they cannot be reproduced
 
 
 def clean(root: Path, everything: bool) -> Output:
-    """Remove records, logs and samples; with `everything` also runs, environment, models, caches. Refuses while a server runs."""
+    """Remove records, logs and samples; with `everything` also runs, environment, models and caches. PipelineError while a server runs."""
     workspace = Workspace(root)
     launch = state.read(workspace)
     if launch is not None and state.members(launch):

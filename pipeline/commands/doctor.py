@@ -1,4 +1,4 @@
-"""doctor: what can be checked without starting the server. Facts are looked up here and judged by small pure functions."""
+"""doctor: the checks that need no running server. Facts are collected here and judged by small functions."""
 
 import os
 import shutil
@@ -35,14 +35,14 @@ from pipeline.vllm.settle import settle
 
 GIB, MIB = 2**30, 2**20
 SHM_MIB = 1024  # containers often have 64 MiB, which vLLM's processes fill
-ENGINE_MIB = 2048  # about what vLLM's processes take beside weights and cache
+ENGINE_MIB = 2048  # roughly what vLLM's processes take besides weights and cache
 ASK_HUB_S = 10.0
 Severity = Literal["OK", "WARN", "FAIL"]
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One check: how it stands, what was seen, and what to do about it."""
+    """The result of one check: its level, its subject, what was found, and the fix."""
 
     level: Severity
     name: str
@@ -51,7 +51,7 @@ class Finding:
 
 
 def doctor(root: Path, options: Options) -> Output:
-    """Check what can be checked without starting anything; 1 when something must be mended first."""
+    """Check everything that can be checked without starting the server; exit code 1 when a check fails."""
     workspace, findings = Workspace(root, Silent()), []
     profile = "auto"
     try:
@@ -77,28 +77,28 @@ def doctor(root: Path, options: Options) -> Output:
 
 
 def examine(config: Config, machine: Machine, by_hand: bool, workspace: Workspace) -> Iterator[Finding]:
-    """Yield a finding for each check, in the order of the stages that would meet the trouble.
+    """Yield a finding for each check, in the order in which the stages would meet the problem.
 
-    `by_hand` tells that the profile was asked for by name, not chosen by what the machine has.
+    `by_hand`: the profile was named by the user, not chosen from the hardware.
     """
     yield from gpu(machine, config, by_hand)
     try:
-        chosen, reason = choose_set(config.install.set, machine)
+        vllm_set, reason = choose_set(config.install.set, machine)
     except InstallError as error:
         yield Finding("FAIL", "vLLM", error.message, error.hint)
-        chosen = CPU_SET
+        vllm_set = CPU_SET
     else:
-        yield vllm(chosen, reason, machine)
+        yield vllm(vllm_set, reason, machine)
     installed = read_marker(workspace.server_environment) is not None
     folder = model_folder(config.model, machine, workspace)
     yield disk(
         shutil.disk_usage(workspace.root).free / GIB,
-        0 if installed else max(config.install.min_free_gib, chosen.min_free_gib),
+        0 if installed else max(config.install.min_free_gib, vllm_set.min_free_gib),
         config.model.min_free_gib,
     )
-    yield from compiler(config, chosen, machine, workspace)
+    yield from compiler(config, vllm_set, machine, workspace)
     yield model(config, folder)
-    yield from memory(config, chosen, machine, folder, workspace)
+    yield from memory(config, vllm_set, machine, folder, workspace)
     yield shared_memory(Path("/dev/shm"))
     yield port(config.serve, workspace)
     yield host(config.serve)
@@ -106,7 +106,7 @@ def examine(config: Config, machine: Machine, by_hand: bool, workspace: Workspac
 
 
 def gpu(machine: Machine, config: Config, by_hand: bool) -> Iterator[Finding]:
-    """Judge the devices: none is no trouble where the cpu profile was asked for."""
+    """Judge the GPUs; none is fine if the user named the cpu profile."""
     on_cpu = config.profile.root == CPU_PROFILE
     if not machine.gpus and on_cpu and by_hand:
         yield Finding("OK", "GPU", f"none ({machine.reason}); profile {CPU_PROFILE} needs none")
@@ -122,13 +122,13 @@ def gpu(machine: Machine, config: Config, by_hand: bool) -> Iterator[Finding]:
             yield Finding("OK", f"GPU {device.index}", seen)
 
 
-def vllm(chosen: VllmSet, reason: str, machine: Machine) -> Finding:
-    """Judge driver and compute capability against the vLLM that install would take."""
-    seen = f"{chosen.distribution} {chosen.vllm} ({reason})"
-    if chosen.min_driver and machine.driver is not None:
+def vllm(vllm_set: VllmSet, reason: str, machine: Machine) -> Finding:
+    """Judge driver and compute capability against the vLLM set that install would choose."""
+    seen = f"{vllm_set.distribution} {vllm_set.vllm} ({reason})"
+    if vllm_set.min_driver and machine.driver is not None:
         major = machine.driver.version.split(".", 1)[0]
-        if major.isdecimal() and int(major) < chosen.min_driver:
-            fix = f"update the driver to {chosen.min_driver} or newer, or leave install.set at auto"
+        if major.isdecimal() and int(major) < vllm_set.min_driver:
+            fix = f"update the driver to {vllm_set.min_driver} or newer, or leave install.set at auto"
             return Finding("FAIL", "vLLM", f"{seen}; the driver is {machine.driver.version}, CUDA {machine.driver.cuda}", fix)
         old = [device for device in machine.gpus if BFLOAT16 in unmet(device.compute_capability)]
         if old:
@@ -143,35 +143,35 @@ def disk(free_gib: float, for_vllm_gib: float, to_spare_gib: float) -> Finding:
     return Finding("OK", "disk", seen) if free_gib >= needed else Finding("FAIL", "disk", seen, "free some disk space, or move the project")
 
 
-def compiler(config: Config, chosen: VllmSet, machine: Machine, workspace: Workspace) -> Iterator[Finding]:
-    """Look for what torch.compile (on the processor) and Triton (on a GPU) compile with."""
-    settings = settle(config.serve, machine.host, chosen.distribution)
-    wanted = compiler_for(settings, chosen.distribution)
-    if wanted is None:
+def compiler(config: Config, vllm_set: VllmSet, machine: Machine, workspace: Workspace) -> Iterator[Finding]:
+    """Look for the compiler and Python headers that torch.compile (on the processor) and Triton (on a GPU) need."""
+    settings = settle(config.serve, machine.host, vllm_set.distribution)
+    toolchain = compiler_for(settings, vllm_set.distribution)
+    if toolchain is None:
         yield Finding("OK", "compiler", "not needed: nothing is compiled (serve.enforce_eager)")
         return
-    fix = wanted.install + ("; or set serve.enforce_eager=true" if chosen == CPU_SET else "")
+    fix = toolchain.install + ("; or set serve.enforce_eager=true" if vllm_set == CPU_SET else "")
     environment = {**os.environ, **settings.env}
-    path = wanted.path(environment)
-    yield Finding("OK", "compiler", path) if path else Finding("FAIL", "compiler", wanted.missing(environment), fix)
-    python = servers_python(config.install, chosen, workspace)
-    if python == chosen.python:
+    path = toolchain.path(environment)
+    yield Finding("OK", "compiler", path) if path else Finding("FAIL", "compiler", toolchain.missing(environment), fix)
+    python = servers_python(config.install, vllm_set, workspace)
+    if python == vllm_set.python:
         yield Finding("OK", "Python headers", f"uv fetches Python {python}, which brings them")
     elif compilers.has_headers(python, environment):
         yield Finding("OK", "Python headers", f"there ({python})")
     else:
-        yield Finding("FAIL", "Python headers", f"{wanted.headers_missing}: {python} has none", fix)
+        yield Finding("FAIL", "Python headers", f"{toolchain.headers_missing}: {python} has none", fix)
 
 
-def servers_python(settings: InstallConfig, chosen: VllmSet, workspace: Workspace) -> str:
-    """Return the Python that the server runs on or, before it is installed, that install would take; the version where uv fetches it."""
+def servers_python(settings: InstallConfig, vllm_set: VllmSet, workspace: Workspace) -> str:
+    """Return the server's Python, or before its installation the one that install would choose: a path, or a version that uv fetches."""
     if settings.python:
         return str(Path(settings.python).expanduser())
-    return str(workspace.server_python) if workspace.server_python.exists() else fastest(chosen.python, workspace)
+    return str(workspace.server_python) if workspace.server_python.exists() else fastest(vllm_set.python, workspace)
 
 
 def model(config: Config, folder: Path) -> Finding:
-    """Look for the model on disk; ask the hub whether it would give it to us where it is not."""
+    """Look for the model on disk; if it is missing, ask the hub whether it can be downloaded."""
     settings = config.model
     if (folder / "config.json").is_file() and any(folder.glob("*.safetensors")):
         return Finding("OK", "model", f"{settings.name} is on disk")
@@ -189,18 +189,18 @@ def model(config: Config, folder: Path) -> Finding:
     return Finding("OK", "model", f"{settings.repo}: {size_gib:.1f} GiB to download; {token}")
 
 
-def memory(config: Config, chosen: VllmSet, machine: Machine, folder: Path, workspace: Workspace) -> Iterator[Finding]:
-    """Judge model and flags against the memory of the device, and of the host on the processor."""
+def memory(config: Config, vllm_set: VllmSet, machine: Machine, folder: Path, workspace: Workspace) -> Iterator[Finding]:
+    """Judge model and settings against the memory of the device, or of the host on the processor."""
     available_mib = psutil.virtual_memory().available / MIB
-    if chosen == CPU_SET:
+    if vllm_set == CPU_SET:
         cache_gib = float(config.serve.env.get(CPU_CACHE, 0))
         yield host_memory(available_mib, weights_mib(folder), cache_gib)
         return
     ours = current(workspace)
-    taken = None if ours is not None and state.is_running(ours) else crowded(machine.gpus, config.serve)
-    if taken is not None:
-        yield Finding("FAIL", "memory", *taken)
-    fit = plan_of(config.serve, machine.gpus, chosen.distribution, folder)
+    conflict = None if ours is not None and state.is_running(ours) else crowded(machine.gpus, config.serve)
+    if conflict is not None:
+        yield Finding("FAIL", "memory", *conflict)
+    fit = plan_of(config.serve, machine.gpus, vllm_set.distribution, folder)
     if fit is None:
         yield Finding("OK", "memory", "the plan is known after download-model")
     else:
@@ -208,7 +208,7 @@ def memory(config: Config, chosen: VllmSet, machine: Machine, folder: Path, work
 
 
 def weights_mib(folder: Path) -> float | None:
-    """Return the weights' size on disk; None where they are not there or not to be read."""
+    """Return the size of the weights on disk; None if they are missing or cannot be read."""
     try:
         return weight_bytes(folder, read_shape(folder))[0] / MIB
     except ModelError:
@@ -216,7 +216,7 @@ def weights_mib(folder: Path) -> float | None:
 
 
 def host_memory(available_mib: float, weights: float | None, cache_gib: float) -> Finding:
-    """Judge the free main memory against weights and KV cache; vLLM's own processes come on top."""
+    """Judge the free main memory against weights, KV cache and vLLM's own processes."""
     needed = ENGINE_MIB + (weights or 0) + 1024 * cache_gib
     seen = f"{available_mib:.0f} MiB available, about {needed:.0f} needed"
     if available_mib >= needed:
@@ -225,7 +225,7 @@ def host_memory(available_mib: float, weights: float | None, cache_gib: float) -
 
 
 def device_memory(fit: Plan, target_mib: float | None) -> Finding:
-    """Judge the plan: too large for the device, or over the target that a gate sets."""
+    """Judge the plan against the device's memory and the target that a gate sets."""
     seen = f"weights {fit.weights_mib:.0f}, KV cache {fit.kv_cache_mib:.0f}, peak {fit.peak_mib:.0f} of {fit.total_mib:.0f} MiB planned"
     smaller = "take a smaller model (--profile qwen2.5-1.5b), or lower serve.max_model_len"
     if fit.cannot_fit:
@@ -240,7 +240,7 @@ def device_memory(fit: Plan, target_mib: float | None) -> Finding:
 
 
 def shared_memory(folder: Path) -> Finding:
-    """Judge /dev/shm, through which vLLM's processes talk."""
+    """Judge /dev/shm, through which vLLM's processes communicate."""
     try:
         free_mib = shutil.disk_usage(folder).free / MIB
     except OSError as error:
@@ -251,7 +251,7 @@ def shared_memory(folder: Path) -> Finding:
 
 
 def port(settings: ServeConfig, workspace: Workspace) -> Finding:
-    """Tell whether the port is free, ours, or a stranger's."""
+    """Tell whether the port is free, our server's, or taken by another program."""
     launch = current(workspace)
     if launch is not None and launch.port == settings.port and state.is_running(launch):
         return Finding("OK", "port", f"{settings.port} is our own server's (pid {launch.pid})")
@@ -262,14 +262,14 @@ def port(settings: ServeConfig, workspace: Workspace) -> Finding:
 
 
 def host(settings: ServeConfig) -> Finding:
-    """Tell who can reach the server."""
+    """Judge who can reach the server."""
     if settings.is_open:
         return Finding("WARN", "host", f"{settings.host} is open to everyone who reaches this machine", "only with the key in .api-key")
     return Finding("OK", "host", f"{settings.host}, this machine only")
 
 
 def left_over(workspace: Workspace) -> Finding:
-    """Look for what a server that was not stopped has left."""
+    """Look for what remains of a server that was not stopped properly."""
     try:
         launch = state.read(workspace)
     except ServerError as error:
@@ -283,7 +283,7 @@ def left_over(workspace: Workspace) -> Finding:
 
 
 def current(workspace: Workspace) -> state.Launch | None:
-    """Return the launch on record; None also where its note cannot be read, which `left_over` tells."""
+    """Return the launch on record; None also if it cannot be read, which `left_over` reports."""
     try:
         return state.read(workspace)
     except ServerError:
@@ -291,6 +291,6 @@ def current(workspace: Workspace) -> state.Launch | None:
 
 
 def words(finding: Finding) -> str:
-    """Return the finding as a line, with its fix beneath."""
+    """Return the finding as a line, with its fix below."""
     fix = f"\n{'':23}→ {finding.fix}" if finding.fix else ""
     return f"{finding.level:<6}{finding.name:<17}{finding.seen}{fix}"

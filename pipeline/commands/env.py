@@ -1,4 +1,4 @@
-"""env: the variables that clients of the server need, as a shell or a program reads them."""
+"""env: the variables that clients of the server need, for a shell or a program."""
 
 import os
 import shlex
@@ -15,12 +15,12 @@ from pipeline.server.state import Handle, Launch
 from pipeline.stages.serve import Server
 from pipeline.terminal import Output
 
-KEYLESS = "EMPTY"  # clients insist on a key; a server that wants none takes any
+KEYLESS = "EMPTY"  # clients require a key; a server without one accepts any
 
 
 @dataclass(frozen=True)
 class Key:
-    """A server's API key, and where a shell finds it: in a file, or in a variable."""
+    """A server's API key, and where a shell finds it: in a file or in a variable."""
 
     value: str
     file: Path | None = None
@@ -28,12 +28,12 @@ class Key:
 
     @property
     def lookup(self) -> str:
-        """Return what a shell replaces with the key."""
+        """Return the shell expression for the key."""
         return f'"$(cat {shlex.quote(str(self.file))})"' if self.file else f'"${self.variable}"'
 
 
 def env(root: Path, options: Options, show_key: bool) -> Output:
-    """Return what clients of the server need: of the one that runs, the attached one, or the last one on record."""
+    """Return the variables for clients of the attached server, the running one, or the last one on record."""
     session = Session(root, options, silent=True)
     workspace, url, launch = session.workspace, session.config.attach.url, state.read(session.workspace)
     record = session.pipeline.outcome(Server).data
@@ -41,8 +41,8 @@ def env(root: Path, options: Options, show_key: bool) -> Output:
     model = server.model if isinstance(server, Launch) else ""
     if url:
         server = Handle(launch_id="", base_url=url, pid=None, created=None, log="", samples="", ready_s=0, phases_s={})
-        known = record is not None and record.handle.base_url == url
-        model = record.model if record is not None and known else first_model(server, workspace)
+        is_recorded = record is not None and record.handle.base_url == url
+        model = record.model if record is not None and is_recorded else first_model(server, workspace)
     elif server is None and record is not None:
         server, model = record.handle, record.model
         if not record.attached:
@@ -57,7 +57,7 @@ def env(root: Path, options: Options, show_key: bool) -> Output:
 
 
 def first_model(server: Handle, workspace: Workspace) -> str:
-    """Return the model that the server names first; ServerError when it names none."""
+    """Return the first model that the server lists; ServerError if it lists none."""
     cards = control_of(server, workspace).models()
     if not cards:
         raise ServerError(f"the server at {server.base_url} names no model", "wait until it has loaded one, or attach to another")
@@ -70,7 +70,7 @@ def variables(base_url: str, model: str, key: str) -> dict[str, str]:
 
 
 def lines(base_url: str, model: str, key: Key | None, show_key: bool) -> list[str]:
-    """Return the lines for `eval`: a key that is not to be shown is looked up by the shell."""
+    """Return the lines for `eval`; without `show_key` the shell looks the key up."""
     words = {name: shlex.quote(value) for name, value in variables(base_url, model, key.value if key else KEYLESS).items()}
     if key is not None and not show_key:
         words["OPENAI_API_KEY"] = key.lookup
@@ -78,6 +78,6 @@ def lines(base_url: str, model: str, key: Key | None, show_key: bool) -> list[st
 
 
 def as_json(base_url: str, model: str, key: Key | None, show_key: bool) -> dict[str, str | None]:
-    """Return the variables as data: a key that is not to be shown is null."""
+    """Return the variables as data; without `show_key` the key is null."""
     result: dict[str, str | None] = {**variables(base_url, model, key.value if key else KEYLESS)}
     return result | {"OPENAI_API_KEY": None} if key is not None and not show_key else result

@@ -1,4 +1,4 @@
-"""Tasks that are more than a list of stages: determinism-remedy, soak, calibrate-noise."""
+"""Commands that are more than a list of stages: determinism-remedy, soak, calibrate-noise."""
 
 import os
 import time
@@ -22,7 +22,7 @@ from pipeline.terminal import FAILED, Output
 
 
 def server_inputs(session: Session) -> ServerInputs | None:
-    """Return what servers are started with, installed and downloaded where it was not; None where that failed."""
+    """Install and download what is missing, and return what a server starts from; None if a stage failed."""
     pipeline = session.pipeline
     pipeline.ensure(["install", "download-model"], present=True)
     machine, installation, model = (pipeline.outcome(kind).data for kind in (Machine, Installation, Model))
@@ -32,7 +32,10 @@ def server_inputs(session: Session) -> ServerInputs | None:
 
 
 def determinism_remedy(root: Path, options: Options) -> Output:
-    """Measure a server without and one with the remedy for unequal answers; 0 when all agree with it, 1 not, 2 not measured."""
+    """Measure a server without the remedy for unequal answers and one with it.
+
+    Exit code 0 when all answers agree with the remedy, 1 when some differ, 2 when a side was not measured.
+    """
     session = Session(root, options)
     session.refuse_attached("start with another environment")
     workspace = session.workspace
@@ -51,7 +54,7 @@ def determinism_remedy(root: Path, options: Options) -> Output:
 
 
 def soak(root: Path, options: Options, hours: str) -> Output:
-    """Put load on the server for so many hours in all; 0 when memory is stable, 1 when not shown to be, 2 when not measured."""
+    """Keep load on the server for `hours` in all; 0 when memory is stable, 1 when not shown to be, 2 when not measured."""
     total_h = soaks.parse_hours(hours)
     if options.why:
         return why(root, options, ["serve"])
@@ -79,14 +82,14 @@ def soak(root: Path, options: Options, hours: str) -> Output:
 
 
 def say_server_stays(session: Session) -> None:
-    """Print that the server of an interrupted soak runs on, where it does."""
+    """Print that the server of an interrupted soak keeps running, if it does."""
     launch = state.read(session.workspace)
     if launch is not None and state.is_running(launch):
         say(f"the server (pid {launch.pid}) runs on, so that the same command can go on with it; `./inv stop` ends it")
 
 
 def calibrate_noise(root: Path, options: Options, starts: str) -> Output:
-    """Start the server so often, measure each time, and keep the spread; 0, or 2 when something was missing."""
+    """Start and measure the server `starts` times and record the spread; 0, or 2 when a stage failed."""
     number = noise.parse_starts(starts)
     session = Session(root, options)
     session.refuse_attached("start again and again")

@@ -1,4 +1,4 @@
-"""plan: what fits the device, said before anything is downloaded."""
+"""plan: which models and settings fit the device, before anything is downloaded."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +20,7 @@ SOURCES = {HEADERS: "hub", SOURCE: "published", "safetensors headers": "files", 
 
 
 def plan(root: Path, options: Options, total_mib: str | None) -> Output:
-    """Say what fits the device before anything is downloaded; 0 when the profile in force does, 1 not, 2 unknown."""
+    """Show what fits the device before anything is downloaded; 0 when the profile in force fits, 1 when it does not, 2 when unknown."""
     size = total(total_mib)
     session = Session(root, options, silent=True)
     machine = check_gpu(session.layers.config(None).gpu.model_copy(update={"required": False}), session.visible())
@@ -31,10 +31,10 @@ def plan(root: Path, options: Options, total_mib: str | None) -> Output:
 
 
 def lines(survey: Survey) -> Iterator[OutputPart]:
-    """Yield what a person reads: the device, the table, and what the profile in force should set."""
-    at = survey.card
-    others = f", {at.available_mib:.0f} of them free" if at.available_mib < at.total_mib else ""
-    yield f"planned for {at.name} with {at.total_mib:.0f} MiB{others} ({at.reason})"
+    """Yield the lines for a person: the device, the table, and advice for the profile in force."""
+    card = survey.card
+    others = f", {card.available_mib:.0f} of them free" if card.available_mib < card.total_mib else ""
+    yield f"planned for {card.name} with {card.total_mib:.0f} MiB{others} ({card.reason})"
     if survey.trouble:
         yield f"{survey.trouble}; models that are not on disk are planned by their {SOURCE}"
     yield TextTable(HEAD, [cells(row, survey.target_mib) for row in survey.rows])
@@ -46,17 +46,17 @@ def lines(survey: Survey) -> Iterator[OutputPart]:
     yield f"The estimate's error: KV cache ±{ERROR_MIB:.0f} MiB, peak ±{PEAK_ERROR_MIB:.0f}; `set` keeps the peak that clear of the target."
     if survey.processor:
         yield f"left out, because they run on the processor: {', '.join(survey.processor)}"
-    forbidding = [row.name for row in survey.rows if row.non_commercial]
-    if forbidding:
-        yield f"licence forbids commercial use: {', '.join(forbidding)}"
+    non_commercial = [row.name for row in survey.rows if row.non_commercial]
+    if non_commercial:
+        yield f"licence forbids commercial use: {', '.join(non_commercial)}"
     fitting = [row.name for row in survey.rows if row.judged is not None and row.judged.verdict == "fits"]
     yield f"fit {'within the target' if survey.target_mib is not None else 'the device'}: {', '.join(fitting) or 'none'}"
     yield from in_force(survey)
 
 
 def in_force(survey: Survey) -> Iterator[str]:
-    """Yield how the settings in force do, and what they could be."""
-    row = chosen(survey)
+    """Yield how the settings in force fit, and the largest settings that would."""
+    row = row_in_force(survey)
     name = f"profile {survey.profile} ({survey.origin})"
     if row is None or row.asked is None or row.judged is None:
         yield f"{name}: unknown, see above" if row else f"profile {survey.profile or 'cpu'} ({survey.origin}): takes no memory of a GPU"
@@ -75,14 +75,14 @@ def in_force(survey: Survey) -> Iterator[str]:
         yield f"largest max_model_len × max_num_seqs, all at full length at once (with utilisation): {words}"
 
 
-def chosen(survey: Survey) -> ModelFit | None:
-    """Return the row of the profile in force."""
+def row_in_force(survey: Survey) -> ModelFit | None:
+    """Return the row of the profile in force; None if it has none."""
     return next((row for row in survey.rows if survey.profile in row.profiles), None)
 
 
 def code(survey: Survey) -> int:
-    """Return the exit code: 0 the profile in force fits as it stands (or needs no GPU), 1 it does not, 2 that is unknown."""
-    row = chosen(survey)
+    """Return the exit code: 0 when the profile in force fits as configured or needs no GPU, 1 when it does not fit, 2 when unknown."""
+    row = row_in_force(survey)
     if row is None:
         return 0
     if row.asked is None:
@@ -91,7 +91,7 @@ def code(survey: Survey) -> int:
 
 
 def cells(row: ModelFit, target_mib: float | None) -> tuple[str, ...]:
-    """Return the row of the table."""
+    """Return the row's cells."""
     name = f"{row.name}{' *' if row.guide else ''}"
     profiles = ", ".join(row.profiles) or "–"
     if row.asked is None or row.judged is None:
@@ -107,12 +107,12 @@ def cells(row: ModelFit, target_mib: float | None) -> tuple[str, ...]:
 
 
 def kib(size: int) -> str:
-    """Return a number of bytes in KiB."""
+    """Return a number of bytes in KiB, as text."""
     return f"{size / 1024:g}"
 
 
 def total(text: str | None) -> float | None:
-    """Return the MiB of `--total-mib`; ConfigError when it is no size."""
+    """Return the MiB of `--total-mib`; ConfigError for anything but a size."""
     if text is None:
         return None
     try:

@@ -1,4 +1,4 @@
-"""publish: the report on a branch on GitHub, and in one comment on an issue."""
+"""publish: the report on a GitHub branch, and in one comment on an issue."""
 
 import json
 import os
@@ -19,11 +19,11 @@ from pipeline.terminal import Output
 
 
 def publish(root: Path, options: Options, issue: str | None, repo: str | None, branch: str | None, dry_run: bool) -> Output:
-    """Push the report and comment on the issue; only show it where that is asked for, or where nothing can log in."""
+    """Push the report and comment on the issue; with `dry_run`, or without a login, only show what would be published."""
     number = (issue or "").removeprefix("#")
     if not number.isdecimal():
         raise PublishError(f"no issue has the number {issue!r}" if issue else "which issue?", "for example `./inv publish --issue 132`")
-    # As JSON, so that YAML takes a branch called "on" for a word.
+    # Quoted as JSON, so that YAML reads a branch named "on" as text.
     sets = [f"publish.{name}={json.dumps(value)}" for name, value in (("repo", repo), ("branch", branch)) if value is not None]
     session = Session(root, replace(options, sets=(*options.sets, *sets)), silent=True)
     settings = session.config.publish
@@ -35,7 +35,7 @@ def publish(root: Path, options: Options, issue: str | None, repo: str | None, b
     urls = [session.config.attach.url or "", server.handle.base_url if server is not None else ""]
     hosts = [session.config.serve.host, *(urlsplit(url).hostname or "" for url in urls)]
     private = publishing.private_here(root, hosts, key_file(session.workspace))
-    with locked(session.workspace):  # a command at work would change the report's parts while they are read
+    with locked(session.workspace):  # another command could change the report while it is read
         report = session.pipeline.outcome(Report).data
         if report is None:
             raise PublishError("there is no report yet", "make one: `./inv all`, or `./inv report --only` of what is on record")

@@ -1,4 +1,4 @@
-"""The whole chain with its report, the report of what is on record, and the gates."""
+"""The whole chain with its report, the report from existing records, and the gates."""
 
 import os
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from pipeline.terminal import Output, OutputPart, TextTable
 
 
 def run_all(root: Path, options: Options) -> Output:
-    """Run the chain, stop what it started, render the report; the report's exit code, or 2 after a failure."""
+    """Run the chain, stop the server it started and render the report; the report's exit code, or 2 after a failure."""
     session = Session(root, options)
     if options.why:
         return why(root, options)
@@ -34,7 +34,7 @@ def run_all(root: Path, options: Options) -> Output:
 
 
 def render_records(session: Session, results: list[Result]) -> Output:
-    """Render the report; its exit code, or 2 after a failure."""
+    """Render the report and keep the run; the report's exit code, or 2 after a failure."""
     results = results + session.pipeline.ensure(["report"], present=True, alone=True)
     report = session.pipeline.outcome(Report).data
     failed = any(result.state in ("failed", "blocked") for result in results)
@@ -45,7 +45,7 @@ def render_records(session: Session, results: list[Result]) -> Output:
 
 
 def render(root: Path, options: Options, only: bool) -> Output:
-    """Bring everything up to date and render, or with `only` render what is on record."""
+    """Bring everything up to date and render the report; with `only`, render the existing records."""
     if not only or options.why:
         return run_all(root, options)
     session = Session(root, options)
@@ -58,7 +58,7 @@ def render(root: Path, options: Options, only: bool) -> Output:
 
 
 def verdicts(session: Session, report: Report | None, code: int, more: Sequence[str], facts: dict[str, object]) -> Output:
-    """Return the report's table of verdicts, its headline and where it is, with `more` for a person and `facts` for a program."""
+    """Return the report's verdicts, headline and path, then `more`; `facts` are added to the data."""
     parts: list[OutputPart] = []
     if report is not None:
         parts += [TextTable(report.header, [gate.cells for gate in report.gates]), report.headline, report.path]
@@ -67,7 +67,7 @@ def verdicts(session: Session, report: Report | None, code: int, more: Sequence[
 
 
 def keep_run(session: Session) -> str | None:
-    """Keep what this run left, unless nothing in it is new; return where."""
+    """Keep this run if anything in it is new; return its folder."""
     from pipeline.runs import kept as runs
 
     settings, workspace = session.config, session.workspace
@@ -76,7 +76,7 @@ def keep_run(session: Session) -> str | None:
 
 
 def summarise(session: Session) -> list[str]:
-    """Append the verdict to the job summary, where GitHub Actions has one; return why there is none, which changes no verdict."""
+    """Append the verdict to the job summary of GitHub Actions; return why that is impossible, which changes no verdict."""
     path = os.environ.get("GITHUB_STEP_SUMMARY")
     if not path:
         return []
@@ -95,7 +95,7 @@ def summarise(session: Session) -> list[str]:
 
 
 def gates(root: Path, options: Options) -> Output:
-    """Judge each gate as the report does, and say where each value is defined; run nothing; the report's exit code."""
+    """Judge each gate as the report does and show where its values are defined, without running anything; the report's exit code."""
     from pipeline.report.gates import judge_records
     from pipeline.report.headline import headline
     from pipeline.report.listing import data, lines

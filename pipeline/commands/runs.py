@@ -1,4 +1,4 @@
-"""The runs that are kept: listed, and compared with each other."""
+"""The kept runs: list them, and compare two."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ PLOT = "compare.svg"
 
 
 def history(root: Path) -> Output:
-    """List the runs that are kept, newest first."""
+    """List the kept runs, newest first."""
     workspace = Workspace(root, Silent())
     return Output(0, listing.lines(workspace), listing.data(workspace))
 
@@ -25,19 +25,19 @@ def compare(root: Path, first: str, second: str, anyway: bool) -> Output:
     workspace = Workspace(root, Silent())
     pair = kept.find(first, workspace), kept.find(second, workspace)
     record = Store(workspace.artifacts).outcome(noise.NOTE, noise.RunNoise).data
-    measured = record if record is not None and comparison.fits(record, pair) else None
-    result = comparison.compare(*pair, measured, anyway)
+    run_noise = record if record is not None and comparison.fits(record, pair) else None
+    result = comparison.compare(*pair, run_noise, anyway)
     path = workspace.artifacts / PLOT
     svg = redacted(comparison.plot(result))
     trouble = write_plot(svg, path)
     where = workspace.relative(path) if svg and not trouble else None
     plot = f"no plot: {workspace.relative(path)} cannot be written ({trouble})" if trouble else f"plot: {where}" if where else ""
-    parts = [*comparison.lines(result, measured), *([plot] if plot else [])]
+    parts = [*comparison.lines(result, run_noise), *([plot] if plot else [])]
     return Output(result.exit_code, parts, comparison.data(result, where))
 
 
 def write_plot(svg: str, path: Path) -> str:
-    """Write the picture, or remove an older one where there is none; return why that cannot be, which changes no verdict."""
+    """Write the plot, or remove an older one if `svg` is empty; return the error, which changes no verdict."""
     try:
         if svg:
             write_atomic(path, svg)

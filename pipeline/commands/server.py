@@ -1,4 +1,4 @@
-"""The server: started, started anew, followed, stopped, and kept by systemd."""
+"""The server: start, restart, follow, stop, and run it under systemd."""
 
 import sys
 import time
@@ -26,7 +26,7 @@ FOLLOW_S = 0.2
 
 
 def serve(root: Path, options: Options, foreground: bool, watch: bool) -> Output:
-    """Start the server and leave it running; in the foreground follow its log and stop it on Ctrl-C, on watch restart it."""
+    """Start the server and leave it running; `foreground` follows its log and stops it on Ctrl-C, `watch` restarts it after a crash."""
     if foreground or watch:
         if options.json:
             raise ConfigError("--json is for a command that ends", "leave out --foreground and --watch, or --json")
@@ -41,13 +41,13 @@ def serve(root: Path, options: Options, foreground: bool, watch: bool) -> Output
 
 
 def restart(root: Path, options: Options) -> Output:
-    """Stop our server, if there is one, and start it anew."""
+    """Stop our server, if it runs, and start it again."""
     Session(root, options, silent=True).refuse_attached("restart")
     return run_stage(root, replace(options, force=True), "serve")
 
 
 def join(root: Path, options: Options) -> Output:
-    """Start this node's share of a model over several hosts, and stay until the server ends or Ctrl-C."""
+    """Start this node's share of a model that spans several hosts, and stay until the server ends or Ctrl-C."""
     session = Session(root, options)
     session.refuse_attached("join")
     workspace, pipeline = session.workspace, session.pipeline
@@ -62,9 +62,10 @@ def join(root: Path, options: Options) -> Output:
 
 
 def attend(root: Path) -> Output:
-    """Follow the server's log; Ctrl-C stops the server, and one that dies is cleaned up and raised as ServerError.
+    """Follow the server's log until it ends.
 
-    A server that another command stops or restarts is that command's business.
+    Ctrl-C stops the server. A server that died is cleaned up and raised as ServerError. If another command stopped or restarted the
+    server, nothing is left to do.
     """
     workspace = Workspace(root)
     launch = state.read(workspace)
@@ -88,7 +89,7 @@ def attend(root: Path) -> Output:
 
 
 def logs(root: Path, follow: bool) -> Output:
-    """Print the current (or last) server log; follow it until the server ends or Ctrl-C."""
+    """Print the log of the current (or last) server; with `follow`, until the server ends or Ctrl-C."""
     workspace = Workspace(root)
     launch = state.read(workspace)
     last = sorted(workspace.launches.glob("*/server.log"), key=lambda path: path.stat().st_mtime)
@@ -108,7 +109,7 @@ def logs(root: Path, follow: bool) -> Output:
 
 
 def stop(root: Path) -> Output:
-    """Stop our server, or say that there is none."""
+    """Stop our server, or say that none is running."""
     workspace = Workspace(root)
     with locked(workspace):
         launch = state.read(workspace)

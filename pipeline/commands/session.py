@@ -1,4 +1,4 @@
-"""One command's settings, pipeline and lock."""
+"""The settings, the pipeline and the lock of one command."""
 
 import os
 import sys
@@ -32,7 +32,7 @@ CONFIG_FILE = "config.yaml"
 
 @dataclass(frozen=True)
 class Options:
-    """What every stage task takes."""
+    """The options of a stage task."""
 
     profile: str | None = None
     sets: tuple[str, ...] = ()
@@ -41,12 +41,12 @@ class Options:
     bundle: str | None = None
     quiet: bool = False
     json: bool = False
-    left: tuple[tuple[str, str], ...] = ()  # profiles that were asked for and did not fit, each with the reason
+    left: tuple[tuple[str, str], ...] = ()  # profiles that did not fit, each with the reason
 
 
 def options(
     profile: str | None = None,
-    set: Sequence[str] = (),  # noqa: A002  # as the option is called
+    set: Sequence[str] = (),  # noqa: A002  # the option's name
     attach: str | None = None,
     force: bool = False,
     why: bool = False,
@@ -54,50 +54,50 @@ def options(
     quiet: bool = False,
     json: bool = False,
 ) -> Options:
-    """Return the options of a task; `--attach URL` is short for a setting."""
+    """Return the options of a task; `attach` sets attach.url."""
     return Options(profile, (*set, *([f"attach.url={attach}"] if attach else [])), force, why, bundle, quiet, json)
 
 
 class Session:
-    """One command: the configuration's layers and a pipeline whose settings follow the profile in force."""
+    """One command: the configuration's layers, and a pipeline whose settings follow the profile in force."""
 
     def __init__(self, root: Path, options: Options, silent: bool = False) -> None:
-        self.workspace = Workspace(root, Silent() if silent else screen(options.quiet), opened_bundle(root, options.bundle))
-        # Here, because another thread may read the environment while a model is fetched. Its logs would lie in the user's home.
+        self.workspace = Workspace(root, Silent() if silent else screen(options.quiet), open_bundle(root, options.bundle))
+        # Set before a download thread can read the environment; by default xet writes its logs to the user's home.
         os.environ.setdefault("HF_XET_CACHE", str(self.workspace.cache / "xet"))
         self.options = options
         self.layers: Layers = load_layers(root / CONFIG_FILE, os.environ, options.sets, options.profile)
         if self.workspace.bundle is not None:
-            self._take(self.workspace.bundle)
+            self._use_bundle(self.workspace.bundle)
         stages = ATTACHED if self._config_of(None).attach.url else STAGES
         self.pipeline = Pipeline(stages, self.workspace, self._settings, NOTES, self._context, self._running, self._ended)
-        # A wrong setting is told before anything starts, also one of a profile that check-gpu may choose.
-        wanted, _ = self.layers.profile
+        # Report a wrong setting before anything starts: in the named profile, or in any that check-gpu may choose.
+        name, _ = self.layers.profile
         base = self._config_of(None)
-        for profile in [CPU_PROFILE, *(choice.profile for choice in base.gpu.auto)] if wanted == "auto" else [wanted]:
-            chosen = visible_devices(self._config_of(profile).serve)
-            if wanted == "auto" and profile != CPU_PROFILE and chosen != visible_devices(base.serve):
+        for profile in [CPU_PROFILE, *(choice.profile for choice in base.gpu.auto)] if name == "auto" else [name]:
+            devices = visible_devices(self._config_of(profile).serve)
+            if name == "auto" and profile != CPU_PROFILE and devices != visible_devices(base.serve):
                 raise ConfigError(
                     f"profile {profile}: serve.env.{CUDA_DEVICES} cannot stand in a profile that is chosen by the devices it names",
                     f"name the profile (--profile {profile}), or set serve.env.{CUDA_DEVICES} above the profiles",
                 )
 
     def refuse_attached(self, what: str) -> None:
-        """Raise ServerError when the server is one that someone else runs; `what` is what it is not ours to do."""
+        """Raise ServerError if the server is attached; `what` is the action that needs a server of ours."""
         url = self.config.attach.url
         if url:
             raise ServerError(f"the server at {url} is not ours to {what}", "unset attach.url for a server of our own")
 
     @property
     def config(self) -> Config:
-        """Return the settings with the profile in force; without one while check-gpu has not chosen."""
+        """Return the settings with the profile in force, or without a profile before check-gpu has chosen."""
         return self._config_of(self.profile()[0])
 
     def profile(self) -> tuple[str | None, str]:
-        """Return (profile in force, where it came from)."""
-        wanted, origin = self.layers.profile
-        if wanted != "auto":
-            return wanted, origin
+        """Return (profile in force, its origin)."""
+        name, origin = self.layers.profile
+        if name != "auto":
+            return name, origin
         machine: Outcome[Machine] = self.pipeline.outcome(Machine)
         if machine.data is None:
             return None, "check-gpu has not chosen one"
@@ -111,9 +111,9 @@ class Session:
             stop_server(launch, self.workspace)
 
     def with_smaller_profile(self) -> Options | None:
-        """Return the options for the profile's smaller one where the server did not start for lack of memory; else None."""
+        """Return the options for the next smaller profile if the server lacked memory to start, else None."""
         if self.workspace.bundle is not None:
-            return None  # it holds one model
+            return None  # a bundle holds one model
         failure, settings = self.pipeline.outcome(Server).failure, self.config.serve
         name, _ = self.profile()
         if failure is None or failure.kind != OutOfMemoryError.kind or not falls_back(settings) or name is None:
@@ -125,18 +125,18 @@ class Session:
         self.workspace.say(reason)
         return replace(self.options, profile=settings.smaller_profile, left=(*self.options.left, (name, reason)))
 
-    def _take(self, bundle: Path) -> None:
-        """Take the bundle's profile where none was named; BundleError where another's model is asked for."""
+    def _use_bundle(self, bundle: Path) -> None:
+        """Use the bundle's profile if none was named; BundleError if the profile in force needs another model."""
         from pipeline.bundle.content import read, refuse_other_model
 
-        held = read(bundle)
+        manifest = read(bundle)
         if self.layers.profile[0] == "auto":
-            self.layers = load_layers(self.workspace.root / CONFIG_FILE, os.environ, self.options.sets, held.profile)
+            self.layers = load_layers(self.workspace.root / CONFIG_FILE, os.environ, self.options.sets, manifest.profile)
         name = self.layers.profile[0]
-        refuse_other_model(held, self._config_of(name).model, name)
+        refuse_other_model(manifest, self._config_of(name).model, name)
 
     def invocation(self) -> Invocation:
-        """Return how this command was called, and the waivers as they stand today."""
+        """Return how this command was called, and today's waivers."""
         return Invocation(
             profile=self.config.profile.root,
             assignments=self.layers.assignments,
@@ -145,17 +145,17 @@ class Session:
         )
 
     def profile_words(self) -> str:
-        """Return the profile in force and where it came from, as a line."""
+        """Return the profile in force and its origin as a line."""
         name, origin = self.profile()
         return f"profile {name or 'auto'} ({origin})"
 
     def profile_data(self) -> dict[str, str | None]:
-        """Return the same for a program."""
+        """Return the profile in force and its origin as data."""
         name, origin = self.profile()
         return {"name": name, "origin": origin}
 
     def _settings(self, kind: type[BaseModel]) -> BaseModel:
-        # check-gpu chooses the profile, and attach.url the stages, so these settings cannot come from one.
+        # check-gpu chooses the profile and attach.url the stages, so no profile can define these settings.
         early = kind in (GpuConfig, AttachConfig)
         return (self._config_of(None) if early else self.config).section(kind)
 
@@ -168,7 +168,7 @@ class Session:
         return contexts[kind]()
 
     def visible(self) -> VisibleDevices:
-        """Return the devices that check-gpu is to look at; a profile that it chooses by them cannot say."""
+        """Return the devices that check-gpu examines; with profile auto, only settings outside the profiles count."""
         profile, _ = self.layers.profile
         return visible_devices(self._config_of(None if profile == "auto" else profile).serve)
 
@@ -183,21 +183,21 @@ class Session:
         self.workspace.screen.ended(result.stage, result.state, result.duration_s, result.reason)
 
 
-def opened_bundle(root: Path, folder: str | None) -> Path | None:
-    """Return the bundle's folder, checked and whole, with this process set to take everything from it; None without one."""
+def open_bundle(root: Path, folder: str | None) -> Path | None:
+    """Check the bundle and make this process take everything from it; return its folder, None without one."""
     if folder is None:
         return None
     from pipeline.bundle import unpack
 
-    checked = os.environ.get(unpack.VARIABLE)  # by `./inv`, which needed it before us
-    found = Path(checked) if checked else unpack.open_bundle(Path(folder).absolute(), root)
-    os.environ.update(unpack.environment(found))
-    return found
+    known = os.environ.get(unpack.VARIABLE)  # `./inv` has opened it already
+    bundle = Path(known) if known else unpack.open_bundle(Path(folder).absolute(), root)
+    os.environ.update(unpack.environment(bundle))
+    return bundle
 
 
 @contextmanager
 def locked(workspace: Workspace, wait: bool = False) -> Iterator[None]:
-    """Hold the workspace's lock; unless told to wait for it, BusyError names who holds it."""
+    """Hold the workspace's lock; BusyError names the holder, unless `wait`."""
     from filelock import FileLock, Timeout
 
     workspace.artifacts.mkdir(exist_ok=True)

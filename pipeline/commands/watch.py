@@ -1,4 +1,4 @@
-"""serve --watch: a server that crashes is started again, until it crashes too often."""
+"""serve --watch: restart a server that crashes, until it crashes too often."""
 
 import time
 from datetime import datetime
@@ -24,7 +24,10 @@ WATCH_S = 0.5
 
 
 def keep_running(root: Path, options: Options) -> Output:
-    """Start the server, and again whenever it crashes, until Ctrl-C, another command's `stop`, or too many crashes (ServerError)."""
+    """Start the server and restart it after each crash.
+
+    Ends on Ctrl-C, when another command stops the server, or with ServerError after too many crashes.
+    """
     session = Session(root, options)
     workspace = session.workspace
     try:
@@ -39,44 +42,44 @@ def keep_running(root: Path, options: Options) -> Output:
             while cause:
                 crashes = record_crash(launch, cause, crashes, session)
                 time.sleep(pause_s(len(crashes)))
-                again = run_stage(root, options, "serve", wait=True)
-                show(again.parts)
+                output = run_stage(root, options, "serve", wait=True)
+                show(output.parts)
                 failure = session.pipeline.outcome(Server).failure
-                cause = failure.message if again.code and failure else ""
+                cause = failure.message if output.code and failure else ""
     except KeyboardInterrupt:
         current = state.read(workspace)
-        if current is not None and current.stays:  # any other belongs to a command at work
+        if current is not None and current.stays:  # any other belongs to a running command
             say(stop_line(current, stop_server(current, workspace)))
         raise
     return Output(0, ["the server was stopped by another command"], None)
 
 
 def await_end(launch: Launch, workspace: Workspace) -> None:
-    """Wait until the launch's server, its engine or a worker is dead."""
+    """Wait until the launch's server, its engine or a worker has died."""
     watch = Watch(launch, control_of(launch, workspace))
     while watch.alive():
         time.sleep(WATCH_S)
 
 
 def clean_up(launch: Launch, workspace: Workspace) -> str:
-    """Clean up after a server that ended; return why it died, empty when another command stopped or replaced it."""
+    """Clean up after a server that ended; return why it died, or an empty text if another command stopped or replaced it."""
     with locked(workspace, wait=True):
         if state.current(workspace, launch.id) is None:
             return ""
-        state.dies_within(launch.pid, launch.created, DEATH_S)  # so that its last words are in the log
+        state.dies_within(launch.pid, launch.created, DEATH_S)  # let it finish writing its log
         cause = gone(launch, workspace).message
         stop_server(launch, workspace)
         return cause
 
 
 def record_crash(launch: Launch, cause: str, crashes: list[datetime], session: Session) -> list[datetime]:
-    """Record a crash; return the crashes that count now, or raise ServerError when they are too many."""
+    """Record a crash and return the crashes that still count; ServerError if there are too many."""
     settings, at = session.config.watch, now()
-    counting = [earlier for earlier in [*crashes, at] if recent(earlier, at, settings)]
-    crash = Crash(at=at, launch_id=launch.id, cause=cause, restart=len(counting) <= settings.max_restarts)
+    crashes_in_window = [earlier for earlier in [*crashes, at] if recent(earlier, at, settings)]
+    crash = Crash(at=at, launch_id=launch.id, cause=cause, restart=len(crashes_in_window) <= settings.max_restarts)
     note(session.workspace, crash)
     if not crash.restart:
-        many = f"{len(counting)} crashes within {settings.window_s:g} s, so a restart does not help"
-        raise ServerError(f"{cause}; {many}", "see `./inv logs`")
-    say(f"{at:%Y-%m-%d %H:%M:%S} UTC  {cause}; starting again in {pause_s(len(counting)):g} s")
-    return counting
+        count_text = f"{len(crashes_in_window)} crashes within {settings.window_s:g} s, so a restart does not help"
+        raise ServerError(f"{cause}; {count_text}", "see `./inv logs`")
+    say(f"{at:%Y-%m-%d %H:%M:%S} UTC  {cause}; starting again in {pause_s(len(crashes_in_window)):g} s")
+    return crashes_in_window

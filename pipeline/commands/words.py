@@ -1,4 +1,4 @@
-"""What several commands say of the machine and of the server."""
+"""Lines about the machine and the server that several commands print."""
 
 from pipeline.server.state import Launch
 from pipeline.server.stop import Closing
@@ -8,12 +8,12 @@ from pipeline.terminal import show
 
 
 def say(text: str) -> None:
-    """Print a line of a command that goes on."""
+    """Print a line while the command goes on."""
     show([text])
 
 
 def machine_lines(machine: Machine) -> list[str]:
-    """Return what check-gpu saw."""
+    """Return what check-gpu found."""
     host = machine.host
     lines = [f"processor  {host.cpu}, {host.cores} cores ({' '.join(host.vector) or 'no wide vectors'}), {host.memory_mib} MiB"]
     if machine.driver is not None:
@@ -36,19 +36,19 @@ def machine_lines(machine: Machine) -> list[str]:
 def server_lines(server: Server) -> list[str]:
     """Return how to reach, watch and stop the server."""
     handle = server.handle
-    reached = [f"base URL  {handle.base_url}/v1", f"model     {server.model}"]
+    address = [f"base URL  {handle.base_url}/v1", f"model     {server.model}"]
     if server.attached:
-        return [*reached, "attached: neither started nor stopped by us"]
-    return [*reached, f"pid       {handle.pid}", f"log       {handle.log}", "stop      ./inv stop"]
+        return [*address, "attached: neither started nor stopped by us"]
+    return [*address, f"pid       {handle.pid}", f"log       {handle.log}", "stop      ./inv stop"]
 
 
 def stop_line(launch: Launch, closing: Closing) -> str:
-    """Return how a stop went: what had to be killed, the port, and the GPU memory left behind."""
+    """Return the result of a stop: what had to be killed, the port, and the GPU memory left behind."""
     killed = f", killed {', '.join(closing.killed)}" if closing.killed else ""
     port = "free" if closing.port_free else "still taken"
     residual, memory = closing.residual(), ""
     if residual is not None:
-        left = "NOT_MEASURED" if residual.value is None else f"{residual.value:.0f} MiB"
-        memory = f"; VRAM residual {left}" + (f" ({residual.reason})" if residual.reason else "")
+        residual_text = "NOT_MEASURED" if residual.value is None else f"{residual.value:.0f} MiB"
+        memory = f"; VRAM residual {residual_text}" + (f" ({residual.reason})" if residual.reason else "")
     what = f"stopped pid {launch.pid} in {closing.took_s:.1f} s" if closing.was_running else f"nothing was left of pid {launch.pid}"
     return f"{what}{killed}; port {launch.port} is {port}{memory}"

@@ -10,7 +10,7 @@ from pydantic import ConfigDict, Field, RootModel, ValidationInfo, field_validat
 from pipeline.config.section import Positive, Section
 
 Comparator = Literal["<", "<=", ">", ">=", "=="]
-# A gate's target that is no number: the peak that the plan of the start says, with the plan's error on top.
+# A target that is no number: the peak that the server's plan predicts, plus the plan's error.
 PLAN: Literal["plan"] = "plan"
 PLANNED_METRIC = "measure-vram.vram_peak_mib"
 
@@ -31,7 +31,7 @@ class Gate(Section):
 
     @property
     def numbers(self) -> tuple[float, ...]:
-        """Return the target where it is a number, which no rounding may hide."""
+        """Return the target if it is a number; rounding must not hide it."""
         return () if isinstance(self.target, str) else (self.target,)
 
     @field_validator("target", mode="plain")
@@ -53,7 +53,7 @@ class Gates(RootModel[dict[str, Gate]]):
 
 
 class Waiver(Section):
-    """Why a required gate may miss its target, and the last day on which that counts."""
+    """Why a required gate may miss its target, and the last day on which it may."""
 
     reason: str
     expires: date
@@ -68,7 +68,7 @@ class Waiver(Section):
     @field_validator("expires", mode="before")
     @classmethod
     def is_a_date(cls, value: object) -> object:
-        # pydantic would take 20270131 for seconds since 1970.
+        # pydantic would read 20270131 as seconds since 1970.
         if type(value) is date or (isinstance(value, str) and re.fullmatch(r"\d{4}-\d\d-\d\d", value)):
             return value
         raise ValueError(f"expected a date as in 2027-01-31, got {value!r}")

@@ -1,4 +1,4 @@
-"""Layers: config.yaml, the profile, the environment and --set, merged into settings; each value with its origin."""
+"""Layers: config.yaml, the profile, the environment and --set, merged into settings; each value keeps its origin."""
 
 import typing
 from collections.abc import Iterable, Mapping
@@ -19,7 +19,7 @@ LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 @dataclass(frozen=True)
 class Layer:
-    """Values from one place, and for each path of keys the words that tell where it stands."""
+    """Values from one source, and the origin of each path of keys."""
 
     values: dict[str, Any]
     origins: dict[tuple[str, ...], str]
@@ -27,16 +27,16 @@ class Layer:
 
 @dataclass(frozen=True)
 class Layers:
-    """The merged sources, before a profile is chosen."""
+    """The sources of settings, before a profile is chosen."""
 
     base: Layer
     profiles: dict[str, Layer]
     overrides: tuple[Layer, ...]
-    assignments: tuple[str, ...] = ()  # KEY=VALUE, weakest first; the profile aside
+    assignments: tuple[str, ...] = ()  # KEY=VALUE, weakest first, without the profile
 
     @property
     def profile(self) -> tuple[str, str]:
-        """Return the profile asked for (maybe "auto") and the words that tell where."""
+        """Return the requested profile (possibly "auto") and its origin."""
         for layer in (*reversed(self.overrides), self.base):
             if "profile" in layer.values:
                 return str(layer.values["profile"]), layer.origins[("profile",)]
@@ -45,9 +45,9 @@ class Layers:
     def config(self, profile: str | None) -> Config:
         """Return the validated settings with `profile` merged in; ConfigError names file, line and the nearest name."""
         if profile is not None and profile not in self.profiles:
-            wanted, origin = self.profile
+            requested, origin = self.profile
             near = nearest(profile, self.profiles)
-            where = f"{origin}: " if wanted == profile else ""
+            where = f"{origin}: " if requested == profile else ""
             raise ConfigError(f"{where}no profile {profile!r}{near}", f"profiles: {', '.join(sorted(self.profiles))}, auto")
         values: dict[str, Any] = {}
         origins: dict[tuple[str, ...], str] = {}
@@ -68,15 +68,15 @@ class Layers:
         return config
 
     def places(self, path: tuple[str, ...], profile: str | None) -> dict[str, str]:
-        """Return where the mapping at `path` stands, under "", and each of its keys that a stronger layer gives anew."""
+        """Return where the mapping at `path` is defined, under "", and where stronger layers redefine its keys."""
         found: dict[str, str] = {}
         for layer in self._layers(profile):
             values: Any = layer.values
             for key in path:
                 values = values.get(key) if isinstance(values, dict) else None
             if isinstance(values, dict):
-                of = f" (profile {profile})" if profile is not None and layer is self.profiles[profile] else ""
-                found |= {key: f"{nearest_origin(layer.origins, (*path, key))}{of}" for key in (values if found else ("",))}
+                suffix = f" (profile {profile})" if profile is not None and layer is self.profiles[profile] else ""
+                found |= {key: f"{nearest_origin(layer.origins, (*path, key))}{suffix}" for key in (values if found else ("",))}
         return found
 
     def _layers(self, profile: str | None) -> list[Layer]:
@@ -136,7 +136,7 @@ def single_value(key: str, text: str, origin: str) -> Layer:
 
 
 def read_yaml(path: Path) -> Layer:
-    """Return the file's values with file:line for each key; ConfigError on bad YAML, a repeated key or no mapping."""
+    """Return the file's values with file:line for each key; ConfigError for bad YAML, a repeated key or anything but a mapping."""
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
@@ -183,7 +183,7 @@ def note_lines(node: yaml.Node, at: tuple[str, ...], file: str, origins: dict[tu
 
 
 def merge(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """Return `under` with `over` laid on top; mappings merge, everything else is replaced."""
+    """Return `under` overlaid with `over`; mappings are merged, everything else is replaced."""
     result = dict(under)
     for key, value in over.items():
         below = result.get(key)
@@ -192,8 +192,8 @@ def merge(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 
 
 def config_error(error: ValidationError, origins: Mapping[tuple[str, ...], str]) -> ConfigError:
-    """Return the one-line error for pydantic's first complaint."""
-    # A misspelt key is also a missing one; the first is what the person typed.
+    """Return a one-line error for pydantic's first complaint."""
+    # A misspelt key may also be reported as missing; show what the person typed first.
     first, *rest = sorted(error.errors(), key=lambda complaint: complaint["type"] != "extra_forbidden")
     path = tuple(str(part) for part in first["loc"])
     where = nearest_origin(origins, path)
@@ -208,12 +208,12 @@ def config_error(error: ValidationError, origins: Mapping[tuple[str, ...], str])
 
 
 def nearest_origin(origins: Mapping[tuple[str, ...], str], path: tuple[str, ...]) -> str:
-    """Return where `path` stands, or else the nearest key above it."""
+    """Return the origin of `path`, or of the nearest key above it."""
     return next((origins[path[:end]] for end in range(len(path), 0, -1) if path[:end] in origins), "config.yaml")
 
 
 def field_names(path: tuple[str, ...]) -> list[str]:
-    """Return the setting names that are allowed below `path`."""
+    """Return the names of the settings below `path`."""
     kind: Any = Config
     for part in path:
         if isinstance(kind, type) and issubclass(kind, RootModel):
@@ -226,8 +226,8 @@ def field_names(path: tuple[str, ...]) -> list[str]:
 
 
 def nearest(word: str, words: Iterable[str]) -> str:
-    """Return words that suggest the closest known name, or nothing."""
-    import difflib  # 8 ms that only a wrong setting needs
+    """Return a hint with the closest known name, or an empty text."""
+    import difflib  # takes 8 ms, needed only for a wrong setting
 
     close = difflib.get_close_matches(word, list(words), n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else ""

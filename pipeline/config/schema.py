@@ -22,7 +22,7 @@ SECRET_NAME = re.compile(r"(^|_)(API_?KEY|KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDE
 
 
 def is_loopback(host: str) -> bool:
-    """Tell whether only this machine can reach a server that binds there."""
+    """Tell whether a server on `host` can be reached only from this machine."""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -32,7 +32,7 @@ def is_loopback(host: str) -> bool:
 class AutoProfile(Section):
     """The profile that `profile: auto` takes on a GPU with at least this much memory.
 
-    `non_commercial`: the licence of its model forbids commercial use, which check-gpu says.
+    `non_commercial`: the licence of its model forbids commercial use, which check-gpu reports.
     """
 
     min_total_mib: Positive
@@ -112,12 +112,12 @@ class ServeConfig(Section):
 
     @property
     def is_open(self) -> bool:
-        """Tell whether others than this machine's users can reach the server."""
+        """Tell whether other machines can reach the server."""
         return not is_loopback(self.host)
 
     @property
     def world_size(self) -> int:
-        """Return how many devices hold a share of the model: tensor × pipeline; each data-parallel replica has as many."""
+        """Return the number of devices that share one copy of the model: tensor × pipeline; each data-parallel replica has as many."""
         return self.tensor_parallel_size * self.pipeline_parallel_size
 
     @model_validator(mode="after")
@@ -143,7 +143,7 @@ class ServeConfig(Section):
     @field_validator("env", mode="before")
     @classmethod
     def numbers_are_text(cls, value: Any) -> Any:
-        """YAML reads `CUDA_VISIBLE_DEVICES: 0` as a number."""
+        """Convert integers to text: YAML reads `CUDA_VISIBLE_DEVICES: 0` as a number."""
         return {name: str(value) if type(value) is int else value for name, value in value.items()} if isinstance(value, dict) else value
 
     @model_validator(mode="after")
@@ -204,6 +204,7 @@ class RouterConfig(Section):
     """The router test."""
 
     suite: str = "suites/router-en"
+    system: Literal["suite", "role", "user"] = "suite"
     cases: Positive = 24
     unary_cases: Annotated[int, Field(ge=0)] = 24
     max_tokens: Positive = 128
@@ -262,7 +263,7 @@ class VramConfig(Section):
     concurrency: Positive = 4
 
 
-IMAGES = "report"  # the folder of the report's pictures, beside it
+IMAGES = "report"  # the folder of the report's pictures, beside the report
 
 
 class ReportConfig(Section):
@@ -276,12 +277,12 @@ class ReportConfig(Section):
 
     @property
     def document(self) -> str:
-        """Return where the report for programs goes: beside the one for people."""
+        """Return the path of report.json, beside the report for people."""
         return str(Path(self.output).with_name("report.json"))
 
     @property
     def page(self) -> str:
-        """Return where the report for a browser goes: beside it too."""
+        """Return the path of report.html, beside the report for people."""
         return str(Path(self.output).with_name("report.html"))
 
     @field_validator("output")

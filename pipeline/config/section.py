@@ -1,4 +1,4 @@
-"""What the sections of the settings have in common."""
+"""The base of the settings' sections."""
 
 from typing import Annotated
 

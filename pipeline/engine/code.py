@@ -1,4 +1,4 @@
-"""A digest of the code behind a stage, in which comments, layout and docstrings do not count."""
+"""A digest of the code behind a stage; comments, layout and docstrings do not count."""
 
 import ast
 import hashlib
@@ -6,7 +6,7 @@ import json
 from contextlib import suppress
 from pathlib import Path
 
-# What these modules contribute to a stage arrives as values (settings, records, paths), which are compared themselves, or is words.
+# These modules give a stage only text, or values (settings, records, paths) that are compared themselves.
 CONTRACT = frozenset(
     {
         "pipeline.config.gates",
@@ -24,38 +24,38 @@ CONTRACT = frozenset(
         "pipeline.redact",
     }
 )
-STAGES = "pipeline.stages."  # what other stages do arrives as their records
+STAGES = "pipeline.stages."  # the results of other stages arrive as records
 
 
 class CodeDigests:
-    """Digests of modules below one package folder, kept in `cache` by size and modification time."""
+    """Digests of the modules below one package folder, cached by size and modification time."""
 
     def __init__(self, root: Path, cache: Path) -> None:
         self.root = root
         self.cache = cache
         self._known: dict[str, tuple[list[int], str, list[str]]] = {}
-        with suppress(OSError, ValueError):  # a cache: made again where it cannot be read
+        with suppress(OSError, ValueError):  # an unreadable cache is rebuilt
             known = json.loads(cache.read_text(encoding="utf-8"))
             self._known = known if isinstance(known, dict) else {}
         self._changed = False
-        self._seen: dict[str, tuple[str, list[str]]] = {}  # one look at each file: what runs now is what was there at the first
+        self._seen: dict[str, tuple[str, list[str]]] = {}  # each file is read once: the code that runs was loaded at the start
 
     def digest(self, module: str) -> str:
-        """Return 16 hex digits for `module` and every project module that it imports, directly or not."""
-        seen: dict[str, str] = {}
+        """Return 16 hex digits for `module` and every project module that it imports, directly or indirectly."""
+        digests: dict[str, str] = {}
         waiting = [module]
         while waiting:
             name = waiting.pop()
-            if name in seen or name in CONTRACT or (name.startswith(STAGES) and name != module):
+            if name in digests or name in CONTRACT or (name.startswith(STAGES) and name != module):
                 continue
             if name not in self._seen:
                 self._seen[name] = self._module(name)
-            seen[name], imports = self._seen[name]
+            digests[name], imports = self._seen[name]
             waiting.extend(imports)
-        return hashlib.sha256(json.dumps(sorted(seen.items())).encode()).hexdigest()[:16]
+        return hashlib.sha256(json.dumps(sorted(digests.items())).encode()).hexdigest()[:16]
 
     def save(self) -> None:
-        """Write the cache if anything new was read."""
+        """Write the cache if it has changed."""
         if self._changed:
             self.cache.parent.mkdir(parents=True, exist_ok=True)
             self.cache.write_text(json.dumps(self._known), encoding="utf-8")

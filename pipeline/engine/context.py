@@ -1,7 +1,7 @@
-"""What a stage is given that is no setting and no record."""
+"""Inputs of a stage that are neither settings nor records."""
 
 from pipeline.values import Frozen
 
 
 class Context(Frozen):
-    """Base of what the command line, the machine or the moment gives; it counts as a reason to run, as settings do."""
+    """Base of inputs from the command line, the machine or the day; like settings, a changed context is a reason to run."""

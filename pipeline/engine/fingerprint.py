@@ -1,4 +1,4 @@
-"""What a fingerprint is made of files, and the difference of two fingerprints in words."""
+"""Digests of files for fingerprints, and the differences between two fingerprints in words."""
 
 import hashlib
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from pipeline.engine.record import digest
 
 
 def content_digest(path: Path) -> str:
-    """Return a digest of the file, or of every file below the folder with its name; "missing" when there is none."""
+    """Return a digest of the file, or of every file below the folder with its name; "missing" if there is none."""
     if path.is_file():
         return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
     files = sorted(file for file in path.rglob("*") if file.is_file())
@@ -18,11 +18,11 @@ def content_digest(path: Path) -> str:
     return digest([(str(file.relative_to(path)), hashlib.sha256(file.read_bytes()).hexdigest()) for file in files])
 
 
-def differences(old: Mapping[str, Any], new: Mapping[str, Any], at: str = "") -> list[str]:
-    """Return each difference of two fingerprints as words: "serve.port changed: 8000 → 8123"."""
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Return the differences between two fingerprints, each as in "serve.port changed: 8000 → 8123"."""
     words: list[str] = []
     for key in [*new, *(key for key in old if key not in new)]:
-        name = f"{at}.{key}" if at else key
+        name = f"{prefix}.{key}" if prefix else key
         before, after = old.get(key), new.get(key)
         if before == after:
             continue

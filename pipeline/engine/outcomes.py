@@ -1,4 +1,4 @@
-"""The records of a run, by their type."""
+"""The records of a run, by type."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,14 +11,14 @@ A = TypeVar("A", bound=Artifact)
 
 @dataclass(frozen=True)
 class Outcomes:
-    """What became of every stage, in the stages' order, and the notes, which no stage makes; `edges` are (needed, needing) stages."""
+    """The outcomes of all stages, in order, and of the notes, which no stage makes; `edges` are (needed, needing) stages."""
 
     by_stage: Mapping[type[Artifact], Outcome[Any]]
     by_note: Mapping[type[Artifact], Outcome[Any]]
     edges: Sequence[tuple[str, str]] = ()
 
     def __getitem__(self, kind: type[A]) -> Outcome[A]:
-        """Return the outcome of what makes `kind`; KeyError where nothing does."""
+        """Return the outcome of the stage or note that makes `kind`; KeyError if none does."""
         return cast(Outcome[A], self.by_stage[kind] if kind in self.by_stage else self.by_note[kind])
 
     def __iter__(self) -> Iterator[Outcome[Artifact]]:
@@ -37,10 +37,10 @@ class Outcomes:
         return [outcome for kind, outcome in self.by_stage.items() if issubclass(kind, Measurement)]
 
     def named(self, name: str) -> Outcome[Artifact] | None:
-        """Return the outcome of that stage or note, if there is one."""
+        """Return the outcome of that stage or note, None if there is none."""
         return next((outcome for outcome in self if outcome.stage == name), None)
 
     def having(self, changed: Mapping[str, Outcome[Any]]) -> "Outcomes":
-        """Return these with other outcomes in the place of those of the same name."""
+        """Return a copy in which `changed` replaces the outcomes of the same name."""
         stages, notes = ({kind: changed.get(one.stage, one) for kind, one in part.items()} for part in (self.by_stage, self.by_note))
         return replace(self, by_stage=stages, by_note=notes)

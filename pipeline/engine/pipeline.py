@@ -1,4 +1,4 @@
-"""The engine: order, fingerprints, why, ensure. It knows records and signatures, not stages."""
+"""The engine: order, fingerprints, reasons to run, and running. It knows records and signatures, not stages."""
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext, suppress
@@ -19,15 +19,14 @@ from pipeline.errors import MeaninglessError, NewerRecordError, PipelineError, R
 from pipeline.message import _
 
 LOG_TAIL_LINES = 40
-FINGERPRINT = 1  # raised where all stages are to run again, whatever their inputs are
+FINGERPRINT = 1  # raised when all stages must run again, regardless of their inputs
 
 
 class Pipeline:
     """Stages over one store of records.
 
-    `settings` returns the section of a type, `contexts` the context of a type. `notes` names the records that no stage makes
-    (what a stop left) by type.
-    `report` is told each Result as it happens; `running` is entered with each stage and why it runs, as long as it does.
+    `settings` returns the section of a type, `contexts` the context of a type. `notes` maps the type of each record that no stage makes
+    (as that of a stop) to its name. `running` returns a context that holds while a stage runs. `report` is called with each Result.
     """
 
     def __init__(
@@ -49,36 +48,36 @@ class Pipeline:
         self._report = report
         self._code = CodeDigests(workspace.root / "pipeline", workspace.artifacts / ".code.json")
         self._makers = {stage.makes: stage for stage in stages}
-        self.stages = self._ordered(stages)
+        self.stages = self._sort(stages)
 
     def stage(self, name: str) -> Stage:
-        """Return the stage of that task name."""
+        """Return the stage with that task name."""
         return next(stage for stage in self.stages if stage.name == name)
 
     def upstream(self, stage: Stage) -> list[Stage]:
-        """Return the stages that `stage` takes directly from, in its signature's order."""
+        """Return the stages whose records `stage` takes directly, in its signature's order."""
         kinds = (*stage.needs.values(), *stage.reads.values())
         found = [self._makers[kind] for kind in kinds if kind in self._makers]
         return [*found, *(other for other in self._makers.values() if other not in (stage, *found))] if stage.gathers else found
 
     def chain(self, names: Iterable[str]) -> list[Stage]:
-        """Return the named stages and all that they take from, in order."""
-        wanted: set[str] = set()
+        """Return the named stages and all stages upstream of them, in order."""
+        selected: set[str] = set()
         waiting = [self.stage(name) for name in names]
         while waiting:
             stage = waiting.pop()
-            if stage.name not in wanted:
-                wanted.add(stage.name)
+            if stage.name not in selected:
+                selected.add(stage.name)
                 waiting.extend(self.upstream(stage))
-        return [stage for stage in self.stages if stage.name in wanted]
+        return [stage for stage in self.stages if stage.name in selected]
 
     def outcome(self, kind: type[Artifact]) -> Outcome[Any]:
-        """Return what is on record for the stage, or the note, that makes `kind`."""
+        """Return the outcome on record of the stage, or the note, that makes `kind`."""
         name = self._makers[kind].name if kind in self._makers else self._notes[kind]
         return self.store.outcome(name, kind)
 
     def outcomes(self, stage: Stage) -> Outcomes:
-        """Return what is on record for every other stage and for every note."""
+        """Return the outcomes on record of every other stage and of every note."""
         others = [other for other in self.stages if other != stage]
         edges = [(maker.name, other.name) for other in others for maker in self.upstream(other)]
         return Outcomes(
@@ -105,7 +104,7 @@ class Pipeline:
         return result
 
     def why(self, stage: Stage) -> str:
-        """Return why `stage` would run now, in words; empty when its record stands."""
+        """Return why `stage` would run now, in words; empty if its record is up to date."""
         if stage.observes:
             return "looks at the machine each time"
         try:
@@ -124,12 +123,12 @@ class Pipeline:
         return "; ".join(differences(envelope.because, self.because(stage)))
 
     def ensure(self, names: Sequence[str], force: Iterable[str] = (), present: bool = False, alone: bool = False) -> list[Result]:
-        """Bring the named stages and what they need up to date; return what became of each, in order.
+        """Bring the named stages and what they need up to date; return the result of each, in order.
 
-        `force` names stages that run whatever their record says. `present` also revives the named stages' things
-        (starts the server of an up-to-date `serve`). `alone` takes the records of what they need as they are. Stages
-        that are not exclusive run side by side where they do not need each other. A stage that fails leaves a failure
-        record, blocks those that need it, and does not stop the others.
+        `force` names stages that run regardless of their records. `present` also restores what the named stages describe (starts the
+        server of an up-to-date `serve`). `alone` uses the records of what they need as they are. Stages that are not exclusive run side
+        by side if they do not need each other. A stage that fails leaves a failure record, blocks those that need it, and does not stop
+        the others.
         """
         forced = set(force)
         broken: dict[str, str] = {}
@@ -153,12 +152,12 @@ class Pipeline:
         return sorted(results, key=lambda result: order.index(result.stage))
 
     def _startable(self, waiting: Sequence[Stage]) -> list[Stage]:
-        """Return the next stage; where it is not exclusive, with all others that may run beside it, their inputs being there."""
+        """Return the next stage; if it is not exclusive, also all others that may run beside it because their inputs are ready."""
         ready = [stage for stage in waiting if not any(maker in waiting for maker in self.upstream(stage))]
         return ready[:1] if ready[0].exclusive else [stage for stage in ready if not stage.exclusive]
 
     def _start(self, stage: Stage, forced: bool, present: bool, broken: dict[str, str]) -> Result | StageRun:
-        """Return an attempt at the stage, or what became of it where it does not run."""
+        """Return an attempt at the stage, or its result if it does not run."""
         roots = [broken[maker.name] for maker in self.upstream(stage) if maker.makes in stage.needs.values() and maker.name in broken]
         if roots:
             return self._blocked(stage, roots[0], broken)
@@ -170,7 +169,7 @@ class Pipeline:
         return self._attempt(stage, reason, broken)
 
     def _attempt(self, stage: Stage, reason: str, broken: dict[str, str]) -> Result | StageRun:
-        """Revive what the stage needs and return an attempt at it; a Result where something could not be revived."""
+        """Restore what the stage needs and return an attempt at it; a Result if something could not be restored."""
         for kind in stage.needs.values():
             maker = self._makers[kind]
             if not self._is_present(maker):
@@ -190,7 +189,7 @@ class Pipeline:
             return stage.function(**arguments)
 
     def _conclude(self, attempt: StageRun, broken: dict[str, str]) -> Result:
-        """Record how the attempt ended; raise what is no failure of the stage, without a record."""
+        """Record how the attempt ended; re-raise an error that is no failure of the stage, without a record."""
         stage, took_s = attempt.stage.name, attempt.took_s
         if attempt.data is not None:
             self.store.write(stage, attempt.because, attempt.started, took_s, attempt.data)
@@ -234,17 +233,17 @@ class Pipeline:
         log = self.workspace.relative(error.log) if error.log else None
         return Failure(kind=error.kind, message=error.message, hint=error.hint, log=log, log_tail=tail)
 
-    def _ordered(self, stages: Sequence[Stage]) -> list[Stage]:
-        """Return `stages` so that makers come first, otherwise as given; TypeError on a circle or a missing maker."""
-        done: list[Stage] = []
+    def _sort(self, stages: Sequence[Stage]) -> list[Stage]:
+        """Return `stages` with makers first, otherwise in the given order; TypeError for a cycle or a missing maker."""
+        result: list[Stage] = []
         waiting = list(stages)
         while waiting:
-            ready = next((stage for stage in waiting if all(maker in done for maker in self.upstream(stage))), None)
+            ready = next((stage for stage in waiting if all(maker in result for maker in self.upstream(stage))), None)
             if ready is None:
                 raise TypeError(f"stages need each other in a circle: {', '.join(stage.name for stage in waiting)}")
             missing = [kind.__name__ for kind in ready.needs.values() if kind not in self._makers]
             if missing:
                 raise TypeError(f"{ready.name} needs {missing[0]}, which no stage makes")
-            done.append(ready)
+            result.append(ready)
             waiting.remove(ready)
-        return done
+        return result

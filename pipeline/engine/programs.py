@@ -1,4 +1,4 @@
-"""Programs that a stage runs to their end."""
+"""Programs that a stage runs to completion."""
 
 import subprocess
 from collections.abc import Sequence
@@ -9,9 +9,9 @@ LOOK_S = 0.1
 
 
 def run_program(command: Sequence[str], output: int | IO[str] = subprocess.PIPE) -> tuple[int, str, str]:
-    """Return (exit code, standard output, standard error); with `output` a file, both go there.
+    """Run the program and return (exit code, standard output, standard error); if `output` is a file, both streams go there.
 
-    Unlike `subprocess.run` it looks up now and then, so that an interrupt reaches it in any thread; the program then ends too.
+    Unlike `subprocess.run` it polls, so that an interrupt reaches it in any thread; the program is then killed.
     """
     errors = subprocess.PIPE if output == subprocess.PIPE else subprocess.STDOUT
     with subprocess.Popen(command, stdout=output, stderr=errors, text=True) as process:

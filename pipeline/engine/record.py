@@ -1,4 +1,4 @@
-"""Records: what a stage leaves in artifacts/, and why it was made."""
+"""Records: what a stage leaves in artifacts/, with the inputs that it was made from."""
 
 import hashlib
 import json
@@ -18,16 +18,16 @@ from pipeline.message import WHOLE, Sentence
 from pipeline.redact import redacted
 from pipeline.values import Frozen
 
-SCHEMA_VERSION = 2  # of the envelope; 1 does not name the form of its data
+SCHEMA_VERSION = 2  # of the envelope; version 1 does not name the form of its data
 SOAK_NOTE = "soak"  # the record of a soak, which no stage makes
-SWEEP_NOTE = "sweep"  # that of a sweep
-BLOCKED = "blocked"  # the failure kind of a stage that gives nothing through no fault of its own
+SWEEP_NOTE = "sweep"  # the record of a sweep, likewise
+BLOCKED = "blocked"  # the failure kind of a stage that has no data through no fault of its own
 UNKNOWN_FORM = "its record has no form that this program knows"
 LATER = "update this program, or remove the file to run the stage again"
 
 
 class Artifact(Frozen):
-    """Base of what stages return; `identity` is the part that later stages depend on."""
+    """Base of the results of stages; `identity` is the part that later stages depend on."""
 
     def identity(self) -> dict[str, Any]:
         """Return the readable facts whose change makes dependent stages run again; a digest of all data by default."""
@@ -35,7 +35,7 @@ class Artifact(Frozen):
 
 
 class Measurement(Artifact):
-    """Base of measuring stages' records: named figures and the launch of the server that they were taken on."""
+    """Base of measuring stages' records: named figures, and the launch of the server that they were measured on."""
 
     launch_id: str
     simulated: bool
@@ -43,7 +43,7 @@ class Measurement(Artifact):
 
 
 class Failure(Frozen):
-    """Why a stage left no data."""
+    """Why a stage produced no data."""
 
     kind: str
     message: Sentence
@@ -53,7 +53,7 @@ class Failure(Frozen):
 
 
 class Envelope(BaseModel):
-    """One file in artifacts/: who made it, when, because of what, and the data or the failure."""
+    """One file in artifacts/: which stage made it, when, from which inputs (`because`), and the data or the failure."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True, ser_json_inf_nan="constants")
 
@@ -75,7 +75,7 @@ A_co = TypeVar("A_co", bound=Artifact, covariant=True)
 
 @dataclass(frozen=True)
 class Outcome(Generic[A_co]):
-    """What became of a stage: its data, its failure, or neither when it never ran."""
+    """What is on record for a stage: its data, its failure, or neither if it never ran."""
 
     stage: str
     data: A_co | None
@@ -97,7 +97,7 @@ class Store:
         return self.folder / f"{stage}.json"
 
     def read(self, stage: str) -> Envelope | None:
-        """Return the stage's envelope, or None when there is none; RecordError when it cannot be understood."""
+        """Return the stage's envelope, or None if there is none; RecordError if it cannot be read."""
         path = self.path(stage)
         try:
             raw = json.loads(path.read_text(encoding="utf-8"))
@@ -117,7 +117,7 @@ class Store:
         return envelope
 
     def outcome(self, stage: str, makes: type[A]) -> Outcome[A]:
-        """Return the stage's outcome; data that no longer fits the model, or an unreadable file, is none, with the reason."""
+        """Return the stage's outcome; an unreadable file, or data that no longer fits the model, counts as no data, with the reason."""
         try:
             envelope = self.read(stage)
         except NewerRecordError:
@@ -143,7 +143,7 @@ class Store:
         duration_s: float,
         result: Artifact | Failure,
     ) -> None:
-        """Write the stage's envelope whole or not at all."""
+        """Write the stage's envelope atomically."""
         failed = isinstance(result, Failure)
         envelope = Envelope(
             schema_version=SCHEMA_VERSION,
@@ -161,18 +161,18 @@ class Store:
 
 
 def now() -> datetime:
-    """Return the wall-clock time, for labels only."""
+    """Return the wall-clock time in UTC, for labels only."""
     return datetime.now(UTC)
 
 
 def digest(data: Any) -> str:
-    """Return 16 hex digits that stand for JSON-like `data`."""
+    """Return 16 hex digits that identify JSON-like `data`."""
     text = json.dumps(data, sort_keys=True, ensure_ascii=False, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
-    """Write `content` so that a crash leaves the old file or the new one, never half of it."""
+    """Write `content` so that a crash leaves the old file or the new one, never a part of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:

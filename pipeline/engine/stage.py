@@ -18,12 +18,12 @@ StageState = Literal["made", "unchanged", "left out", "failed", "blocked"]
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage is its function: parameters name what it needs, the return type names what it makes.
+    """One step of the pipeline, described by the signature of its function.
 
-    `observes` marks a stage that looks at the world and so always runs. `present` tells from a record whether the
-    thing that it describes (an environment, files, a running server) is still there; it is asked only before
-    something that needs it runs. `called` names a stage that takes the place of another. An `exclusive` stage runs
-    beside no other, as whatever measures must.
+    `observes` marks a stage that inspects the machine and so always runs. `present` tells from a record whether the thing that it
+    describes (an environment, files, a running server) still exists; it is called only when that thing is needed. `called` replaces
+    the function's name, for a stage that takes the place of another. An `exclusive` stage never runs beside another, as measurements
+    require.
     """
 
     function: Callable[..., Artifact]
@@ -50,22 +50,22 @@ class Stage:
 
     @cached_property
     def needs(self) -> dict[str, type[Artifact]]:
-        """Parameters that hold another stage's data and cannot do without it."""
+        """Return the parameters that require another stage's data."""
         return {name: hint for name, hint in self._parameters if isinstance(hint, type) and issubclass(hint, Artifact)}
 
     @cached_property
     def reads(self) -> dict[str, type[Artifact]]:
-        """Parameters that hold another stage's outcome, whatever it is."""
+        """Return the parameters that take another stage's outcome, whatever it is."""
         return {name: typing.get_args(hint)[0] for name, hint in self._parameters if typing.get_origin(hint) is Outcome}
 
     @cached_property
     def contexts(self) -> dict[str, type[Context]]:
-        """Parameters that hold what the command line, the machine or the moment gives."""
+        """Return the parameters that take a context: the command line, the machine or the day."""
         return {name: hint for name, hint in self._parameters if isinstance(hint, type) and issubclass(hint, Context)}
 
     @cached_property
     def settings(self) -> dict[str, type[BaseModel]]:
-        """Parameters that hold a section of the configuration."""
+        """Return the parameters that take a section of the configuration."""
         return {
             name: hint
             for name, hint in self._parameters
@@ -74,7 +74,7 @@ class Stage:
 
     @cached_property
     def gathers(self) -> list[str]:
-        """Parameters that hold the outcomes of all other stages, whatever they are."""
+        """Return the parameters that take the outcomes of all other stages."""
         return [name for name, hint in self._parameters if hint is Outcomes]
 
     @cached_property
@@ -93,7 +93,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Result:
-    """What became of a stage in this run, and why."""
+    """What this run did with a stage, and why."""
 
     stage: str
     state: StageState

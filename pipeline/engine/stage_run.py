@@ -1,4 +1,4 @@
-"""Attempts at stages: one runs in the caller's thread, several run side by side."""
+"""Running stages: a single one in the caller's thread, several side by side."""
 
 import ctypes
 import threading
@@ -12,12 +12,12 @@ from typing import Any
 from pipeline.engine.record import Artifact, now
 from pipeline.engine.stage import Stage
 
-ENDING_S = 2.0  # how long an interrupt waits for threads: what blocks them for longer than this dies with the process
+ENDING_S = 2.0  # how long an interrupt waits for threads; one that is blocked for longer dies with the process
 
 
 @dataclass
 class StageRun:
-    """A stage about to run, why, and its fingerprint; after `run`, when it started, how long it took, and its data or error."""
+    """A stage to run, the reason and its fingerprint; `run` adds when it started, how long it took, and its data or error."""
 
     stage: Stage
     reason: str
@@ -29,7 +29,7 @@ class StageRun:
     error: BaseException | None = None
 
     def run(self) -> None:
-        """Call the stage; whatever it raises is kept for whoever started it."""
+        """Call the stage and keep its data, or the error that it raises."""
         self.started, clock = now(), time.perf_counter()
         try:
             self.data = self.call()
@@ -41,7 +41,7 @@ class StageRun:
 def each_ended(attempts: Sequence[StageRun]) -> Generator[StageRun]:
     """Run all attempts at once, a single one in this thread, and yield each when it has ended.
 
-    Nothing is recorded in the threads. Whoever stops early, as an interrupt does, ends those that still run.
+    The threads record nothing. If the caller stops early, as on an interrupt, the threads that still run are ended.
     """
     if len(attempts) == 1:
         attempts[0].run()
@@ -68,6 +68,6 @@ def each_ended(attempts: Sequence[StageRun]) -> Generator[StageRun]:
 
 
 def end(thread: threading.Thread) -> None:
-    """Raise SystemExit in the thread where it runs Python; one that waits outside of Python gets it afterwards."""
+    """Raise SystemExit in the thread; it takes effect when the thread next runs Python code."""
     if thread.ident is not None:
         ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(SystemExit))

@@ -1,4 +1,4 @@
-"""Where things are, and how a stage shows what it is doing."""
+"""The project's folders, and how a stage shows its progress."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,11 +8,11 @@ from pipeline.terminal import Lines, OnProgress, Silent
 
 @dataclass(frozen=True)
 class Workspace:
-    """The project's folders; every path that a stage touches starts here."""
+    """The project's folders; every path that a stage uses starts here."""
 
     root: Path
     screen: Silent = field(default_factory=Lines, compare=False)
-    bundle: Path | None = None  # where packages and model come from, on a machine without a network
+    bundle: Path | None = None  # the source of packages and model on a machine without a network
 
     @property
     def artifacts(self) -> Path:
@@ -43,7 +43,7 @@ class Workspace:
         return self.root / "requirements"
 
     def relative(self, path: Path) -> str:
-        """Return `path` as a person in the project folder would type it."""
+        """Return `path` as a person in the project's folder would type it."""
         return str(path.relative_to(self.root)) if path.is_relative_to(self.root) else str(path)
 
     def say(self, text: str) -> None:
@@ -51,5 +51,5 @@ class Workspace:
         self.screen.line(text)
 
     def progress(self, what: str, total: int) -> OnProgress:
-        """Return what to call with the number done: it shows, now and then, how many of `total` and how much time is left."""
+        """Return a callback for the number done; now and then it shows how many of `total` are done and how much time is left."""
         return self.screen.counting(what, total)

@@ -1,4 +1,4 @@
-"""What an experiment starts its servers from."""
+"""The inputs of an experiment's servers."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +12,7 @@ from pipeline.stages.install import Installation
 
 @dataclass(frozen=True)
 class ServerInputs:
-    """What both sides have in common."""
+    """What an experiment needs to start a server."""
 
     config: Config
     machine: Machine
@@ -22,10 +22,10 @@ class ServerInputs:
 
     @property
     def concurrency(self) -> int:
-        """Return the concurrency of the system throughput."""
+        """Return the highest configured concurrency, at which system throughput is measured."""
         return max(self.config.bench.concurrency)
 
     def because(self) -> dict[str, Any]:
-        """Return the settings that count, as the record's envelope keeps them."""
+        """Return the settings that the result depends on, for the record's envelope."""
         sections = {name: getattr(self.config, name) for name in ("serve", "determinism", "bench")}
         return {name: section.model_dump(mode="json") for name, section in sections.items()}

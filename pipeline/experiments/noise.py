@@ -1,4 +1,4 @@
-"""calibrate-noise: how far figures move from one start of the server to the next, so that `compare` takes no noise for a change."""
+"""calibrate-noise: how far figures move between starts of the server, so that `compare` does not take noise for a change."""
 
 import tempfile
 from collections.abc import Sequence
@@ -17,11 +17,11 @@ from pipeline.stages.serve import Server, serve
 from pipeline.values import Frozen
 
 NOTE = "noise"
-ROUTER_CASES = 16  # so many tell the latency; the whole suite would take minutes at each start
+ROUTER_CASES = 16  # enough for the latency; the whole suite would take minutes per start
 
 
 class FigureNoise(Frozen):
-    """A figure at each start: (largest − smallest) / median, and standard deviation / mean."""
+    """A figure's values, one per start, with (largest − smallest) / median and standard deviation / mean."""
 
     unit: str
     n: int
@@ -31,7 +31,7 @@ class FigureNoise(Frozen):
 
 
 class RunNoise(Artifact):
-    """The run-to-run spread of figures by their names, as in bench.ttft_ms_p50, and where it holds."""
+    """The spread of figures between starts, by name as in bench.ttft_ms_p50, and the device, model and vLLM that it holds for."""
 
     device: str
     model: str
@@ -42,21 +42,21 @@ class RunNoise(Artifact):
 
 
 def parse_starts(starts: str) -> int:
-    """Return the number of starts; ConfigError for anything but 2 and more."""
+    """Return the number of starts; ConfigError for anything but an integer of at least 2."""
     if not starts.isdecimal() or int(starts) < 2:
         raise ConfigError(f"--starts: expected a number from 2 on, got {starts!r}", "for example --starts 3")
     return int(starts)
 
 
 def calibrated(inputs: ServerInputs, starts: int) -> RunNoise:
-    """Start the server so often, measure at each start and stop it again; the records and stamps of others stay as they are."""
-    taken: list[list[Measurement]] = []
+    """Start the server `starts` times, measure and stop it each time; the stages' records and stamps stay unchanged."""
+    measurements: list[list[Measurement]] = []
     with tempfile.TemporaryDirectory() as folder:
         for number in range(1, starts + 1):
             inputs.workspace.say(f"start {number} of {starts}")
             try:
                 server = serve(inputs.config.serve, inputs.machine, inputs.installation, inputs.model, inputs.workspace)
-                taken.append(list(measured(inputs, server, Path(folder))))
+                measurements.append(list(measured(inputs, server, Path(folder))))
             finally:
                 stop_current(inputs.workspace)
     return RunNoise(
@@ -64,43 +64,43 @@ def calibrated(inputs: ServerInputs, starts: int) -> RunNoise:
         model=server.model,
         vllm=server.vllm,
         starts=starts,
-        simulated=any(record.simulated for records in taken for record in records),
-        figures=spreads(taken),
+        simulated=any(record.simulated for records in measurements for record in records),
+        figures=spreads(measurements),
     )
 
 
 def measured(inputs: ServerInputs, server: Server, folder: Path) -> list[Measurement]:
-    """Return what one start gives."""
+    """Measure one start: bench, and the router test unless the weights are random."""
     config, workspace = inputs.config, inputs.workspace
     with watched(server.handle, workspace) as target:
-        found: list[Measurement] = [
+        records: list[Measurement] = [
             bench.measure(config.bench, request_limits(config.gates), server, target, workspace, folder / "bench.jsonl.gz")
         ]
         if not server.random_weights:
-            few = config.router.model_copy(update={"cases": min(ROUTER_CASES, config.router.cases), "unary_cases": 0})
-            found.append(test_router.send_suite(few, server, target, workspace, folder / "test-router.jsonl"))
-    return found
+            router = config.router.model_copy(update={"cases": min(ROUTER_CASES, config.router.cases), "unary_cases": 0})
+            records.append(test_router.send_suite(router, server, target, workspace, folder / "test-router.jsonl"))
+    return records
 
 
-def spreads(taken: Sequence[Sequence[Measurement]]) -> dict[str, FigureNoise]:
-    """Return the spread of each timed figure that every start gave; what answers are worth is for `test-router` to say."""
+def spreads(measurements: Sequence[Sequence[Measurement]]) -> dict[str, FigureNoise]:
+    """Return the spread of each timed figure that every start gave; `test-router` itself judges the quality of answers."""
     result = {}
     stages = {bench.BenchResult: "bench", test_router.RouterResult: "test-router"}
-    for position, record in enumerate(taken[0]):
+    for position, record in enumerate(measurements[0]):
         for name, figure in record.figures.items():
-            again = [records[position].figures.get(name) for records in taken]
-            values = [one.valid for one in again if one is not None and one.valid is not None]
-            timed = figure.unit != "%" and comparison.better_when(name, figure.unit) is not None
-            found = comparison.spread(values) if timed and len(values) == len(taken) else None
-            if found is not None:
+            figures = [records[position].figures.get(name) for records in measurements]
+            values = [one.valid for one in figures if one is not None and one.valid is not None]
+            is_timed = figure.unit != "%" and comparison.better_when(name, figure.unit) is not None
+            spread = comparison.spread(values) if is_timed and len(values) == len(measurements) else None
+            if spread is not None:
                 result[f"{stages[type(record)]}.{name}"] = FigureNoise(
-                    unit=figure.unit, n=found.n, values=values, relative_range=found.relative_range, variation=found.variation
+                    unit=figure.unit, n=spread.n, values=values, relative_range=spread.relative_range, variation=spread.variation
                 )
     return result
 
 
 def lines(noise: RunNoise) -> list[str]:
-    """Return the spread for the terminal."""
+    """Return the spread as lines for the terminal."""
     width = max((len(name) for name in noise.figures), default=0)
     return [
         f"run-to-run noise of {noise.starts} starts: {noise.model} on {noise.device}, vLLM {noise.vllm}",

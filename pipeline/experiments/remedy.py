@@ -1,4 +1,4 @@
-"""determinism-remedy: the determinism arms and the speed of a server without the remedy and of one with it, side by side."""
+"""determinism-remedy: determinism and speed of a server without the remedy and of one with it, side by side."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -33,11 +33,11 @@ from pipeline.vllm.settle import settle
 
 PROVEN = ("D1", "D2", "D3", "D4")
 TOK_S = "tok/s"
-Client = tuple[list[Calibration], float]  # what `calibrate` gives
+Client = tuple[list[Calibration], float]  # the result of `calibrate`
 
 
 def remedy_of(inputs: ServerInputs, inherited: Mapping[str, str]) -> Remedy:
-    """Return the remedy to prove; PipelineError where there is none, or where a comparison would mean nothing."""
+    """Return the remedy to prove; PipelineError if there is none, or if a comparison would be meaningless."""
     remedy = remedy_for(inputs.installation.distribution, inputs.machine.gpus)
     if isinstance(remedy, NoRemedy):
         raise PipelineError(f"no remedy is known for this device: {remedy.reason}")
@@ -45,12 +45,12 @@ def remedy_of(inputs: ServerInputs, inherited: Mapping[str, str]) -> Remedy:
         raise PipelineError(f"{remedy.variable} is set in the shell, so no server would be without it", f"unset {remedy.variable}")
     if inputs.config.serve.load_format == "dummy":
         raise MeaninglessError(_("the weights are random (serve.load_format: dummy), so the answers are noise"))
-    load_prompts(inputs.workspace.root / inputs.config.determinism.prompts)  # told now, not after two starts
+    load_prompts(inputs.workspace.root / inputs.config.determinism.prompts)  # fail now, not after two starts
     return remedy
 
 
 def prove(remedy: Remedy, inputs: ServerInputs) -> Remedied:
-    """Measure a server without the remedy and one with it, both with the settings otherwise as they are."""
+    """Measure a server without the remedy and one with it, with settings that are otherwise equal."""
     settings = settle(inputs.config.serve, inputs.machine.host, inputs.installation.distribution)
     bare = {name: value for name, value in settings.env.items() if name != remedy.variable}
     inputs.workspace.say("the client itself, against a stub")
@@ -76,22 +76,22 @@ def prove(remedy: Remedy, inputs: ServerInputs) -> Remedied:
 
 
 def measured(settings: ServeConfig, client: Client, inputs: ServerInputs) -> Side:
-    """Return what a server with these settings gives, or why it gives nothing; it is stopped at the end."""
+    """Measure a server with these settings and stop it; a failure is part of the result."""
     workspace = inputs.workspace
-    found: dict[str, Any] = {name: not_measured(TOK_S, "no server") for name in ("decode_tok_s", "system_tok_s")}
+    results: dict[str, Any] = {name: not_measured(TOK_S, "no server") for name in ("decode_tok_s", "system_tok_s")}
     launch_ids: list[str] = []
-    met: list[PipelineError] = []
+    errors: list[PipelineError] = []
 
-    def again(server: Server, workspace: Workspace) -> Server:
-        """Restart for arm D4, without `serve`'s record, which tells of another server."""
+    def restart(server: Server, workspace: Workspace) -> Server:
+        """Restart the server for arm D4 from its launch: `serve`'s record describes another server."""
         launch = state.current(workspace, server.handle.launch_id)
         assert launch is not None, "nobody else stops it while we hold the lock"
         workspace.say(f"restarting the server (pid {launch.pid})")
         stop_server(launch, workspace)
         try:
             restarted = server.model_copy(update=relaunch(launch, server.vllm, workspace)._asdict())
-        except PipelineError as error:  # the arm goes on without
-            met.append(error)
+        except PipelineError as error:  # the test goes on without the arm
+            errors.append(error)
             raise
         launch_ids.append(restarted.handle.launch_id)
         return restarted
@@ -99,26 +99,26 @@ def measured(settings: ServeConfig, client: Client, inputs: ServerInputs) -> Sid
     try:
         server = serve(settings, inputs.machine, inputs.installation, inputs.model, workspace)
         launch_ids.append(server.handle.launch_id)
-        found |= {"simulated": not server.real, "attempts": server.attempts}
-        found |= speed(inputs.config.bench, server, client, workspace)
-        determinism = all_arms(inputs.config.determinism, server, workspace, again)
-        found["arms"] = [Arm(arm="D1", what="one after the other", prompts=determinism.prompts), *determinism.arms]
+        results |= {"simulated": not server.real, "attempts": server.attempts}
+        results |= speed(inputs.config.bench, server, client, workspace)
+        determinism = all_arms(inputs.config.determinism, server, workspace, restart)
+        results["arms"] = [Arm(arm="D1", what="one after the other", prompts=determinism.prompts), *determinism.arms]
     except PipelineError as error:
-        met.append(error)
+        errors.append(error)
     finally:
         stop_current(workspace)
-    if met:
-        found["failure"] = failure_of(met[0], workspace)
-    return Side(environment=settings.env, launch_ids=launch_ids, **found)
+    if errors:
+        results["failure"] = failure_of(errors[0], workspace)
+    return Side(environment=settings.env, launch_ids=launch_ids, **results)
 
 
 def failure_of(error: PipelineError, workspace: Workspace) -> Failure:
-    """Return the error as records keep it."""
+    """Return the error in the form that records store."""
     return Failure(kind=error.kind, message=error.message, hint=error.hint, log=workspace.relative(error.log) if error.log else None)
 
 
 def speed(settings: BenchConfig, server: Server, client: Client, workspace: Workspace) -> dict[str, Any]:
-    """Return decode throughput at concurrency 1, system throughput at the highest one, and the errors, of requests as in `bench`."""
+    """Return decode throughput at concurrency 1, system throughput at the highest concurrency, and the errors, measured as in `bench`."""
     calibrations, ceiling = client
     alone, full = calibrations[0], calibrations[-1]
     with watched(server.handle, workspace) as target:
@@ -138,14 +138,14 @@ def speed(settings: BenchConfig, server: Server, client: Client, workspace: Work
 
 
 def verdict(proof: Remedied) -> int:
-    """Return 2 when a side is not whole, 0 when every answer of the remedied side's arms D1 to D4 agrees, else 1."""
+    """Return 2 when a side failed, 0 when every answer of arms D1 to D4 agrees with the remedy, else 1."""
     if proof.without.failure or proof.remedied.failure:
         return 2
     return int(any(arm.agreeing < arm.runs for arm in proof.remedied.arms if arm.arm in PROVEN))
 
 
 def lines(proof: Remedied) -> list[OutputPart]:
-    """Return the proof for the terminal: the report's table in columns, and what went wrong."""
+    """Return the proof for the terminal: the report's table, then what went wrong."""
     table = remedy_table(proof)
     plain, body = Plain(), list[list[Cell]]([list(table.header), *table.rows])
     header, *rows = ([plain.text(cell).replace("`", "") for cell in line] for line in body)
@@ -154,7 +154,7 @@ def lines(proof: Remedied) -> list[OutputPart]:
         *(["serve.env has it already; both sides were measured all the same"] if proof.in_settings else []),
         TextTable(header, rows),
         *(
-            trouble(words, side.failure)
+            failure_line(words, side.failure)
             for words, side in zip(table.header[1:], (proof.without, proof.remedied), strict=True)
             if side.failure
         ),
@@ -162,20 +162,20 @@ def lines(proof: Remedied) -> list[OutputPart]:
     ]
 
 
-def trouble(words: str, failure: Failure) -> str:
-    """Return what went wrong on a side, and what to do about it."""
+def failure_line(words: str, failure: Failure) -> str:
+    """Return what went wrong on a side, with the hint."""
     hint = f"\n  → {failure.hint}" if failure.hint else ""
     return f"not measured {words.replace('`', '')}: {failure.message}{hint}"
 
 
 @contextmanager
 def set_aside(version: str, workspace: Workspace) -> Iterator[None]:
-    """Stop the server that is up; at the end stop what was started inside and bring back the one that `serve` had left running."""
+    """Stop the running server; afterwards stop what was started meanwhile and restart the server that `serve` had left running."""
     before = state.read(workspace)
     returns = before is not None and before.stays and state.is_running(before)
     try:
         clear_old(workspace)
-        with closing_kept(workspace):
+        with keep_stop_note(workspace):
             yield
     finally:
         stop_current(workspace)
@@ -184,8 +184,8 @@ def set_aside(version: str, workspace: Workspace) -> Iterator[None]:
 
 
 @contextmanager
-def closing_kept(workspace: Workspace) -> Iterator[None]:
-    """Leave the note of the last stop as it is now: the report reads it with the records of the server that was measured."""
+def keep_stop_note(workspace: Workspace) -> Iterator[None]:
+    """Preserve the note of the last stop, which the report reads together with the records of the measured server."""
     path = Store(workspace.artifacts).path(STOP_NOTE)
     note = path.read_bytes() if path.exists() else None
     try:
@@ -199,18 +199,18 @@ def closing_kept(workspace: Workspace) -> Iterator[None]:
 
 
 def bring_back(before: Launch, version: str, workspace: Workspace) -> None:
-    """Start the server that was up before once more, as it was, and put its new handle on record; ServerError when it does not come."""
+    """Restart the server that ran before, with the same settings, and record its new handle; ServerError if it does not start."""
     workspace.say(f"starting again the server that was up before, on port {before.port}; Ctrl-C leaves it stopped")
     store = Store(workspace.artifacts)
     try:
         ready = relaunch(before, version, workspace)
-        recorded = store.outcome("serve", Server)
-        if recorded.data is not None and recorded.envelope is not None and recorded.data.handle.launch_id == before.id:
-            because, started, took_s = recorded.envelope.because, recorded.envelope.started, recorded.envelope.duration_s
-            store.write("serve", because, started, took_s, recorded.data.model_copy(update=ready._asdict()))
+        outcome = store.outcome("serve", Server)
+        if outcome.data is not None and outcome.envelope is not None and outcome.data.handle.launch_id == before.id:
+            because, started, took_s = outcome.envelope.because, outcome.envelope.started, outcome.envelope.duration_s
+            store.write("serve", because, started, took_s, outcome.data.model_copy(update=ready._asdict()))
     except PipelineError as error:
-        said = f"the server that was up before did not come back: {error.message}"
-        raise ServerError(said, "start it with `./inv serve`", error.log) from error
+        message = f"the server that was up before did not come back: {error.message}"
+        raise ServerError(message, "start it with `./inv serve`", error.log) from error
     except KeyboardInterrupt:
         workspace.say("the server that was up before is stopped; `./inv serve` starts it")
         raise

@@ -1,4 +1,4 @@
-"""soak: the load of measure-vram for hours, its record written anew each minute, so that an interrupted one goes on."""
+"""soak: the load of measure-vram for hours; the record is rewritten each minute, so that an interrupted soak can be continued."""
 
 import math
 import time
@@ -28,7 +28,7 @@ from pipeline.vllm.meter import metered
 
 
 def parse_hours(hours: str) -> float:
-    """Return the asked hours; ConfigError for anything but a number above 0."""
+    """Return the number of hours; ConfigError for anything but a finite number above 0."""
     try:
         value = float(hours)
     except ValueError:
@@ -39,12 +39,12 @@ def parse_hours(hours: str) -> float:
 
 
 def because(settings: VramConfig, server: Server) -> dict[str, Any]:
-    """Return what must not change for a soak to go on."""
+    """Return what must stay the same for a soak to be continued."""
     return {"launch": server.handle.launch_id, "concurrency": settings.concurrency}
 
 
 def begun(settings: VramConfig, server: Server, anew: bool, workspace: Workspace) -> tuple[Load, datetime]:
-    """Return the load so far, and when it began; a record that cannot be gone on with is kept under another name."""
+    """Return the load so far and when it began; a record that cannot be continued is kept under another name."""
     store = Store(workspace.artifacts)
     path = store.path(NOTE)
     if not path.exists():
@@ -62,9 +62,9 @@ def begun(settings: VramConfig, server: Server, anew: bool, workspace: Workspace
     return Load(preempted=0), now()
 
 
-def free_name(store: Store, written: datetime) -> str:
-    """Return the name under which a record that was last written then is kept."""
-    name = f"{NOTE}-{written:%Y%m%d-%H%M%S}"
+def free_name(store: Store, written_at: datetime) -> str:
+    """Return an unused name for keeping a record that was last written at that time."""
+    name = f"{NOTE}-{written_at:%Y%m%d-%H%M%S}"
     return next(free for number in range(1000) if not store.path(free := f"{name}-{number}" if number else name).exists())
 
 
@@ -75,21 +75,21 @@ def soak(
     machine: Machine,
     server: Server,
     workspace: Workspace,
-    seen: Callable[[Soak], None] = lambda _soak: None,
+    on_write: Callable[[Soak], None] = lambda _soak: None,
 ) -> Soak:
-    """Put load on the server until the asked total is reached; `seen` hears each record that is written."""
+    """Keep load on the server until the total is reached; `on_write` is called with each record written."""
     load, started = begun(settings, server, anew, workspace)
     total_s, before_s = hours * S_PER_H, load.seconds
     on_progress = workspace.progress("soak, seconds of load", round(total_s - before_s))
     watch = LaunchMemory(server.handle, workspace)
     with watched(server.handle, workspace, NOTE) as target, metered(target) as meter:
 
-        def written(state: SoakState, load: Load) -> Soak:
+        def write_record(state: SoakState, load: Load) -> Soak:
             meter.read()
             use = memory_use(with_readings(load, meter), meter.preemptions, machine, server, watch)
             record = Soak.model_validate({**dict(use), "asked_h": hours, "state": state})
             Store(workspace.artifacts).write(NOTE, because(settings, server), started, load.seconds, record)
-            seen(record)
+            on_write(record)
             return record
 
         if before_s < total_s:
@@ -101,23 +101,23 @@ def soak(
                 load = answered(
                     load, target, server.model, settings.concurrency, seconds, lambda load_s: on_progress(int(load_s - before_s))
                 )
-                written("running", load)
+                write_record("running", load)
         except KeyboardInterrupt:
             *earlier, (begin, _) = load.spans
             with suppress(MeasureError):  # within the first moment there is no sample yet
-                written("interrupted", load.model_copy(update={"spans": [*earlier, (begin, time.monotonic())]}))
+                write_record("interrupted", load.model_copy(update={"spans": [*earlier, (begin, time.monotonic())]}))
             raise
         except NothingAnsweredError:
             if load.seconds > before_s:
-                written("failed", load)
+                write_record("failed", load)
             raise
-        return written("complete", load)
+        return write_record("complete", load)
 
 
 def answered(load: Load, target: Endpoint, model: str, concurrency: int, seconds: float, on_progress: Callable[[int], None]) -> Load:
-    """Return `load` with another slice of it; NothingAnsweredError when all of its requests failed.
+    """Return `load` with another slice; NothingAnsweredError if every request of the slice failed.
 
-    A last slice of less than a request's time may send none, which is no failure.
+    A last slice shorter than a request may send none, which is no failure.
     """
     after = apply_load(load, target, model, concurrency, seconds, on_progress)
     if 0 < after.requests - load.requests == after.failed - load.failed:
@@ -126,24 +126,24 @@ def answered(load: Load, target: Endpoint, model: str, concurrency: int, seconds
 
 
 def verdict(record: Soak) -> Judgement:
-    """Return whether the memory that counts here is stable: the GPU's, or the host's where there is none."""
+    """Judge whether memory is stable: the GPU's, or the host's if no GPU was measured."""
     figure = record.figures["vram_stable" if record.figures["vram_peak_mib"].value is not None else "host_rss_stable"]
     judged = judge(figure, "==", 100, int(TELLS_DRIFT_S), by_bound=False, simulated=record.simulated)
     return replace(judged, reason=figure.reason) if judged.verdict == "FAIL" else judged
 
 
 def lines(record: Soak) -> list[str]:
-    """Return what a person wants to know at the end."""
-    found = [
+    """Return the lines that the command ends with."""
+    figures = [
         f"  {label}: {Plain().text(measured(record.figures[name]))}"
         for name, label in LABELS.items()
         if record.figures[name].value is not None
     ]
     judged = verdict(record)
     head = f"soak {record.state}: {record.load.seconds / S_PER_H:.3g} of {record.asked_h:g} h of load, {record.load.requests} requests"
-    return [head, *found, f"stable: {judged.verdict}{f' ({judged.reason})' if judged.reason else ''}"]
+    return [head, *figures, f"stable: {judged.verdict}{f' ({judged.reason})' if judged.reason else ''}"]
 
 
 def code(record: Soak) -> int:
-    """Return the exit code: 0 stable, 1 not or not shown to be, 2 not measured."""
+    """Return the exit code: 0 stable, 1 not stable or not shown to be, 2 not measured."""
     return exit_code([(verdict(record), True)])

@@ -1,10 +1,10 @@
-"""A device's memory and who holds it, as NVML tells. Apart, because the sampler that watches a measurement is to load little."""
+"""A device's memory and the processes that hold it, by NVML. The sampler imports this module, so it loads little."""
 
 from typing import Any, NamedTuple
 
 
 class Memory(NamedTuple):
-    """Bytes; `used` leaves out what the driver reserves for itself where it tells that apart, and `reserved` is None elsewhere."""
+    """Bytes; `used` leaves out what the driver reserves for itself. If the driver does not report that, `reserved` is None."""
 
     total: int
     free: int
@@ -13,7 +13,7 @@ class Memory(NamedTuple):
 
 
 def memory_of(pynvml: Any, handle: Any) -> Memory:
-    """Return the device's memory, by the newest function that its driver has; raises pynvml.NVMLError."""
+    """Return the device's memory, by the newest function that its driver has; raise pynvml.NVMLError on failure."""
     try:
         info = pynvml.nvmlDeviceGetMemoryInfo(handle, version=pynvml.nvmlMemory_v2)
     except (pynvml.NVMLError_FunctionNotFound, pynvml.NVMLError_NotSupported, pynvml.NVMLError_ArgumentVersionMismatch):
@@ -23,11 +23,11 @@ def memory_of(pynvml: Any, handle: Any) -> Memory:
 
 
 def running(pynvml: Any, handle: Any, kind: str) -> list[Any] | None:
-    """Return the device's processes of that kind, by the newest function that its driver has; None where it does not tell."""
+    """Return the device's processes of that kind, by the newest function that its driver has; None if it does not report them."""
     for function in (f"nvmlDeviceGet{kind}RunningProcesses", f"nvmlDeviceGet{kind}RunningProcesses_v2"):
         try:
             return list(getattr(pynvml, function)(handle))
-        except pynvml.NVMLLibraryMismatchError:  # an old driver; no NVMLError
+        except pynvml.NVMLLibraryMismatchError:  # an old driver; this is not an NVMLError
             continue
         except pynvml.NVMLError:
             break
@@ -35,7 +35,7 @@ def running(pynvml: Any, handle: Any, kind: str) -> list[Any] | None:
 
 
 def silences(pynvml: Any) -> tuple[type[Exception], ...]:
-    """Return the errors by which a driver says that it does not tell this, now or ever."""
+    """Return the errors with which a driver says that it does not report a value at all."""
     return (
         pynvml.NVMLError_NotSupported,
         pynvml.NVMLError_NoPermission,

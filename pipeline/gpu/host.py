@@ -1,4 +1,4 @@
-"""What the machine has besides a GPU: processor, its vector instructions, memory."""
+"""The machine apart from its GPU: processor, vector instructions, memory."""
 
 import os
 import platform
@@ -10,9 +10,9 @@ VECTOR_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "am
 
 
 class Host(Frozen):
-    """Processor and memory; `cores` are those that we may use, `physical_cores` the same without their hyperthreads.
+    """Processor and memory; `cores` are those that we may use, `physical_cores` the same without hyperthreads.
 
-    `vector` lists the instruction sets that change which CPU kernels vLLM takes.
+    `vector` lists the instruction sets that decide which CPU kernels vLLM uses.
     """
 
     system: str
@@ -41,13 +41,13 @@ def read() -> Host:
 
 
 def threads_per_core(info: dict[str, str]) -> int:
-    """Return how many hardware threads share a core; 1 where /proc/cpuinfo does not tell."""
+    """Return the number of hardware threads per core; 1 if /proc/cpuinfo does not say."""
     siblings, cores = info.get("siblings", ""), info.get("cpu cores", "")
     return max(1, int(siblings) // int(cores)) if siblings.isdigit() and cores.isdigit() and int(cores) else 1
 
 
 def cpu_info(path: Path) -> dict[str, str]:
-    """Return the first processor's fields of /proc/cpuinfo; empty where there is none."""
+    """Return the first processor's fields of /proc/cpuinfo, or {} if it cannot be read."""
     try:
         block = path.read_text(encoding="utf-8").split("\n\n", 1)[0]
     except OSError:

@@ -1,4 +1,4 @@
-"""NVML through pynvml: what devices there are, and why not when there are none."""
+"""The devices that NVML shows, by pynvml, and the reason if it shows none."""
 
 import os
 import threading
@@ -17,7 +17,7 @@ READ_S = 30.0  # starting a device takes seconds; a driver that hangs never answ
 
 
 class GpuProcess(Frozen):
-    """A process that holds memory of a device; `used_mib` is None where the driver does not tell."""
+    """A process that holds memory of a device; `used_mib` is None if the driver does not report it."""
 
     pid: int
     name: str
@@ -25,10 +25,10 @@ class GpuProcess(Frozen):
 
 
 class Gpu(Frozen):
-    """One device as NVML shows it: a GPU, or an instance of one in MIG mode.
+    """One device as NVML shows it: a GPU, or an instance of a GPU in MIG mode.
 
-    None stands for what the driver does not tell: `reserved_mib`, which it keeps for itself, `display` for whether a screen
-    is lit by it, `mig` where there is no such mode. `listed` is false where the driver lists no processes.
+    None means that the driver does not report a value: `reserved_mib` is the memory it keeps for itself, `display` whether a
+    screen is active on the device, `mig` whether MIG mode is on. `listed` is false if the driver lists no processes.
     """
 
     index: int
@@ -45,7 +45,7 @@ class Gpu(Frozen):
 
     @property
     def taken_mib(self) -> float:
-        """Return what programs use; on a driver that does not tell its own reserve apart, that too."""
+        """Return the memory that programs use, including the driver's reserve if it is not reported separately."""
         return self.total_mib - self.free_mib - (self.reserved_mib or 0)
 
 
@@ -58,13 +58,13 @@ class Driver(Frozen):
 
 @dataclass(frozen=True)
 class Trouble:
-    """Why NVML shows no usable device, and what to do."""
+    """Why NVML shows no usable device, and how to fix it."""
 
     reason: str
     fix: str
 
 
-# NVML's return codes (nvmlReturn_t in nvml.h) that a person can do something about.
+# NVML's return codes (nvmlReturn_t in nvml.h) that a user can act on.
 TROUBLES = {
     "NVMLError_LibraryNotFound": Trouble(
         _("NVML library libnvidia-ml.so.1 not found: no NVIDIA driver is installed"),
@@ -114,7 +114,7 @@ NO_DEVICE = Trouble("the NVIDIA driver is loaded but shows no device", "check th
 
 @dataclass(frozen=True)
 class Reading:
-    """What NVML shows now: driver and devices that CUDA sees, or the trouble; and what is wrong with others."""
+    """What NVML shows now: the driver and the devices that CUDA sees, or the trouble; `others` are troubles of other devices."""
 
     driver: Driver | None
     gpus: list[Gpu]
@@ -122,27 +122,30 @@ class Reading:
     others: tuple[Trouble, ...] = ()
 
 
-def read(chosen: str | None = None) -> Reading:
-    """Return what NVML shows of the devices that `chosen`, or else our environment, leaves; never raises for NVML's own errors."""
+def read(visible_devices: str | None = None) -> Reading:
+    """Return what NVML shows of the devices that `visible_devices`, or else our environment, selects; raise no NVML error.
+
+    `visible_devices` is a value of CUDA_VISIBLE_DEVICES.
+    """
     readings: list[Reading] = []
     failed: list[Exception] = []
 
     def ask() -> None:
         try:
-            readings.append(read_now(chosen))
-        except Exception as error:  # it is raised below, in the caller's thread
+            readings.append(read_now(visible_devices))
+        except Exception as error:  # raised below, in the caller's thread
             failed.append(error)
 
-    asking = threading.Thread(target=ask, daemon=True)
-    asking.start()
-    asking.join(READ_S)
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(READ_S)
     if failed:
         raise failed[0]
     return readings[0] if readings else Reading(None, [], TROUBLES["NVMLError_Timeout"])
 
 
-def read_now(chosen: str | None) -> Reading:
-    """Return what NVML shows, however long it takes."""
+def read_now(visible_devices: str | None) -> Reading:
+    """Return what NVML shows, without a time limit."""
     import pynvml
 
     try:
@@ -151,7 +154,7 @@ def read_now(chosen: str | None) -> Reading:
         return Reading(None, [], trouble_of(error))
     try:
         driver = Driver(version=text(pynvml.nvmlSystemGetDriverVersion()), cuda=cuda_version(newest_cuda(pynvml)))
-        return look(pynvml, driver, os.environ.get(VISIBLE_DEVICES) if chosen is None else chosen)
+        return look(pynvml, driver, os.environ.get(VISIBLE_DEVICES) if visible_devices is None else visible_devices)
     except pynvml.NVMLError as error:
         return Reading(None, [], trouble_of(error))
     finally:
@@ -160,88 +163,90 @@ def read_now(chosen: str | None) -> Reading:
 
 
 def newest_cuda(pynvml: Any) -> int:
-    """Return the newest CUDA version that the driver supports, by the newest function that it has."""
+    """Return the newest CUDA version that the driver supports, by the newest function that the driver has."""
     try:
         return int(pynvml.nvmlSystemGetCudaDriverVersion_v2())
     except pynvml.NVMLError_FunctionNotFound:
         return int(pynvml.nvmlSystemGetCudaDriverVersion())
 
 
-def look(pynvml: Any, driver: Driver, wanted: str | None) -> Reading:
-    """Return the devices that `wanted`, the value of CUDA_VISIBLE_DEVICES, leaves; raises pynvml.NVMLError."""
+def look(pynvml: Any, driver: Driver, visible_devices: str | None) -> Reading:
+    """Return the devices that `visible_devices`, the value of CUDA_VISIBLE_DEVICES, selects; raise pynvml.NVMLError on failure."""
     found, failed = boards(pynvml)
-    chosen, unknown = visible(found, wanted)
+    devices, unknown = visible(found, visible_devices)
     gpus = []
-    for one in chosen:
+    for one in devices:
         try:
             gpus.append(device(pynvml, one))
         except pynvml.NVMLError as error:
             failed.append(BoardFailure(one.index, bool(one.mig), error))
-    hidden = [hides(wanted, unknown)] if wanted is not None and unknown else []
-    broken = [of_board(failure) for failure in failed]
+    hidden = [hides(visible_devices, unknown)] if visible_devices is not None and unknown else []
+    board_troubles = [of_board(failure) for failure in failed]
     if not gpus:
-        return Reading(driver, [], (broken + hidden + empty(found) + [NO_DEVICE])[0])
+        return Reading(driver, [], (board_troubles + hidden + empty(found) + [NO_DEVICE])[0])
     return Reading(
         driver,
         gpus,
         None,
-        tuple(Trouble(f"GPU {bad.index}: {readings.reason}", readings.fix) for bad, readings in zip(failed, broken, strict=True))
+        tuple(Trouble(f"GPU {bad.index}: {trouble.reason}", trouble.fix) for bad, trouble in zip(failed, board_troubles, strict=True))
         + tuple(hidden),
     )
 
 
-def hides(wanted: str, unknown: str) -> Trouble:
-    """Return what an entry does that names no device: it ends the list."""
-    if wanted.strip() in ("", "-1"):
-        return Trouble(f"{VISIBLE_DEVICES}={wanted!r} hides every device", NAME_DEVICES)
-    return Trouble(f"{VISIBLE_DEVICES}={wanted}: {unknown} is no device here, and what stands after it counts for nothing", NAME_DEVICES)
+def hides(visible_devices: str, unknown: str) -> Trouble:
+    """Return the trouble with an entry that names no device: it ends the list."""
+    if visible_devices.strip() in ("", "-1"):
+        return Trouble(f"{VISIBLE_DEVICES}={visible_devices!r} hides every device", NAME_DEVICES)
+    return Trouble(
+        f"{VISIBLE_DEVICES}={visible_devices}: {unknown} is no device here, and what stands after it counts for nothing", NAME_DEVICES
+    )
 
 
 def empty(found: list[Board]) -> list[Trouble]:
-    """Return the trouble of boards in MIG mode that have no instance."""
+    """Return the trouble of each board in MIG mode that has no instance."""
     return [MIG_EMPTY for board in found if board.device.mig and not board.instances]
 
 
 def of_board(failure: BoardFailure) -> Trouble:
-    """Return the trouble of one board: in MIG mode a refusal has its own reason."""
+    """Return the trouble of one board; a refusal in MIG mode has a reason of its own."""
     trouble = trouble_of(failure.error)
     return MIG_DENIED if failure.mig and trouble is TROUBLES["NVMLError_NoPermission"] else trouble
 
 
 def trouble_of(error: Exception) -> Trouble:
-    """Return the trouble that an NVMLError stands for."""
+    """Return the trouble that an NVMLError means."""
     return TROUBLES.get(type(error).__name__, Trouble(f"NVML: {error}", "see whether `nvidia-smi` works"))
 
 
 def device(pynvml: Any, one: Device) -> Gpu:
-    """Return what CUDA computes on, in words; raises pynvml.NVMLError."""
-    held = memory_of(pynvml, one.handle)
+    """Return the description of a device; raise pynvml.NVMLError on failure."""
+    memory = memory_of(pynvml, one.handle)
     major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(one.board)
     holders = holders_of(pynvml, one.handle)
     return Gpu(
         index=one.index,
         uuid=one.uuid,
         name=text(pynvml.nvmlDeviceGetName(one.handle)),
-        total_mib=held.total / MIB,
-        free_mib=held.free / MIB,
+        total_mib=memory.total / MIB,
+        free_mib=memory.free / MIB,
         compute_capability=f"{major}.{minor}",
         processes=holders or [],
-        reserved_mib=None if held.reserved is None else held.reserved / MIB,
-        display=lit(pynvml, one.board),
+        reserved_mib=None if memory.reserved is None else memory.reserved / MIB,
+        display=has_display(pynvml, one.board),
         mig=one.mig,
         listed=holders is not None,
     )
 
 
-def lit(pynvml: Any, handle: Any) -> bool | None:
-    """Return whether a screen shows this device's picture; None where the driver does not tell."""
+def has_display(pynvml: Any, handle: Any) -> bool | None:
+    """Return whether a screen is active on this device, or None if the driver does not report it."""
     with suppress(pynvml.NVMLError):
         return bool(pynvml.nvmlDeviceGetDisplayActive(handle))
     return None
 
 
 def holders_of(pynvml: Any, handle: Any) -> list[GpuProcess] | None:
-    """Return who holds the device's memory; None where the driver does not list processes."""
+    """Return the processes that hold the device's memory, or None if the driver does not list processes."""
     import psutil
 
     lists = [running(pynvml, handle, kind) for kind in ("Compute", "Graphics")]
@@ -257,9 +262,9 @@ def holders_of(pynvml: Any, handle: Any) -> list[GpuProcess] | None:
     return result if any(listed is not None for listed in lists) else None
 
 
-def device_used_mib(chosen: str | None = None) -> list[float] | None:
-    """Return the used memory of each device now, as the sampler counts it, or None without NVML."""
-    reading = read(chosen)
+def device_used_mib(visible_devices: str | None = None) -> list[float] | None:
+    """Return the used memory of each device, counted as the sampler does, or None without a device."""
+    reading = read(visible_devices)
     return [gpu.taken_mib for gpu in reading.gpus] if reading.gpus else None
 
 

@@ -1,4 +1,4 @@
-"""The devices of a server, read again and again through NVML. An NVML error becomes part of a sample and never more."""
+"""Repeated readings of a server's devices by NVML. An NVML error becomes part of a sample and goes no further."""
 
 import math
 import os
@@ -29,12 +29,12 @@ THROTTLE_BITS = {
     0x400: "reliability",
 }
 Way = Callable[[Any, Any], Any]
-# Each value by the ways of asking for it, newest driver first.
+# Functions that read each value, tried in this order.
 WAYS: dict[str, tuple[Way, ...]] = {
     "util_percent": (lambda nvml, board: nvml.nvmlDeviceGetUtilizationRates(board).gpu,),
     "temperature_c": (
         lambda nvml, board: nvml.nvmlDeviceGetTemperature(board, nvml.NVML_TEMPERATURE_GPU),
-        lambda nvml, board: nvml.nvmlDeviceGetTemperatureV(board, nvml.NVML_TEMPERATURE_GPU),  # instead of it, from CUDA 14 on
+        lambda nvml, board: nvml.nvmlDeviceGetTemperatureV(board, nvml.NVML_TEMPERATURE_GPU),  # replaces the one above from CUDA 14 on
     ),
     "power_w": (lambda nvml, board: round(nvml.nvmlDeviceGetPowerUsage(board) / 1000, 1),),
     "sm_clock_mhz": (lambda nvml, board: nvml.nvmlDeviceGetClockInfo(board, nvml.NVML_CLOCK_SM),),
@@ -46,12 +46,12 @@ WAYS: dict[str, tuple[Way, ...]] = {
 
 
 def throttle_names(reasons: int) -> list[str]:
-    """Return the names of what holds the clocks down."""
+    """Return the names of the reasons that hold the clocks down."""
     return [name for bit, name in THROTTLE_BITS.items() if reasons & bit]
 
 
 class Sensors:
-    """One device, and the ways of asking that its driver answers."""
+    """One device, and for each value the functions that its driver may support."""
 
     def __init__(self, pynvml: Any, device: Device) -> None:
         self.nvml = pynvml
@@ -60,18 +60,18 @@ class Sensors:
         self.ways = {key: list(ways) for key, ways in WAYS.items()}
 
     def used_mib(self) -> float:
-        """Return what is used of the device; raises pynvml.NVMLError."""
+        """Return the device's used memory; raise pynvml.NVMLError on failure."""
         return round(memory_of(self.nvml, self.device.handle).used / MIB, 1)
 
     def tree_mib(self, tree: set[int]) -> float | None:
-        """Return what these processes use; None where the driver does not tell, or lists none of them."""
+        """Return the memory that these processes use, or None if the driver does not report it or lists none of them."""
         mine = [process.usedGpuMemory for process in running(self.nvml, self.device.handle, "Compute") or () if process.pid in tree]
         return None if not mine or any(value is None for value in mine) else round(sum(mine) / MIB, 1)
 
     def state(self) -> dict[str, Any]:
-        """Return what the sensors tell; raises pynvml.NVMLError when the device is gone.
+        """Return the sensors' values; raise pynvml.NVMLError if the device is gone.
 
-        What the driver says that it does not tell is not asked again; any other trouble may pass.
+        A value that the driver does not support is not read again; other errors may pass.
         """
         samples = {}
         for key, ways in self.ways.items():
@@ -89,26 +89,26 @@ class Sensors:
 
 
 class Watcher:
-    """The devices, asked in a thread of their own: a call that hangs, as in a driver reset, holds nothing else up.
+    """Reads the devices in a thread of its own: a call that hangs, as in a driver reset, blocks nothing else.
 
-    While one hangs, samples have GPU values no more, but `gpu_error: Hangs`; the next one after its end has them again.
+    While a call hangs, samples have `gpu_error: Hangs` and no GPU values; the first sample after it ends has them again.
     """
 
-    def __init__(self, opened: Callable[[], "Devices"], open_s: float, hangs_s: float) -> None:
+    def __init__(self, open_devices: Callable[[], "Devices"], open_s: float, hangs_s: float) -> None:
         self.patience_s, self.hangs_s = open_s, hangs_s
         self.requests: queue.SimpleQueue[tuple[float, set[int]]] = queue.SimpleQueue()
         self.samples: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self.hanging = False
-        threading.Thread(target=self.answer, args=(opened,), daemon=True).start()
+        threading.Thread(target=self.answer, args=(open_devices,), daemon=True).start()
 
-    def answer(self, opened: Callable[[], "Devices"]) -> None:
-        """Answer what is asked, one after the other."""
-        devices = opened()
+    def answer(self, open_devices: Callable[[], "Devices"]) -> None:
+        """Answer requests for samples, one after the other."""
+        devices = open_devices()
         while True:
             self.samples.put(devices.sample(*self.requests.get()))
 
     def sample(self, at: float, tree: set[int]) -> dict[str, Any]:
-        """Return the devices' share of the sample; what a call that hung tells in the end is of another time, and left out."""
+        """Return the devices' part of the sample; the late result of a call that hung is dropped, because its time has passed."""
         try:
             if self.hanging:
                 self.samples.get_nowait()
@@ -123,7 +123,7 @@ class Watcher:
 
 
 class Devices:
-    """The devices that the server may use; one that fails is left alone until NVML is started anew."""
+    """The devices that the server may use; a device that fails is not read until NVML is restarted."""
 
     def __init__(self, at: float, retry_s: float) -> None:
         self.retry_s = retry_s
@@ -134,7 +134,7 @@ class Devices:
         self.open(at)
 
     def open(self, at: float) -> None:
-        """Start NVML, anew where it has failed, and find the devices; those of the first time keep their order."""
+        """Start NVML, or restart it after a failure, and find the devices; their order stays that of the first time."""
         import pynvml
 
         self.error, self.open_at, self.sensors = "", math.inf, {}
@@ -156,11 +156,11 @@ class Devices:
             self.fail(pynvml.NVMLError(pynvml.NVML_ERROR_NOT_FOUND), at)
 
     def fail(self, error: Any, at: float) -> None:
-        """Note the error, and when to start NVML anew."""
+        """Record the error, and when to restart NVML."""
         self.error, self.open_at = error_name(error), at + self.retry_s
 
     def sample(self, at: float, tree: set[int]) -> dict[str, Any]:
-        """Return each device's used memory, the part of the server's processes and its state; nothing without a GPU."""
+        """Return each device's used memory, the part that the server's processes hold, and its state; empty without a GPU."""
         if at >= self.open_at:
             self.open(at)
         samples = [self.read(uuid, at, tree) for uuid in self.uuids]
@@ -171,7 +171,7 @@ class Devices:
         return {**values, "gpu_error": self.error} if self.error else values
 
     def read(self, uuid: str, at: float, tree: set[int]) -> tuple[float | None, float | None, dict[str, Any]]:
-        """Return one device's share of the sample; nothing of a device that fails."""
+        """Return one device's part of the sample, without values if the device fails."""
         sensors = self.sensors.get(uuid)
         if sensors is None:
             return None, None, {}

@@ -1,7 +1,7 @@
-"""The devices that CUDA programs see: all, or those that CUDA_VISIBLE_DEVICES names, with a MIG instance in its board's place.
+"""The devices that CUDA programs see: all, or those named in CUDA_VISIBLE_DEVICES; of a board in MIG mode, an instance.
 
-The rules are the CUDA programming guide's (CUDA environment variables): indices as nvidia-smi counts, UUIDs or enough of
-their beginning; the first entry that names nothing ends the list.
+The rules are the CUDA programming guide's (CUDA environment variables): an entry is an index in nvidia-smi's order, a UUID, or
+an unambiguous prefix of one; the first entry that names no device ends the list.
 """
 
 from collections.abc import Sequence
@@ -9,12 +9,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-VISIBLE_DEVICES = "CUDA_VISIBLE_DEVICES"  # as pipeline.config.schema.CUDA_DEVICES, which the sampler is not to load
+VISIBLE_DEVICES = "CUDA_VISIBLE_DEVICES"  # same as pipeline.config.schema.CUDA_DEVICES, which the sampler should not load
 
 
 @dataclass(frozen=True)
 class Device:
-    """What CUDA computes on: `handle` has its memory and processes, `board` its sensors; both are the same without MIG."""
+    """A device to compute on: `handle` gives its memory and processes, `board` its sensors; without MIG both are the same."""
 
     index: int
     uuid: str
@@ -25,19 +25,19 @@ class Device:
 
 @dataclass(frozen=True)
 class Board:
-    """A GPU, and its instances where it is in MIG mode; `mig` is None where it has no such mode."""
+    """A GPU, and its instances if it is in MIG mode; `device.mig` is None if it has no such mode."""
 
     device: Device
     instances: tuple[Device, ...]
 
     def first(self) -> list[Device]:
-        """Return what CUDA takes when the board is named: in MIG mode one instance, if there is any."""
+        """Return the devices that CUDA uses if the board is named: in MIG mode one instance, if there is any."""
         return list(self.instances[:1]) if self.device.mig else [self.device]
 
 
 @dataclass(frozen=True)
 class BoardFailure:
-    """A board that NVML cannot show, and its error."""
+    """A board that NVML cannot show, and the error."""
 
     index: int
     mig: bool
@@ -45,7 +45,7 @@ class BoardFailure:
 
 
 def boards(pynvml: Any) -> tuple[list[Board], list[BoardFailure]]:
-    """Return the boards that answer and those that do not; raises pynvml.NVMLError when not even their number is told."""
+    """Return the boards that respond and those that do not; raise pynvml.NVMLError if not even their number is known."""
     found, failed = [], []
     for index in range(pynvml.nvmlDeviceGetCount()):
         mig: bool | None = None
@@ -60,14 +60,14 @@ def boards(pynvml: Any) -> tuple[list[Board], list[BoardFailure]]:
 
 
 def in_mig_mode(pynvml: Any, handle: Any) -> bool | None:
-    """Return whether MIG is on; None where the device has no MIG, or the driver is from before it."""
+    """Return whether MIG is on; None if the device has no MIG, or the driver is older than MIG."""
     with suppress(pynvml.NVMLError_NotSupported, pynvml.NVMLError_FunctionNotFound):
         return bool(pynvml.nvmlDeviceGetMigMode(handle)[0])
     return None
 
 
 def instances(pynvml: Any, board: Device) -> list[Device]:
-    """Return the board's MIG instances; raises pynvml.NVMLError, as for want of permission."""
+    """Return the board's MIG instances; raise pynvml.NVMLError on failure, as without permission."""
     found = []
     for number in range(pynvml.nvmlDeviceGetMaxMigDeviceCount(board.handle)):
         with suppress(pynvml.NVMLError_NotFound, pynvml.NVMLError_InvalidArgument):
@@ -77,21 +77,21 @@ def instances(pynvml: Any, board: Device) -> list[Device]:
 
 
 def visible(found: Sequence[Board], value: str | None) -> tuple[list[Device], str]:
-    """Return the devices in the variable's order, and its first entry that names none ("" where all do)."""
+    """Return the devices in the variable's order, and its first entry that names none, or "" if all name one."""
     if value is None:
         return [device for board in found for device in board.first()], ""
-    chosen: list[Device] = []
+    devices: list[Device] = []
     for name in (entry.strip() for entry in value.split(",")):
-        named = matching(found, name)
-        if len(named) != 1:
-            return chosen, name or "nothing"
-        if named[0] not in chosen:
-            chosen += named
-    return chosen, ""
+        matches = matching(found, name)
+        if len(matches) != 1:
+            return devices, name or "nothing"
+        if matches[0] not in devices:
+            devices += matches
+    return devices, ""
 
 
 def matching(found: Sequence[Board], name: str) -> list[Device]:
-    """Return the devices that an entry can mean."""
+    """Return the devices that an entry may refer to."""
     if name.isdecimal():
         return [device for board in found if board.device.index == int(name) for device in board.first()]
     if name.startswith("MIG-"):
@@ -102,5 +102,5 @@ def matching(found: Sequence[Board], name: str) -> list[Device]:
 
 
 def text(value: str | bytes) -> str:
-    """Return NVML's text, which old bindings give as bytes."""
+    """Return NVML's text as str; old bindings return bytes."""
     return value.decode() if isinstance(value, bytes) else value

@@ -1,4 +1,4 @@
-"""The client measured with a stub: how late it sees a chunk, what that costs it, and how much it can take."""
+"""Calibration of the client against a stub: how late it stamps a chunk, the CPU time per chunk, and its highest chunk rate."""
 
 import os
 import subprocess
@@ -20,18 +20,18 @@ from pipeline.values import Frozen
 
 STUB_MODEL = "stub"
 FIRST_MS, EACH_MS = 20.0, 5.0
-MOST_CHUNKS_S = 6400.0  # what the stub itself keeps to; at more the schedule is slowed
+MOST_CHUNKS_S = 6400.0  # the stub keeps its schedule up to this rate; beyond it, the schedule is slowed
 CALIBRATION_TOKENS = 32
 HURRIED_TOKENS, HURRIED_REQUESTS = 500, 64
 ANSWER_S = 60.0
-TRIES = 3  # a moment's noise of the machine is not the client's inability
-CEILING_SHARE = 0.5  # the client is to have twice as much room as it uses
+TRIES = 3  # a moment of noise on the machine does not disqualify the client
+CEILING_SHARE = 0.5  # the client must be able to take twice the rate that it takes
 
 
 class Calibration(Frozen):
-    """The client, of so many processes, against a stub at one concurrency: per chunk the delay from send to stamp, and our CPU time.
+    """Cost of the client at one concurrency, measured against a stub: delay from send to stamp, and CPU time, per chunk.
 
-    Processes on `nodes` of a cluster have a stub each, beside them and with their share of the concurrency.
+    Processes on `nodes` of a cluster each have a stub on the same node, and their share of the concurrency.
     """
 
     concurrency: int
@@ -43,22 +43,22 @@ class Calibration(Frozen):
     cpu_us_per_chunk: float
 
     def trouble(self, budget_ms: float, chunks_s: float, ceiling_chunks_s: float) -> str:
-        """Return why figures taken at this concurrency, at so many chunks a second, are invalid; empty when they are not."""
+        """Return why figures at this concurrency and chunk rate are invalid, or "" if they are valid."""
         if self.delay_ms_p95 > budget_ms:
-            late = {"delay": Digits(f"{self.delay_ms_p95:.3g}"), "budget": Digits(f"{budget_ms:g}")}
-            return _("the client saw chunks {delay} ms late (p95 against a stub), over its budget of {budget} ms", **late)
+            values = {"delay": Digits(f"{self.delay_ms_p95:.3g}"), "budget": Digits(f"{budget_ms:g}")}
+            return _("the client saw chunks {delay} ms late (p95 against a stub), over its budget of {budget} ms", **values)
         most = self.processes * ceiling_chunks_s
         if chunks_s > CEILING_SHARE * most:
-            came = {"came": round(chunks_s), "most": round(most)}
-            return _("{came} chunks/s came, over half of the {most} that the client can take", **came)
+            rates = {"came": round(chunks_s), "most": round(most)}
+            return _("{came} chunks/s came, over half of the {most} that the client can take", **rates)
         return ""
 
 
 def calibrate(concurrencies: Sequence[int], budget_ms: float, crew: Crew | None = None) -> tuple[list[Calibration], float]:
-    """Return a calibration for each concurrency, and one process's ceiling in chunks per second, parsing included.
+    """Return a calibration for each concurrency, and the ceiling of one process in chunks per second, parsing included.
 
-    Where one process is over its budget in a few tries there are twice as many, up to the number of cores. A `crew` has as
-    many clients as it has, above concurrency 1; the ceiling is then that of its slowest.
+    If one process stays over its budget after a few tries, the number of processes doubles, up to the number of cores. Above
+    concurrency 1, a `crew` uses its own clients instead; the ceiling is then that of its slowest client.
     """
     levels = []
     for concurrency in concurrencies:
@@ -75,7 +75,7 @@ def calibrate(concurrencies: Sequence[int], budget_ms: float, crew: Crew | None 
 
 @contextmanager
 def paced(concurrency: int) -> Iterator[Endpoint]:
-    """Run a stub with a schedule that it can keep to at this concurrency."""
+    """Run a stub with a schedule that it can keep at this concurrency."""
     with stub("--first-ms", f"{FIRST_MS:g}", "--each-ms", f"{max(EACH_MS, 1000 * concurrency / MOST_CHUNKS_S):g}") as target:
         yield target
 
@@ -107,13 +107,13 @@ def best_of_crew(crew: Crew, concurrency: int, budget_ms: float) -> Calibration:
 
 
 def results_of(crew: Crew, tasks: Sequence[Task]) -> list[Any]:
-    """Return what the clients tell of their stubs, which live as long as they do."""
+    """Return the results of tasks that the clients run against their own stubs, which are always alive."""
     return [one.result for one in crew.run(tasks, lambda: True) if one is not None]
 
 
 @dataclass(frozen=True)
 class Paced:
-    """A client's own calibration, beside itself."""
+    """A client's task: calibrate itself against a stub on its own host."""
 
     concurrency: int
 
@@ -125,12 +125,12 @@ class Paced:
 
 @dataclass(frozen=True)
 class Hurried:
-    """The ceiling of a client against a stub that does not wait."""
+    """A client's task: measure its ceiling against a stub that sends without waiting."""
 
     concurrency: int
 
     def do(self, start_ns: int) -> float:  # noqa: ARG002 -- a task's signature
-        """Return the chunks a second, parsing included."""
+        """Return the chunks per second, parsing included."""
         with stub() as target:
             payloads = [streamed(STUB_MODEL, [{"role": "user", "content": "x"}], HURRIED_TOKENS) for _ in range(HURRIED_REQUESTS)]
             began = time.perf_counter()
@@ -139,13 +139,13 @@ class Hurried:
 
 
 def calibration(target: Endpoint, concurrency: int, processes: int = 1) -> Calibration:
-    """Return what the client costs at one concurrency."""
+    """Return the client's calibration at one concurrency."""
     found, cpu_s = delays(target, concurrency, Processes(processes) if processes > 1 else None)
     return calibration_of(concurrency, processes, found, cpu_s)
 
 
 def delays(target: Endpoint, concurrency: int, crew: Crew | None) -> tuple[list[float], float]:
-    """Return (each chunk's delay in ms, our CPU seconds), by answers whose text is the time they were sent."""
+    """Return (each chunk's delay in ms, our CPU seconds) from answers whose text holds the time each chunk was sent."""
     payloads = [streamed(STUB_MODEL, [{"role": "user", "content": "x"}], CALIBRATION_TOKENS) for _ in range(concurrency * 2 + 2)]
     closed_loop(target, payloads[:concurrency], concurrency, ANSWER_S)
     batch = loop(target, payloads, concurrency, ANSWER_S, crew)
@@ -157,7 +157,7 @@ def delays(target: Endpoint, concurrency: int, crew: Crew | None) -> tuple[list[
 
 
 def calibration_of(concurrency: int, processes: int, delays_ms: Sequence[float], cpu_s: float, nodes: int = 0) -> Calibration:
-    """Return the calibration of these delays."""
+    """Return the calibration that these delays give."""
     return Calibration(
         concurrency=concurrency,
         processes=processes,
@@ -171,9 +171,9 @@ def calibration_of(concurrency: int, processes: int, delays_ms: Sequence[float],
 
 @contextmanager
 def stub(*arguments: str) -> Iterator[Endpoint]:
-    """Run the stub while inside; it ends when its standard input closes."""
+    """Run the stub inside the block; it ends when its standard input closes."""
     command = [sys.executable, "-m", "pipeline.load.stub", *arguments]
-    # A session of its own: Ctrl-C is for us, and we end it.
+    # In a session of its own, so that Ctrl-C reaches only us; we end the stub.
     with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
         assert process.stdin is not None
         assert process.stdout is not None

@@ -13,23 +13,23 @@ from urllib.parse import urlsplit
 from pipeline.client.answer import Answer, Blocks, RawAnswer, read_answer
 from pipeline.client.endpoint import Endpoint
 
-if TYPE_CHECKING:  # 20 ms that an unchanged run does without
+if TYPE_CHECKING:  # saves an unchanged run 20 ms
     import ssl
 
 LIVENESS_CHECK_S = 0.25
-APART_S = 0.001  # workers begin so far apart: requests in step come all at once, which no users do and no client sees in time
-AFTER_FAILURE_S = 0.1  # a server that is about to end refuses thousands a second
-IDLE_MOST_S = 2.0  # servers hang up on idle connections (uvicorn after 5 s): a request sent at that moment would be lost
+APART_S = 0.001  # between the starts of two workers: users do not send in step, and no client could stamp such bursts in time
+AFTER_FAILURE_S = 0.1  # a server that is shutting down refuses thousands of requests a second
+IDLE_MOST_S = 2.0  # servers close idle connections (uvicorn after 5 s), and a request sent at that moment would fail
 PATH = "/v1/chat/completions"
 NO_ANSWER = "the connection ended without an answer"
 TARGET_GONE = "cut off: the server is gone"
 
 
 class Connection(asyncio.Protocol):
-    """A connection that takes one request after the other; `ask` sends one, and `ended` is done after its answer's last byte."""
+    """A connection that carries one request after the other; `ask` sends one, and completes `ended` after its answer's last byte."""
 
     def __init__(self) -> None:
-        import httptools  # 5 ms that an unchanged run does without
+        import httptools  # saves an unchanged run 5 ms
 
         self.parser = httptools.HttpResponseParser(self)
         self.trouble = httptools.HttpParserError
@@ -38,7 +38,7 @@ class Connection(asyncio.Protocol):
         self.idle_ns = 0
 
     def ask(self, request: bytes, ended: "asyncio.Future[None]") -> None:
-        """Send `request` on the standing connection; one that was lost meanwhile fails at once."""
+        """Send `request` on the open connection; it fails at once if the connection was lost meanwhile."""
         assert self.transport is not None
         self.blocks: Blocks = []
         self.streamed = self.reusable = self.is_framed = self.in_body = False
@@ -114,7 +114,7 @@ class Connection(asyncio.Protocol):
             self.transport.abort()
 
     def end(self, error: str) -> None:
-        """Note how the answer ended; the first word counts."""
+        """Record how the answer ended; only the first call counts."""
         if self.ended is not None and not self.ended.done():
             self.error = error
             self.ended.set_result(None)
@@ -122,7 +122,7 @@ class Connection(asyncio.Protocol):
 
 @dataclass(frozen=True)
 class Route:
-    """Where requests go, taken apart once."""
+    """Address of a server and head of the requests to it, prepared once."""
 
     host: str
     port: int
@@ -131,7 +131,7 @@ class Route:
 
     @staticmethod
     def to(target: Endpoint, base_url: str | None = None) -> "Route":
-        """Return the route to `target`, or to the replica of it at `base_url`."""
+        """Return the route to `target`, or to its replica at `base_url`."""
         address = urlsplit(base_url or target.base_url)
         context = None
         if address.scheme == "https":
@@ -151,7 +151,7 @@ class Route:
 
 
 class Channel:
-    """The way to one server: its route, and the connections that stand idle. `ending` cuts off what is under way."""
+    """The route to one server, and its idle connections; once `ending` is set, a cancelled request counts as cut off."""
 
     def __init__(self, route: Route, timeout_s: float, ending: asyncio.Event | None = None) -> None:
         self.route = route
@@ -160,17 +160,16 @@ class Channel:
         self.ending = ending or asyncio.Event()
 
     async def exchange(self, request: bytes, scheduled_ns: int | None = None) -> RawAnswer:
-        """Send one request, once, and stamp what comes back; never raises for the network's sake, nor for `ending`, which cuts it off."""
+        """Send one request, once, and stamp its response; network errors, and cancellation once `ending` is set, become its error."""
         began = time.perf_counter_ns()
-        used: Connection | None = None
+        connection: Connection | None = None
         error = ""
         replaced = 0
         try:
             async with asyncio.timeout(self.timeout_s):
                 connection, replaced = await self.connection()
                 ended = asyncio.get_running_loop().create_future()
-                used = connection
-                used.ask(request, ended)
+                connection.ask(request, ended)
                 await ended
         except TimeoutError:
             error = f"TimeoutError: no whole answer within {self.timeout_s:g} s"
@@ -180,18 +179,19 @@ class Channel:
             if not self.ending.is_set():
                 raise
             error = TARGET_GONE
-        if used is None:
+        if connection is None:
             return RawAnswer(began, 0, [], error, began if scheduled_ns is None else scheduled_ns, replaced=replaced)
-        if used.reusable and not error:
-            used.idle_ns = time.perf_counter_ns()
-            self.idle.append(used)
+        if connection.reusable and not error:
+            connection.idle_ns = time.perf_counter_ns()
+            self.idle.append(connection)
         else:
-            used.abort()
-        scheduled = used.sent_ns if scheduled_ns is None else scheduled_ns
-        return RawAnswer(used.sent_ns, used.status, used.blocks, error or used.error, scheduled, used.streamed, replaced)
+            connection.abort()
+        scheduled = connection.sent_ns if scheduled_ns is None else scheduled_ns
+        error = error or connection.error
+        return RawAnswer(connection.sent_ns, connection.status, connection.blocks, error, scheduled, connection.streamed, replaced)
 
     async def connection(self) -> tuple[Connection, int]:
-        """Return a connection that stands, an idle one or a new one, and how many idle ones the server had closed."""
+        """Return an open connection, an idle one or a new one, and how many idle ones the server had closed."""
         closed = 0
         while self.idle:
             old = self.idle.pop()
@@ -221,26 +221,26 @@ def closed_loop(
 ) -> tuple[list[Answer], float]:
     """Send `payloads` with `concurrency` in flight until all are answered; return (answers in order, wall seconds).
 
-    `keep_going` is asked before each send; what is not sent has no answer. `on_progress` hears how many are answered. Parsing
-    happens after the last byte. When the target dies, what is in flight is cut off and counts as failed, and nothing more
-    is sent.
+    `keep_going` is called before each send; payloads that are not sent have no answer. `on_progress` receives the number of
+    answers so far. Parsing happens after the last byte. If the target dies, requests in flight are cut off and count as failed,
+    and no more are sent.
     """
     waiting = iter(enumerate(payloads))
     raws: dict[int, RawAnswer] = {}
 
-    async def work(lines: Sequence[Channel], number: int) -> None:
+    async def work(channels: Sequence[Channel], number: int) -> None:
         await asyncio.sleep(number * APART_S)
-        while keep_going() and not lines[0].ending.is_set():
+        while keep_going() and not channels[0].ending.is_set():
             index, payload = next(waiting, (-1, None))
             if payload is None:
                 return
-            line = lines[index % len(lines)]
-            raws[index] = await line.exchange(line.route.request(payload))
+            channel = channels[index % len(channels)]
+            raws[index] = await channel.exchange(channel.route.request(payload))
             on_progress(len(raws))
-            if (raws[index].error or raws[index].status >= 500) and not line.ending.is_set():
+            if (raws[index].error or raws[index].status >= 500) and not channel.ending.is_set():
                 await asyncio.sleep(AFTER_FAILURE_S)
 
-    began, ended = run_side_by_side(target, timeout_s, lambda lines: [work(lines, number) for number in range(concurrency)])
+    began, ended = run_side_by_side(target, timeout_s, lambda channels: [work(channels, number) for number in range(concurrency)])
     return report_span(target, [read_answer(raws[index]) for index in sorted(raws)]), ended - began
 
 
@@ -254,23 +254,23 @@ def open_loop(
 ) -> tuple[list[Answer], float]:
     """Send each payload when it is due, however many are in flight; return (answers in order, wall seconds).
 
-    `due_s` are seconds from the start, which is soon, or at `start_ns`. An answer's `scheduled_ns` is when it was due, its
-    `sent_ns` when it was sent. When the target dies, what is in flight is cut off and counts as failed, and so does what was
-    still to be sent.
+    `due_s` are seconds from the start, which is shortly after the call, or at `start_ns`. An answer's `scheduled_ns` is when it
+    was due, its `sent_ns` when it was sent. If the target dies, requests in flight are cut off, and both they and those not yet
+    sent count as failed.
     """
     raws: dict[int, RawAnswer] = {}
     start = time.perf_counter_ns() + int(LIVENESS_CHECK_S * 1e9) if start_ns is None else start_ns
 
-    async def work(index: int, request: bytes, due_ns: int, line: Channel) -> None:
+    async def work(index: int, request: bytes, due_ns: int, channel: Channel) -> None:
         try:
-            while (left_ns := due_ns - time.perf_counter_ns()) > 0:  # the loop's timers go by whole milliseconds, and may be early
+            while (left_ns := due_ns - time.perf_counter_ns()) > 0:  # the loop's timers have a resolution of 1 ms, and may fire early
                 await asyncio.sleep(left_ns / 1e9)
         except asyncio.CancelledError:
-            if not line.ending.is_set():
+            if not channel.ending.is_set():
                 raise
             raws[index] = RawAnswer(due_ns, 0, [], TARGET_GONE, due_ns)
             return
-        raws[index] = await line.exchange(request, due_ns)
+        raws[index] = await channel.exchange(request, due_ns)
         on_progress(len(raws))
 
     routes = routes_to(target)
@@ -278,13 +278,13 @@ def open_loop(
     due_ns = [start + int(due * 1e9) for due in due_s]
     works = list(zip(requests, due_ns, strict=True))
     _, ended = run_side_by_side(
-        target, timeout_s, lambda lines: [work(index, *each, lines[index % len(lines)]) for index, each in enumerate(works)]
+        target, timeout_s, lambda channels: [work(index, *each, channels[index % len(channels)]) for index, each in enumerate(works)]
     )
     return report_span(target, [read_answer(raws[index]) for index in sorted(raws)]), ended - start / 1e9
 
 
 def report_span(target: Endpoint, answers: list[Answer]) -> list[Answer]:
-    """Return the answers of a loop, after telling `target` from when to when it was at work on those that succeeded."""
+    """Tell `target` from when to when it worked on the successful answers of a loop, and return all its answers."""
     good = [answer for answer in answers if answer.ok]
     if good:
         ahead_s = time.monotonic() - time.perf_counter()
@@ -301,13 +301,13 @@ def routes_to(target: Endpoint) -> list[Route]:
 def run_side_by_side(
     target: Endpoint, timeout_s: float, works: Callable[[Sequence[Channel]], list[Coroutine[Any, Any, None]]]
 ) -> tuple[float, float]:
-    """Run the works side by side until all are done, or cut them off when `target` dies; return begin and end by `time.perf_counter`."""
+    """Run the coroutines concurrently, and cancel them if `target` dies; return begin and end by `time.perf_counter`."""
 
     async def supervise() -> tuple[float, float]:
         ending = asyncio.Event()
-        lines = [Channel(route, timeout_s, ending) for route in routes_to(target)]
+        channels = [Channel(route, timeout_s, ending) for route in routes_to(target)]
         began = time.perf_counter()
-        tasks = [asyncio.create_task(work) for work in works(lines)]
+        tasks = [asyncio.create_task(work) for work in works(channels)]
         try:
             while tasks and (await asyncio.wait(tasks, timeout=LIVENESS_CHECK_S))[1]:
                 if not ending.is_set() and not await asyncio.to_thread(target.alive):
@@ -319,26 +319,26 @@ def run_side_by_side(
                 if not (ending.is_set() and task.cancelled()):
                     task.result()
         finally:
-            for task in tasks:  # Ctrl-C: nobody waits for these any more
+            for task in tasks:  # after Ctrl-C, nobody waits for these
                 task.cancel()
-            for line in lines:
-                line.close()
+            for channel in channels:
+                channel.close()
         return began, ended
 
-    import uvloop  # 15 ms that an unchanged run does without
+    import uvloop  # saves an unchanged run 15 ms
 
-    # Its loop takes half the time for each chunk, so that of many that come at once the last is stamped sooner.
+    # uvloop takes half the time per chunk, so the last of many simultaneous chunks is stamped sooner.
     with uncollected(), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(supervise())
 
 
 @contextmanager
 def uncollected() -> Iterator[None]:
-    """Keep the garbage collector, whose walks stop everything for milliseconds, out of what is timed inside."""
-    was = gc.isenabled()
+    """Disable the garbage collector inside the block, because it would stop what is timed there for milliseconds."""
+    was_enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        if was:
+        if was_enabled:
             gc.enable()

@@ -1,4 +1,4 @@
-"""What became of a closed loop, of an open one, and of the search for capacity."""
+"""Results of a closed loop, of an open loop, and of the search for capacity."""
 
 from collections.abc import Mapping
 
@@ -17,14 +17,14 @@ from pipeline.measure.statistics import quantile
 from pipeline.message import Digits, Sentence, _
 from pipeline.values import Frozen
 
-CLOCK_SHARE = 0.01  # of a loop's wall time: so far may clients' clocks be apart
+CLOCK_SHARE = 0.01  # largest error of the clients' clocks, as a share of the loop's wall time
 
 
 class Level(Frozen):
-    """One closed loop at a fixed concurrency; `client_cpu_share` is our own CPU time / wall time, 1 being one whole core.
+    """One closed loop at a fixed concurrency; `client_cpu_share` is our CPU time / wall time, 1 being one whole core.
 
-    `steady_tok_s` counts only while all are in flight; None where that never lasts. By `clock_ms` the time between stamps of two
-    clients may be wrong: those of different hosts were brought to one clock by round trips.
+    `steady_tok_s` covers only the time while all requests are in flight; None if there is none. `clock_ms` is the largest error
+    of the time between stamps of two clients, since clients of different hosts have their clocks aligned by round trips.
     """
 
     concurrency: int
@@ -42,7 +42,7 @@ class Level(Frozen):
 
 
 class OpenLevel(Frozen):
-    """One open loop: the rate that was offered, what became of it, and how late the client itself sent (the schedule's delay)."""
+    """One open loop: the offered rate, its result, and how late the client itself sent (delay against the schedule)."""
 
     arrival: Arrival
     rate_per_s: float
@@ -56,7 +56,7 @@ class OpenLevel(Frozen):
 
 
 class Trial(Frozen):
-    """One rate of the search for capacity."""
+    """One trial of the search for capacity."""
 
     rate_per_s: float
     goodput_percent: float
@@ -65,7 +65,7 @@ class Trial(Frozen):
 
 
 def level_of(calibration: Calibration, batch: Batch, budget_ms: float, ceiling_chunks_s: float) -> Level:
-    """Return the system throughput of one closed loop: output tokens of successful requests / wall time."""
+    """Return the result of one closed loop; its throughput is output tokens of successful requests / wall time."""
     tokens = sum(answer.tokens for answer in batch.good)
     chunks_s = sum(len(answer.chunk_ns) for answer in batch.good) / batch.wall_s
     steady = steady_tok_s([(answer.sent_ns, answer.chunk_ns, answer.tokens_by_chunk) for answer in batch.good], calibration.concurrency)
@@ -86,7 +86,7 @@ def level_of(calibration: Calibration, batch: Batch, budget_ms: float, ceiling_c
 
 
 def clock_trouble(batch: Batch) -> str:
-    """Return why the time from the first client's send to the last one's chunk is not known well enough; empty when it is."""
+    """Return why the time from the first client's send to the last one's chunk is too uncertain, or "" if it is not."""
     if batch.clock_ms <= CLOCK_SHARE * 1000 * batch.wall_s:
         return ""
     return _(
@@ -98,7 +98,7 @@ def clock_trouble(batch: Batch) -> str:
 
 
 def open_level_of(arrival: Arrival, rate_per_s: float, batch: Batch) -> OpenLevel:
-    """Return what became of one open loop."""
+    """Return the result of one open loop."""
     delays = [(answer.sent_ns - answer.scheduled_ns) / NS_PER_MS for answer in batch.answers]
     return OpenLevel(
         arrival=arrival,
@@ -114,35 +114,38 @@ def open_level_of(arrival: Arrival, rate_per_s: float, batch: Batch) -> OpenLeve
 
 
 def falls_behind(batch: Batch) -> bool:
-    """Tell whether the server did not keep up: latency from the scheduled send rises with the order of arrival."""
+    """Tell whether the server cannot keep up: latency from the scheduled send rises in order of arrival."""
     return overloaded([e2e_ms(answer.scheduled_ns, answer.last_ns) for answer in batch.good])
 
 
 def find_capacity(phases: LoadPhases, settings: BenchConfig, limits: RequestLimits, best_per_s: float) -> list[Trial]:
-    """Search for the highest Poisson rate at which enough requests meet the limits, up to 1.5 × the best closed loop's."""
+    """Return the trials of a search for the highest Poisson rate at which enough requests meet the limits.
+
+    The first trial is at 1.5 × the best closed loop's rate, `best_per_s`.
+    """
     trials: list[Trial] = []
 
     def meets(rate_per_s: float) -> bool:
         batch = phases.open_loop("poisson", rate_per_s, settings.capacity_requests)
         good_percent = 100 * meeting(batch, limits) / len(batch.answers)
         behind = falls_behind(batch)
-        met = good_percent >= settings.capacity_goodput and not behind
-        trials.append(Trial(rate_per_s=round(rate_per_s, 4), goodput_percent=round(good_percent, 2), overloaded=behind, meets=met))
-        return met
+        passes = good_percent >= settings.capacity_goodput and not behind
+        trials.append(Trial(rate_per_s=round(rate_per_s, 4), goodput_percent=round(good_percent, 2), overloaded=behind, meets=passes))
+        return passes
 
     highest(meets, 1.5 * best_per_s, settings.capacity_steps)
     return trials
 
 
 def meeting(batch: Batch, limits: RequestLimits) -> int:
-    """Return how many requests meet the limits, each counted from its scheduled send."""
-    wanted = (limits.ttft_ms, limits.tpot_ms, limits.e2e_ms)
+    """Return how many requests meet the limits, with latency counted from the scheduled send."""
+    limits_ms = (limits.ttft_ms, limits.tpot_ms, limits.e2e_ms)
     return sum(
         meets_limits(
             ttft_ms(answer.scheduled_ns, answer.first_ns),
             pace_at_worst_ms(answer),
             e2e_ms(answer.scheduled_ns, answer.last_ns),
-            wanted,
+            limits_ms,
         )
         for answer in batch.good
     )

@@ -1,6 +1,6 @@
-"""What a node does for a load client. It travels to the node by value, so it knows the standard library alone.
+"""The part of a load client that runs on a Ray node. It is sent there by value, so it imports the standard library alone.
 
-The client is a process of its own, so that nothing of Ray's disturbs its stamps; it ends with the worker that holds its input.
+The client is a process of its own, so that Ray does not disturb its stamps; it ends with the worker that holds its input.
 """
 
 import io
@@ -18,11 +18,11 @@ from typing import Any
 
 PROGRAM = ("-m", "pipeline.load.spread")
 READY = b"ready\n"
-DROPPED = ("RAY_", "VLLM_POC__", "OMP_NUM_THREADS", "PYTHONPATH")  # Ray's own, another's settings, what Ray sets
+DROPPED = ("RAY_", "VLLM_POC__", "OMP_NUM_THREADS", "PYTHONPATH")  # Ray's own variables, settings of another run, variables that Ray sets
 
 
 class Holder:
-    """Holds a load client on this node: one process for each loop; `end` may be called while it runs."""
+    """A Ray actor that runs a load client on this node, one process per loop; `end` may be called during a loop."""
 
     def __init__(self, package: bytes) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="vllm-poc-client-"))
@@ -32,7 +32,7 @@ class Holder:
         self._starting = threading.Lock()
 
     def where(self) -> dict[str, Any]:
-        """Return where this runs."""
+        """Return the node, host, boot id and niceness of this process."""
         import ray
 
         node = str(ray.get_runtime_context().get_node_id())
@@ -40,11 +40,11 @@ class Holder:
         return {"node": node, "host": socket.gethostname(), "boot": boot, "niceness": os.getpriority(os.PRIO_PROCESS, 0)}
 
     def clock(self) -> int:
-        """Return the clock that the client stamps with, now."""
+        """Return the current time of the clock that the client stamps with."""
         return time.perf_counter_ns()
 
     def start(self, job: bytes) -> str:
-        """Start a client with its job; return why it is not ready, nothing when it is."""
+        """Start a client with its job; return why it is not ready, or "" if it is."""
         environment = {name: value for name, value in os.environ.items() if not name.startswith(DROPPED)}
         pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         with self._starting:
@@ -60,7 +60,7 @@ class Holder:
         return "" if process.stdout.readline() == READY else self._last_words()
 
     def go(self, start_ns: int) -> tuple[bytes, str]:
-        """Let it send from then on, by this node's clock; return its pickled result, or nothing and why."""
+        """Let the client send from `start_ns` on, by this node's clock; return its pickled result and "", or nothing and why."""
         process = self._process
         assert process is not None
         assert process.stdin is not None
@@ -76,12 +76,12 @@ class Holder:
     def _last_words(self) -> str:
         assert self._process is not None
         assert self._process.stderr is not None
-        said = self._process.stderr.read().decode(errors="replace").strip().splitlines()
+        lines = self._process.stderr.read().decode(errors="replace").strip().splitlines()
         code = self._process.wait()
-        return said[-1][:300] if said else f"exit code {code}"
+        return lines[-1][:300] if lines else f"exit code {code}"
 
     def end(self) -> None:
-        """End the client that runs."""
+        """End the running client."""
         with self._starting:
             process = self._process
         if process is not None:
@@ -89,6 +89,6 @@ class Holder:
             process.wait()
 
     def close(self) -> None:
-        """End the client and remove what this made."""
+        """End the client and remove its folder."""
         self.end()
         shutil.rmtree(self._folder, ignore_errors=True)

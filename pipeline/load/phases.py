@@ -20,7 +20,7 @@ QUESTION = "Describe an ordinary day in town number {number}, from morning to ni
 
 
 class LoadPhases:
-    """Sends batches of requests that share no prefix-cache entry unless told to, and keeps count of their tokens and stamps."""
+    """Sends batches of requests, and counts their tokens and stamps; only requests of the same number share a prefix-cache entry."""
 
     def __init__(
         self,
@@ -34,8 +34,8 @@ class LoadPhases:
         self.target = target
         self.settings = settings
         self.workspace = workspace
-        self.crews = crews or {}  # of clients, by concurrency; this process alone where there is none
-        # A cache salt of this run alone: the server may have answered the same prompts before.
+        self.crews = crews or {}  # crews by concurrency; None or no entry means this process alone
+        # A cache salt of this run, because the server may have answered the same prompts before.
         self.salt = secrets.token_hex(8)
         self.began_ns = time.perf_counter_ns()
         self.numbered = 0
@@ -48,7 +48,7 @@ class LoadPhases:
         self.lines: list[dict[str, Any]] = []
 
     def new_numbers(self, requests: int) -> range:
-        """Return the numbers of so many new prompts."""
+        """Return unused numbers for this many prompts."""
         self.numbered += requests
         return range(self.numbered - requests, self.numbered)
 
@@ -61,7 +61,7 @@ class LoadPhases:
         return self.keep(f"{what} c{concurrency}", loop(self.target, payloads, concurrency, timeout_s, crew, on_progress))
 
     def level(self, concurrency: int) -> Batch:
-        """Return a closed loop at this concurrency, after as many warm-ups."""
+        """Return a closed loop at this concurrency, after as many warm-up requests."""
         settings = self.settings
         self.closed_loop("warm-up", self.new_numbers(concurrency), settings.output_tokens, concurrency)
         numbers = self.new_numbers(max(settings.requests_per_level, concurrency))
@@ -77,14 +77,14 @@ class LoadPhases:
         return self.keep(f"{arrival} {rate_per_s:.4g}/s", batch)
 
     def announce(self, what: str, total: int) -> Callable[[int], None]:
-        """Say what is sent, unless it is a warm-up; return what hears how many are answered."""
+        """Report what is sent, unless it is a warm-up; return the callback that receives the number of answers."""
         if what.startswith("warm-up"):
             return lambda _: None
         self.workspace.say(f"bench: {total} requests, {what}")
         return self.workspace.progress("bench", total)
 
     def payloads(self, numbers: range, output_tokens: int) -> list[dict[str, Any]]:
-        """Return fixed-length requests; each number has a prompt and a cache salt of its own."""
+        """Return requests of fixed length; each number has its own prompt and cache salt."""
         return [
             streamed(
                 self.model,
@@ -97,7 +97,7 @@ class LoadPhases:
         ]
 
     def keep(self, phase: str, batch: Batch) -> Batch:
-        """Keep the batch's counts and stamps, and return it."""
+        """Record the batch's counts and stamps, and return it."""
         answers = batch.answers
         self.answered += sum(answer.ok for answer in answers)
         self.tokens += sum(answer.tokens for answer in answers)
@@ -110,5 +110,5 @@ class LoadPhases:
 
 
 def processes_of(calibration: Calibration) -> Processes | None:
-    """Return the client's processes as it was calibrated; None for this one alone."""
+    """Return the client processes that the calibration needed, or None if this process is enough."""
     return Processes(calibration.processes) if calibration.processes > 1 else None

@@ -1,7 +1,7 @@
-"""A load spread over several clients, for what one process cannot stamp in time: processes of this machine, or of a cluster's nodes.
+"""Load from several clients, where one process cannot stamp in time: processes on this machine or on nodes of a cluster.
 
-Run as a program it is one of them: a pickled job on standard input, "ready" and, once told when to start, the pickled result on
-standard output. It ends when its input closes.
+Run as a program, it is one client: it reads a pickled task from standard input, writes "ready", reads when to start, and writes
+the pickled result to standard output. It ends when its input closes.
 """
 
 import os
@@ -25,14 +25,14 @@ from pipeline.load.generator import LIVENESS_CHECK_S, TARGET_GONE, closed_loop, 
 
 ROOT = Path(__file__).resolve().parents[2]
 READY = b"ready\n"
-LEAD_NS = int(LIVENESS_CHECK_S * 1e9)  # from the word to start to an open loop's start
+LEAD_NS = int(LIVENESS_CHECK_S * 1e9)  # from the command to start until an open loop starts
 
 
 @dataclass(frozen=True)
 class Batch:
-    """The answers of one loop in order, the wall seconds, and our CPU seconds meanwhile; `warmups` were sent before and not counted.
+    """The answers of one loop in order, its wall seconds and our CPU seconds; `warmups` requests were sent before and not counted.
 
-    By `clock_ms` the times between stamps of two clients may be wrong.
+    `clock_ms` is the largest error of the time between stamps of two clients.
     """
 
     answers: list[Answer]
@@ -43,25 +43,25 @@ class Batch:
 
     @property
     def good(self) -> list[Answer]:
-        """Return the answers that came whole."""
+        """Return the successful answers."""
         return [answer for answer in self.answers if answer.ok]
 
     @property
     def failed(self) -> int:
-        """Return how many requests failed."""
+        """Return the number of failed requests."""
         return len(self.answers) - len(self.good)
 
 
 class Task(Protocol):
-    """What a client is to do; it is pickled."""
+    """The work of one client; it must be picklable."""
 
     def do(self, start_ns: int) -> Any:
-        """Do it, an open loop from `start_ns` on by this host's clock; the result is pickled."""
+        """Do the work, an open loop from `start_ns` on by this host's clock; return a picklable result."""
 
 
 @dataclass(frozen=True)
 class ClientResult:
-    """What a client made of its task, and its clock meanwhile."""
+    """The result of a client's task, and its clock during the task."""
 
     result: Any
     clock: Clock
@@ -72,16 +72,16 @@ class Crew(Protocol):
 
     @property
     def count(self) -> int:
-        """Return how many there are."""
+        """Return the number of clients."""
 
     @property
     def nodes(self) -> int:
-        """Return how many nodes of a cluster they are on; 0 for processes of this machine."""
+        """Return the number of cluster nodes that they run on; 0 for processes on this machine."""
 
     def run(self, tasks: Sequence[Task], alive: Callable[[], bool]) -> list[ClientResult | None]:
-        """Return what each client made of its task, None where it was ended because the target was `alive` no more.
+        """Return the result of each client, or None if it was ended because the target was no longer `alive`.
 
-        A client that is lost is a MeasureError: nobody knows what became of its requests.
+        Raises MeasureError if a client is lost, because nobody knows what became of its requests.
         """
 
 
@@ -110,15 +110,15 @@ class LoadShare:
 
 @dataclass(frozen=True)
 class Processes:
-    """So many processes of this machine, of which each stamps with the same clock."""
+    """Client processes on this machine, which all stamp with the same clock."""
 
     count: int
     nodes: int = 0
 
     def run(self, tasks: Sequence[Task], alive: Callable[[], bool]) -> list[ClientResult | None]:
-        """Do as a crew does; each task has a new process."""
+        """Run each task in a new process, as described in `Crew.run`."""
         command = [sys.executable, "-m", "pipeline.load.spread"]
-        # In sessions of their own: Ctrl-C is for us, and we end them.
+        # In sessions of their own, so that Ctrl-C reaches only us; we end the processes.
         pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "bufsize": 0}
         workers = [subprocess.Popen(command, cwd=ROOT, start_new_session=True, **pipes) for _ in tasks]
         try:
@@ -131,13 +131,13 @@ class Processes:
             for worker in workers:
                 send(worker, b"%d\n" % start_ns)
             with ThreadPoolExecutor(len(workers)) as pool:
-                heard = [pool.submit(worker.stdout.read) for worker in workers if worker.stdout is not None]
+                futures = [pool.submit(worker.stdout.read) for worker in workers if worker.stdout is not None]
                 try:
-                    gone = all_heard(heard, alive)
-                finally:  # all are done, or the target is dead, or Ctrl-C: what still sends is ended before it is heard
+                    gone = await_results(futures, alive)
+                finally:  # all done, target dead or Ctrl-C: what still runs must end, so that reading from it ends
                     for worker in workers:
                         worker.kill()
-            results = [future.result() for future in heard]
+            results = [future.result() for future in futures]
         finally:
             for worker in workers:
                 worker.kill()
@@ -150,24 +150,24 @@ class Processes:
         return [ClientResult(pickle.loads(result), Clock()) if result else None for result in results]
 
 
-def all_heard(heard: Sequence["Future[bytes]"], alive: Callable[[], bool]) -> bool:
-    """Wait for what the processes tell, until one ends without a word; tell whether the target died first."""
-    waiting = set(heard)
+def await_results(futures: Sequence["Future[bytes]"], alive: Callable[[], bool]) -> bool:
+    """Wait for the results, until a process ends without one; tell whether the target died first."""
+    waiting = set(futures)
     while waiting:
         done, waiting = wait(waiting, LIVENESS_CHECK_S, FIRST_COMPLETED)
         if not alive():
-            return bool(waiting) or not all(future.result() for future in heard)
+            return bool(waiting) or not all(future.result() for future in futures)
         if not all(future.result() for future in done):
             return False
     return False
 
 
 def send(worker: "subprocess.Popen[bytes]", data: bytes) -> None:
-    """Send the worker this, if it still listens."""
+    """Write data to the worker's input, unless it is closed."""
     assert worker.stdin is not None
     rest = memoryview(data)
     with suppress(BrokenPipeError):
-        while rest:  # an unbuffered pipe takes what it has room for
+        while rest:  # an unbuffered pipe may take only a part
             rest = rest[worker.stdin.write(rest) :]
 
 
@@ -180,7 +180,7 @@ def loop(
     on_progress: Callable[[int], None] = lambda _answered: None,
     due_s: Sequence[float] | None = None,
 ) -> Batch:
-    """Send `payloads` from this process or a crew: together `concurrency` in flight, or each when it is due."""
+    """Send `payloads` from this process or a crew, with `concurrency` in flight in total, or each when it is due."""
     if crew is not None:
         return loop_of_crew(crew, target, payloads, concurrency, timeout_s, on_progress, due_s)
     cpu = time.process_time()
@@ -200,16 +200,16 @@ def loop_of_crew(
     on_progress: Callable[[int], None],
     due_s: Sequence[float] | None = None,
 ) -> Batch:
-    """Do as `loop` does with a crew, whose clients start when all are ready, and merge their stamps by our clock.
+    """Run `loop` with a crew, whose clients start together when all are ready, and merge their stamps by our clock.
 
-    The wall seconds are those from the first send (of an open loop: from when the first was due) to the last chunk. When the
-    target dies, what a client has not yet handed over counts as failed.
+    The wall time runs from the first send (in an open loop: from when the first was due) to the last chunk. If the target dies,
+    requests without a result from their client count as failed.
     """
     count = min(crew.count, concurrency if due_s is None else len(payloads))
     turns = [range(start, len(payloads), count) for start in range(count)]
     parts = [
         LoadShare(
-            turned(target, turn.start),
+            urls_from(target, turn.start),
             [payloads[index] for index in turn],
             in_flight,
             timeout_s,
@@ -220,7 +220,7 @@ def loop_of_crew(
     ]
     began = time.perf_counter()
     answers: dict[int, Answer] = {}
-    with uncollected():  # its walks through so many answers take longer than merging them
+    with uncollected():  # collecting so many answers would take longer than merging them
         results = crew.run(parts, target.alive)
         for turn, one in zip(turns, results, strict=True):
             if one is not None:
@@ -232,25 +232,25 @@ def loop_of_crew(
     )
     good = [answer for answer in whole if answer.ok]
     spans_s = (max(answer.last_ns for answer in good) - min(answer.scheduled_ns for answer in good)) / 1e9 if good else 0.0
-    heard = [one for one in results if one is not None]
-    clock_ms = apart_ns([one.clock for one in heard]) / 1e6
-    return Batch(whole, spans_s or time.perf_counter() - began, sum(one.result[1] for one in heard), clock_ms)
+    complete = [one for one in results if one is not None]
+    clock_ms = apart_ns([one.clock for one in complete]) / 1e6
+    return Batch(whole, spans_s or time.perf_counter() - began, sum(one.result[1] for one in complete), clock_ms)
 
 
 def shares(concurrency: int, clients: int) -> list[int]:
-    """Return how many each client has in flight, of no more clients than that is."""
+    """Return the number in flight for each client; there are no more clients than `concurrency`."""
     count = min(concurrency, clients)
     return [concurrency // count + (number < concurrency % count) for number in range(count)]
 
 
-def turned(target: Endpoint, first: int) -> tuple[str, ...]:
-    """Return the base URLs, those of replicas too, with the one first whose turn the payload of that index is."""
+def urls_from(target: Endpoint, first: int) -> tuple[str, ...]:
+    """Return the base URLs of the server and its replicas, starting with the one whose turn payload number `first` is."""
     urls = (target.base_url, *target.replicas)
     return urls[first % len(urls) :] + urls[: first % len(urls)]
 
 
 def work(source: IO[bytes], sink: IO[bytes]) -> None:
-    """Do one task; end at once when `source` closes, however whoever holds it has ended."""
+    """Run one task; exit at once when `source` closes, however the process that holds it ended."""
     task: Task = pickle.loads(source.read(int.from_bytes(source.read(8), "big")))
     sink.write(READY)
     sink.flush()
@@ -263,7 +263,7 @@ def work(source: IO[bytes], sink: IO[bytes]) -> None:
 
 
 def end_with(source: int) -> None:
-    """End this process at once when the other end of `source` closes."""
+    """Exit this process at once when the other end of `source` closes."""
     while os.read(source, 1):
         pass
     os._exit(1)

@@ -1,4 +1,4 @@
-"""Answers as their raw stamps on disk, and the latencies of each that follow from them."""
+"""Raw stamps of answers on disk, and the latencies computed from them."""
 
 import gzip
 import json
@@ -10,14 +10,14 @@ from pipeline.client.answer import Answer
 from pipeline.measure.latency import e2e_ms, gaps_ms, tpot_ms, ttft_ms
 from pipeline.message import _
 
-GZIP_LEVEL = 4  # far quicker than 9, for a few percent more bytes
+GZIP_LEVEL = 4  # much faster than 9, and only a few percent larger
 
 
 def raw_line(phase: str, answer: Answer, began_ns: int) -> dict[str, Any]:
-    """Return one answer's stamps in ns: `scheduled` from the run's start, `sent` from scheduled, `chunks` each from the one before.
+    """Return one answer's stamps in ns: `scheduled` from the run's start, `sent` from `scheduled`, each chunk from the previous.
 
-    `first` and `answer` are the numbers of the first chunk with text and of the first of the answer itself, `chunk_tokens` what
-    each chunk carried: one number where all carried the same, null where the server did not tell.
+    `first` and `answer` are the indices of the first chunk with text and of the first of the answer proper. `chunk_tokens` is
+    how many tokens each chunk carried: one number if all carried the same, null if the server did not say.
     """
     carried = answer.chunk_tokens
     return {
@@ -38,12 +38,12 @@ def raw_line(phase: str, answer: Answer, began_ns: int) -> dict[str, Any]:
 
 
 def compressed(lines: Iterable[Mapping[str, Any]]) -> bytes:
-    """Return the lines as a file of JSON lines."""
+    """Return the lines as a compressed file of JSON lines."""
     return gzip.compress("".join(json.dumps(line) + "\n" for line in lines).encode(), GZIP_LEVEL, mtime=0)
 
 
 def raw_answer(line: Mapping[str, Any]) -> Answer:
-    """Return the answer, its text aside, that `raw_line` wrote, of an older version too; its times count from the run's start."""
+    """Return the answer that `raw_line` wrote, also in an older version, without its text; its times count from the run's start."""
     sent = line["scheduled"] + line["sent"]
     chunk_ns = list(accumulate(line["chunks"], initial=sent))[1:]
     carried = line.get("chunk_tokens")
@@ -96,12 +96,12 @@ def whole_ms(answers: Sequence[Answer]) -> list[float]:
 
 
 def per_token_ms(answers: Sequence[Answer]) -> list[float]:
-    """Return the TPOT of each successful answer of which a token came after the first text."""
+    """Return the TPOT of each successful answer that has tokens after its first text."""
     return [pace for answer in answers if answer.ok and (pace := pace_ms(answer)) is not None]
 
 
 def pace_ms(answer: Answer) -> float | None:
-    """Return the TPOT of one answer; None where no token came after the first text."""
+    """Return the TPOT of one answer; None if no token came after its first text."""
     return tpot_ms(answer.first_ns, answer.chunk_ns, answer.tokens_by_chunk)
 
 
@@ -115,7 +115,7 @@ def gaps_of(answers: Sequence[Answer]) -> list[list[float]]:
     return [gaps_ms(answer.chunk_ns) for answer in answers if answer.ok]
 
 
-# Of the requests that are alone: the figure, the phase that it is of, and the values behind its percentiles.
+# Figures of requests sent one at a time: the phase of each, and the values behind its percentiles.
 COLD, WARM, ALONE = "TTFT, cold prefix cache c1", "TTFT, warm prefix cache c1", "decode c1"
 Values = Callable[[Sequence[Answer]], list[float]]
 TIMES: dict[str, tuple[str, Values]] = {

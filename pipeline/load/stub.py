@@ -1,7 +1,7 @@
-"""A server that streams on a known schedule, to measure a client with; it is no vLLM and never claims to be one.
+"""A server that streams on a known schedule, to calibrate a client; it is not vLLM and never claims to be.
 
 `python -m pipeline.load.stub --first-ms 50 --each-ms 5` prints its port, serves chat completions until its standard
-input closes, and tells under /truth when it received each request and sent its tokens.
+input closes, and reports under /truth when it received each request and sent its tokens.
 """
 
 import argparse
@@ -19,11 +19,11 @@ import uvloop
 STUB_MODEL = "stub"
 TOKEN = "x "
 PARSED_LATER_S = 0.002
-BURST_PAUSE_CHUNKS = 64  # sent at a time when there is no schedule, so that connections take turns
+BURST_PAUSE_CHUNKS = 64  # written at a time without a schedule, so that connections take turns
 
 
 class StubConnection(asyncio.Protocol):
-    """Requests of one client, one after the other."""
+    """A connection of one client, with one request after the other."""
 
     def __init__(self, schedule: argparse.Namespace, truth: list[dict[str, int]]) -> None:
         self.schedule = schedule
@@ -50,7 +50,7 @@ class StubConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.received_ns = time.perf_counter_ns()
-        # Parsed later, so that what comes at the same time is stamped before.
+        # Parsed later, so that data of other connections is stamped first.
         asyncio.get_running_loop().call_later(PARSED_LATER_S, self.parser.feed_data, data)
 
     def on_message_begin(self) -> None:
@@ -75,7 +75,7 @@ class StubConnection(asyncio.Protocol):
             self.reply({})
 
     def reply(self, data: Any) -> None:
-        """Send a whole JSON answer."""
+        """Send a complete JSON answer."""
         text = json.dumps(data).encode()
         self.transport.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(text) + text)
         self.leave()
@@ -85,7 +85,7 @@ class StubConnection(asyncio.Protocol):
             self.transport.close()
 
     async def answer(self, payload: dict[str, Any], received_ns: int) -> None:
-        """Stream the tokens, each chunk's text being the time it was sent where there is a schedule."""
+        """Stream the tokens; with a schedule, each chunk's text is the time it was sent."""
         tokens = int(payload.get("max_tokens") or payload.get("max_completion_tokens") or 16)
         usage = {"prompt_tokens": 1, "completion_tokens": tokens, "total_tokens": 1 + tokens}
         if not payload.get("stream"):
@@ -105,15 +105,15 @@ class StubConnection(asyncio.Protocol):
         self.leave()
 
     async def keep_to_schedule(self, tokens: int, received_ns: int, lead: bytes) -> tuple[int, int]:
-        """Send chunks when they are due, `lead` with the first; return when the first and the last were sent."""
+        """Send each chunk when it is due, the first one after `lead`; return when the first and the last were sent."""
         sent: list[int] = []
-        # Made once: a stub that is slow to send is slow to read.
+        # Built once, because a stub that is slow to send is slow to read.
         before, after = event({"content": f"{'0' * 19} "}).split(b"0" * 19)
-        for number, together in due(tokens, self.schedule.per_chunk, self.schedule.burst):
+        for number, chunks in due(tokens, self.schedule.per_chunk, self.schedule.burst):
             at_ns = received_ns + int(1e6 * (self.schedule.first_ms + number * self.schedule.each_ms))
-            while (left_ns := at_ns - time.perf_counter_ns()) > 0:  # the loop's timers go by whole milliseconds, and may be early
+            while (left_ns := at_ns - time.perf_counter_ns()) > 0:  # the loop's timers have a resolution of 1 ms, and may fire early
                 await asyncio.sleep(left_ns / 1e9)
-            for _ in range(together):
+            for _ in range(chunks):
                 now_ns = time.perf_counter_ns()
                 self.transport.write(b"%s%s%019d%s" % (lead, before, now_ns, after))
                 lead = b""
@@ -121,7 +121,7 @@ class StubConnection(asyncio.Protocol):
         return sent[0], sent[-1]
 
     async def hurry(self, tokens: int) -> tuple[int, int]:
-        """Send chunks as fast as the client takes them; return when the first and the last were sent."""
+        """Send chunks as fast as the client accepts them; return when the first and the last were sent."""
         chunk = event({"content": TOKEN})
         first_ns = time.perf_counter_ns()
         for start in range(0, tokens, BURST_PAUSE_CHUNKS):
@@ -132,7 +132,7 @@ class StubConnection(asyncio.Protocol):
 
 
 def due(tokens: int, per_chunk: int, burst: int) -> Iterator[tuple[int, int]]:
-    """Yield (number of the token that sets the time, chunks sent then): a chunk holds `per_chunk` tokens, a burst `burst` chunks."""
+    """Yield (index of the token that sets the time, chunks sent then); a chunk holds `per_chunk` tokens, a burst `burst` chunks."""
     step = per_chunk * burst
     for number in range(0, tokens, step):
         left = min(step, tokens - number)
@@ -140,7 +140,7 @@ def due(tokens: int, per_chunk: int, burst: int) -> Iterator[tuple[int, int]]:
 
 
 def event(delta: dict[str, str] | None, finish_reason: str | None = None, usage: dict[str, int] | None = None) -> bytes:
-    """Return one server-sent event in an HTTP chunk of its own."""
+    """Return one server-sent event as an HTTP chunk."""
     choices = [] if delta is None else [{"index": 0, "delta": delta, "finish_reason": finish_reason}]
     data = {"id": "stub", "object": "chat.completion.chunk", "created": 0, "model": STUB_MODEL, "choices": choices, "usage": usage}
     return framed(b"data: %s\n\n" % json.dumps(data).encode())
@@ -158,7 +158,7 @@ async def serve_stub(schedule: argparse.Namespace) -> None:
     server = await loop.create_server(lambda: StubConnection(schedule, truth), "127.0.0.1", schedule.port)
     print(server.sockets[0].getsockname()[1], flush=True)
     closed = asyncio.Event()
-    # The starter holds the other end: however it dies, this ends with it.
+    # The process that started the stub holds the other end, so the stub ends with it, however it dies.
     threading.Thread(target=lambda: (sys.stdin.read(), loop.call_soon_threadsafe(closed.set)), daemon=True).start()
     await closed.wait()
 

@@ -1,4 +1,4 @@
-"""Load clients on a Ray cluster: placed on its nodes, told to start at one time, and lost with the measurement if one is lost."""
+"""Load clients on a Ray cluster: placed on its nodes and started together; losing one fails the measurement."""
 
 import os
 import pickle
@@ -23,7 +23,7 @@ PACKAGE = Path(__file__).resolve().parents[1]
 BOOT = Path("/proc/sys/kernel/random/boot_id")
 PLACED_S = 60.0
 CLOSED_S = 5.0
-TRIPS = 10  # of which the shortest tells the clock
+TRIPS = 10  # the shortest of them gives the clock
 SETTING = "bench.ray_address"
 INSTALL = "install it with `.venv/bin/python -m pipeline.packages requirements/ray.txt`, or leave bench.ray_address empty"
 RUN_AGAIN = (
@@ -32,7 +32,7 @@ RUN_AGAIN = (
 
 
 class Workers:
-    """So many load clients on the cluster at `address`; a crew."""
+    """A crew of `count` load clients on the Ray cluster at `address`."""
 
     def __init__(self, address: str, count: int, urls: Sequence[str], say: Callable[[str], None]) -> None:
         self.count = count
@@ -41,7 +41,7 @@ class Workers:
         self._names: list[str] = []
         try:
             self._place(address)
-            self._met(urls, say)
+            self._report_placement(urls, say)
         except BaseException:
             self.close()
             raise
@@ -53,7 +53,7 @@ class Workers:
         self.close()
 
     def _place(self, address: str) -> None:
-        cores = sum(found["Resources"].get("CPU", 0.0) for found in self._ray.nodes() if found["Alive"])
+        cores = sum(node["Resources"].get("CPU", 0.0) for node in self._ray.nodes() if node["Alive"])
         if cores < self.count:
             raise MachineError(
                 f"the Ray cluster at {address} has {cores:g} CPUs, and bench.ray_clients asks for {self.count} load clients, a CPU each",
@@ -61,40 +61,40 @@ class Workers:
             )
         self._ray.cloudpickle.register_pickle_by_value(on_node)
         package = self._ray.put(pack(PACKAGE.parent, [PACKAGE.name]))
-        # One thread waits for the client, and another must be free to end it.
+        # One thread waits for the client; another must be free to end it.
         options = {"num_cpus": 1, "max_concurrency": 2, "max_restarts": 0, "scheduling_strategy": "SPREAD"}
         holder = self._ray.remote(on_node.Holder).options(**options)
         self._holders = [holder.remote(package) for _ in range(self.count)]
         self._names = ["a node not known yet"] * self.count
-        wheres = [holder.where.remote() for holder in self._holders]
-        _, waiting = self._ray.wait(wheres, num_returns=self.count, timeout=PLACED_S)
+        location_calls = [holder.where.remote() for holder in self._holders]
+        _, waiting = self._ray.wait(location_calls, num_returns=self.count, timeout=PLACED_S)
         if waiting:
             raise MachineError(
                 f"the Ray cluster at {address} has room for {self.count - len(waiting)} of {self.count} load clients now",
                 "wait until others there give their CPUs back, or set bench.ray_clients lower",
             )
-        self._wheres = [self._heard(number, where) for number, where in enumerate(wheres)]
-        self._names = [f"{where['host']} (node {where['node'][:8]})" for where in self._wheres]
+        self._locations = [self._result_of(number, call) for number, call in enumerate(location_calls)]
+        self._names = [f"{where['host']} (node {where['node'][:8]})" for where in self._locations]
 
-    def _met(self, urls: Sequence[str], say: Callable[[str], None]) -> None:
-        """Tell where the clients are; MeasureError where they cannot reach the servers."""
+    def _report_placement(self, urls: Sequence[str], say: Callable[[str], None]) -> None:
+        """Report where the clients are; raise MeasureError if they cannot reach the servers."""
         say(f"bench: {counted(self.count, 'load client')} on {counted(self.nodes, 'node')}: {', '.join(sorted(set(self._names)))}")
         own = BOOT.read_text(encoding="ascii").strip()
-        refuse_unreachable(urls, [where["host"] for where in self._wheres if where["boot"] != own])
-        behind = max(where["niceness"] for where in self._wheres)
-        if behind > os.getpriority(os.PRIO_PROCESS, 0):
-            say(f"bench: load clients run with niceness {behind}, so others' work delays them: start Ray there with {NICENESS}=0")
+        refuse_unreachable(urls, [where["host"] for where in self._locations if where["boot"] != own])
+        niceness = max(where["niceness"] for where in self._locations)
+        if niceness > os.getpriority(os.PRIO_PROCESS, 0):
+            say(f"bench: load clients run with niceness {niceness}, so others' work delays them: start Ray there with {NICENESS}=0")
 
     @property
     def nodes(self) -> int:
-        return len({where["node"] for where in self._wheres})
+        return len({where["node"] for where in self._locations})
 
     def run(self, tasks: Sequence[Task], alive: Callable[[], bool]) -> list[ClientResult | None]:
-        """Do as a crew does; each client begins a new process."""
+        """Run each task in a new process on its client's node, as described in `Crew.run`."""
         holders = self._holders[: len(tasks)]
-        starting = [holder.start.remote(pickle.dumps(task)) for holder, task in zip(holders, tasks, strict=True)]
-        for number, reference in enumerate(starting):
-            trouble = self._heard(number, reference)
+        start_calls = [holder.start.remote(pickle.dumps(task)) for holder, task in zip(holders, tasks, strict=True)]
+        for number, reference in enumerate(start_calls):
+            trouble = self._result_of(number, reference)
             if trouble:
                 raise MeasureError(
                     f"the load client on {self._names[number]} did not start: {trouble}",
@@ -102,19 +102,19 @@ class Workers:
                 )
         before = [self._clock(number) for number in range(len(tasks))]
         start_ns = time.perf_counter_ns() + LEAD_NS
-        going = [holder.go.remote(start_ns + clock.ahead_ns) for holder, clock in zip(holders, before, strict=True)]
+        run_calls = [holder.go.remote(start_ns + clock.ahead_ns) for holder, clock in zip(holders, before, strict=True)]
         results: dict[int, bytes] = {}
         gone = False
         while len(results) < len(tasks) and not gone:
-            waiting = [reference for number, reference in enumerate(going) if number not in results]
+            waiting = [reference for number, reference in enumerate(run_calls) if number not in results]
             ready, _ = self._ray.wait(waiting, num_returns=1, timeout=LIVENESS_CHECK_S)
             gone = not alive()
-            if gone:  # what a client has not handed over by then counts as failed
+            if gone:  # requests without a result from their client by then count as failed
                 self._ray.wait([holder.end.remote() for holder in holders], num_returns=len(holders), timeout=CLOSED_S)
                 ready, _ = self._ray.wait(waiting, num_returns=len(waiting), timeout=CLOSED_S)
             for reference in ready:
-                number = going.index(reference)
-                results[number], trouble = self._heard(number, reference)
+                number = run_calls.index(reference)
+                results[number], trouble = self._result_of(number, reference)
                 if trouble and not gone:
                     raise MeasureError(f"the load client on {self._names[number]} ended in mid-measurement: {trouble}", RUN_AGAIN)
         clocks = before if gone else [clock_between(clock, self._clock(number)) for number, clock in enumerate(before)]
@@ -122,16 +122,16 @@ class Workers:
         return [ClientResult(pickle.loads(result), clock) if result else None for result, clock in zip(ordered, clocks, strict=True)]
 
     def _clock(self, number: int) -> Clock:
-        """Return the clock of a client's host, by round trips through Ray."""
+        """Return the clock of a client's host, measured by round trips through Ray."""
         trips = []
         for _ in range(TRIPS):
             sent_ns = time.perf_counter_ns()
-            told_ns = self._heard(number, self._holders[number].clock.remote())
-            trips.append((sent_ns, told_ns, time.perf_counter_ns()))
+            their_ns = self._result_of(number, self._holders[number].clock.remote())
+            trips.append((sent_ns, their_ns, time.perf_counter_ns()))
         return clock_by(trips)
 
-    def _heard(self, number: int, reference: Any) -> Any:
-        """Return what a client told; MeasureError where it is lost."""
+    def _result_of(self, number: int, reference: Any) -> Any:
+        """Return the result of a call to a client; raise MeasureError if it failed or the client is lost."""
         try:
             return self._ray.get(reference)
         except self._ray.exceptions.RayTaskError as error:
@@ -142,11 +142,11 @@ class Workers:
             raise MeasureError(f"the load client on {self._names[number]} was lost: {first_line(error)}", RUN_AGAIN) from error
 
     def close(self) -> None:
-        """End the clients with what they started, and leave the cluster."""
+        """End the clients and what they started, and leave the cluster."""
         with suppress(Exception):
-            closing = [holder.close.remote() for holder in self._holders]
-            if closing:
-                self._ray.wait(closing, num_returns=len(closing), timeout=CLOSED_S)
+            close_calls = [holder.close.remote() for holder in self._holders]
+            if close_calls:
+                self._ray.wait(close_calls, num_returns=len(close_calls), timeout=CLOSED_S)
         for holder in self._holders:
             with suppress(Exception):
                 self._ray.kill(holder)
@@ -155,7 +155,7 @@ class Workers:
 
 @contextmanager
 def crew_of(settings: BenchConfig, urls: Sequence[str], say: Callable[[str], None]) -> Iterator[Crew | None]:
-    """Have the settings' load clients on their cluster while inside; None without a cluster."""
+    """Provide the configured load clients inside the block; None if no cluster is configured."""
     if settings.ray_address is None:
         yield None
         return
@@ -164,7 +164,7 @@ def crew_of(settings: BenchConfig, urls: Sequence[str], say: Callable[[str], Non
 
 
 def refuse_unreachable(urls: Sequence[str], hosts: Sequence[str]) -> None:
-    """Raise MeasureError where a server's address is one that only its own machine can reach, and clients are on other `hosts`."""
+    """Raise MeasureError if a server has a loopback address and there are clients on other `hosts`."""
     own = next((url for url in urls if is_loopback(urlsplit(url).hostname or "")), None)
     if own is not None and hosts:
         raise MeasureError(

@@ -1,4 +1,4 @@
-"""Do repeated answers agree? Pure."""
+"""Agreement between repeated answers. Pure."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Agreement:
-    """N answers to one prompt: how many agree with the commonest, how many differ, where the first difference is."""
+    """Comparison of N answers: how many equal the most common one (or a reference), how many are distinct, the first differing token."""
 
     runs: int
     agreeing: int
@@ -20,7 +20,7 @@ class Agreement:
 
 
 def agreement(answers: Sequence[Sequence[int]]) -> Agreement:
-    """Return the agreement of token-id sequences; ValueError without any."""
+    """Return the agreement of token-id sequences; raise ValueError if there are none."""
     if not answers:
         raise ValueError("no answers to compare")
     counts = Counter(tuple(answer) for answer in answers)
@@ -30,15 +30,18 @@ def agreement(answers: Sequence[Sequence[int]]) -> Agreement:
 
 
 def against(reference: Sequence[int], answers: Sequence[Sequence[int]]) -> Agreement:
-    """Return how the answers agree with `reference`, which is not counted itself; ValueError without any."""
+    """Return the agreement of the answers with `reference`; raise ValueError if there are no answers.
+
+    `distinct` counts the reference, `runs` and `agreeing` do not.
+    """
     if not answers:
         raise ValueError("no answers to compare")
-    same = tuple(reference)
-    others = [first_difference(same, answer) for answer in answers if tuple(answer) != same]
-    distinct = len({same, *(tuple(answer) for answer in answers)})
+    expected = tuple(reference)
+    others = [first_difference(expected, answer) for answer in answers if tuple(answer) != expected]
+    distinct = len({expected, *(tuple(answer) for answer in answers)})
     return Agreement(len(answers), len(answers) - len(others), distinct, min(others) if others else None)
 
 
 def first_difference(a: Sequence[int], b: Sequence[int]) -> int:
-    """Return the index of the first token that differs; the shorter length when one continues the other."""
+    """Return the index of the first differing token, or the shorter length if one sequence continues the other."""
     return next((index for index, (left, right) in enumerate(zip(a, b, strict=False)) if left != right), min(len(a), len(b)))

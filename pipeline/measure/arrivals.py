@@ -1,4 +1,4 @@
-"""When an open loop sends: a schedule fixed before the first request. Pure."""
+"""Arrival schedule of an open loop, fixed before the first request, and the test for overload. Pure."""
 
 import random
 from collections.abc import Sequence
@@ -9,9 +9,9 @@ Arrival = Literal["poisson", "constant"]
 
 
 def schedule(arrival: Arrival, rate_per_s: float, requests: int, seed: int) -> list[float]:
-    """Return the seconds from the start at which requests are due: exponential gaps (a Poisson process), or equal ones.
+    """Return the due times in seconds from the start, with exponential gaps (a Poisson process) or equal ones.
 
-    The first is due at 0. ValueError where the rate is not positive.
+    The first request is due at 0. Raises ValueError if the rate is not positive.
     """
     if not rate_per_s > 0:
         raise ValueError("a rate is positive")
@@ -23,9 +23,9 @@ def schedule(arrival: Arrival, rate_per_s: float, requests: int, seed: int) -> l
 
 
 def overloaded(latencies_ms: Sequence[float]) -> bool:
-    """Tell whether a server fell behind: latency rises with the order of arrival, and its last third's median doubles the first's.
+    """Tell whether latency rises in order of arrival and its median in the last third is over twice that in the first.
 
-    Rises: Kendall's S above its one-sided 95 % normal bound (Mann 1945, Kendall 1975). Never below 9 requests.
+    It rises if Kendall's S exceeds its one-sided 95 % normal bound (Mann 1945, Kendall 1975). Always false below 9 requests.
     """
     n = len(latencies_ms)
     if n < 9:

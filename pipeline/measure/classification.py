@@ -1,4 +1,4 @@
-"""Labels told against golden labels: confusion, macro-F1, the majority baseline, McNemar's test. Pure."""
+"""Comparison of predicted labels with golden ones: confusion, macro-F1, majority baseline, McNemar's test. Pure."""
 
 import math
 from collections import Counter
@@ -16,18 +16,18 @@ def confusion(golden: Sequence[str], predicted: Sequence[str]) -> Confusion:
 
 
 def macro_f1(golden: Sequence[str], predicted: Sequence[str]) -> float:
-    """Return the unweighted mean over the golden labels of F1 = 2 tp / (2 tp + fp + fn), from 0 to 1; ValueError without any."""
+    """Return the unweighted mean of F1 = 2 tp / (2 tp + fp + fn) over the golden labels, from 0 to 1; raise ValueError without any."""
     labels = sorted(set(golden))
     if not labels:
         raise ValueError("no labels to compare")
     pairs = Counter(zip(golden, predicted, strict=True))
-    right = {label: pairs[label, label] for label in labels}
-    meant, said = Counter(golden), Counter(predicted)
-    return sum(2 * right[label] / (meant[label] + said[label]) for label in labels) / len(labels)
+    correct = {label: pairs[label, label] for label in labels}
+    golden_counts, predicted_counts = Counter(golden), Counter(predicted)
+    return sum(2 * correct[label] / (golden_counts[label] + predicted_counts[label]) for label in labels) / len(labels)
 
 
 def majority_share(golden: Sequence[str]) -> tuple[str, int]:
-    """Return the commonest golden label and how often it is right as a constant answer; ValueError without any."""
+    """Return the most common golden label and its count; raise ValueError without any."""
     if not golden:
         raise ValueError("no labels to count")
     return max(sorted(Counter(golden).items()), key=lambda entry: entry[1])

@@ -1,4 +1,4 @@
-"""Two runs against each other: ratios with confidence, tests, verdicts. Pure; plain Python; A is the reference, B the other."""
+"""Comparison of two runs: ratios with confidence intervals, tests, verdicts. A is the reference. Pure, plain Python."""
 
 import math
 import random
@@ -20,12 +20,12 @@ DEFAULT_NOISE = 0.1
 LOWER_UNITS = ("ms", "s", "MiB")
 HIGHER_UNITS = ("tok/s", "requests/s")
 LOWER_SHARES = ("truncated", "repair_rate")
-NO_DIRECTION = ("majority_baseline", "constraint_", "d5_other_seed")  # of the suite, of one arm against another, a control
+NO_DIRECTION = ("majority_baseline", "constraint_", "d5_other_seed")  # a property of the suite, a difference between arms, a control
 
 
 @dataclass(frozen=True)
 class Noise:
-    """How far a figure moves from run to run, relative; and whether that was measured here or is a default."""
+    """Relative run-to-run variation of a figure, and whether it was measured or is a default."""
 
     relative: float
     measured: bool
@@ -33,7 +33,7 @@ class Noise:
 
 @dataclass(frozen=True)
 class Estimate:
-    """B / A with its 95 % interval, None where there is none; whether the difference is more than chance, and by what that was told."""
+    """B / A with its 95 % interval (None without one), whether the difference is significant, and the method that decided it."""
 
     ratio: float | None
     low: float | None
@@ -44,7 +44,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Compared:
-    """A figure's verdict, the estimate behind it, and the words for it."""
+    """Verdict on one figure, the estimate behind it, and the reason."""
 
     verdict: Word
     estimate: Estimate | None
@@ -52,7 +52,7 @@ class Compared:
 
 
 def better_when(name: str, unit: str) -> Better | None:
-    """Return which direction of a figure is better; None where none is."""
+    """Return which direction of a figure is better, or None if neither is."""
     if name.startswith(NO_DIRECTION):
         return None
     if unit in LOWER_UNITS or name.endswith(LOWER_SHARES):
@@ -61,58 +61,58 @@ def better_when(name: str, unit: str) -> Better | None:
 
 
 def default_noise(name: str, unit: str) -> Noise:
-    """Return the noise where none was measured: 10 %, but none of a share of answers, which are counted and not timed."""
+    """Return the noise to assume without a measurement: 10 %, but none for shares of answers, which are counted, not timed."""
     timed = unit != "%" or "goodput" in name
     return Noise(DEFAULT_NOISE if timed else 0.0, measured=False)
 
 
 def verdict(better: Better | None, estimate: Estimate, noise: Noise) -> Compared:
-    """Return better or worse where B differs by more than chance and by more than the noise, else same."""
+    """Return better or worse if B differs significantly and by more than the noise, else same; not comparable without a direction."""
     if better is None:
         return Compared("not comparable", estimate, "neither direction is better")
     if not estimate.differs:
         return Compared("same", estimate, "within chance")
-    if not beyond(estimate.ratio, noise.relative):
+    if not exceeds_noise(estimate.ratio, noise.relative):
         return Compared("same", estimate, "within the noise")
     more = estimate.ratio is None or estimate.ratio > 1
     return Compared("better" if more == (better == "higher") else "worse", estimate, "")
 
 
-def beyond(ratio: float | None, noise: float) -> bool:
-    """Tell whether a ratio is further from 1 than the noise, up or down alike; one of a reference of 0 (None) is."""
+def exceeds_noise(ratio: float | None, noise: float) -> bool:
+    """Tell whether a ratio is further from 1 than the noise, in either direction; None, the ratio to a reference of 0, always is."""
     return ratio is None or max(ratio, 1 / ratio if ratio > 0 else math.inf) > 1 + noise
 
 
 def by_samples(a: Sequence[float], b: Sequence[float], q: float, seed: int = 0) -> Estimate:
-    """Return the ratio of two q-quantiles with its percentile bootstrap interval (Efron 1979), each side resampled by itself.
+    """Return the ratio of two q-quantiles with its percentile bootstrap interval (Efron 1979), each side resampled on its own.
 
-    A median differs when the interval leaves out 1 and the Mann-Whitney test agrees; another quantile by the interval alone.
-    ValueError without values; values must be positive.
+    A median differs if the interval excludes 1 and the Mann-Whitney test agrees; another quantile if the interval excludes 1.
+    Raises ValueError without values, or if one is not positive.
     """
     first, second = sorted(a), sorted(b)
     if not first or not second or first[0] <= 0 or second[0] <= 0:
         raise ValueError("a ratio needs positive values on both sides")
     source = random.Random(seed)
-    ratios = sorted(resampled(second, q, source) / resampled(first, q, source) for _ in range(RESAMPLES))
+    ratios = sorted(resample_quantile(second, q, source) / resample_quantile(first, q, source) for _ in range(RESAMPLES))
     low, high = ratios[int(ALPHA / 2 * RESAMPLES)], ratios[math.ceil((1 - ALPHA / 2) * RESAMPLES) - 1]
-    apart = not low <= 1 <= high
+    excludes_one = not low <= 1 <= high
     ratio = second[rank(len(second), q) - 1] / first[rank(len(first), q) - 1]
     if q != 0.5:
-        return Estimate(ratio, low, high, apart, "bootstrap")
+        return Estimate(ratio, low, high, excludes_one, "bootstrap")
     p = mann_whitney_p(first, second)
-    return Estimate(ratio, low, high, apart and p < ALPHA, f"bootstrap; Mann-Whitney p = {p:.2g}")
+    return Estimate(ratio, low, high, excludes_one and p < ALPHA, f"bootstrap; Mann-Whitney p = {p:.2g}")
 
 
 def rank(n: int, q: float) -> int:
-    """Return the rank of the q-quantile by nearest rank, from 1."""
+    """Return the nearest-rank position of the q-quantile, counted from 1."""
     return max(1, math.ceil(q * n))
 
 
-def resampled(ordered: Sequence[float], q: float, source: random.Random) -> float:
-    """Return the q-quantile of one resample with replacement, without drawing it.
+def resample_quantile(ordered: Sequence[float], q: float, source: random.Random) -> float:
+    """Return the q-quantile of one resample with replacement, without drawing the resample.
 
-    Each draw is the ceil(n U)-th smallest value for a uniform U, which keeps the order, so the k-th smallest draw comes from
-    the k-th smallest of n uniforms, and that is Beta(k, n − k + 1) (David & Nagaraja, Order Statistics, 2.1).
+    Each draw is the ceil(n U)-th smallest value for a uniform U. That keeps the order, so the k-th smallest draw comes from the
+    k-th smallest of n uniforms, which is distributed as Beta(k, n − k + 1) (David & Nagaraja, Order Statistics, 2.1).
     """
     n = len(ordered)
     k = rank(n, q)
@@ -120,7 +120,7 @@ def resampled(ordered: Sequence[float], q: float, source: random.Random) -> floa
 
 
 def mann_whitney_u(a: Sequence[float], b: Sequence[float]) -> float:
-    """Return U: the pairs in which the value of `a` is larger, ties counting half."""
+    """Return U: the number of pairs in which the value from `a` is larger, with ties counted as half."""
     ranks, at = {}, 0
     for value, count in sorted(Counter([*a, *b]).items()):
         ranks[value] = at + (count + 1) / 2
@@ -141,7 +141,10 @@ def mann_whitney_p(a: Sequence[float], b: Sequence[float]) -> float:
 
 
 def by_pairs(pairs: Sequence[tuple[bool, bool]]) -> Estimate:
-    """Return the ratio of two shares of the same cases, (right in A, right in B) each, told apart by McNemar's exact test."""
+    """Return the ratio of the shares correct in B and in A, from (right in A, right in B) per case, with McNemar's exact test.
+
+    Raises ValueError without cases.
+    """
     if not pairs:
         raise ValueError("no cases in common")
     only_a, only_b = sum(a and not b for a, b in pairs), sum(b and not a for a, b in pairs)
@@ -152,10 +155,11 @@ def by_pairs(pairs: Sequence[tuple[bool, bool]]) -> Estimate:
 
 
 def by_bounds(a: Figure, b: Figure) -> Estimate | None:
-    """Return the ratio with its interval by the two figures' own bounds; None where one has no value, or only half its bounds.
+    """Return the ratio with an interval from the figures' own bounds; None if a value is missing or negative, or only some bounds exist.
 
-    MOVER (Zou & Donner 2008): the distances from value to bound, of the logarithms, add up as the sides of a right angle; where
-    a zero has no logarithm, those of the values do, for the difference. Figures without bounds differ when they are not equal.
+    MOVER (Zou & Donner 2008) combines the distances from value to bound, on the log scale, as a root sum of squares. Where a
+    zero has no logarithm, it does so for the difference of the values, and the ratio has no interval. Figures without bounds
+    differ if they are not equal.
     """
     if a.value is None or b.value is None or min(a.value, b.value) < 0:
         return None
@@ -181,7 +185,7 @@ def logs(*values: float) -> tuple[float, ...]:
 
 @dataclass(frozen=True)
 class Spread:
-    """Equal runs side by side: (largest − smallest) / median, and standard deviation / mean."""
+    """Variation among equal runs: (largest − smallest) / median, and standard deviation / mean."""
 
     n: int
     relative_range: float
@@ -189,7 +193,7 @@ class Spread:
 
 
 def spread(values: Sequence[float]) -> Spread | None:
-    """Return the run-to-run spread of positive values; None of fewer than two, or of others."""
+    """Return the run-to-run spread, or None for fewer than two values or if one is not positive."""
     if len(values) < 2 or min(values) <= 0:
         return None
     ordered, n = sorted(values), len(values)
@@ -200,7 +204,7 @@ def spread(values: Sequence[float]) -> Spread | None:
 
 
 def exit_code(verdicts: Sequence[Word]) -> int:
-    """Return 1 with a figure that is worse, 2 where nothing could be compared, else 0."""
+    """Return 1 if a figure is worse, 2 if nothing could be compared, else 0."""
     if "worse" in verdicts:
         return 1
     return 0 if any(word != "not comparable" for word in verdicts) else 2

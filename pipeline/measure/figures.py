@@ -1,4 +1,4 @@
-"""One measured number with what makes it a measurement: unit, n, bounds."""
+"""A measured number with its unit, sample size and bounds."""
 
 from collections.abc import Mapping
 
@@ -19,6 +19,7 @@ class Figure(Frozen):
     high: float | None = None
     reason: Sentence = ""
     failed: int = 0
+    starts: int = 1  # of the server, over which it was measured
     invalid: Sentence = ""
 
     @property
@@ -28,7 +29,7 @@ class Figure(Frozen):
 
 
 def not_measured(unit: str, reason: str) -> Figure:
-    """Return the figure that says why there is no value."""
+    """Return a figure without a value, with the reason."""
     return Figure(value=None, unit=unit, n=0, reason=reason)
 
 

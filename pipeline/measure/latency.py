@@ -41,14 +41,15 @@ def e2e_ms(sent_ns: int, last_ns: int) -> float:
 
 
 def gaps_ms(chunk_ns: Sequence[int]) -> list[float]:
-    """Return the inter-token latencies of one answer: the gaps between its chunks, of which one may hold several tokens."""
+    """Return the inter-token latencies of one answer: the gaps between its chunks, each of which may hold several tokens."""
     return [(after - before) / NS_PER_MS for before, after in pairwise(chunk_ns)]
 
 
 def steady_tok_s(answers: Sequence[tuple[int, Sequence[int], Sequence[float]]], concurrency: int) -> float | None:
-    """Return the throughput of a closed loop while all were in flight, from (sent ns, chunk ns, tokens of each chunk) of each answer.
+    """Return the throughput of a closed loop while it was full, from (sent ns, chunk ns, tokens of each chunk) of each answer.
 
-    From the send that filled the loop to the last send, after which it drains. None where no time lies between.
+    The loop is full from the send that fills it until the last send, after which it drains. Returns None if there is no such
+    time.
     """
     sends = sorted(sent for sent, _, _ in answers)
     if len(sends) <= concurrency or sends[-1] == sends[concurrency - 1]:
@@ -69,5 +70,5 @@ def most_in_flight(spans: Sequence[tuple[int, int]]) -> int:
 
 
 def meets_limits(ttft: float, tpot: float | None, e2e: float, limits: tuple[float | None, float | None, float | None]) -> bool:
-    """Tell whether a request meets every limit (TTFT, TPOT, E2E, in ms; None is none); an answer of one token has no TPOT."""
+    """Tell whether a request meets every limit (TTFT, TPOT, E2E in ms; None means no limit); an answer of one token has no TPOT."""
     return all(limit is None or value is None or value < limit for value, limit in zip((ttft, tpot, e2e), limits, strict=True))

@@ -1,4 +1,4 @@
-"""Percentiles and shares with their confidence bounds. Pure; distribution-free; plain Python."""
+"""Percentiles and shares with their confidence bounds. Pure, distribution-free, plain Python."""
 
 import math
 import random
@@ -19,15 +19,15 @@ NO_REQUEST = _("no request was sent")
 T = TypeVar("T")
 
 
-def percentile_figure(values: Sequence[float], q: float, unit: str, if_none: str = NO_SUCCESS, failed: int = 0) -> Figure:
+def percentile_figure(values: Sequence[float], q: float, unit: str, reason: str = NO_SUCCESS, failed: int = 0) -> Figure:
     """Return the q-quantile (nearest rank) with one-sided 95 % order-statistic bounds.
 
-    The upper bound is the smallest order statistic x(u) with P(Bin(n, q) < u) ≥ 0.95, the lower bound the largest x(l)
-    with P(Bin(n, q) ≥ l) ≥ 0.95 (David & Nagaraja, Order Statistics, 7.1); None where n is too small for one: p95 has
-    an upper bound from n = 59. `failed` counts the requests that gave no value.
+    The upper bound is the smallest order statistic x(u) with P(Bin(n, q) < u) ≥ 0.95, the lower bound the largest x(l) with
+    P(Bin(n, q) ≥ l) ≥ 0.95 (David & Nagaraja, Order Statistics, 7.1). A bound is None if n is too small for it: p95 has an
+    upper bound from n = 59. `failed` counts the requests that gave no value.
     """
     if not values:
-        return not_measured(unit, if_none)
+        return not_measured(unit, reason)
     ordered = sorted(values)
     n = len(ordered)
     cumulative = binomial_cumulative(n, q)
@@ -44,7 +44,7 @@ def percentile_figure(values: Sequence[float], q: float, unit: str, if_none: str
 
 
 def clustered_percentile_figure(
-    clusters: Sequence[Sequence[float]], q: float, unit: str, if_none: str = NO_SUCCESS, failed: int = 0
+    clusters: Sequence[Sequence[float]], q: float, unit: str, reason: str = NO_SUCCESS, failed: int = 0
 ) -> Figure:
     """Return the q-quantile (nearest rank) of all values, whose n is the clusters: values of one cluster are alike.
 
@@ -53,7 +53,7 @@ def clustered_percentile_figure(
     """
     groups = [sorted(cluster) for cluster in clusters if cluster]
     if not groups:
-        return not_measured(unit, if_none)
+        return not_measured(unit, reason)
     ordered = sorted(value for group in groups for value in group)
     low = high = None
     if len(groups) >= LEAST_CLUSTERS:
@@ -78,14 +78,14 @@ def weighted_quantile(ordered: Sequence[float], groups: Sequence[tuple[Sequence[
 
 
 def quantile(values: Sequence[float], q: float) -> float:
-    """Return the q-quantile by nearest rank; ValueError without values."""
+    """Return the q-quantile by nearest rank; raise ValueError without values."""
     if not values:
         raise ValueError("no values")
     return sorted(values)[max(1, math.ceil(q * len(values))) - 1]
 
 
 def binomial_cumulative(n: int, p: float) -> list[float]:
-    """Return P(Bin(n, p) ≤ k) for k = 0 … n; what lies beyond 12 standard deviations adds less than 1e-20 and is left out."""
+    """Return P(Bin(n, p) ≤ k) for k = 0 … n; terms beyond 12 standard deviations, under 1e-20 in all, are left out."""
     reach = 12 * (math.sqrt(n * p * (1 - p)) + 1)
     first, last = max(0, math.floor(n * p - reach)), min(n, math.ceil(n * p + reach))
     total, result = 0.0, [0.0] * first
@@ -110,14 +110,14 @@ def wilson(successes: int, n: int) -> tuple[float, float]:
     share = successes / n
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    # At none and at all the bound is 0 or 1 exactly, which floating point misses by a hair.
+    # With no successes or only successes, the bound is exactly 0 or 1, which floating point narrowly misses.
     return max(0.0, centre - half) if successes else 0.0, min(1.0, centre + half) if successes < n else 1.0
 
 
 def bootstrap_figure(items: Sequence[T], statistic: Callable[[Sequence[T]], float], unit: str, seed: int = 0) -> Figure:
     """Return statistic(items) with the two-sided 95 % percentile bootstrap interval of 1000 seeded resamples (Efron 1979).
 
-    Items that are all alike give no bounds: resampling them shows no spread, however few they are.
+    Identical items give no bounds: resampling them shows no spread, however few they are.
     """
     if not items:
         return not_measured(unit, NO_REQUEST)

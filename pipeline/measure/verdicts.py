@@ -1,4 +1,4 @@
-"""From a figure and a target to a verdict. Pure.
+"""Verdict on a figure by its target. Pure.
 
 PASS: the figure and its confidence bound meet the target. INCONCLUSIVE: the figure does, its bound or its n does not, or so many
 requests failed that it is a figure of survivors. FAIL: the figure does not, or no request succeeded. INVALID: the measurement
@@ -25,20 +25,24 @@ COMPARE: dict[str, Callable[[float, float], bool]] = {
 }
 
 UNKNOWN = frozenset({"NOT_MEASURED", "INVALID", "SIMULATED"})  # the verdicts that are no word on the server
+TIMED = ("ms", "tok/s", "requests/s")
+START_NOISE = 0.1  # by which a timed figure may move, relative, from one start of the server to the next
 FAILED_SHARE = 0.01  # of the requests; where more fail, a percentile is of the survivors
 SIGNS = {"<": "<", "<=": "≤", ">": ">", ">=": "≥", "==": "="}
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """A verdict and the words for it."""
+    """A verdict and its reason."""
 
     verdict: Verdict
     reason: str
 
 
-def judge(figure: Figure | None, comparator: str, target: float, min_n: int, by_bound: bool, simulated: bool) -> Judgement:
-    """Return the verdict on `figure` against `target`."""
+def judge(
+    figure: Figure | None, comparator: str, target: float, min_n: int, by_bound: bool, simulated: bool, noise: float = START_NOISE
+) -> Judgement:
+    """Return the verdict on `figure` against `target`; `noise` is by how much starts of the server differ, relative."""
     if figure is None:
         return Judgement("NOT_MEASURED", _("no such figure on record"))
     if figure.value is None or not math.isfinite(figure.value):
@@ -49,10 +53,10 @@ def judge(figure: Figure | None, comparator: str, target: float, min_n: int, by_
     if figure.invalid:
         return Judgement("INVALID", figure.invalid)
     meets = COMPARE[comparator]
-    said = shown(figure.value, figure.low, figure.high, (target, *ends_of(figure.unit)))
+    text = shown(figure.value, figure.low, figure.high, (target, *ends_of(figure.unit)))
     limit = {"sign": SIGNS[comparator], "target": Digits(f"{target:g}")}
     if not meets(figure.value, target):
-        return Judgement("FAIL", _("{value} is not {sign} {target}", value=said.value, **limit))
+        return Judgement("FAIL", _("{value} is not {sign} {target}", value=text.value, **limit))
     if figure.n < min_n:
         return Judgement("INCONCLUSIVE", _("n = {n}, at least {needed} needed", n=figure.n, needed=min_n))
     if figure.failed > FAILED_SHARE * (figure.n + figure.failed):
@@ -65,13 +69,18 @@ def judge(figure: Figure | None, comparator: str, target: float, min_n: int, by_
         if bound is None or not math.isfinite(bound):
             return Judgement("INCONCLUSIVE", _("n = {n} is too small for a confidence bound", n=figure.n))
         if not meets(bound, target):
-            edge = said.high if comparator in ("<", "<=") else said.low
+            edge = text.high if comparator in ("<", "<=") else text.low
             return Judgement("INCONCLUSIVE", _("the 95 % bound {value} is not {sign} {target}", value=edge, **limit))
+    if comparator != "==" and figure.unit in TIMED and figure.starts == 1 and abs(figure.value - target) < noise * abs(target):
+        return Judgement(
+            "INCONCLUSIVE",
+            _("within {noise} % of the target, by which starts of a server differ: set bench.starts to 3", noise=round(100 * noise)),
+        )
     return Judgement("PASS", "")
 
 
 def digits(value: float) -> Digits:
-    """Return `value` with four significant digits, whole from 1000 on."""
+    """Return `value` with four significant digits, without decimals from 1000 on."""
     return Digits(f"{value:.4g}" if abs(value) < 1000 else f"{value:.0f}")
 
 

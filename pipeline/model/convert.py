@@ -1,6 +1,6 @@
-"""Turn the embedded GGUF file into a checkpoint that vLLM serves, without torch or transformers.
+"""Conversion of the embedded GGUF file to a checkpoint that vLLM serves, without torch or transformers.
 
-Run as a script it is also what the tests and benchmarks call:
+Tests and benchmarks run it as a script:
 ``python -m pipeline.model.convert model.gguf out/ int8``.
 """
 
@@ -31,15 +31,15 @@ _LAYER_NAMES = {
 }
 _GLOBAL_NAMES = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
 OUTPUT = "output.weight"
-_CONTROL_TOKEN = 3  # tokenizer.ggml.token_type of tokens that text can never spell
+_CONTROL_TOKEN = 3  # tokenizer.ggml.token_type of tokens that no text can contain
 
 
 def convert_gguf(source: Path, target: Path, quantization: Quantization) -> None:
     """Write config, tokenizer and weights of the llama-architecture GGUF `source` into the folder `target`.
 
-    `int8` stores each linear layer as per-output-channel symmetric int8 (compressed-tensors, dynamic per-token
-    activations), the output layer too, which is then no longer tied to the embeddings; `none` keeps the dequantised
-    weights as bfloat16. Raises ValueError on another architecture.
+    `int8` stores each linear layer as per-output-channel symmetric int8 (compressed-tensors, dynamic per-token activations).
+    That includes the output layer, which is then no longer tied to the embeddings. `none` keeps the dequantised weights as
+    bfloat16. Raises ValueError for another architecture.
     """
     reader = gguf.GGUFReader(source)
     meta = {name: field.contents() for name, field in reader.fields.items()}
@@ -82,7 +82,7 @@ def convert_tensors(reader: gguf.GGUFReader, meta: dict[str, Any], quantization:
 
 
 def int8_entries(name: str, weight: NDArray[np.float32]) -> Iterator[Entry]:
-    """Yield the two tensors that an int8 layer consists of."""
+    """Yield the two tensors of an int8 layer: values and scales."""
     values, scales = quantize_int8(weight)
     yield f"{name}.weight", "int8", values
     yield f"{name}.weight_scale", "float32", scales
@@ -108,7 +108,7 @@ def to_bfloat16(weight: NDArray[np.float32]) -> NDArray[np.uint16]:
 
 
 def model_config(meta: dict[str, Any], tied: bool, quantization: Quantization) -> dict[str, Any]:
-    """Return the config.json of a Hugging Face llama model with these GGUF facts."""
+    """Return the config.json of a Hugging Face llama model from the GGUF metadata."""
     config: dict[str, Any] = {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",

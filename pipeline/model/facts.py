@@ -1,4 +1,4 @@
-"""What a model folder says about itself, and which files it consists of."""
+"""Facts about a model folder, and the manifest of its files."""
 
 import hashlib
 import json
@@ -21,7 +21,7 @@ class ManifestEntry(Frozen):
 
 
 class Facts(Frozen):
-    """What config.json tells; None where it does not."""
+    """What config.json states; None for what it does not state."""
 
     architecture: str | None
     dtype: str | None
@@ -34,7 +34,7 @@ class Facts(Frozen):
 
 
 def read_facts(folder: Path, license_name: str | None = None) -> Facts:
-    """Return the folder's facts; ModelError when it holds no readable config.json."""
+    """Return the folder's facts; raise ModelError if it holds no readable config.json."""
     path = folder / "config.json"
     try:
         config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -58,7 +58,7 @@ def read_facts(folder: Path, license_name: str | None = None) -> Facts:
 
 
 def manifest(folder: Path) -> list[ManifestEntry]:
-    """Return every file below `folder` with size and sha256, by path; hidden folders are caches and left out."""
+    """Return every file below `folder` with size and sha256, sorted by path; hidden folders are caches and are left out."""
     entries = []
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder)

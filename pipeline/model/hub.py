@@ -1,4 +1,4 @@
-"""Fetch a model from the Hugging Face hub at one commit."""
+"""Download of a model from the Hugging Face hub at one commit."""
 
 import errno
 import hashlib
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from huggingface_hub.hf_api import ModelInfo, RepoSibling
 
 KEEPS_WHOLE_FILES = "run it again: what is whole is kept"
-# Weights in other frameworks' formats, and the original consolidated files, would be fetched for nothing.
+# vLLM needs neither weights in other frameworks' formats nor the original consolidated files.
 LEFT_OUT = ("*.gguf", "*.h5", "*.msgpack", "*.onnx", "*.pth", "original/*", "onnx/*")
 
 
 class HubModel(Frozen):
-    """A fetched snapshot: its folder, the commit and the licence that the hub states."""
+    """A downloaded snapshot: its folder, the commit, and the licence that the hub states."""
 
     folder: Path
     commit: str
@@ -31,12 +31,12 @@ class HubModel(Frozen):
 
 
 def fetch(repo: str, revision: str, folder: Path, min_free_gib: float, say: Callable[[str], None]) -> HubModel:
-    """Download `repo` at `revision` into `folder`, keeping what is there; ModelError names what went wrong.
+    """Download `repo` at `revision` into `folder`, keeping files that are already there; raise ModelError on failure.
 
-    The folder then holds that commit's files and nothing else, each with the hash that the hub states. The token is
-    taken from the environment (HF_TOKEN) or from `hf auth login`, as huggingface_hub does. Files come one after another
-    in this thread: `snapshot_download` with its pool cannot be interrupted, and takes old files for a commit's where the
-    hub breaks off.
+    The folder then holds exactly that commit's files, each with the hash that the hub states. The token comes from the
+    environment (HF_TOKEN) or from `hf auth login`, as in huggingface_hub. Files are downloaded one after another in this
+    thread, because `snapshot_download` with its pool cannot be interrupted, and mistakes old files for a commit's if the hub
+    breaks off.
     """
     from huggingface_hub import HfApi, hf_hub_download
 
@@ -62,12 +62,12 @@ def fetch(repo: str, revision: str, folder: Path, min_free_gib: float, say: Call
 
 
 def access(repo: str, revision: str, timeout_s: float) -> float:
-    """Return the size of the model in GiB where the hub would give it to us; ModelError as `fetch` would raise it."""
+    """Return the size of the model in GiB if the hub would let us download it; raise ModelError as `fetch` does."""
     from huggingface_hub import HfApi, get_hf_file_metadata, hf_hub_url
 
     with hub_troubles(repo, revision, Path(repo)):
         files = files_to_fetch(HfApi().model_info(repo, revision=revision, files_metadata=True, timeout=timeout_s))
-        if files:  # a gated model shows its list to everyone, and its files to those who accepted its licence
+        if files:  # anyone may list the files of a gated model; only those who accepted its licence may download them
             get_hf_file_metadata(hf_hub_url(repo, files[0].rfilename, revision=revision), timeout=timeout_s)
     return sum(file.size or 0 for file in files) / GIB
 
@@ -88,7 +88,7 @@ def files_to_fetch(info: "ModelInfo") -> "list[RepoSibling]":
 
 @contextmanager
 def hub_troubles(repo: str, revision: str, folder: Path) -> Iterator[None]:
-    """Ask the hub inside; what it refuses becomes a ModelError that says what to do."""
+    """Turn errors of the hub inside the block into a ModelError that says what to do."""
     import httpx2
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -139,28 +139,28 @@ def hub_troubles(repo: str, revision: str, folder: Path) -> Iterator[None]:
         raise
 
 
-def check_file(repo: str, path: Path, stated: "RepoSibling") -> None:
-    """Compare a fetched file with the hash that the hub states; ModelError, and the file removed, when it differs."""
-    if stated.lfs is not None:
-        kind, right = "sha256", sha256_of(path) == stated.lfs.sha256
+def check_file(repo: str, path: Path, file: "RepoSibling") -> None:
+    """Compare a downloaded file with the hash that the hub states; if it differs, remove the file and raise ModelError."""
+    if file.lfs is not None:
+        kind, matches = "sha256", sha256_of(path) == file.lfs.sha256
     else:
-        kind, right = "git hash", stated.blob_id is None or git_hash_of(path) == stated.blob_id
-    if not right:
+        kind, matches = "git hash", file.blob_id is None or git_hash_of(path) == file.blob_id
+    if not matches:
         path.unlink()
         raise ModelError(
-            f"{repo}: {stated.rfilename} does not have the {kind} that the hub states; removed it",
+            f"{repo}: {file.rfilename} does not have the {kind} that the hub states; removed it",
             "run it again to fetch that file anew",
         )
 
 
 def git_hash_of(path: Path) -> str:
-    """Return the id that git gives the file's content."""
+    """Return git's object id of the file's content."""
     content = path.read_bytes()
     return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
 
 
 def remove_others(folder: Path, names: set[str]) -> None:
-    """Remove what an earlier commit or a broken-off download left."""
+    """Remove files that an earlier commit or an interrupted download left."""
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder)
         stale = path.suffix == ".incomplete" if name.parts[0].startswith(".") else str(name) not in names

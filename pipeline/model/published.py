@@ -1,7 +1,7 @@
-"""What models are known to be like where neither their files nor the hub can be asked: the guide's, and the embedded one.
+"""Known models, for use when neither their files nor the hub can be read: those of the guide, and the embedded one.
 
-Source: each repository's own config.json on the Hugging Face hub; the sizes that follow from them are checked in
-tests/unit/model/test_shape.py against the published ones.
+Source: each repository's own config.json on the Hugging Face hub; tests/unit/model/test_shape.py checks the sizes computed from
+them against the published ones.
 """
 
 import json
@@ -10,7 +10,7 @@ from typing import Any
 from pipeline.model.shape import Shape, shape_of
 
 SOURCE = "published config.json"
-EMBEDDED = "HuggingFaceTB/SmolLM2-135M-Instruct"  # as converted from its GGUF it has the same shape
+EMBEDDED = "HuggingFaceTB/SmolLM2-135M-Instruct"  # the checkpoint converted from its GGUF has the same shape
 QWEN_3B: dict[str, Any] = {
     "num_hidden_layers": 36,
     "hidden_size": 2048,
@@ -71,16 +71,16 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "max_position_embeddings": 8192,
     },
 }
-# Under the Qwen Research licence, by their model cards; the other models of the list allow commercial use.
+# Under the Qwen Research licence, according to their model cards; the other models here allow commercial use.
 NON_COMMERCIAL = ("Qwen/Qwen2.5-3B-Instruct", "Qwen/Qwen2.5-3B-Instruct-AWQ", "Qwen/Qwen2.5-3B-Instruct-GPTQ-Int4")
 
 
 def repository(name: str) -> str | None:
-    """Return the known repository of that name, with or without its owner."""
+    """Return the known repository with that name, with or without its owner, or None."""
     return next((repo for repo in CONFIGS if name in (repo, repo.partition("/")[2])), None)
 
 
 def published_shape(repo: str) -> Shape | None:
-    """Return the shape of a known repository."""
+    """Return the shape of a known repository, or None."""
     config = CONFIGS.get(repo)
     return None if config is None else shape_of(json.dumps(config))

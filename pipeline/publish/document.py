@@ -1,4 +1,4 @@
-"""The report's Markdown on its way to others: its images, its links, the commit's message, the comment. Pure."""
+"""The report's Markdown, adapted for publication: images, links, the commit message, the comment. Pure."""
 
 import posixpath
 import re
@@ -6,21 +6,21 @@ from collections.abc import Callable, Iterable, Iterator
 from urllib.parse import quote, unquote
 
 MARKER = "<!-- vllm-poc:report -->"
-COMMENT_LIMIT = 65536  # characters, by GitHub
+COMMENT_LIMIT = 65536  # characters, GitHub's limit
 FENCE = re.compile(r" {0,3}(`{3,}|~{3,})")
-# A code span, which is kept as it is; a link or an image; an image as HTML.
+# A code span, which stays unchanged; a link or an image; an HTML image.
 INLINE = re.compile(
     r"(?P<code>(?P<ticks>`+)(?!`).*?(?<!`)(?P=ticks)(?!`))"
     r"|(?P<bang>!?)\[(?P<text>(?:[^\[\]\\`]|\\.|`[^`]*`|!\[[^\]]*\]\([^)]*\))*)\]\((?P<target><[^>]*>|[^\s()]*)(?P<title>\s+\"[^\"]*\")?\)"
     r"|(?P<tag><(?:img|source)\b[^>]*?\b(?:src|srcset)=)(?P<quote>[\"'])(?P<source>.*?)(?P=quote)",
 )
 ABSOLUTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:|//")
-# What a link becomes: given whether it is an image, and its target; None leaves its text alone.
+# Takes whether a link is an image, and its target; returns the new target, or None to keep only the text.
 Rewrite = Callable[[bool, str], str | None]
 
 
-def rewritten(markdown: str, rewrite: Rewrite) -> str:
-    """Return the Markdown with each relative target replaced; code stays as it is."""
+def replace_targets(markdown: str, rewrite: Rewrite) -> str:
+    """Return the Markdown with each relative target replaced; code stays unchanged."""
     fence, lines = "", []
     for line in markdown.splitlines(keepends=True):
         found = FENCE.match(line)
@@ -28,70 +28,70 @@ def rewritten(markdown: str, rewrite: Rewrite) -> str:
             fence = "" if fence else found.group(1)
             lines.append(line)
         else:
-            lines.append(line if fence else INLINE.sub(lambda match: replaced(match, rewrite), line))
+            lines.append(line if fence else INLINE.sub(lambda match: replace_target(match, rewrite), line))
     return "".join(lines)
 
 
 def closes(run: str, line: str, fence: str) -> bool:
-    """Tell whether the line ends the code block that `fence` began."""
+    """Tell whether the line closes the code block that `fence` opened."""
     return run[0] == fence[0] and len(run) >= len(fence) and line.strip() == run
 
 
-def replaced(match: re.Match[str], rewrite: Rewrite) -> str:
-    """Return what stands in place of one link, image or code span."""
+def replace_target(match: re.Match[str], rewrite: Rewrite) -> str:
+    """Return the replacement for one link, image or code span."""
     if match["code"]:
         return match.group()
     if match["tag"]:
         new = rewrite(True, match["source"]) if is_relative(match["source"]) else match["source"]
         return f"{match['tag']}{match['quote']}{match['source'] if new is None else new}{match['quote']}"
     image, target = bool(match["bang"]), match["target"].strip("<>")
-    text = INLINE.sub(lambda inner: replaced(inner, rewrite), match["text"])  # an image may be a link's text
+    text = INLINE.sub(lambda inner: replace_target(inner, rewrite), match["text"])  # an image may be a link's text
     new = rewrite(image, target) if is_relative(target) else match["target"]
     return text if new is None else f"{match['bang']}[{text}]({new}{match['title'] or ''})"
 
 
 def is_relative(target: str) -> bool:
-    """Tell whether the target is a file beside the report, or a place in it."""
+    """Tell whether the target is relative: a file beside the report, or an anchor in it."""
     return bool(target) and not ABSOLUTE.match(target) and not target.startswith("/")
 
 
 def file_of(target: str) -> str:
-    """Return the path that a relative target names, without its anchor; "" for a place in the report itself."""
+    """Return the path in a relative target, without its anchor; "" for an anchor in the report itself."""
     return unquote(re.split(r"[#?]", target, maxsplit=1)[0])
 
 
 def images(markdown: str) -> list[str]:
     """Return the paths of the relative images, each once, in order."""
-    found: dict[str, None] = {}
+    paths: dict[str, None] = {}
 
-    def note(image: bool, target: str) -> str:
+    def collect(image: bool, target: str) -> str:
         if image:
-            found[file_of(target)] = None
+            paths[file_of(target)] = None
         return target
 
-    rewritten(markdown, note)
-    return list(found)
+    replace_targets(markdown, collect)
+    return list(paths)
 
 
-def resolved(report: str, path: str) -> str:
-    """Return where a path that is relative to the report stands; "" for the report's own places."""
+def resolve(report: str, path: str) -> str:
+    """Return a path relative to the report as one relative to the root; "" for an anchor in the report itself."""
     return posixpath.normpath(posixpath.join(posixpath.dirname(report), path)) if path else ""
 
 
 def with_links_to(markdown: str, report: str, files: Iterable[str]) -> str:
-    """Return the Markdown in which of the relative links only those to these files, and to the report's places, are left."""
+    """Return the Markdown, keeping only those relative links that lead to these files or into the report itself."""
     kept = {"", *files}
-    return rewritten(markdown, lambda image, target: target if image or resolved(report, file_of(target)) in kept else None)
+    return replace_targets(markdown, lambda image, target: target if image or resolve(report, file_of(target)) in kept else None)
 
 
 def with_absolute_links(markdown: str, report: str, base: str) -> str:
-    """Return the Markdown for a place where relative links lead nowhere: `base` is the address of the folder that `report` counts from."""
+    """Return the Markdown with absolute targets; `base` is the URL of the folder that `report` is relative to."""
 
     def absolute(image: bool, target: str) -> str:
-        path, anchor = resolved(report, file_of(target)) or report, re.search(r"#.*", target)
+        path, anchor = resolve(report, file_of(target)) or report, re.search(r"#.*", target)
         return f"{base}/{quote(path)}{'?raw=true' if image else ''}{anchor.group() if anchor and not image else ''}"
 
-    return rewritten(markdown, absolute)
+    return replace_targets(markdown, absolute)
 
 
 def title(markdown: str) -> str:
@@ -101,12 +101,12 @@ def title(markdown: str) -> str:
 
 
 def message(markdown: str, headline: str, issue: int) -> str:
-    """Return the commit's message: what was measured, the verdict, and the issue."""
+    """Return the commit message: the title, the verdict and the issue."""
     return f"Report of {title(markdown)}: {headline.partition(':')[0]} (#{issue})\n\n{headline}\n"
 
 
 def comment(markdown: str, link: str, limit: int = COMMENT_LIMIT) -> str:
-    """Return the comment's text: the report, cut where it is too long for one, and the link to the committed report."""
+    """Return the comment's text: the report, cut if it is too long, and a link to the committed report."""
     whole = f"{MARKER}\n{markdown.rstrip()}\n\n[The report as committed]({link})\n"
     if len(whole) <= limit:
         return whole
@@ -124,7 +124,7 @@ def comment(markdown: str, link: str, limit: int = COMMENT_LIMIT) -> str:
 
 
 def still_open(lines: Iterable[str]) -> Iterator[str]:
-    """Yield after each line what would close the code block and the foldable parts that are open there."""
+    """Yield after each line the text that would close the code block and the foldable sections open at that point."""
     fence, folded = "", 0
     for line in lines:
         found = FENCE.match(line)

@@ -1,4 +1,4 @@
-"""An issue on GitHub and our comment on it, through `gh` or the REST API."""
+"""A client for an issue on GitHub and our comment on it, through `gh` or the REST API."""
 
 import json
 import os
@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 
 class Issue(Lenient):
-    """What matters of an issue."""
+    """The fields of an issue that we use."""
 
     html_url: str
     state: str
@@ -36,7 +36,7 @@ class Issue(Lenient):
 
 
 class Comment(Lenient):
-    """What matters of a comment."""
+    """The fields of a comment that we use."""
 
     id: int
     html_url: str
@@ -49,7 +49,7 @@ class Comment(Lenient):
 
 @dataclass(frozen=True)
 class Reply:
-    """An answer of the API; header names are in lower case."""
+    """A response of the API; header names are in lower case."""
 
     status: int
     headers: Mapping[str, str]
@@ -57,14 +57,14 @@ class Reply:
 
 
 class Transport(Protocol):
-    """A way to the API."""
+    """A way to send requests to the API."""
 
     def request(self, method: str, path: str, payload: dict[str, Any] | None = None) -> Reply: ...
 
 
 @dataclass(frozen=True)
 class HostedRepository:
-    """A repository on a GitHub server; the server's address has no slash at its end."""
+    """A repository on a GitHub server; the server's URL has no trailing slash."""
 
     server: str
     repo: str
@@ -83,7 +83,7 @@ class HostedRepository:
 
 
 def repository_in(remote: str) -> tuple[str, str] | None:
-    """Return the host and owner/name that a git remote's address names, None where it names none."""
+    """Return the host and owner/name in a git remote's URL, or None if there are none."""
     for form in REMOTES:
         found = re.fullmatch(rf"{form}(?P<repo>[^/]+/[^/]+?)(?:\.git)?/?", remote)
         if found:
@@ -92,22 +92,22 @@ def repository_in(remote: str) -> tuple[str, str] | None:
 
 
 def target_of(origin: str | None, repo: str | None, environment: Mapping[str, str]) -> HostedRepository:
-    """Return the repository that the setting or else the remote origin names; PublishError where neither names one."""
-    host, named = repository_in(origin or "") or ("github.com", None)
-    if repo is None and named is None:
+    """Return the repository named by the setting, else by the remote origin; raise PublishError if neither names one."""
+    host, origin_repo = repository_in(origin or "") or ("github.com", None)
+    if repo is None and origin_repo is None:
         what = "the git remote origin names no repository on GitHub" if origin else "there is no git remote origin"
         raise PublishError(f"where to publish is not known: {what}", "name one: --repo owner/name, or publish.repo in config.yaml")
-    return HostedRepository(environment.get("GITHUB_SERVER_URL", "").rstrip("/") or f"https://{host}", repo or named or "")
+    return HostedRepository(environment.get("GITHUB_SERVER_URL", "").rstrip("/") or f"https://{host}", repo or origin_repo or "")
 
 
 def remote_of(origin: str | None, target: HostedRepository) -> str:
-    """Return the address to push to: origin's where that is the target's, because its login is set up, else the target's own."""
-    _, named = repository_in(origin or "") or ("", "")
-    return origin if origin and named.lower() == target.repo.lower() else f"{target.web}.git"
+    """Return the URL to push to: origin's if it is the target's, because its login is set up, else the target's own."""
+    _, origin_repo = repository_in(origin or "") or ("", "")
+    return origin if origin and origin_repo.lower() == target.repo.lower() else f"{target.web}.git"
 
 
 class ThroughGh:
-    """The API as `gh` reaches it, with the login that it keeps."""
+    """The API through `gh`, with its stored login."""
 
     def __init__(self, host: str) -> None:
         self.host = host
@@ -116,20 +116,20 @@ class ThroughGh:
         command = ["gh", "api", "--hostname", self.host, "--include", "--method", method, path]
         command += ["--input", "-"] if payload is not None else []
         try:
-            done = subprocess.run(command, input=json.dumps(payload or {}), capture_output=True, text=True, timeout=2 * TIMEOUT_S)
+            result = subprocess.run(command, input=json.dumps(payload or {}), capture_output=True, text=True, timeout=2 * TIMEOUT_S)
         except subprocess.TimeoutExpired:
             raise unreachable(self.host, "gh does not end") from None
-        head, _, body = done.stdout.replace("\r\n", "\n").partition("\n\n")
+        head, _, body = result.stdout.replace("\r\n", "\n").partition("\n\n")
         first, *rest = head.splitlines() or [""]
         status = re.match(r"HTTP/[\d.]+ (\d{3})", first)
         if status is None:
-            raise unreachable(self.host, (done.stderr.strip().splitlines() or ["gh says nothing"])[-1])
+            raise unreachable(self.host, (result.stderr.strip().splitlines() or ["gh says nothing"])[-1])
         headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in rest)}
         return Reply(int(status.group(1)), headers, body)
 
 
 class ThroughRest:
-    """The API itself, with a token."""
+    """The REST API, with a token."""
 
     def __init__(self, api: str, token: str) -> None:
         import requests
@@ -139,11 +139,11 @@ class ThroughRest:
         self._session = requests.Session()
         self._session.headers.update({"Accept": "application/vnd.github+json", "X-GitHub-Api-Version": "2022-11-28"})
 
-        def signed(request: "requests.PreparedRequest") -> "requests.PreparedRequest":
+        def add_token(request: "requests.PreparedRequest") -> "requests.PreparedRequest":
             request.headers["Authorization"] = f"Bearer {token}"
             return request
 
-        self._session.auth = signed  # as a header of the session it would give way to what ~/.netrc says
+        self._session.auth = add_token  # ~/.netrc would override a header of the session
 
     def request(self, method: str, path: str, payload: dict[str, Any] | None = None) -> Reply:
         try:
@@ -154,23 +154,23 @@ class ThroughRest:
 
 
 def token_of(environment: Mapping[str, str]) -> str | None:
-    """Return the token in the environment, if there is one."""
+    """Return the token in the environment, if any."""
     return next((environment[name] for name in TOKENS if environment.get(name)), None)
 
 
 def transport_to(target: HostedRepository, environment: Mapping[str, str] = os.environ) -> ThroughGh | ThroughRest | None:
-    """Return the way to the API: gh where it has a login, else a token; None where there is neither."""
+    """Return a transport to the API: gh if it has a login, else REST with a token; None without either."""
     if shutil.which("gh"):
-        # Unlike `gh auth status` this asks nobody, so that a broken network is told as one.
-        with_login = subprocess.run(["gh", "auth", "token", "--hostname", target.host], capture_output=True, stdin=subprocess.DEVNULL)
-        if with_login.returncode == 0:
+        # Unlike `gh auth status` this needs no network, so a network failure is reported as one.
+        login = subprocess.run(["gh", "auth", "token", "--hostname", target.host], capture_output=True, stdin=subprocess.DEVNULL)
+        if login.returncode == 0:
             return ThroughGh(target.host)
     token = token_of(environment)
     return ThroughRest(environment.get("GITHUB_API_URL") or target.api, token) if token else None
 
 
 class Thread:
-    """One issue and its comments; what the API refuses is a PublishError in one line."""
+    """One issue and its comments; a refusal by the API raises a PublishError in one line."""
 
     def __init__(self, transport: Transport, target: HostedRepository, number: int) -> None:
         self.transport = transport
@@ -178,8 +178,8 @@ class Thread:
         self.repo, self.number = target.repo, number
 
     def issue(self) -> Issue:
-        """Return the issue; PublishError where nobody can comment on it."""
-        issue = self._parsed(Issue, self._asked("GET", f"repos/{self.repo}/issues/{self.number}"))
+        """Return the issue; raise PublishError if it is locked."""
+        issue = self._parse(Issue, self._request("GET", f"repos/{self.repo}/issues/{self.number}"))
         if issue.locked:
             raise PublishError(
                 f"issue {self.where} is locked, so it takes no comment; nothing was published", "unlock it, or name another issue"
@@ -190,26 +190,26 @@ class Thread:
         """Return our comment, if there is one."""
         page, more = 1, True
         while more:
-            answer = self._asked("GET", f"repos/{self.repo}/issues/{self.number}/comments?per_page={PER_PAGE}&page={page}")
-            for comment in self._parsed(list[Comment], answer):
+            answer = self._request("GET", f"repos/{self.repo}/issues/{self.number}/comments?per_page={PER_PAGE}&page={page}")
+            for comment in self._parse(list[Comment], answer):
                 if comment.is_ours:
                     return comment
             page, more = page + 1, 'rel="next"' in answer.headers.get("link", "")
         return None
 
     def say(self, body: str, earlier: Comment | None) -> Comment:
-        """Make `body` our comment: a new one, or the earlier one's text."""
+        """Create our comment with `body`, or update the earlier one."""
         if earlier is not None:
-            return self._parsed(Comment, self._asked("PATCH", f"repos/{self.repo}/issues/comments/{earlier.id}", {"body": body}))
-        return self._parsed(Comment, self._asked("POST", f"repos/{self.repo}/issues/{self.number}/comments", {"body": body}))
+            return self._parse(Comment, self._request("PATCH", f"repos/{self.repo}/issues/comments/{earlier.id}", {"body": body}))
+        return self._parse(Comment, self._request("POST", f"repos/{self.repo}/issues/{self.number}/comments", {"body": body}))
 
-    def _asked(self, method: str, path: str, payload: dict[str, Any] | None = None) -> Reply:
+    def _request(self, method: str, path: str, payload: dict[str, Any] | None = None) -> Reply:
         answer = self.transport.request(method, path, payload)
         if 200 <= answer.status < 300:
             return answer
         raise refusal(answer, self.where, "read" if method == "GET" else "comment on")
 
-    def _parsed(self, kind: type[T], answer: Reply) -> T:
+    def _parse(self, kind: type[T], answer: Reply) -> T:
         try:
             return TypeAdapter(kind).validate_json(answer.body)
         except ValidationError as error:
@@ -226,10 +226,10 @@ def unreachable(where: str, why: str) -> PublishError:
 
 
 def refusal(answer: Reply, where: str, what: str) -> PublishError:
-    """Return what a person can do about an answer that is no success."""
-    said = said_in(answer.body)
-    status = f"HTTP {answer.status}{f': {said}' if said else ''}"
-    limited = "retry-after" in answer.headers or answer.headers.get("x-ratelimit-remaining") == "0" or "rate limit" in said.lower()
+    """Return the error for an unsuccessful response, with what the user can do about it."""
+    text = error_text(answer.body)
+    status = f"HTTP {answer.status}{f': {text}' if text else ''}"
+    limited = "retry-after" in answer.headers or answer.headers.get("x-ratelimit-remaining") == "0" or "rate limit" in text.lower()
     if answer.status == 429 or (answer.status == 403 and limited):
         wait = answer.headers.get("retry-after")
         return PublishError(f"GitHub's rate limit is reached ({status})", f"repeat in {wait} s" if wait else "repeat within an hour")
@@ -246,10 +246,10 @@ def refusal(answer: Reply, where: str, what: str) -> PublishError:
     return PublishError(f"GitHub would not let us {what} {where} ({status})", "see the message above")
 
 
-def said_in(body: str) -> str:
-    """Return the API's own words in an answer, in one line."""
+def error_text(body: str) -> str:
+    """Return the API's own error message in one line, or "" if there is none."""
     try:
-        said = json.loads(body)["message"]
+        text = json.loads(body)["message"]
     except (ValueError, KeyError, TypeError):
         return ""
-    return " ".join(str(said).split())[:200]
+    return " ".join(str(text).split())[:200]

@@ -1,4 +1,4 @@
-"""publish: the report committed to a branch and shown in one comment on an issue, in that order, and safe to repeat."""
+"""Publication of a report: a commit on a branch, then one comment on an issue. It is safe to repeat."""
 
 import getpass
 import os
@@ -13,18 +13,18 @@ from pipeline.config.schema import SECRET_NAME, PublishConfig
 from pipeline.errors import PublishError
 from pipeline.publish import document
 from pipeline.publish.github import HostedRepository, Thread, ThroughGh, ThroughRest
-from pipeline.publish.repository import Commit, MovedError, Repository, carried, sign, through_gh
+from pipeline.publish.repository import Commit, MovedError, Repository, inherited_settings, sign, through_gh
 from pipeline.publish.scrub import Private, scrub, scrubbed_json
 
-BESIDE = ("report.json", "report.html")  # the report
-UNKNOWN = "COMMIT"  # in what a dry run shows
+BESIDE = ("report.json", "report.html")  # files beside the report that are published with it
+UNKNOWN = "COMMIT"  # stands for the commit's id in a dry run
 AGAIN = "./inv report --only"
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Publication:
-    """What is published, scrubbed: the files by their path in the target, the report's path and text, and the commit's message."""
+    """What is published, scrubbed: files by their path in the target, the report's path and text, the commit message."""
 
     files: Mapping[PurePosixPath, bytes]
     report: str
@@ -34,7 +34,7 @@ class Publication:
 
 @dataclass(frozen=True)
 class PublishOrder:
-    """Where it goes; without a way to the API it can only be shown."""
+    """Where and how to publish; without a transport to the API, publishing can only be previewed."""
 
     target: HostedRepository
     remote: str
@@ -46,8 +46,8 @@ class PublishOrder:
 
     @property
     def git_settings(self) -> list[tuple[str, str]]:
-        """Return the git settings to reach the remote with, the login to GitHub's among them where the remote is there."""
-        own = carried(self.project)
+        """Return the git settings for the remote, including GitHub's login if the remote is on that server."""
+        own = inherited_settings(self.project)
         if not self.remote.startswith(f"{self.target.server}/"):
             return own
         if isinstance(self.transport, ThroughGh):
@@ -56,7 +56,7 @@ class PublishOrder:
 
 
 def private_here(project: Path, hosts: Iterable[str], key_file: Path, environment: Mapping[str, str] = os.environ) -> Private:
-    """Return what this machine and its environment know of themselves; `hosts` are those that the settings name."""
+    """Return the private data of this machine and its environment; `hosts` are those named in the settings."""
     name = socket.gethostname()
     users = [environment.get(variable, "") for variable in ("USER", "LOGNAME", "SUDO_USER")]
     with suppress(KeyError, OSError):  # a user without a name, as in containers
@@ -67,42 +67,42 @@ def private_here(project: Path, hosts: Iterable[str], key_file: Path, environmen
     return Private(
         users=tuple(users),
         hosts=(name, name.partition(".")[0], *hosts),
-        homes=tuple({environment.get("HOME", ""), os.path.expanduser("~")}),  # noqa: PTH111  Path.home() raises where there is none
+        homes=tuple({environment.get("HOME", ""), os.path.expanduser("~")}),  # noqa: PTH111  Path.home() raises if there is none
         secrets=tuple(secrets),
         project=str(project),
     )
 
 
 def gathered(project: Path, path: str, headline: str, order: PublishOrder, private: Private) -> Publication:
-    """Return what is to be published of the report at `path`; PublishError when a part of it is missing."""
+    """Return what to publish of the report at `path`; raise PublishError if a part of it is missing."""
     report = project / path
-    # The target holds things as the project does; a report that was put elsewhere brings its own folder.
+    # Paths in the target are those in the project; for a report outside it, those in the report's own folder.
     base = (project if report.resolve().is_relative_to(project.resolve()) else report.parent).resolve()
     name = report.resolve().relative_to(base).as_posix()
     try:
         markdown = report.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise PublishError(f"{path} is gone", f"render it again: `{AGAIN}`") from None
-    found = {name: report}
+    files = {name: report}
     for image in document.images(markdown):
         file = (report.parent / image).resolve()
         if not file.is_relative_to(base) or not file.is_file():
             where = "is not there" if file.is_relative_to(base) else "lies outside the project"
             raise PublishError(f"the report shows {image}, which {where}; nothing was published", f"render it again: `{AGAIN}`")
-        found[file.relative_to(base).as_posix()] = file
+        files[file.relative_to(base).as_posix()] = file
     for other in BESIDE:
         if report.with_name(other).is_file():
-            found[document.resolved(name, other)] = report.with_name(other)
+            files[document.resolve(name, other)] = report.with_name(other)
     folder = PurePosixPath(order.settings.path)
-    markdown = scrub(document.with_links_to(markdown, name, found), private)
-    contents = {folder / key: content_of(file, private) for key, file in found.items()}
+    markdown = scrub(document.with_links_to(markdown, name, files), private)
+    contents = {folder / key: content_of(file, private) for key, file in files.items()}
     contents[folder / name] = markdown.encode()
     message = document.message(markdown, scrub(headline, private), order.issue)
     return Publication(contents, (folder / name).as_posix(), markdown, message)
 
 
 def content_of(file: Path, private: Private) -> bytes:
-    """Return the file's content, scrubbed where it is text."""
+    """Return the file's content, scrubbed if it is text."""
     content = file.read_bytes()
     try:
         text = content.decode()
@@ -124,12 +124,12 @@ def comment_of(publication: Publication, target: HostedRepository, commit: str) 
 
 
 def push_report(publication: Publication, order: PublishOrder, transport: ThroughGh | ThroughRest, say: Say) -> None:
-    """Push the report, then make or update the comment; PublishError says what was done when not all was."""
+    """Push the report, then create or update the comment; if only the push succeeds, PublishError says so."""
     thread = Thread(transport, order.target, order.issue)
     issue, earlier = thread.issue(), thread.comment()
     with tempfile.TemporaryDirectory(prefix="vllm-poc-publish-") as folder:
         repository = Repository(Path(folder), order.remote, order.settings.branch, order.git_settings)
-        commit = pushed(repository, publication)
+        commit = push_commit(repository, publication)
     link = f"{order.target.web}/blob/{commit.id}/{publication.report}"
     if commit.is_new:
         subject = publication.message.partition("\n")[0]
@@ -145,8 +145,8 @@ def push_report(publication: Publication, order: PublishOrder, transport: Throug
     say(f"{'updated' if earlier else 'made'} the comment on {thread.where}{closed}\n{comment.html_url}")
 
 
-def pushed(repository: Repository, publication: Publication) -> Commit:
-    """Push what is new, once more where the branch moved meanwhile."""
+def push_commit(repository: Repository, publication: Publication) -> Commit:
+    """Return the commit that holds the report, pushed if it is new; try again once if the branch moved meanwhile."""
     for _ in range(2):
         commit = repository.commit(publication.files, publication.message)
         try:
@@ -159,7 +159,7 @@ def pushed(repository: Repository, publication: Publication) -> Commit:
 
 
 def show_report(publication: Publication, order: PublishOrder, say: Say) -> None:
-    """Print what publishing would do, and do nothing of it; what can be asked without a change is asked."""
+    """Print what publishing would do, without doing it; requests that change nothing are made."""
     with tempfile.TemporaryDirectory(prefix="vllm-poc-publish-") as folder:
         repository = Repository(Path(folder), order.remote, order.settings.branch, order.git_settings)
         commit = repository.commit(publication.files, publication.message)
@@ -171,7 +171,7 @@ def show_report(publication: Publication, order: PublishOrder, say: Say) -> None
 
 
 def comment_plan(order: PublishOrder) -> str:
-    """Return what would become of the comment, as far as it can be known."""
+    """Return what would happen to the comment, as far as that can be known."""
     where = f"{order.target.repo}#{order.issue}"
     if order.transport is None:
         return f"comment on {where} (or update the comment that is there)"

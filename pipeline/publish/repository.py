@@ -1,4 +1,4 @@
-"""A commit on a branch of a remote repository, made in a temporary repository: no working tree, index or branch of the user is touched."""
+"""A commit on a branch of a remote repository, made in a temporary repository, without touching the user's own."""
 
 import base64
 import os
@@ -12,9 +12,9 @@ from pipeline.errors import PublishError
 from pipeline.publish.github import HostedRepository
 
 TIMEOUT_S = 300.0
-# What a repository says about how to reach others and who commits; the rest of its configuration is about itself.
+# Settings about how to reach remotes and who commits; the rest of a configuration is about its own repository.
 CARRIED = re.compile(r"(user|http|url|credential|ssh)\..*|core\.sshcommand|core\.gitproxy")
-# Git would otherwise make up an address of the user's and the host's name, and publish it.
+# Git would otherwise make up an address from the names of the user and the host, and publish it.
 NOBODY = {"NAME": "vllm-poc", "EMAIL": "vllm-poc@localhost"}
 UNREACHABLE = re.compile(
     r"could not resolve|connection (refused|timed out|reset)|failed to connect|couldn't connect|network is unreachable|no route"
@@ -32,16 +32,16 @@ MOVED = re.compile(
 
 
 class GitError(Exception):
-    """What git said when it failed."""
+    """A failed git command; the text is git's message."""
 
 
 class MovedError(Exception):
-    """The remote branch is no longer where it was."""
+    """The remote branch has moved meanwhile."""
 
 
 @dataclass(frozen=True)
 class Commit:
-    """The commit that holds the report: a new one, or the branch's own where that holds the same already."""
+    """The commit that holds the report: a new one, or the branch's tip if that has the same content."""
 
     id: str
     is_new: bool
@@ -49,60 +49,60 @@ class Commit:
 
 
 def local_setting(project: Path, name: str) -> str | None:
-    """Return what the project's repository says, None where it says nothing, is none, or git is missing."""
+    """Return a git setting as seen from the project, or None if it is not set; raise PublishError if git is missing."""
     try:
-        done = subprocess.run(
+        result = subprocess.run(
             ["git", "config", "--get", name], cwd=project, env=environment_without_repository(), capture_output=True, text=True
         )
     except FileNotFoundError:
         raise PublishError("git is not installed", "install it (Debian, Ubuntu: `sudo apt install git`)") from None
-    return done.stdout.strip() or None
+    return result.stdout.strip() or None
 
 
-def carried(project: Path) -> list[tuple[str, str]]:
-    """Return the settings of the project's repository that another one needs to reach the same places."""
-    done = subprocess.run(
+def inherited_settings(project: Path) -> list[tuple[str, str]]:
+    """Return the settings of the project's repository that another repository needs to reach the same remotes."""
+    result = subprocess.run(
         ["git", "config", "--local", "--list", "-z"], cwd=project, env=environment_without_repository(), capture_output=True, text=True
     )
-    pairs = [entry.partition("\n") for entry in done.stdout.split("\0") if entry]
+    pairs = [entry.partition("\n") for entry in result.stdout.split("\0") if entry]
     return [(name, value) for name, _, value in pairs if CARRIED.fullmatch(name)]
 
 
 def sign(target: HostedRepository, token: str) -> list[tuple[str, str]]:
-    """Return the settings with which git shows the token to the target's server, and nothing that stood there before."""
+    """Return the git settings that send the token to the target's server, replacing any header set before."""
     key, credentials = f"http.{target.server}/.extraheader", base64.b64encode(f"x-access-token:{token}".encode()).decode()
     return [(key, ""), (key, f"Authorization: Basic {credentials}")]
 
 
 def through_gh(target: HostedRepository) -> list[tuple[str, str]]:
-    """Return the settings with which git asks gh for the password of the target's server."""
+    """Return the git settings that make gh the credential helper for the target's server."""
     key = f"credential.{target.server}.helper"
     return [(key, ""), (key, "!gh auth git-credential")]
 
 
 def environment_without_repository() -> dict[str, str]:
-    """Return the environment without what a hook or an alias may say of the repository that it runs in."""
+    """Return the environment without variables by which a hook or an alias names its own repository."""
     ours = {"GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY", "GIT_COMMON_DIR", "GIT_PREFIX", "GIT_NAMESPACE"}
     return {name: value for name, value in os.environ.items() if name not in ours}
 
 
 class Repository:
-    """A bare repository of ours in `folder`, whose remote is `url`."""
+    """A temporary bare repository in `folder`, whose remote is `url`."""
 
     def __init__(self, folder: Path, url: str, branch: str, settings: list[tuple[str, str]]) -> None:
         self.folder, self.url, self.branch = folder, url, branch
         self.environment = {**environment_without_repository(), **as_variables(settings, os.environ)}
         self.environment |= {"GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}
         self._git("init", "--bare", "--quiet", ".")
-        if self._tried("check-ref-format", f"refs/heads/{branch}") is None:
+        if self._try_git("check-ref-format", f"refs/heads/{branch}") is None:
             raise PublishError(f"{branch!r} is no name for a branch", "name another: --branch, or publish.branch")
         for name, value in NOBODY.items():
-            if self._tried("config", f"user.{name.lower()}") is None:
+            if self._try_git("config", f"user.{name.lower()}") is None:
                 self.environment = {f"GIT_AUTHOR_{name}": value, f"GIT_COMMITTER_{name}": value, **self.environment}
 
     def commit(self, files: Mapping[PurePosixPath, bytes], message: str) -> Commit:
-        """Return the commit of the files on top of what the remote branch holds; nothing is pushed."""
-        tip, exists = self._fetched()
+        """Return the commit of the files on top of the remote branch; nothing is pushed."""
+        tip, exists = self._fetch_base()
         self._git("read-tree", *([tip] if tip else ["--empty"]))
         blobs = {path: self._git("hash-object", "-w", "--stdin", stdin=content) for path, content in files.items()}
         entries = "".join(f"100644 {blob}\t{path}\0" for path, blob in blobs.items())
@@ -115,7 +115,7 @@ class Repository:
         return Commit(commit_id, is_new=True, stat=self._git("diff", "--stat=100", "--no-color", "--no-ext-diff", before, commit_id))
 
     def push(self, commit: Commit) -> None:
-        """Push the commit to the branch; MovedError when the branch has moved meanwhile."""
+        """Push the commit to the branch; raise MovedError if the branch has moved meanwhile."""
         try:
             self._run("push", "--quiet", "--no-verify", self.url, f"{commit.id}:refs/heads/{self.branch}")
         except GitError as error:
@@ -123,8 +123,8 @@ class Repository:
                 raise MovedError from error
             raise self._trouble(error, "push to") from error
 
-    def _fetched(self) -> tuple[str, bool]:
-        """Return the commit to build on, empty for a repository without any, and whether it is the branch's."""
+    def _fetch_base(self) -> tuple[str, bool]:
+        """Return the commit to build on, "" for an empty repository, and whether it is the branch's."""
         lines = self._remote("ls-remote", self.url, "HEAD", f"refs/heads/{self.branch}").splitlines()
         listed = {line.partition("\t")[2] for line in lines}
         ref = next((name for name in (f"refs/heads/{self.branch}", "HEAD") if name in listed), None)
@@ -145,7 +145,7 @@ class Repository:
         except GitError as error:
             raise PublishError(f"git {words[0]} failed: {last_line(str(error))}", "nothing was pushed; see git's words") from error
 
-    def _tried(self, *words: str) -> str | None:
+    def _try_git(self, *words: str) -> str | None:
         try:
             return self._run(*words)
         except GitError:
@@ -153,29 +153,29 @@ class Repository:
 
     def _run(self, *words: str, stdin: bytes = b"") -> str:
         try:
-            done = subprocess.run(
+            result = subprocess.run(
                 ["git", *words], cwd=self.folder, env=self.environment, input=stdin, capture_output=True, timeout=TIMEOUT_S
             )
         except subprocess.TimeoutExpired:
             raise GitError(f"git {words[0]} timed out after {TIMEOUT_S:g} s") from None
-        if done.returncode:
-            raise GitError(done.stderr.decode(errors="replace").strip())
-        return done.stdout.decode(errors="replace").strip("\n")
+        if result.returncode:
+            raise GitError(result.stderr.decode(errors="replace").strip())
+        return result.stdout.decode(errors="replace").strip("\n")
 
     def _trouble(self, error: GitError, what: str) -> PublishError:
-        said, where = str(error), without_login(self.url)
-        if REFUSED.search(said):
+        output, where = str(error), without_login(self.url)
+        if REFUSED.search(output):
             hint = "check its name and your rights there (git's login; GITHUB_TOKEN with Contents: write; the branch's protection)"
-            return PublishError(f"git may not {what} {where}: {reason(said, REFUSED)}; nothing was published", hint)
-        if UNREACHABLE.search(said):
+            return PublishError(f"git may not {what} {where}: {reason(output, REFUSED)}; nothing was published", hint)
+        if UNREACHABLE.search(output):
             return PublishError(
-                f"{where} cannot be reached: {reason(said, UNREACHABLE)}; nothing was published", "check the network, then repeat"
+                f"{where} cannot be reached: {reason(output, UNREACHABLE)}; nothing was published", "check the network, then repeat"
             )
-        return PublishError(f"git could not {what} {where}: {last_line(said)}; nothing was published", "see git's words, then repeat")
+        return PublishError(f"git could not {what} {where}: {last_line(output)}; nothing was published", "see git's words, then repeat")
 
 
 def as_variables(settings: list[tuple[str, str]], environment: Mapping[str, str]) -> dict[str, str]:
-    """Return git settings as environment variables, which unlike arguments nobody else can read, after those that are there."""
+    """Return git settings as environment variables, numbered after existing ones; unlike arguments, nobody else can read them."""
     first = int(environment.get("GIT_CONFIG_COUNT") or 0)
     variables = {"GIT_CONFIG_COUNT": str(first + len(settings))}
     for number, (name, value) in enumerate(settings, first):
@@ -184,15 +184,15 @@ def as_variables(settings: list[tuple[str, str]], environment: Mapping[str, str]
 
 
 def without_login(url: str) -> str:
-    """Return the address without the user and password that may stand in it."""
+    """Return the URL without user and password."""
     return re.sub(r"(?<=://)[^/@]*@", "", url)
 
 
-def reason(said: str, pattern: re.Pattern[str]) -> str:
-    """Return the line of git's words that tells what the matter is."""
-    return next((without_login(line.strip()) for line in said.splitlines() if pattern.search(line)), last_line(said))
+def reason(output: str, pattern: re.Pattern[str]) -> str:
+    """Return the first line of git's output that matches the pattern, else the last line."""
+    return next((without_login(line.strip()) for line in output.splitlines() if pattern.search(line)), last_line(output))
 
 
-def last_line(said: str) -> str:
-    """Return the last line that says something."""
-    return without_login(next((line.strip() for line in reversed(said.splitlines()) if line.strip()), "it said nothing"))
+def last_line(output: str) -> str:
+    """Return the last line that is not blank."""
+    return without_login(next((line.strip() for line in reversed(output.splitlines()) if line.strip()), "it said nothing"))

@@ -1,4 +1,4 @@
-"""What stands in one place of the report: values, which each format turns into text once. Pure."""
+"""Cells of the report: values that each format turns into text. Pure."""
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
@@ -10,34 +10,34 @@ from pipeline.measure.figures import Figure
 from pipeline.measure.verdicts import SIGNS
 from pipeline.message import Code, Digits, Message, Value, _, joined
 
-Text: TypeAlias = str  # a Message is said in the report's language, Code shown as code; other text is left as somebody wrote it
+Text: TypeAlias = str  # a Message is translated, Code is marked up, and any other text is left as it is
 NOT_MEASURED = "NOT_MEASURED"
 
 
 def glued(*parts: Value) -> Message:
-    """Return the parts one after the other."""
+    """Concatenate the parts."""
     return joined("", parts)
 
 
 def comma_separated(parts: Iterable[Value]) -> Message:
-    """Return the parts with a comma between them."""
+    """Join the parts with commas."""
     return joined(", ", parts)
 
 
 def with_unit(digits: str, unit: Text) -> Message:
-    """Return a number with its unit; where the sign of percent stands is up to the language."""
+    """Return a number with its unit; the language decides the place of the percent sign."""
     number = Digits(digits)
     return _("{number} %", number=number) if unit == "%" else glued(number, " ", unit) if unit else glued(number)
 
 
 def number(value: float, marks: Collection[float] = ()) -> Digits:
-    """Return the value with three significant digits, whole from 100 on, on its side of each mark."""
+    """Return the value with three significant digits, whole from 100 on, never rounded across a mark."""
     return Digits(number_shown(value, marks))
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A figure with unit, n and 95 % bounds, or that there is none and why; no rounding moves it across one of the marks."""
+    """A figure with unit, n and 95 % bounds, or the reason why there is none; rounding never moves it across a mark."""
 
     value: float | None
     unit: Text = ""
@@ -56,13 +56,13 @@ class Measured:
 
     @property
     def details(self) -> list[Message]:
-        """Return n, bounds, and what else is to be said."""
+        """Return n, the bounds and the aside, as far as there are any."""
         if self.value is None:
             return []
-        found = [glued("n = ", self.n)] if self.n is not None else []
+        result = [glued("n = ", self.n)] if self.n is not None else []
         if self._shown.low or self._shown.high:
-            found.append(glued(_("95 %"), ": ", bounds_of(self._shown)))
-        return [*found, *([glued(self.aside)] if self.aside else [])]
+            result.append(glued(_("95 %"), ": ", bounds_of(self._shown)))
+        return [*result, *([glued(self.aside)] if self.aside else [])]
 
     @property
     def _shown(self) -> Shown:
@@ -78,16 +78,16 @@ def measured(figure: Figure | None, marks: Collection[float] = (), reason: Text 
     return Measured(figure.value, Message(figure.unit), figure.n, figure.low, figure.high, tuple(marks), aside=aside)
 
 
-def bounds_of(found: Shown) -> Message:
-    """Return the bounds in a few words."""
-    if found.low and found.high:
-        return _("{low} to {high}", low=Digits(found.low), high=Digits(found.high))
-    return glued("≥ ", Digits(found.low)) if found.low else glued("≤ ", Digits(found.high))
+def bounds_of(bounds: Shown) -> Message:
+    """Return the bounds as text."""
+    if bounds.low and bounds.high:
+        return _("{low} to {high}", low=Digits(bounds.low), high=Digits(bounds.high))
+    return glued("≥ ", Digits(bounds.low)) if bounds.low else glued("≤ ", Digits(bounds.high))
 
 
 @dataclass(frozen=True)
 class Target:
-    """What a figure must meet; a target that only the plan of a start could tell is named. `statistics`: which of its values."""
+    """The target of a figure: a number, or a name if the plan of a start had to provide it; `statistics` names the judged values."""
 
     comparator: str
     target: float | str
@@ -96,14 +96,14 @@ class Target:
 
     @property
     def text(self) -> Message:
-        """Return what it must meet."""
+        """Return the comparator and the target."""
         if isinstance(self.target, str):
             return glued(SIGNS[self.comparator], " ", self.target)
         return glued(SIGNS[self.comparator], " ", with_unit(f"{self.target:g}", self.unit))
 
     @property
     def aside(self) -> Message:
-        """Return which statistic of the figure."""
+        """Return the statistics of the figure."""
         return joined("; ", self.statistics)
 
 
@@ -118,33 +118,33 @@ class Ruling:
 
     @property
     def note(self) -> Message:
-        """Return what is said beside the word."""
+        """Return the waiver and the reason, and whether the profile requires the gate."""
         waiver = [glued("(", self.waiver, ")")] if self.waiver else []
-        said = joined(": ", [*waiver, *([self.reason] if self.reason else [])])
-        return said if self.required else glued(said, _(" (not required by this profile)"))
+        text = joined(": ", [*waiver, *([self.reason] if self.reason else [])])
+        return text if self.required else glued(text, _(" (not required by this profile)"))
 
     @property
     def after(self) -> Message:
-        """Return the note as it follows the word."""
+        """Return the note with the separator that follows the verdict."""
         return glued(" " if self.waiver else ": " if self.reason else "", self.note)
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where a figure, or a cell of a sweep, is on record: `metric` is its name in report.json."""
+    """The location of a figure, or of a cell of a sweep, in the records; `metric` is its name in report.json."""
 
     text: Text
     metric: str = ""
 
 
 def source(stage: str, name: str) -> Source:
-    """Return where the stage's figure is on record."""
+    """Return the location of the stage's figure in its record."""
     return Source(glued(Code(f"artifacts/{stage}.json"), " → ", Code(name)), f"{stage}.{name}")
 
 
 @dataclass(frozen=True)
 class Amount:
-    """A text that stands for an amount, by which it is sorted."""
+    """A text with the number by which it is sorted."""
 
     text: Text
     value: float
@@ -152,7 +152,7 @@ class Amount:
 
 @dataclass(frozen=True)
 class Verbatim:
-    """What a model or a user wrote, shown as it is."""
+    """Text of a model or a user, shown as it is."""
 
     text: str
 
@@ -161,12 +161,12 @@ Cell: TypeAlias = "Text | int | Measured | Target | Ruling | Source | Amount | V
 
 
 def amount(parts: Iterable[Value], value: float) -> Amount:
-    """Return the parts, one after the other, as an amount."""
+    """Return the concatenated parts as an Amount."""
     return Amount(joined("", parts), value)
 
 
 def sorting_key(cell: Cell) -> float | None:
-    """Return by which number a cell is sorted; None where it is none."""
+    """Return the number by which a cell is sorted; None if there is none."""
     if isinstance(cell, Measured | Amount):
         return cell.value
     if isinstance(cell, Target):
@@ -175,7 +175,7 @@ def sorting_key(cell: Cell) -> float | None:
 
 
 def of_settings(text: str) -> Message:
-    """Return a text of config.yaml, in which backticks mark code; what is ours of it has a translation."""
+    """Return a text of config.yaml as a message, in which backticks mark code; the default texts have translations."""
     pieces = text.split("`")
     if len(pieces) % 2 == 0:
         return Message(text)

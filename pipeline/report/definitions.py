@@ -1,4 +1,4 @@
-"""What the figures mean: each definition with the figures that it belongs to. A report shows those that it refers to."""
+"""Definitions of the figures, each with a pattern of the figures it explains. A report shows those that it refers to."""
 
 import re
 from collections.abc import Collection
@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pipeline.message import Code, _
 from pipeline.report.cells import Text
 
-ALWAYS = ("bounds", "verdicts", "source")  # of the tables' own columns
-# Of which figures each is, by <stage>.<figure>.
+ALWAYS = ("bounds", "verdicts", "source")  # they explain columns of the tables
+# Patterns of the figures that each definition explains, searched for in <stage>.<figure>.
 FIGURES = {
     "ttft": r"ttft",
     "send": r"ttft|e2e|[.]\w*latency_ms",
@@ -34,12 +34,12 @@ FIGURES = {
 
 @dataclass(frozen=True)
 class Definition:
-    """What a term means; `id` is that of its footnote."""
+    """The definition of a term; `id` is the id of its footnote."""
 
     id: str
     term: Text
     text: Text
-    on_page: Text = ""  # the same where figures have no links
+    on_page: Text = ""  # the variant for report.html, whose figures have no links
 
 
 DEFINITIONS = (
@@ -48,8 +48,8 @@ DEFINITIONS = (
         _("Verdicts"),
         _(
             "PASS (figure and bound meet the target), FAIL (the figure does not), INCONCLUSIVE (the figure does, its bound or its n "
-            "does not), NOT_MEASURED (with the reason), SIMULATED (not a real vLLM; never a pass). A waived gate keeps its verdict "
-            "and does not count for the exit code until its waiver expires."
+            "does not), NOT_MEASURED (with the reason), INVALID (the measurement contradicts itself), SIMULATED (not a real vLLM; "
+            "never a pass). A waived gate keeps its verdict and does not count for the exit code until its waiver expires."
         ),
     ),
     Definition(
@@ -137,10 +137,10 @@ DEFINITIONS = (
 
 
 def notes_of(metric: str) -> tuple[str, ...]:
-    """Return the ids of the definitions that a figure needs."""
+    """Return the ids of the definitions that explain a figure."""
     return tuple(name for name, pattern in FIGURES.items() if re.search(pattern, metric))
 
 
 def definitions(ids: Collection[str]) -> list[Definition]:
-    """Return these definitions, and those that every report needs, in their order."""
+    """Return the definitions with these ids, and those that every report shows, in order."""
     return [one for one in DEFINITIONS if one.id in ids or one.id in ALWAYS]

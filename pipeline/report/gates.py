@@ -1,4 +1,4 @@
-"""Gates against the records: find each gate's figure, judge it, and see whether a waiver covers it."""
+"""Judging of gates on the records: find each gate's figure, judge it, and apply its waiver."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -24,12 +24,12 @@ from pipeline.vllm.plan import NOTHING_PLANNED, PEAK_ERROR_MIB
 
 WAIVABLE = ("FAIL", "INCONCLUSIVE", "NOT_MEASURED")
 EMBEDDED = "wheel"  # the source of a model that comes with the packages
-OF_OUR_SERVER = (Installation, Model, Closing, Remedied)
+OWN_SERVER_RECORDS = (Installation, Model, Closing, Remedied)
 
 
 @dataclass(frozen=True)
 class JudgedGate:
-    """A gate with the figure that it took, the verdict, and the words for its waiver, if it has one."""
+    """A gate with the figure it judged, the verdict, and the text on its waiver, if any."""
 
     id: str
     gate: Gate
@@ -37,7 +37,7 @@ class JudgedGate:
     judgement: Judgement
     waiver: Text = ""
     waived: bool = False
-    statistics: tuple[Text, ...] = ()  # where the plan says more than the gate
+    statistics: tuple[Text, ...] = ()  # replaces the gate's own where the plan set the target
 
     @property
     def counts(self) -> bool:
@@ -59,16 +59,16 @@ class Judged:
 
     @property
     def failures(self) -> list[tuple[str, Failure]]:
-        """Return what failed by itself, with the names of the stages."""
-        found = [(outcome.stage, outcome.failure) for outcome in counting(self.outcomes)]
-        return [(name, failure) for name, failure in found if failure and failure.kind not in (BLOCKED, MeaninglessError.kind)]
+        """Return the failures by stage, without stages that were only blocked or had nothing to measure."""
+        pairs = [(outcome.stage, outcome.failure) for outcome in decisive_outcomes(self.outcomes)]
+        return [(name, failure) for name, failure in pairs if failure and failure.kind not in (BLOCKED, MeaninglessError.kind)]
 
 
 def judge_records(gates: Gates, waivers: ActiveWaivers, outcomes: Outcomes) -> Judged:
     """Return the gates judged on all that is on record; a stage that failed makes the exit code 2, whatever is waived."""
-    ours = of_this_server(outcomes)
-    judged = [with_waiver(row, waivers) for row in judge_all(gates.root, ours)]
-    failed = any(outcome.failure and outcome.failure.kind != MeaninglessError.kind for outcome in counting(ours))
+    ours = drop_other_servers(outcomes)
+    judged = [apply_waiver(row, waivers) for row in judge_all(gates.root, ours)]
+    failed = any(outcome.failure and outcome.failure.kind != MeaninglessError.kind for outcome in decisive_outcomes(ours))
     code = 2 if failed else exit_code((row.judgement, row.counts) for row in judged)
     return Judged(judged, code, ours, trial(ours))
 
@@ -89,45 +89,45 @@ def trial(outcomes: Outcomes) -> Text:
     return _("The embedded model is no router: {right} % right, a constant answer gets {constant} %.", **shares)
 
 
-def counting(outcomes: Outcomes) -> list[Outcome[Artifact]]:
-    """Return the outcomes that the exit code depends on; a soak and a sweep have one of their own."""
+def decisive_outcomes(outcomes: Outcomes) -> list[Outcome[Artifact]]:
+    """Return the outcomes that the exit code depends on; a soak and a sweep have exit codes of their own."""
     return [outcome for outcome in outcomes if outcome not in (outcomes[Soak], outcomes[Sweep])]
 
 
-def of_this_server(outcomes: Outcomes) -> Outcomes:
-    """Return the outcomes without data that belongs to another server than the one on record."""
+def drop_other_servers(outcomes: Outcomes) -> Outcomes:
+    """Return the outcomes without the data of any other server than the one on record."""
     server = outcomes[Server]
-    gone: dict[str, Outcome[Artifact]] = {}
-    if server.data is not None and server.data.attached:  # what was installed or stopped here is another server's
-        gone |= {outcomes[kind].stage: Outcome(outcomes[kind].stage, None, None) for kind in OF_OUR_SERVER}
+    replacements: dict[str, Outcome[Artifact]] = {}
+    if server.data is not None and server.data.attached:  # what was installed or stopped here is not the attached server
+        replacements |= {outcomes[kind].stage: Outcome(outcomes[kind].stage, None, None) for kind in OWN_SERVER_RECORDS}
     for outcome in outcomes.stages:
         envelope = outcome.envelope
         if not isinstance(outcome.data, Measurement) or envelope is None:
             continue
         if server.data is None or not same_identity(envelope.because.get("serve"), server.data.identity()):
             failure = Failure(kind=BLOCKED, message=_("was measured on another server than the one on record"))
-            gone[outcome.stage] = Outcome(outcome.stage, None, None, failure)
-    return outcomes.having(gone)
+            replacements[outcome.stage] = Outcome(outcome.stage, None, None, failure)
+    return outcomes.having(replacements)
 
 
 def same_identity(recorded: object, identity: Mapping[str, object]) -> bool:
-    """Tell whether both are of one server; a fact that an older record does not know must say nothing today."""
+    """Tell whether both identities are of the same server; a fact missing in an older record must be empty now."""
     if not isinstance(recorded, Mapping):
         return False
     return {key: value for key, value in identity.items() if key in recorded or value} == recorded
 
 
 def judge_all(gates: Mapping[str, Gate], outcomes: Outcomes) -> list[JudgedGate]:
-    """Return each gate judged on the outcome of the stage that its metric names."""
+    """Return each gate, judged on the outcome of the stage in its metric."""
     result = []
     for name, gate in gates.items():
         stage, _dot, metric = gate.metric.partition(".")
-        found, simulated = find(outcomes.named(stage), metric, gate.unit)
-        if isinstance(found, Judgement):
-            result.append(JudgedGate(name, gate, not_measured(gate.unit, found.reason), found))
+        finding, simulated = find_figure(outcomes.named(stage), metric, gate.unit)
+        if isinstance(finding, Judgement):
+            result.append(JudgedGate(name, gate, not_measured(gate.unit, finding.reason), finding))
             continue
-        row = JudgedGate(name, gate, found, Judgement("NOT_MEASURED", found.reason))
-        row = by_plan(row, found, outcomes) if gate.target == PLAN else row
+        row = JudgedGate(name, gate, finding, Judgement("NOT_MEASURED", finding.reason))
+        row = apply_plan(row, finding, outcomes) if gate.target == PLAN else row
         if not isinstance(row.gate.target, str):
             by_bound = row.gate.judge_by == "bound"
             judgement = judge(row.figure, row.gate.comparator, row.gate.target, row.gate.min_n, by_bound, simulated)
@@ -136,27 +136,27 @@ def judge_all(gates: Mapping[str, Gate], outcomes: Outcomes) -> list[JudgedGate]
     return result
 
 
-def by_plan(row: JudgedGate, peak: Figure, outcomes: Outcomes) -> JudgedGate:
-    """Return the gate with the number that the plan of the start makes its target, and the peak to judge by it.
+def apply_plan(row: JudgedGate, peak: Figure, outcomes: Outcomes) -> JudgedGate:
+    """Return the gate with the target that the plan of the start gives, and the peak to judge by it.
 
-    The plan is for one device, and so is the peak: the highest where several share the model. Without a plan the gate stays
-    as it is and the figure says why.
+    Both plan and peak are per device: where several devices share the model, the highest peak counts. Without a plan the
+    target stays a name, and the figure gives the reason.
     """
-    gate, server, use = row.gate, outcomes[Server].data, outcomes[MemoryUse].data
+    gate, server, memory = row.gate, outcomes[Server].data, outcomes[MemoryUse].data
     if server is None or server.plan is None:
         figure = peak if peak.value is None else not_measured(gate.unit, NOTHING_PLANNED)
         return replace(row, figure=figure, judgement=Judgement("NOT_MEASURED", figure.reason))
     planned_mib, statistics = server.plan.peak_mib, [of_settings(gate.statistic)] if gate.statistic else []
-    if use is not None and len(use.device_peaks_mib) > 1 and peak.value is not None:
-        peak = Figure(value=max(use.device_peaks_mib.values()), unit=peak.unit, n=peak.n)
-        statistics.append(_("the highest of {n} devices", n=len(use.device_peaks_mib)))
+    if memory is not None and len(memory.device_peaks_mib) > 1 and peak.value is not None:
+        peak = Figure(value=max(memory.device_peaks_mib.values()), unit=peak.unit, n=peak.n)
+        statistics.append(_("the highest of {n} devices", n=len(memory.device_peaks_mib)))
     statistics.append(_("the plan's {value} + {target}", value=Digits(f"{planned_mib:.0f}"), target=Digits(f"{PEAK_ERROR_MIB:.0f}")))
     changes = {"target": float(round(planned_mib + PEAK_ERROR_MIB)), "statistic": "; ".join(statistics)}
     return replace(row, gate=gate.model_copy(update=changes), figure=peak, statistics=tuple(statistics))
 
 
-def find(outcome: Outcome[Artifact] | None, metric: str, unit: str) -> tuple[Figure | Judgement, bool]:
-    """Return (figure, simulated); a stage that left none gives a figure without value, or FAIL when nothing answered it."""
+def find_figure(outcome: Outcome[Artifact] | None, metric: str, unit: str) -> tuple[Figure | Judgement, bool]:
+    """Return (figure, simulated): a figure without value if the stage has none, or FAIL if the server answered no request."""
     if outcome is None:
         return not_measured(unit, _("no such stage")), False
     if outcome.failure is not None and outcome.failure.kind == NothingAnsweredError.kind:
@@ -171,8 +171,8 @@ def find(outcome: Outcome[Artifact] | None, metric: str, unit: str) -> tuple[Fig
     return figure or missing, outcome.data.simulated
 
 
-def with_waiver(row: JudgedGate, waivers: ActiveWaivers) -> JudgedGate:
-    """Return the gate with its waiver: in force, it covers a required gate that does not pass; a simulated one never."""
+def apply_waiver(row: JudgedGate, waivers: ActiveWaivers) -> JudgedGate:
+    """Return the gate with its waiver; one in force covers a required gate that does not pass, but never a simulated one."""
     if expired := waivers.expired.get(row.id):
         return replace(row, waiver=_("waiver expired on {date}: {reason}", date=f"{expired.expires}", reason=expired.reason))
     if waiver := waivers.in_force.get(row.id):

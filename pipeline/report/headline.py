@@ -1,4 +1,4 @@
-"""The verdict of a run in one line, and in a few signs. Pure."""
+"""The verdict of a run in one line, and as the text of the badge. Pure."""
 
 from collections.abc import Sequence
 from typing import Literal, TypeAlias
@@ -32,17 +32,17 @@ def summary(judged: Judged) -> Message:
     if failures:
         stage, failure = failures[0]
         return glued(counts, ". ", _("{stage} failed: {message}.", stage=stage, message=failure.message))
-    said = [counts]
+    sentences = [counts]
     if judged.code:
-        # Where waivers cover every open gate and the run is still no pass, the waived gates are what it lacks.
-        bad = [row for row in required if row.counts and row.judgement.verdict != "PASS"] or [row for row in required if row.waived]
-        gates = comma_separated(glued(of_settings(row.gate.label), " (", row.judgement.verdict, ")") for row in bad)
-        said.append(_("Open: {gates}", gates=gates))
+        # If every open gate is waived and the run still does not pass, list the waived ones.
+        open_gates = [row for row in required if row.counts and row.judgement.verdict != "PASS"] or [row for row in required if row.waived]
+        gates = comma_separated(glued(of_settings(row.gate.label), " (", row.judgement.verdict, ")") for row in open_gates)
+        sentences.append(_("Open: {gates}", gates=gates))
     server = judged.outcomes[Server].data
     if server is not None and server.attached:
-        said.append(_("The server at {address} is somebody else's: it could hide what HTTP does not show", address=server.attached))
-    told = glued(joined(". ", said), ".")
-    return glued(told, " ", judged.trial) if judged.trial else told
+        sentences.append(_("The server at {address} is somebody else's: it could hide what HTTP does not show", address=server.attached))
+    text = glued(joined(". ", sentences), ".")
+    return glued(text, " ", judged.trial) if judged.trial else text
 
 
 def counts_of(judged: Judged, required: Sequence[JudgedGate]) -> Message:
@@ -63,16 +63,22 @@ def others(gates: Sequence[JudgedGate]) -> Message:
     if not rest:
         return glued()
     unknown = sum(row.judgement.verdict in UNKNOWN for row in rest)
-    counts = {"passed": passing(rest), "failed": len(rest) - passing(rest) - unknown, "unknown": unknown}
-    return _("; not required: {passed} pass, {failed} do not, {unknown} not measured", **counts)
+    passed = passing(rest)
+    missed = len(rest) - passed - unknown
+    counts = [
+        *([plural("{count} passes", "{count} pass", passed)] if passed else []),
+        *([plural("{count} does not", "{count} do not", missed)] if missed else []),
+        *([plural("{count} has no valid measurement", "{count} have no valid measurement", unknown)] if unknown else []),
+    ]
+    return _("; not required: {counts}", counts=comma_separated(counts))
 
 
 def passing(gates: Sequence[JudgedGate]) -> int:
-    """Return how many of the gates pass."""
+    """Return the number of gates that pass."""
     return sum(row.judgement.verdict == "PASS" for row in gates)
 
 
 def badge_words(judged: Judged) -> str:
-    """Return the verdict in a few signs: its word, and how many of the required gates pass."""
+    """Return the text of the badge: the verdict, and how many of the required gates pass."""
     required = [row for row in judged.gates if row.gate.required]
     return f"{word(judged)} {passing(required)}/{len(required)}"

@@ -1,4 +1,4 @@
-"""What the sections of the report read."""
+"""The inputs of the report's sections."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from pipeline.report.gates import Judged
 
 @dataclass(frozen=True)
 class Inputs:
-    """The records of this server, judged; settings; how the command was called; and the project folder, where raw data are."""
+    """The judged records of this server, the settings, the invocation, and the project folder with the raw data."""
 
     settings: ReportConfig
     alternatives: Sequence[Alternative]
@@ -24,13 +24,13 @@ class Inputs:
 
     @property
     def outcomes(self) -> Outcomes:
-        """Return the records, without what belongs to another server."""
+        """Return the outcomes, without those of another server."""
         return self.judged.outcomes
 
     @cached_property
     def marks(self) -> Marks:
-        """Return what the gates ask of each metric, which no rounding may hide."""
-        found: dict[str, list[float]] = {}
+        """Return the targets of the gates by metric, across which no value may be rounded."""
+        targets: dict[str, list[float]] = {}
         for row in self.judged.gates:
-            found.setdefault(row.gate.metric, []).extend(row.gate.numbers)
-        return found
+            targets.setdefault(row.gate.metric, []).extend(row.gate.numbers)
+        return targets

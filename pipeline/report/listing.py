@@ -1,4 +1,4 @@
-"""The gates for the terminal: each with its verdict and where every value in it stands."""
+"""The gates for the terminal: each with its verdict and the place where each value is defined."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -14,34 +14,34 @@ from pipeline.report.words import ENGLISH, Words
 
 
 def lines(row: JudgedGate, records: Iterable[Outcome[Artifact]], gate_at: Mapping[str, str], waiver_at: Mapping[str, str]) -> list[str]:
-    """Return a gate's lines; `gate_at` and `waiver_at` tell where these were set, as Layers.places does."""
+    """Return a gate's lines; `gate_at` and `waiver_at` are the places where they are set, from Layers.places."""
     gate, plain = row.gate, Plain(ENGLISH)
     stage, _dot, metric = gate.metric.partition(".")
     by = "by the value and its 95 % bound" if gate.judge_by == "bound" else "by the value alone"
-    found = [
+    rows = [
         ("verdict", plain.text(replace(ruling(row), required=True))),
         ("target", f"{plain.text(target(row))}; {by}, n ≥ {gate.min_n}; {'required' if gate.required else 'not required'}"),
         ("measured", plain.text(measured(row.figure))),
-        ("figure", f"artifacts/{stage}.json → data.figures.{metric}{taken(stage, records)}"),
-        ("gate", where(gate_at)),
-        ("waiver", where(waiver_at)),
+        ("figure", f"artifacts/{stage}.json → data.figures.{metric}{provenance(stage, records)}"),
+        ("gate", places_text(gate_at)),
+        ("waiver", places_text(waiver_at)),
     ]
-    return [f"{row.id}: {gate.label}", *(f"  {name:<10}{text}" for name, text in found if text)]
+    return [f"{row.id}: {gate.label}", *(f"  {name:<10}{text}" for name, text in rows if text)]
 
 
 def gate_header(words: Words) -> list[str]:
-    """Return what stands above `gate_cells`, as in the report."""
+    """Return the header of the report's gate table, for `gate_cells`."""
     return [words.text(name) for name in (_("Metric"), _("Target"), _("Measured"), _("Verdict"))]
 
 
 def gate_cells(row: JudgedGate, words: Words) -> list[str]:
-    """Return a gate's row of the report, without its marks and links."""
+    """Return a gate's row of the report as plain text."""
     cells = (of_settings(row.gate.label), target(row), measured(row.figure, row.gate.numbers), ruling(row))
     return [Plain(words).text(cell) for cell in cells]
 
 
 def data(row: JudgedGate, gate_at: Mapping[str, str], waiver_at: Mapping[str, str]) -> dict[str, object]:
-    """Return the same as `lines` for a program."""
+    """Return a gate for programs, with the same content as `lines`."""
     return {
         "gate": row.id,
         **row.gate.model_dump(mode="json"),
@@ -55,8 +55,8 @@ def data(row: JudgedGate, gate_at: Mapping[str, str], waiver_at: Mapping[str, st
     }
 
 
-def taken(stage: str, records: Iterable[Outcome[Artifact]]) -> str:
-    """Return when that stage measured, and on which launch of the server."""
+def provenance(stage: str, records: Iterable[Outcome[Artifact]]) -> str:
+    """Return when and on which launch the stage measured."""
     record = next((record for record in records if record.stage == stage), None)
     if record is None or record.envelope is None:
         return ", nothing on record"
@@ -64,6 +64,6 @@ def taken(stage: str, records: Iterable[Outcome[Artifact]]) -> str:
     return f", measured {when}, launch {record.data.launch_id}" if isinstance(record.data, Measurement) else f", no figures, {when}"
 
 
-def where(places: Mapping[str, str]) -> str:
-    """Return where a setting stands, and each part of it that was given anew."""
+def places_text(places: Mapping[str, str]) -> str:
+    """Return the place of a setting, and of each key of it that is overridden."""
     return "; ".join(f"{key}: {place}" if key else place for key, place in places.items())

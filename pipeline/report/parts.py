@@ -1,4 +1,4 @@
-"""What the report is put together of: rows, tables, charts, pictures and scenarios, without any layout or language."""
+"""The parts of the report: rows, tables, charts, pictures and scenarios, independent of layout and language."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -9,12 +9,12 @@ from pipeline.engine.record import Failure
 from pipeline.report.cells import Amount, Cell, Measured, Ruling, Source, Target, Text
 from pipeline.report.words import Words
 
-Drawing: TypeAlias = Callable[[Words], str]  # an SVG with its texts in that language
+Drawing: TypeAlias = Callable[[Words], str]  # returns an SVG with its texts in that language
 
 
 @dataclass(frozen=True)
 class GateRow:
-    """One line of a table of targets; `notes` are its definitions."""
+    """A row of a gate table; `notes` are the ids of its definitions."""
 
     label: Text
     target: Target
@@ -26,7 +26,7 @@ class GateRow:
 
 @dataclass(frozen=True)
 class FigureRow:
-    """One figure: what it is, its value with bounds and n, and where it is on record."""
+    """A row of a figure: label, value with bounds and n, and location in the records."""
 
     label: Text
     measured: Measured
@@ -36,7 +36,7 @@ class FigureRow:
 
 @dataclass(frozen=True)
 class Table:
-    """A table beneath the figures; `shaded`: counts that are the darker the larger."""
+    """A table below the figures; `shaded` colours its counts, darker for larger ones."""
 
     title: Text
     header: list[Text]
@@ -47,7 +47,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Chart:
-    """Drawings of the page with a caption, what belongs to each colour, and the numbers they show; or why there are none."""
+    """Drawings of the page with a title, a note, the legend and tables of their numbers; without drawings, the note gives the reason."""
 
     id: str
     title: Text
@@ -60,22 +60,22 @@ class Chart:
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture in a file of its own beside the report; without a drawing there is nothing to show."""
+    """A picture in a file of its own next to the report; no drawing means no file."""
 
     file: str
     drawing: Drawing | None
 
     @property
     def path(self) -> str:
-        """Return where it is, seen from the report."""
+        """Return the path relative to the report."""
         return f"{IMAGES}/{self.file}"
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """One of the guide's tests: its facts, figures, tables, charts and pictures, and why it was not measured, if so.
+    """One of the guide's tests: its facts, figures, tables, charts and pictures; `reason` is why it was not measured, if so.
 
-    `examples` are wrong answers: case, arm, failure, answer.
+    `examples` are wrong answers, each (case, arm, failure, answer).
     """
 
     title: Text
@@ -90,7 +90,7 @@ class Scenario:
 
 @dataclass(frozen=True)
 class StageRow:
-    """One stage: how it ended in words and in kind (ok, failed, skipped, never), how long it took, when."""
+    """A row of a stage: its state as text and as kind (ok, failed, skipped, never), its duration and its start."""
 
     name: str
     state: Text
@@ -101,7 +101,7 @@ class StageRow:
 
 @dataclass(frozen=True)
 class FailureNote:
-    """A failed stage with cause, fix and the end of its log."""
+    """A failed stage with the cause, the fix and the end of its log."""
 
     stage: str
     failure: Failure
@@ -109,7 +109,7 @@ class FailureNote:
 
 @dataclass(frozen=True)
 class CellRow:
-    """One cell of a sweep: what became of it, its model, its figures under the section's header, its own verdict and report."""
+    """A row of a sweep's cell: its state, its model, its figures in the header's order, its verdict and its report."""
 
     name: str
     state: Text | Ruling
@@ -121,7 +121,7 @@ class CellRow:
 
 @dataclass(frozen=True)
 class SweepPart:
-    """The last sweep beside the guide's models, or the reason why there is none."""
+    """The last sweep compared with the guide's models, or the reason why there is none."""
 
     title: Text
     reason: Text = ""
@@ -137,7 +137,7 @@ class SweepPart:
 
 @dataclass(frozen=True)
 class AlternativeRow:
-    """One row of the guide's table of models, with what was measured of it."""
+    """A row of the guide's table of models, with this run's figures."""
 
     model: Text
     size: Text

@@ -1,4 +1,4 @@
-"""Raw measurements behind the figures, as far as they are still there."""
+"""Raw measurements behind the figures, as far as they still exist."""
 
 import gzip
 import json
@@ -15,7 +15,7 @@ LATENCIES = ("ttft_ms", "ttft_warm_ms", "itl_ms", "e2e_ms")
 
 
 def samples_of(memory: MemoryUse, root: Path) -> list[Sample]:
-    """Return the samples that the memory's record was made of; none where they are gone."""
+    """Return the samples behind the memory record; empty if they are missing or unreadable."""
     try:
         return list(read_samples(root / memory.samples_file))
     except MeasureError:
@@ -23,12 +23,12 @@ def samples_of(memory: MemoryUse, root: Path) -> list[Sample]:
 
 
 def latencies_of(bench: BenchResult, root: Path) -> dict[str, list[float]]:
-    """Return the values (ms) behind bench's percentiles by the figure's name; none where the raw stamps are gone or broken."""
+    """Return the values (ms) behind bench's percentiles, by figure; empty if the raw stamps are missing or broken."""
     phases: dict[str, list[Answer]] = {}
     try:
         for line in map(json.loads, gzip.decompress((root / bench.raw).read_bytes()).splitlines()):
             phases.setdefault(line["phase"], []).append(raw_answer(line))
     except (OSError, EOFError, ValueError, KeyError, TypeError):
         return {}
-    found = {name: TIMES[name] for name in LATENCIES}
-    return {name: values(phases.get(phase, [])) for name, (phase, values) in found.items()}
+    sources = {name: TIMES[name] for name in LATENCIES}
+    return {name: values(phases.get(phase, [])) for name, (phase, values) in sources.items()}

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class GateVerdict(Frozen):
-    """One gate's verdict, and the words for its waiver if it has one."""
+    """A gate's verdict, and the text on its waiver, if any."""
 
     gate: str
     verdict: Verdict
@@ -31,7 +31,7 @@ class GateVerdict(Frozen):
 
 
 class Report(Artifact):
-    """Where the report is, and what it says."""
+    """The paths of the report, its headline, and its verdicts."""
 
     path: str
     plots: list[str]
@@ -55,33 +55,33 @@ def report(
     from pipeline.report.words import words
 
     root, templates = workspace.root, workspace.root / "templates"
-    said = words(settings.language, templates)
+    report_words = words(settings.language, templates)
     judged = judge_records(gates, invocation.waivers, outcomes)
     view = build_view(Inputs(settings, alternatives.root, invocation, judged, root))
     document = build_document(invocation.profile, judged)
-    plots = draw(view, (root / settings.output).with_name(IMAGES), said)
+    plots = draw(view, (root / settings.output).with_name(IMAGES), report_words)
     for form in FORMATS:
-        write_atomic(root / form.path(settings), redacted(form.text(Content(view, document, said, settings, templates))))
+        write_atomic(root / form.path(settings), redacted(form.text(Content(view, document, report_words, settings, templates))))
     return Report(
         path=settings.output,
         plots=[str(Path(settings.output).with_name(IMAGES) / name) for name in plots],
         headline=document.headline,
         exit_code=judged.code,
-        header=gate_header(said),
-        gates=[gate_verdict(row, said) for row in sorted(judged.gates, key=lambda row: row.gate.table == "criteria")],
+        header=gate_header(report_words),
+        gates=[gate_verdict(row, report_words) for row in sorted(judged.gates, key=lambda row: row.gate.table == "criteria")],
     )
 
 
 def draw(view: "View", folder: Path, words: "Words") -> list[str]:
-    """Write the pictures, and remove an old one of those that there is nothing to draw of now; return the files' names."""
-    drawn = []
+    """Write the pictures, remove stale files of pictures without a drawing, and return the names of the files written."""
+    files = []
     for picture in view.pictures:
         if picture.drawing is None:
             (folder / picture.file).unlink(missing_ok=True)
         else:
             write_atomic(folder / picture.file, picture.drawing(words))
-            drawn.append(picture.file)
-    return drawn
+            files.append(picture.file)
+    return files
 
 
 def gate_verdict(row: "JudgedGate", words: "Words") -> GateVerdict:
@@ -100,6 +100,6 @@ def gate_verdict(row: "JudgedGate", words: "Words") -> GateVerdict:
 
 
 def report_present(report: Report, workspace: Workspace) -> bool:
-    """Tell whether the rendered files are still there."""
-    beside = [str(Path(report.path).with_name(name)) for name in ("report.json", "report.html")]
-    return all((workspace.root / path).is_file() for path in (report.path, *beside, *report.plots))
+    """Tell whether the rendered files still exist."""
+    siblings = [str(Path(report.path).with_name(name)) for name in ("report.json", "report.html")]
+    return all((workspace.root / path).is_file() for path in (report.path, *siblings, *report.plots))

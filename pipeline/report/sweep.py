@@ -1,4 +1,4 @@
-"""What a sweep leaves on record (artifacts/sweep.json): its cells, what became of each, and which one is to be taken. Pure."""
+"""The record of a sweep (artifacts/sweep.json): its cells, their states, and the recommended one. Pure."""
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
@@ -21,10 +21,10 @@ CellState = Literal["measured", "failed", "skipped", "interrupted", "waiting"]
 
 
 class CellRecord(Frozen):
-    """A cell: what it is, what became of it and why, where, and what its report says.
+    """A cell: its values, its state with the reason, where it ran, and the results of its report.
 
-    `measured`: every stage ran, whatever the verdicts. `passed`: every required gate passes on a real server. `report` is its
-    REPORT.md, `source` the report.json that its figures were read from.
+    The state `measured` means that every stage ran, whatever the verdicts. `passed`: every required gate passes on a real
+    server. `report` is the path of its REPORT.md, `source` the report.json that its figures were read from.
     """
 
     name: str
@@ -54,13 +54,13 @@ class CellRecord(Frozen):
     figures: dict[str, Figure] = {}
 
     def value(self, metric: str) -> float | None:
-        """Return the figure's value, if it has one."""
+        """Return the figure's value; None if there is none."""
         figure = self.figures.get(metric)
         return figure.valid if figure is not None else None
 
 
 class Sweep(Artifact):
-    """A sweep: its axes, its cells in their order, and which of them is recommended, if any."""
+    """A sweep: its axes, its cells in order, and the name of the recommended cell, if any."""
 
     started: datetime
     finished: datetime | None
@@ -71,14 +71,14 @@ class Sweep(Artifact):
 
 
 def best_of(cells: Sequence[CellRecord]) -> CellRecord | None:
-    """Return the cell with the best router accuracy of those that pass every gate, of equals the one with the lowest p95 latency."""
-    judged = [(cell, cell.value(ACCURACY), cell.value(LATENCY)) for cell in cells if cell.passed]
-    whole = [(cell, accuracy, latency) for cell, accuracy, latency in judged if accuracy is not None and latency is not None]
-    return min(whole, key=lambda row: (-row[1], row[2], row[0].name))[0] if whole else None
+    """Return the cell with the best router accuracy among those that pass every gate; among equals, the one with the lowest p95 latency."""
+    candidates = [(cell, cell.value(ACCURACY), cell.value(LATENCY)) for cell in cells if cell.passed]
+    complete = [(cell, accuracy, latency) for cell, accuracy, latency in candidates if accuracy is not None and latency is not None]
+    return min(complete, key=lambda row: (-row[1], row[2], row[0].name))[0] if complete else None
 
 
 def rule() -> Message:
-    """Return the rule of `best_of`."""
+    """Return the rule of `best_of` in words."""
     return _("the best router accuracy among the cells that pass every gate; of equals the one with the lowest p95 latency.")
 
 
@@ -102,7 +102,7 @@ def recommendation(cells: Sequence[CellRecord]) -> Message:
 
 
 def exit_code(cells: Iterable[CellRecord]) -> int:
-    """Return 0 when a cell passes every gate, 1 when one was measured and none passes, 2 when none was measured."""
+    """Return 0 if a cell passes every gate, 1 if cells were measured on a real server but none passes, else 2."""
     cells = list(cells)
     if any(cell.passed for cell in cells):
         return 0

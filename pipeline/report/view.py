@@ -1,4 +1,4 @@
-"""All that the report says, as values: the frame around the sections. Pure but for the raw data that sections read."""
+"""The content of the report as values: the frame around the sections. Pure, except that sections read raw data."""
 
 import shlex
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ ALERTS = {"PASS": "TIP", "TRIAL": "NOTE", "NOT PASSED": "CAUTION"}  # WARNING fo
 
 @dataclass(frozen=True)
 class View:
-    """All that the report says."""
+    """The content of the report."""
 
     title: str
     verdict: str
@@ -57,19 +57,19 @@ class View:
     edges: list[tuple[str, str]] = field(default_factory=list)  # (needed, needing) of the stages
     badge: Picture | None = None
     badge_text: str = ""
-    licence: Text = ""  # where it forbids commercial use
-    left_out: Text = ""  # so that the report fits
+    licence: Text = ""  # set if it forbids commercial use
+    left_out: Text = ""  # what was cut so that the report fits
     sweep: SweepPart | None = None
 
     @property
     def pictures(self) -> list[Picture]:
-        """Return the pictures in files of their own, also those that there is nothing to draw of."""
+        """Return the pictures with files of their own, including those without a drawing."""
         own = [picture for picture in (self.badge, self.sweep.picture if self.sweep else None) if picture is not None]
         return [*own[:1], *(picture for scenario in self.scenarios for picture in scenario.pictures), *own[1:]]
 
     @property
     def subject(self) -> Message:
-        """Return what was measured, where and when."""
+        """Return the model, the profile, the device and the time of the measurement."""
         return _(
             "Model {model}, profile {profile}, on {device}; {measured_on}.",
             model=Code(self.model),
@@ -80,10 +80,10 @@ class View:
 
 
 def build_view(inputs: Inputs) -> View:
-    """Return what the report shows."""
+    """Return the view of these inputs."""
     judged, outcomes, profile = inputs.judged, inputs.outcomes, inputs.invocation.profile
     server, model = outcomes[Server].data, outcomes[Model].data
-    around = environment(outcomes)
+    environment_part = environment(outcomes)
     scenarios = [section(inputs) for section in SECTIONS]
     stages = [stage_row(outcome) for outcome in outcomes.stages]
     view = View(
@@ -92,7 +92,7 @@ def build_view(inputs: Inputs) -> View:
         summary=summary(judged),
         alert=ALERTS.get(word(judged), "WARNING"),
         profile=profile,
-        again=again(profile, inputs.invocation.assignments),
+        again=rerun_command(profile, inputs.invocation.assignments),
         model=server.model if server else model.name if model else _("no model"),
         device=server.device if server else _("no server"),
         measured_on=measured_on(judged),
@@ -103,9 +103,9 @@ def build_view(inputs: Inputs) -> View:
         alternatives=alternatives(inputs),
         stages=stages,
         failures=failure_notes(judged),
-        environment=around.facts,
-        command=around.command,
-        proofs=around.proofs,
+        environment=environment_part.facts,
+        command=environment_part.command,
+        proofs=environment_part.proofs,
         not_measured=missing(judged.gates, scenarios),
         edges=[edge for edge in outcomes.edges if {row.name for row in stages}.issuperset(edge)],
         badge=Picture(BADGE, lambda _words: badge(badge_words(judged), word(judged))),
@@ -113,26 +113,26 @@ def build_view(inputs: Inputs) -> View:
         licence=forbidding_licence(model),
         sweep=sweep_part(outcomes[Sweep], inputs.alternatives, inputs.marks),
     )
-    return replace(view, definitions=definitions(used(view)))
+    return replace(view, definitions=definitions(referenced_notes(view)))
 
 
-def again(profile: str, assignments: Sequence[str]) -> str:
-    """Return the command that measures the same once more."""
+def rerun_command(profile: str, assignments: Sequence[str]) -> str:
+    """Return the command that repeats the run with the same settings."""
     return shlex.join(["./inv", "all", "--profile", profile, *(word for setting in assignments for word in ("--set", setting))])
 
 
 def measured_on(judged: Judged) -> Message:
-    """Return when the first measurement began."""
-    times = [one.envelope.started for one in judged.outcomes.measuring if one.envelope and one.envelope.data]
+    """Return the start of the first measurement."""
+    times = [outcome.envelope.started for outcome in judged.outcomes.measuring if outcome.envelope and outcome.envelope.data]
     return _("measured {when} UTC", when=minute(min(times))) if times else _("nothing was measured")
 
 
-def used(view: View) -> set[str]:
-    """Return the notes that are referred to anywhere."""
-    listed: list[GateRow | FigureRow] = [*view.targets, *view.criteria, *(row for scenario in view.scenarios for row in scenario.figures)]
+def referenced_notes(view: View) -> set[str]:
+    """Return the ids of the definitions that the view refers to."""
+    rows: list[GateRow | FigureRow] = [*view.targets, *view.criteria, *(row for scenario in view.scenarios for row in scenario.figures)]
     tables = [table for scenario in view.scenarios for table in scenario.tables]
-    of_sweep = set(view.sweep.notes) if view.sweep else set()
-    return {note for row in listed for note in row.notes} | {note for table in tables for note in table.notes} | of_sweep
+    sweep_notes = set(view.sweep.notes) if view.sweep else set()
+    return {note for row in rows for note in row.notes} | {note for table in tables for note in table.notes} | sweep_notes
 
 
 def gate_row(row: JudgedGate) -> GateRow:
@@ -142,7 +142,7 @@ def gate_row(row: JudgedGate) -> GateRow:
 
 
 def target(row: JudgedGate) -> Target:
-    """Return what the gate's figure must meet."""
+    """Return the gate's target."""
     gate = row.gate
     statistics = row.statistics or ((of_settings(gate.statistic),) if gate.statistic else ())
     return Target(gate.comparator, gate.target, Message(gate.unit), statistics)

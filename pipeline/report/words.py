@@ -1,4 +1,4 @@
-"""The report's language, as gettext does it: the English text is the key, other languages stand in catalogues of templates/."""
+"""The report's language, as in gettext: the English text is the key of the catalogues in templates/."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -9,16 +9,16 @@ from pipeline.report.catalogue import Catalogue, number_in, read_catalogue
 
 
 class Words:
-    """English texts in the language of the report."""
+    """Translates messages into the report's language."""
 
     def __init__(self, language: str, catalogue: Catalogue | Mapping[str, str] | None = None) -> None:
         self.language = language
         self.catalogue = Catalogue(catalogue) if isinstance(catalogue, Mapping) else catalogue
 
     def __call__(self, template: str, **values: Value) -> str:
-        """Return the text in the report's language with its {names} filled in; KeyError where the catalogue lacks it."""
+        """Return the translated template with its {names} filled in; raise KeyError if the catalogue lacks it."""
         if self.catalogue is not None:
-            self.catalogue.texts[template]  # raises where it is missing
+            self.catalogue.texts[template]  # raises KeyError if it is missing
         return self.text(Message(template, values))
 
     def text(self, value: Value) -> str:
@@ -26,7 +26,7 @@ class Words:
         return "".join(f"{part}" for part in self.parts(value))
 
     def parts(self, value: Value) -> Iterator[str]:
-        """Yield the pieces of the value in the report's language: Code, and text that stands for itself."""
+        """Yield the pieces of the value in the report's language, each Code or plain text."""
         if isinstance(value, Message):
             yield from self._message(value)
         elif isinstance(value, Digits) and self.catalogue is not None:
@@ -36,11 +36,11 @@ class Words:
 
     def _message(self, message: Message) -> Iterator[str]:
         template, at = self._template(message), 0
-        for found in NAME.finditer(template) if message.values else ():
-            if found[1] in message.values:
-                yield template[at : found.start()]
-                yield from self.parts(message.values[found[1]])
-                at = found.end()
+        for match in NAME.finditer(template) if message.values else ():
+            if match[1] in message.values:
+                yield template[at : match.start()]
+                yield from self.parts(message.values[match[1]])
+                at = match.end()
         yield template[at:]
 
     def _template(self, message: Message) -> str:
@@ -56,5 +56,5 @@ ENGLISH = Words("en")
 
 
 def words(language: Literal["en", "tr"], templates: Path) -> Words:
-    """Return the texts in that language."""
+    """Return the translations into that language."""
     return Words(language) if language == "en" else Words(language, read_catalogue(templates / f"{language}.po"))

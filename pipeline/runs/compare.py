@@ -1,4 +1,4 @@
-"""compare: two runs figure by figure, by the stamps where both have them, with a verdict on each."""
+"""compare: two runs figure by figure, from the raw stamps where both runs have them, with a verdict on each figure."""
 
 import gzip
 import json
@@ -25,21 +25,23 @@ from pipeline.runs.kept import Run
 from pipeline.terminal import OutputPart, TextTable
 
 MUST_AGREE = ("device", "model", "vllm")
-# Settings that change what a figure means; sample sizes do not. Files (suites, prompts) are compared by content.
+# Settings that change what a figure means; sample sizes are left out. Files (suites, prompts) are compared by content.
 MEANING = {
     "bench": ("output_tokens",),
-    "router": ("suite", "max_tokens"),
+    "router": ("suite", "system", "max_tokens"),
     "determinism": ("prompts", "max_tokens"),
     "vram": ("concurrency",),
 }
+BEFORE = {"system": "suite"}  # what a setting amounted to in runs from before there was one
 PERCENTILE = re.compile(r"_p(\d\d)$")
-FROM_DUE: dict[str, Values] = {
+FROM_SCHEDULED: dict[str, Values] = {
     "ttft_ms": lambda answers: [ttft_ms(answer.scheduled_ns, answer.first_ns) for answer in answers if answer.ok],
     "e2e_ms": lambda answers: [e2e_ms(answer.scheduled_ns, answer.last_ns) for answer in answers if answer.ok],
 }
-RIGHT: dict[str, Callable[[Mapping[str, Any]], bool | None]] = {
+CORRECT: dict[str, Callable[[Mapping[str, Any]], bool | None]] = {
     "schema_valid": lambda line: line["failure"] is None,
     "route_accuracy": lambda line: line.get("route_right"),
+    "tool_plan_accuracy": lambda line: line.get("tool_plan_right"),
     "joint_accuracy": lambda line: line.get("all_right"),
 }
 
@@ -58,7 +60,7 @@ class FigurePair:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two runs, what they differ in that should be alike, and each figure."""
+    """Two runs, the facts in which they should agree but differ, and each figure."""
 
     a: Run
     b: Run
@@ -67,12 +69,12 @@ class Comparison:
 
     @property
     def exit_code(self) -> int:
-        """Return 1 where a figure is worse, 2 where none could be compared, else 0."""
+        """Return 1 if a figure is worse, 2 if no figure could be compared, else 0."""
         return exit_code_of([row.compared.verdict for row in self.rows])
 
 
 class Raw:
-    """The stamps and answers that a run has kept; nothing where it kept none, or none that can be read."""
+    """The raw stamps and answers of a run; empty where the files are missing or unreadable."""
 
     def __init__(self, folder: Path | None) -> None:
         self.folder = folder / "raw" if folder else None
@@ -96,12 +98,12 @@ class Raw:
         return arms
 
     def samples(self, metric: str) -> list[float]:
-        """Return the values of which the figure is a percentile; none where they are not known."""
+        """Return the values behind a percentile figure; empty where they are unknown."""
         stage, _, name = metric.partition(".")
         base = PERCENTILE.sub("", name)
         if stage == "bench":
             arrival, _, rest = base.partition("_")
-            phase, values = (arrival, FROM_DUE.get(rest)) if arrival in ("poisson", "constant") else TIMES.get(base, ("", None))
+            phase, values = (arrival, FROM_SCHEDULED.get(rest)) if arrival in ("poisson", "constant") else TIMES.get(base, ("", None))
             return values(self.phases.get(phase, [])) if values else []
         for arm, lines in self.arms.items():
             position = {f"{arm}_ttft_ms": 0, f"{arm}_latency_ms": -1}.get(base)
@@ -109,14 +111,14 @@ class Raw:
                 return [line["chunk_ns"][position] / NS_PER_MS for line in lines.values() if line["chunk_ns"] and not line["error"]]
         return []
 
-    def right(self, metric: str) -> dict[str, bool]:
-        """Return for each case whether it counts for the figure, a share; nothing where that is not known."""
+    def correct_cases(self, metric: str) -> dict[str, bool]:
+        """Return whether each case counts towards the figure, which is a share; empty where that is unknown."""
         stage, _, name = metric.partition(".")
         for arm, lines in self.arms.items():
-            is_right = RIGHT.get(name.removeprefix(f"{arm}_"))
-            if stage == "test-router" and is_right is not None and name.startswith(arm):
-                cases = {case: is_right(line) for case, line in lines.items()}
-                return {case: right for case, right in cases.items() if right is not None}
+            is_correct = CORRECT.get(name.removeprefix(f"{arm}_"))
+            if stage == "test-router" and is_correct is not None and name.startswith(arm):
+                cases = {case: is_correct(line) for case, line in lines.items()}
+                return {case: correct for case, correct in cases.items() if correct is not None}
         return {}
 
     def _lines(self, name: str) -> list[dict[str, Any]]:
@@ -131,7 +133,7 @@ class Raw:
 
 
 def compare(a: Run, b: Run, run_noise: RunNoise | None, anyway: bool) -> Comparison:
-    """Return B against A; PipelineError where they ran on something else, unless that is wanted."""
+    """Compare B with A; raise PipelineError if device, model or vLLM differ, unless `anyway`."""
     first, second = a.document.environment.model_dump(), b.document.environment.model_dump()
     unlike = [f"{fact} ({first[fact]} against {second[fact]})" for fact in MUST_AGREE if first[fact] != second[fact]]
     if unlike and not anyway:
@@ -149,18 +151,18 @@ def stages_of(run: Run) -> list[str]:
 
 
 def settings_of(run: Run, name: str) -> dict[str, Any]:
-    """Return the settings that the stage measured with."""
+    """Return the settings of the stage's measurement."""
     return next((stage.settings for stage in run.document.stages if stage.stage == name), {})
 
 
 def other_settings(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
-    """Return each setting by which the figures of a stage mean something else."""
+    """Return the settings that differ and change what the stage's figures mean."""
     reasons = []
     for section in a.keys() & b.keys():
         if " file " in section and a[section] != b[section]:
             reasons.append(f"{section.partition(' file ')[2]} has changed")
         for name in MEANING.get(section, ()):
-            before, after = a[section].get(name), b[section].get(name)
+            before, after = (settings[section].get(name, BEFORE.get(name)) for settings in (a, b))
             if before != after:
                 reasons.append(f"{section}.{name} {before} against {after}")
     if a.get("limits") != b.get("limits"):
@@ -171,18 +173,18 @@ def other_settings(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
 def figure_pair(metric: str, a: Run, b: Run, raw: tuple[Raw, Raw], run_noise: RunNoise | None, unlike: Sequence[str]) -> FigurePair:
     """Return one figure of both runs with its verdict."""
     first, second = a.document.figure(metric), b.document.figure(metric)
-    any_of = first or second
-    assert any_of is not None, "the metric is one of the figures'"
-    noise = noise_of(any_of, run_noise)
+    figure = first or second
+    assert figure is not None, "the metric is one of the figures'"
+    noise = noise_of(figure, run_noise)
     judged = "goodput" in metric or "capacity" in metric
-    reasons = [words for words in unlike if words != "limits"] + (["other limits"] if judged and "limits" in unlike else [])
+    reasons = [reason for reason in unlike if reason != "limits"] + (["other limits"] if judged and "limits" in unlike else [])
     trouble = not_comparable(first, second) or "; ".join(reasons)
     compared = Compared("not comparable", None, trouble) if trouble else judge_pair(first, second, raw, noise)
-    return FigurePair(metric, any_of.unit, first.value if first else None, second.value if second else None, compared, noise)
+    return FigurePair(metric, figure.unit, first.value if first else None, second.value if second else None, compared, noise)
 
 
 def not_comparable(a: ReportedFigure | None, b: ReportedFigure | None) -> str:
-    """Return why two figures cannot be compared, whatever their values; empty when they can."""
+    """Return why two figures cannot be compared, whatever their values; empty if they can."""
     if a is None or b is None:
         return f"not in {'A' if a is None else 'B'}"
     for name, figure in (("A", a), ("B", b)):
@@ -204,19 +206,19 @@ def judge_pair(a: ReportedFigure | None, b: ReportedFigure | None, raw: tuple[Ra
     """Return the verdict on two figures that have values."""
     assert a is not None, "not_comparable says so"
     assert b is not None, "not_comparable says so"
-    estimate = of_pairs(a, b, raw) or of_samples(a, b, raw) or by_bounds(plain(a), plain(b))
+    estimate = estimate_by_pairs(a, b, raw) or estimate_by_samples(a, b, raw) or by_bounds(plain(a), plain(b))
     if estimate is None:
         return Compared("not comparable", None, "no bounds, or no ratio of these values")
     return verdict(better_when(a.name, a.unit), estimate, noise)
 
 
 def plain(figure: ReportedFigure) -> Figure:
-    """Return the figure without its place."""
+    """Return the figure without its location in the records."""
     return Figure(value=figure.value, unit=figure.unit, n=figure.n, low=figure.low, high=figure.high)
 
 
-def of_samples(a: ReportedFigure, b: ReportedFigure, raw: tuple[Raw, Raw]) -> Estimate | None:
-    """Return the ratio by the stamps, where both runs have those that their figures were made of."""
+def estimate_by_samples(a: ReportedFigure, b: ReportedFigure, raw: tuple[Raw, Raw]) -> Estimate | None:
+    """Return the ratio computed from the raw stamps; None unless both runs have the stamps behind their figures."""
     percent = PERCENTILE.search(a.name)
     if percent is None:
         return None
@@ -228,9 +230,9 @@ def of_samples(a: ReportedFigure, b: ReportedFigure, raw: tuple[Raw, Raw]) -> Es
     return by_samples(*both, q)
 
 
-def of_pairs(a: ReportedFigure, b: ReportedFigure, raw: tuple[Raw, Raw]) -> Estimate | None:
-    """Return the ratio of two shares case by case, where both runs have the cases that their figures were made of."""
-    both = raw[0].right(a.metric), raw[1].right(b.metric)
+def estimate_by_pairs(a: ReportedFigure, b: ReportedFigure, raw: tuple[Raw, Raw]) -> Estimate | None:
+    """Return the ratio of two shares, case by case; None unless both runs have the cases behind their figures."""
+    both = raw[0].correct_cases(a.metric), raw[1].correct_cases(b.metric)
     for cases, figure in zip(both, (a, b), strict=True):
         if not cases or 100 * sum(cases.values()) / len(cases) != figure.value:
             return None
@@ -239,15 +241,17 @@ def of_pairs(a: ReportedFigure, b: ReportedFigure, raw: tuple[Raw, Raw]) -> Esti
 
 
 def noise_of(figure: ReportedFigure, run_noise: RunNoise | None) -> Noise:
-    """Return the run-to-run noise of a figure: as it was measured, else a default."""
+    """Return the run-to-run noise of a figure: the measured one, else a default."""
     entry = run_noise.figures.get(figure.metric) if run_noise else None
     return Noise(entry.relative_range, measured=True) if entry else default_noise(figure.name, figure.unit)
 
 
 def fits(noise: RunNoise, runs: Sequence[Run]) -> bool:
-    """Tell whether the noise was measured on what both runs ran on."""
-    facts = [run.document.environment for run in runs]
-    return not noise.simulated and all((noise.device, noise.model, noise.vllm) == (one.device, one.model, one.vllm) for one in facts)
+    """Tell whether the noise was measured on the device, model and vLLM of both runs."""
+    environments = [run.document.environment for run in runs]
+    return not noise.simulated and all(
+        (noise.device, noise.model, noise.vllm) == (environment.device, environment.model, environment.vllm) for environment in environments
+    )
 
 
 def lines(comparison: Comparison, run_noise: RunNoise | None) -> list[OutputPart]:
@@ -266,13 +270,13 @@ def lines(comparison: Comparison, run_noise: RunNoise | None) -> list[OutputPart
         *([f"NOT ALIKE: these runs differ in {', '.join(comparison.unlike)}."] if comparison.unlike else []),
         f"{source}10 % for times, rates and memory, none for shares, whose answers are counted",
         TextTable(header, [cells_of(row) for row in comparison.rows]),
-        ", ".join(f"{len(found)} {word}" for word, found in counts.items()),
+        ", ".join(f"{len(rows)} {word}" for word, rows in counts.items()),
         *(f"WORSE: {row.metric}, {digits(row.a or 0)} → {digits(row.b or 0)} {row.unit}" for row in counts["worse"]),
     ]
 
 
 def run_words(run: Run) -> str:
-    """Return when a run was, on what, and how it ended."""
+    """Return when and on what a run was measured, and its verdict."""
     facts, document = run.document.environment, run.document
     when = f"{document.finished:%Y-%m-%d %H:%M} UTC" if document.finished else "nothing measured"
     return f"{when}, {facts.model} on {facts.device}, vLLM {facts.vllm}, profile {facts.profile}: {document.verdict}"
@@ -283,24 +287,24 @@ def cells_of(row: FigurePair) -> list[str]:
     estimate = row.compared.estimate
     ratio = "" if estimate is None or estimate.ratio is None else f"{estimate.ratio:.3f}"
     bounds = "" if estimate is None or estimate.low is None or estimate.high is None else f" ({estimate.low:.3f} to {estimate.high:.3f})"
-    of = "" if row.noise.measured else " default"
+    origin = "" if row.noise.measured else " default"
     reason = row.compared.reason
-    by = "; ".join(words for words in (estimate.method if estimate else "", reason) if words)
+    method = "; ".join(part for part in (estimate.method if estimate else "", reason) if part)
     values = [f"{digits(value)} {row.unit}" if value is not None else "" for value in (row.a, row.b)]
-    return [row.metric, *values, ratio + bounds, f"{100 * row.noise.relative:.2g} %{of}", row.compared.verdict, by]
+    return [row.metric, *values, ratio + bounds, f"{100 * row.noise.relative:.2g} %{origin}", row.compared.verdict, method]
 
 
 def plot(comparison: Comparison) -> str:
-    """Return the comparison as a picture; empty where no figure has a ratio."""
-    drawn = [
+    """Return the comparison as an SVG plot; empty if no figure has a ratio."""
+    rows = [
         Ratio(row.metric, estimate.ratio, estimate.low, estimate.high, row.noise.relative, row.compared.verdict)
         for row in comparison.rows
         if (estimate := row.compared.estimate) is not None and estimate.ratio is not None
     ]
-    return ratios(f"{comparison.b.name} (B) against {comparison.a.name} (A)", drawn, len(comparison.rows) - len(drawn))
+    return ratios(f"{comparison.b.name} (B) against {comparison.a.name} (A)", rows, len(comparison.rows) - len(rows))
 
 
 def data(comparison: Comparison, plot: str | None = None) -> dict[str, Any]:
-    """Return the comparison for programs; `plot` is where its picture is."""
+    """Return the comparison for programs; `plot` is the path of its SVG."""
     runs = {"a": comparison.a.name, "b": comparison.b.name, "plot": plot}
     return {**runs, "exit_code": comparison.exit_code, "unlike": comparison.unlike, "figures": [asdict(row) for row in comparison.rows]}

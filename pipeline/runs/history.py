@@ -1,4 +1,4 @@
-"""history: the runs that are kept, each with what it ran on, its verdict and a few figures."""
+"""history: the kept runs, each with its environment, its verdict and a few figures."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ HEADLINES = {
 
 
 def lines(workspace: Workspace) -> list[OutputPart]:
-    """Return the runs for the terminal, and what is wrong with those that cannot be read."""
+    """Return the runs for the terminal, and why others cannot be read."""
     readings = readable(workspace)
     runs = [run for run in readings if isinstance(run, Run)]
     broken = [f"cannot be read: {error.message}" for error in readings if isinstance(error, RecordError)]
@@ -28,14 +28,14 @@ def lines(workspace: Workspace) -> list[OutputPart]:
 
 
 def cells_of(run: Run) -> list[str]:
-    """Return a run's cells."""
+    """Return a run's cells of the table."""
     document = run.document
     facts = document.environment
     when = f"{document.finished:%Y-%m-%d %H:%M:%S}" if document.finished else "-"
     name = short(run.name) if run.name == document.run_id else run.name
     passed = sum(gate.verdict == "PASS" for gate in document.gates)
     figures = [document.figure(metric) for metric in HEADLINES]
-    shown = [
+    values = [
         f"{digits(figure.value)} {figure.unit}" if figure and figure.value is not None and not figure.invalid else "-" for figure in figures
     ]
     return [
@@ -45,7 +45,7 @@ def cells_of(run: Run) -> list[str]:
         facts.device or "-",
         facts.model or "-",
         f"{document.verdict} ({passed} of {len(document.gates)} gates)",
-        *shown,
+        *values,
     ]
 
 
@@ -55,7 +55,7 @@ def data(workspace: Workspace) -> list[dict[str, Any]]:
 
 
 def entry(run: Run | RecordError) -> dict[str, Any]:
-    """Return what is told of a run, or why nothing is."""
+    """Return a run for programs, or the error if it cannot be read."""
     if isinstance(run, RecordError):
         return {"error": run.message}
     document = run.document

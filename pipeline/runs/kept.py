@@ -1,4 +1,4 @@
-"""The runs that are kept: each `all` in a folder of its own under artifacts/runs, the oldest removed when they are too many."""
+"""Kept runs: one folder under artifacts/runs for each run of `all`; the oldest are removed beyond the limits."""
 
 import gzip
 import re
@@ -17,13 +17,13 @@ from pipeline.report.formats.document import FILE_NAME, Document, read_document
 from pipeline.server import state
 
 RUN_ID = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{6}")
-UNFINISHED = ".unfinished"  # how the folder of a run begins that is not whole yet
+UNFINISHED = ".unfinished"  # prefix of a run's folder until it is complete
 LIST_THEM = "`./inv history` lists the runs"
 
 
 @dataclass(frozen=True)
 class Run:
-    """A report to look at: what to call it, the document, and the folder that it stands in with its records, if it does."""
+    """A report with its name, its document, and the folder with its records; without a folder if it comes from a commit."""
 
     name: str
     document: Document
@@ -31,22 +31,22 @@ class Run:
 
 
 def folder_of(workspace: Workspace) -> Path:
-    """Return the folder of all runs."""
+    """Return the folder that holds all runs."""
     return workspace.artifacts / "runs"
 
 
 def keep(document_path: Path, report_path: Path, settings: RunsConfig, workspace: Workspace) -> Path | None:
-    """Copy what the last run left into a folder of its own, whole or not at all, and prune; None where it is kept already.
+    """Copy the last run into a folder of its own, atomically, and prune old runs; return None if nothing ran or it is kept already.
 
-    Inside are the report, `records/` with the stages' files, `raw/` with the stamps, and `logs/` with logs and memory samples.
+    The folder holds the report, `records/` with the stages' records, `raw/` with the stamps, and `logs/` with logs and memory samples.
     """
     document = read_document(document_path.read_bytes(), workspace.relative(document_path))
     parent = folder_of(workspace)
     target = parent / str(document.run_id)
     if document.run_id is None or target.exists():
         return None
-    for rest in parent.glob(f"{UNFINISHED}*"):  # of a command that was killed; we hold the lock
-        shutil.rmtree(rest)
+    for leftover in parent.glob(f"{UNFINISHED}*"):  # left by a killed command: we hold the lock, so no other command is writing it
+        shutil.rmtree(leftover)
     unfinished = parent / f"{UNFINISHED}-{target.name}"
     try:
         for path in (document_path, report_path, report_path.with_name("report.html")):
@@ -70,79 +70,79 @@ def keep(document_path: Path, report_path: Path, settings: RunsConfig, workspace
 
 
 def launches(workspace: Workspace) -> list[str]:
-    """Return the launches of which something is left."""
+    """Return the ids of the launches whose folders still exist."""
     return [path.name for path in workspace.launches.glob("*")]
 
 
 def copy(source: Path, target: Path) -> None:
-    """Copy a file, if it is there."""
+    """Copy a file if it exists."""
     if source.is_file():
         write_atomic(target, source.read_bytes())
 
 
 def compress(source: Path, target: Path) -> None:
-    """Copy a file of text compressed, without secrets, if it is there."""
+    """Copy a text file, compressed and with secrets redacted, if it exists."""
     if source.is_file():
         write_atomic(target, gzip.compress(redacted(source.read_text(encoding="utf-8", errors="replace")).encode(), mtime=0))
 
 
 def prune(newest: Path, settings: RunsConfig) -> None:
-    """Remove the oldest runs over the limits; never `newest`, and nothing whose name is not one that we gave."""
+    """Remove the oldest runs beyond the limits; keep `newest` and every folder that is not named by a run id."""
     others = sorted((path for path in newest.parent.iterdir() if RUN_ID.fullmatch(path.name) and path != newest), reverse=True)
-    sizes = [bytes_of(path) for path in (newest, *others)]
-    for path in others[kept_count(sizes, settings.keep, settings.max_mib * 2**20) - 1 :]:
+    sizes = [folder_bytes(path) for path in (newest, *others)]
+    for path in others[count_to_keep(sizes, settings.keep, settings.max_mib * 2**20) - 1 :]:
         shutil.rmtree(path)
 
 
-def bytes_of(folder: Path) -> int:
-    """Return the bytes of all files below."""
+def folder_bytes(folder: Path) -> int:
+    """Return the total size of the files in a folder, in bytes."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def kept_count(sizes: Sequence[int], most: int, most_bytes: int) -> int:
-    """Return how many runs stay, of their sizes from the newest on: at least the first, and no more than both limits allow."""
+def count_to_keep(sizes: Sequence[int], max_runs: int, max_bytes: int) -> int:
+    """Return how many runs to keep, given their sizes, newest first: at least one, and as many as both limits allow."""
     total = 0
     for number, size in enumerate(sizes):
         total += size
-        if number and (number >= most or total > most_bytes):
+        if number and (number >= max_runs or total > max_bytes):
             return number
     return len(sizes)
 
 
 def kept(workspace: Workspace) -> list[Path]:
-    """Return the folders of the runs, newest first, those that a user renamed or put there last."""
-    found = [path.parent for path in folder_of(workspace).glob(f"[!.]*/{FILE_NAME}")]
-    return sorted(found, key=lambda path: (bool(RUN_ID.fullmatch(path.name)), path.name), reverse=True)
+    """Return the folders of the runs, newest first; folders that a user renamed or added come last."""
+    folders = [path.parent for path in folder_of(workspace).glob(f"[!.]*/{FILE_NAME}")]
+    return sorted(folders, key=lambda path: (bool(RUN_ID.fullmatch(path.name)), path.name), reverse=True)
 
 
 def read(folder: Path, workspace: Workspace) -> Run:
-    """Return the run in that folder; RecordError where its report cannot be read."""
+    """Return the run in that folder; raise RecordError if its report cannot be read."""
     path = folder / FILE_NAME
     return Run(folder.name, read_document(path.read_bytes(), workspace.relative(path)), folder)
 
 
-def find(words: str, workspace: Workspace) -> Run:
-    """Return the run that `words` name: latest, previous, an id or the beginning of one, a path, or a git ref (also git:REF)."""
+def find(name: str, workspace: Workspace) -> Run:
+    """Return the run called `name`: latest, previous, an id or a prefix of one, a path, or a git ref (also git:REF)."""
     folders = kept(workspace)
-    if words in ("latest", "previous"):
-        position = int(words == "previous")
+    if name in ("latest", "previous"):
+        position = int(name == "previous")
         if len(folders) <= position:
-            kept_now = "only one run is kept" if folders else "no run is kept yet"
-            raise PipelineError(f"{kept_now}, so there is none that is {words}", "`./inv all` keeps one")
+            reason = "only one run is kept" if folders else "no run is kept yet"
+            raise PipelineError(f"{reason}, so there is none that is {name}", "`./inv all` keeps one")
         return read(folders[position], workspace)
-    if words.startswith("git:"):
-        return of_git(words.removeprefix("git:"), workspace)
-    matching = [path for path in folders if words and words in (path.name, short(path.name))] or [
-        path for path in folders if words and (path.name.startswith(words) or short(path.name).startswith(words))
+    if name.startswith("git:"):
+        return load_git(name.removeprefix("git:"), workspace)
+    matching = [path for path in folders if name and name in (path.name, short(path.name))] or [
+        path for path in folders if name and (path.name.startswith(name) or short(path.name).startswith(name))
     ]
     if len(matching) > 1:
-        raise PipelineError(f"{words} may be {' or '.join(path.name for path in matching)}", "write more of the id")
+        raise PipelineError(f"{name} may be {' or '.join(path.name for path in matching)}", "write more of the id")
     if matching:
         return read(matching[0], workspace)
-    path = workspace.root / Path(words).expanduser()
-    if words and path.exists():
-        return of_path(path, words)
-    return of_git(words, workspace)
+    path = workspace.root / Path(name).expanduser()
+    if name and path.exists():
+        return load_path(path, name)
+    return load_git(name, workspace)
 
 
 def short(name: str) -> str:
@@ -150,16 +150,16 @@ def short(name: str) -> str:
     return name.rpartition("-")[2]
 
 
-def of_path(path: Path, words: str) -> Run:
-    """Return the run of a report.json or of the folder that it stands in; PipelineError where there is none."""
+def load_path(path: Path, name: str) -> Run:
+    """Return the run of a report.json, or of a folder with one; raise PipelineError if there is none."""
     file = path / FILE_NAME if path.is_dir() else path
     if not file.is_file():
-        raise PipelineError(f"{words} holds no {FILE_NAME}", LIST_THEM)
-    return Run(words, read_document(file.read_bytes(), words), file.parent)
+        raise PipelineError(f"{name} holds no {FILE_NAME}", LIST_THEM)
+    return Run(name, read_document(file.read_bytes(), name), file.parent)
 
 
-def of_git(ref: str, workspace: Workspace) -> Run:
-    """Return the report that a commit holds; PipelineError where git knows no such commit, or it has none."""
+def load_git(ref: str, workspace: Workspace) -> Run:
+    """Return the report in a commit; raise PipelineError if there is no such commit, or no report in it."""
     commit = git(workspace, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{ref}^{{commit}}") if ref else None
     if commit is None:
         raise PipelineError(f"no run, path or git ref is called {ref!r}", LIST_THEM)
@@ -169,21 +169,21 @@ def of_git(ref: str, workspace: Workspace) -> Run:
     return Run(f"git:{ref}", read_document(text, f"{FILE_NAME} of git ref {ref}"), None)
 
 
-def git(workspace: Workspace, *words: str) -> bytes | None:
-    """Return what git prints; None where it fails or is not there."""
+def git(workspace: Workspace, *arguments: str) -> bytes | None:
+    """Return git's output; None if git fails or is not installed."""
     try:
-        done = subprocess.run(["git", *words], cwd=workspace.root, capture_output=True, stdin=subprocess.DEVNULL)
+        process = subprocess.run(["git", *arguments], cwd=workspace.root, capture_output=True, stdin=subprocess.DEVNULL)
     except FileNotFoundError:
         return None
-    return done.stdout if done.returncode == 0 else None
+    return process.stdout if process.returncode == 0 else None
 
 
 def readable(workspace: Workspace) -> list[Run | RecordError]:
-    """Return each run, newest first, or why it cannot be read."""
-    result: list[Run | RecordError] = []
+    """Return each run, newest first, or the error if it cannot be read."""
+    runs: list[Run | RecordError] = []
     for folder in kept(workspace):
         try:
-            result.append(read(folder, workspace))
+            runs.append(read(folder, workspace))
         except RecordError as error:
-            result.append(error)
-    return result
+            runs.append(error)
+    return runs

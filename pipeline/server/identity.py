@@ -1,4 +1,4 @@
-"""Prove that what answers is the vLLM that we started."""
+"""Proofs that the server that answers is the vLLM that we started."""
 
 import psutil
 
@@ -11,7 +11,7 @@ from pipeline.vllm.identity import Proof, serves
 
 
 def prove(launch: Launch, control: Control, version: str) -> list[Proof]:
-    """Return the proofs that our own process serves this model with this vLLM; raises MeasureError when it is silent."""
+    """Return the proofs that our own process serves this model with this vLLM; MeasureError when it does not answer."""
     return [
         owns_port(launch),
         runs_python(launch),
@@ -22,16 +22,16 @@ def prove(launch: Launch, control: Control, version: str) -> list[Proof]:
 def owns_port(launch: Launch) -> Proof:
     """Return the proof that the listening socket belongs to the session that we started."""
     pid = ports.owner(launch.host, launch.port)
-    ours = {process.pid for process in state.members(launch)}
-    return Proof(claim=_("our child listens on the port"), holds=pid in ours, seen=f"pid {pid}" if pid else "owner not visible")
+    own_pids = {process.pid for process in state.members(launch)}
+    return Proof(claim=_("our child listens on the port"), holds=pid in own_pids, seen=f"pid {pid}" if pid else "owner not visible")
 
 
 def runs_python(launch: Launch) -> Proof:
-    """Return the proof that the process runs the launch's interpreter on vLLM's command or module."""
+    """Return the proof that the process runs vLLM's command or module with the launch's interpreter."""
     claim = _("it runs the Python of the environment on record")
     try:
-        words = psutil.Process(launch.pid).cmdline()
+        command = psutil.Process(launch.pid).cmdline()
     except psutil.Error as error:
         return Proof(claim=claim, holds=False, seen=str(error))
-    holds = words[:1] == launch.command[:1] and runs_vllm(words)
-    return Proof(claim=claim, holds=holds, seen=" ".join(words[1:3]))
+    holds = command[:1] == launch.command[:1] and runs_vllm(command)
+    return Proof(claim=claim, holds=holds, seen=" ".join(command[1:3]))

@@ -1,4 +1,4 @@
-"""The API key of a server that others can reach: made here, kept in a file that only its user can read, told to nobody else."""
+"""The API key of an open server: generated here and kept in a file that only its owner can read."""
 
 import os
 import secrets
@@ -13,7 +13,7 @@ from pipeline.redact import KEY_PREFIX
 from pipeline.server.state import Handle, Launch
 from pipeline.vllm.environment import API_KEY
 
-OTHERS = (API_KEY, "OPENAI_API_KEY")  # where the key of somebody else's server may stand
+OTHERS = (API_KEY, "OPENAI_API_KEY")  # variables that may hold the key of an attached server
 
 
 def key_file(workspace: Workspace) -> Path:
@@ -22,7 +22,7 @@ def key_file(workspace: Workspace) -> Path:
 
 
 def make_or_read_key(workspace: Workspace) -> str:
-    """Return the key in the file, which is made when there is none; ServerError when others can read it."""
+    """Return the key in the file, which is created when missing; ServerError when others can read it."""
     path = key_file(workspace)
     with suppress(FileExistsError):
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -45,12 +45,12 @@ def read_key(path: Path) -> str:
 
 
 def key_of(server: Launch | Handle, workspace: Workspace, environment: Mapping[str, str] = os.environ) -> str | None:
-    """Return the key to talk to that server with, None where it wants none; another's server takes it from the environment."""
+    """Return the key for requests to that server, None where it needs none; an attached server's key is in the environment."""
     if server.pid is None:
         return next((environment[name] for name in OTHERS if environment.get(name)), None)
     return read_key(key_file(workspace)) if server.keyed else None
 
 
 def control_of(server: Launch | Handle, workspace: Workspace) -> Control:
-    """Return the calls to that server."""
+    """Return the control client of that server."""
     return Control(server.base_url, key_of(server, workspace))

@@ -1,4 +1,4 @@
-"""Start the server and its memory sampler, each in a session of its own."""
+"""Launching the server and its memory sampler, each in its own session."""
 
 import os
 import shutil
@@ -21,8 +21,8 @@ from pipeline.vllm.environment import server_environment
 KEPT_LAUNCHES = 10
 
 
-def start(settings: ServeConfig, words: list[str], model_name: str, workspace: Workspace) -> Launch:
-    """Start sampler and server; the launch is on disk before this returns, so that any later command finds it."""
+def start(settings: ServeConfig, command: list[str], model_name: str, workspace: Workspace) -> Launch:
+    """Start sampler and server; the launch is on disk before this returns, so that every later command finds it."""
     started = now()
     api_key = make_or_read_key(workspace) if settings.is_open else None
     folder = new_folder(workspace.launches, f"{started:%Y%m%d-%H%M%S}-{os.getpid()}")
@@ -33,11 +33,11 @@ def start(settings: ServeConfig, words: list[str], model_name: str, workspace: W
     try:
         with log.open("w", encoding="utf-8") as file:
             server = subprocess.Popen(
-                words,
+                command,
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,
-                env=server_environment(settings.env, os.environ, workspace.cache, Path(words[0]), api_key),
+                env=server_environment(settings.env, os.environ, workspace.cache, Path(command[0]), api_key),
                 cwd=workspace.root,
                 start_new_session=True,
             )
@@ -50,14 +50,14 @@ def start(settings: ServeConfig, words: list[str], model_name: str, workspace: W
             port=settings.port,
             model=model_name,
             log=workspace.relative(log),
-            command=words,
+            command=command,
             settings=settings,
             started=started,
             sampler_pid=sampler.pid,
-            sampler_created=created_of(sampler),
+            sampler_created=creation_time(sampler),
         )
         state.write(workspace, launch)
-    except BaseException:  # no note names them yet, so nobody else can end them
+    except BaseException:  # the launch is not on record, so no later command could end them
         for process in (server, sampler):
             if process is not None:
                 process.kill()
@@ -67,8 +67,8 @@ def start(settings: ServeConfig, words: list[str], model_name: str, workspace: W
     return launch
 
 
-def created_of(process: subprocess.Popen[bytes]) -> float | None:
-    """Return the creation time of our child; None when it has ended already and left nothing to stop."""
+def creation_time(process: subprocess.Popen[bytes]) -> float | None:
+    """Return the creation time of our child process; None when it has already ended."""
     try:
         return state.created_s(process.pid)
     except psutil.Error:
@@ -76,7 +76,7 @@ def created_of(process: subprocess.Popen[bytes]) -> float | None:
 
 
 def new_folder(parent: Path, name: str) -> Path:
-    """Make and return a folder of that name, numbered when it is taken."""
+    """Create and return a folder of that name, with a number appended when the name is taken."""
     for suffix in ("", *(f"-{number}" for number in range(2, 100))):
         with suppress(FileExistsError):
             (parent / f"{name}{suffix}").mkdir(parents=True)
@@ -85,15 +85,15 @@ def new_folder(parent: Path, name: str) -> Path:
 
 
 def start_sampler(folder: Path, settings: ServeConfig, workspace: Workspace) -> subprocess.Popen[bytes]:
-    """Start the sampler and wait until its first sample, the baseline before the server, is written."""
-    seen = {name: value for name, value in settings.env.items() if name == CUDA_DEVICES}  # it watches the server's devices
+    """Start the sampler and wait, at most 10 s, for its first sample: the baseline before the server starts."""
+    devices = {name: value for name, value in settings.env.items() if name == CUDA_DEVICES}  # so that the sampler sees the server's devices
     with (folder / "sampler.log").open("w", encoding="utf-8") as file:
         sampler = subprocess.Popen(
             [sys.executable, "-m", "pipeline.gpu.sampler", str(folder), str(settings.memory_samples_per_s)],
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=subprocess.STDOUT,
-            env={**os.environ, **seen},
+            env={**os.environ, **devices},
             cwd=workspace.root,
             start_new_session=True,
         )
@@ -105,7 +105,7 @@ def start_sampler(folder: Path, settings: ServeConfig, workspace: Workspace) -> 
 
 
 def prune_launches(newest: Path, keep: int) -> None:
-    """Remove all but `keep` launches: `newest`, whatever its name after a step of the clock, and the last ones before it."""
+    """Remove all launches but the last `keep`; `newest` is one of them even where a step of the clock makes its name older."""
     others = sorted(path for path in newest.parent.iterdir() if path.is_dir() and path != newest)
-    for old in others[: max(0, len(others) - keep + 1)]:
-        shutil.rmtree(old, ignore_errors=True)
+    for folder in others[: max(0, len(others) - keep + 1)]:
+        shutil.rmtree(folder, ignore_errors=True)

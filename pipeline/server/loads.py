@@ -1,6 +1,6 @@
-"""From when to when requests that were answered were in flight at a launch of ours: one line a loop, in the launch's folder.
+"""The load on our launches: when answered requests were in flight, one line per loop of requests, in the launch's folder.
 
-Times are seconds of CLOCK_MONOTONIC, the clock of the memory samples beside it.
+Times are seconds of CLOCK_MONOTONIC, the clock of the memory samples in the same folder.
 """
 
 import json
@@ -14,18 +14,18 @@ from typing import Any
 from pipeline.measure.memory import Span
 
 LOADS_FILE = "loads.jsonl"
-_writing = threading.Lock()  # the load of determinism's arms ends in a thread of its own
+_writing = threading.Lock()  # the background load of determinism's arms ends in its own thread
 
 
 @dataclass(frozen=True)
 class Loads:
-    """What is known of a launch's load: the spans by who sent the requests, and what the counter of preemptions said when."""
+    """A launch's load: its spans by sender, and (time, count) readings of the server's preemption counter."""
 
     spans: Mapping[str, list[Span]] = field(default_factory=dict)
     preemptions: list[tuple[float, int]] = field(default_factory=list)
 
     def __or__(self, other: "Loads") -> "Loads":
-        """Return what is known of both."""
+        """Return the spans and readings of both."""
         names = dict.fromkeys((*self.spans, *other.spans))
         spans = {who: [*self.spans.get(who, ()), *other.spans.get(who, ())] for who in names}
         return Loads(spans, [*self.preemptions, *other.preemptions])
@@ -33,17 +33,17 @@ class Loads:
 
 @dataclass(frozen=True)
 class Notebook:
-    """Writes down the load that one sender puts on a launch. A disk that refuses costs a line, never the measurement."""
+    """A log of the load that one sender puts on a launch; a failed write loses its line, never the measurement."""
 
     path: Path
     who: str
 
     def span(self, begin_s: float, end_s: float) -> None:
-        """Note that requests were in flight from then to then."""
+        """Record that requests were in flight from `begin_s` to `end_s`."""
         self._add({"begin": round(begin_s, 3), "end": round(end_s, 3)})
 
     def preemptions(self, at_s: float, count: int) -> None:
-        """Note what the server's counter says."""
+        """Record a reading of the server's preemption counter."""
         self._add({"at": round(at_s, 3), "preemptions": count})
 
     def _add(self, facts: dict[str, Any]) -> None:
@@ -52,7 +52,7 @@ class Notebook:
 
 
 def read_loads(path: Path) -> Loads:
-    """Return what the file holds, nothing where there is none; a line that a kill or a full disk spoilt is left out."""
+    """Return the load in the file, none where it is missing; lines damaged by a kill or a full disk are skipped."""
     spans: dict[str, list[Span]] = {}
     preemptions: list[tuple[float, int]] = []
     with suppress(OSError):

@@ -1,4 +1,4 @@
-"""Who listens on a port."""
+"""The owners of listening ports."""
 
 import socket
 
@@ -18,7 +18,7 @@ def is_free(host: str, port: int) -> bool:
 
 
 def owner(host: str, port: int) -> int | None:
-    """Return the pid that listens on `port` at `host` or everywhere, or None where nobody does or the system does not tell."""
+    """Return the pid that listens on `port` at `host` or at all addresses; None where there is none or the system hides it."""
     try:
         connections = psutil.net_connections(kind="tcp")
     except psutil.AccessDenied:
@@ -29,7 +29,7 @@ def owner(host: str, port: int) -> int | None:
 
 
 def describe_owner(host: str, port: int) -> str:
-    """Return words for who holds `port`."""
+    """Return a description of the process that listens on `port`."""
     pid = owner(host, port)
     if pid is None:
         return "a process of another user or a container (see `sudo ss -ltnp`)"

@@ -1,4 +1,4 @@
-"""Wait until a started server really answers, showing its phases; a dead one is diagnosed from its log."""
+"""Waiting for a started server: its phases are shown until it answers, and a death is diagnosed from its log."""
 
 import time
 from collections.abc import Callable
@@ -21,17 +21,17 @@ SILENT = "it ended without a word, as after SIGKILL (by hand, or by the kernel f
 
 
 def wait_until_ready(launch: Launch, log: Path, control: Control, say: Callable[[str], None]) -> tuple[Phases, float]:
-    """Return (phases, seconds until a completion came back); ServerError with the cause when it dies, or where it hangs."""
+    """Wait for the first completion; return (phases, seconds until then). ServerError names the cause of a death or a hang."""
     settings = launch.settings
-    began = looked = time.monotonic()
+    start_s = last_check = time.monotonic()
     phases, progress = Phases(), Progress()
-    with log.open(encoding="utf-8", errors="replace") as lines:
+    with log.open(encoding="utf-8", errors="replace") as stream:
         pending = ""
         while True:
-            elapsed = time.monotonic() - began
-            pending += lines.read()
-            *whole, pending = pending.split("\n")
-            for line in whole:
+            elapsed = time.monotonic() - start_s
+            pending += stream.read()
+            *lines, pending = pending.split("\n")
+            for line in lines:
                 phase = phases.see(line, elapsed)
                 if phase:
                     say(f"{elapsed:5.1f} s  {phase}")
@@ -41,51 +41,51 @@ def wait_until_ready(launch: Launch, log: Path, control: Control, say: Callable[
                 break
             if elapsed > settings.start_timeout_s:
                 raise ServerError(
-                    f"the server was not ready after {settings.start_timeout_s:g} s ({standing(launch, log, phases)})",
+                    f"the server was not ready after {settings.start_timeout_s:g} s ({abort_and_locate(launch, log, phases)})",
                     "see its log; a slow machine may need a larger serve.start_timeout_s",
                     log,
                 )
-            if time.monotonic() - looked > PROGRESS_CHECK_S:
-                looked = time.monotonic()
+            if time.monotonic() - last_check > PROGRESS_CHECK_S:
+                last_check = time.monotonic()
                 if progress.idle_s(elapsed, log.stat().st_size, *work_done(launch)) > settings.stall_timeout_s:
                     raise ServerError(
-                        f"the server hangs: nothing has moved for {settings.stall_timeout_s:g} s ({standing(launch, log, phases)})",
+                        f"the server hangs: nothing has moved for {settings.stall_timeout_s:g} s ({abort_and_locate(launch, log, phases)})",
                         "see its log, which ends with the stacks; serve.stall_timeout_s says how long to be patient",
                         log,
                     )
             time.sleep(POLL_S)
     try:
-        first = control.greet(launch.model)
+        completion = control.greet(launch.model)
     except MeasureError as error:
         if state.dies_within(launch.pid, launch.created, DEATH_S):
             raise died(log) from error
         raise ServerError(f"the server listens but does not complete a request: {error.message}", "see its log", log) from error
-    noise = settings.load_format == "dummy"  # may decode to nothing
-    if not (noise and first.usage.completion_tokens) and not first.says_something:
-        text = first.choices[0].message.content if first.choices else None
+    random_weights = settings.load_format == "dummy"  # random tokens may decode to no text
+    if not (random_weights and completion.usage.completion_tokens) and not completion.says_something:
+        text = completion.choices[0].message.content if completion.choices else None
         raise ServerError(f"the server's first completion says nothing: {text!r}", "see its log; the model's files may be damaged", log)
-    return phases, time.monotonic() - began
+    return phases, time.monotonic() - start_s
 
 
-def standing(launch: Launch, log: Path, phases: Phases) -> str:
-    """Return the phase that a start is in and where its processes stand, which ends them."""
+def abort_and_locate(launch: Launch, log: Path, phases: Phases) -> str:
+    """Abort the server's processes; return the phase of the start and the innermost frame of each process."""
     return "; ".join([f"in phase {phases.began[-1][0]}", *stacks(launch, log)])
 
 
-def died(log: Path, when: str = "did not start") -> ServerError:
+def died(log: Path, outcome: str = "did not start") -> ServerError:
     """Return the error for a server that ended by itself, with the cause that its log shows."""
     text = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
     cause = diagnose(text)
     if cause and cause.name in MEMORY_CAUSES:
-        return OutOfMemoryError(f"the server {when}: {cause.says}", cause.fix, log, cause.name)
+        return OutOfMemoryError(f"the server {outcome}: {cause.says}", cause.fix, log, cause.name)
     if cause:
-        return ServerError(f"the server {when}: {cause.says}", cause.fix, log)
-    last = last_error(text)
-    return ServerError(f"the server {when}: {last or SILENT}", "see its log for the whole story", log)
+        return ServerError(f"the server {outcome}: {cause.says}", cause.fix, log)
+    error_line = last_error(text)
+    return ServerError(f"the server {outcome}: {error_line or SILENT}", "see its log for the whole story", log)
 
 
 def gone(launch: Launch, workspace: Workspace) -> ServerError:
-    """Return what became of a server that nobody stopped and that runs no more."""
+    """Return the error for a server that no longer runs although nobody stopped it."""
     if launch.boot != state.boot_id():
         return ServerError("the server died: the machine was restarted", "start it again: `invoke serve`")
     return died(workspace.root / launch.log, "died")

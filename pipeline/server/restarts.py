@@ -1,4 +1,4 @@
-"""When a server that crashed is started again: the policy, and the record of what happened."""
+"""Restarts of a crashed server: the policy, and the record of the crashes."""
 
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -12,7 +12,7 @@ LONGEST_PAUSE_S = 60.0
 
 
 class Crash(Frozen):
-    """One end of the server that nobody asked for: when, after which launch, why, and whether a restart followed."""
+    """A crash of the server: when, of which launch, why, and whether a restart followed."""
 
     at: datetime
     launch_id: str
@@ -21,17 +21,17 @@ class Crash(Frozen):
 
 
 def recent(crash: datetime, now: datetime, settings: WatchConfig) -> bool:
-    """Tell whether the crash still counts."""
+    """Tell whether the crash is recent enough to count."""
     return now - crash <= timedelta(seconds=settings.window_s)
 
 
 def pause_s(crashes: int) -> float:
-    """Return the pause before the restart after so many crashes that count: doubled each time, up to a minute."""
+    """Return the pause before the restart that follows the given number of recent crashes: 1 s, doubled each time, at most 60 s."""
     return min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0 ** min(crashes - 1, 16))
 
 
 def crashes_file(workspace: Workspace) -> Path:
-    """Return the file that holds a line for each crash."""
+    """Return the path of the record of crashes, one line each."""
     return workspace.artifacts / "crashes.jsonl"
 
 

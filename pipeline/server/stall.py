@@ -1,4 +1,4 @@
-"""A start that makes no progress: noticed, and asked where it stands."""
+"""Detection of a start that makes no progress, and of where its processes hang."""
 
 import re
 import signal
@@ -12,7 +12,7 @@ import psutil
 from pipeline.server import state
 from pipeline.server.state import Launch
 
-BUSY_SHARE = 0.05  # of one core: a process that waits polls, too
+BUSY_SHARE = 0.05  # of one core: a waiting process polls, which takes some CPU time
 DUMP_WAIT_S = 3.0
 DUMP_BEGINS = "Fatal Python error: Aborted"
 FRAME = re.compile(r'  File "(?P<file>[^"]+)", line (?P<line>\d+) in (?P<function>\S+)')
@@ -20,7 +20,7 @@ FRAME = re.compile(r'  File "(?P<file>[^"]+)", line (?P<line>\d+) in (?P<functio
 
 @dataclass
 class Progress:
-    """What was last seen to move: log bytes, CPU seconds and bytes read of the server's processes, at seconds since the start."""
+    """The last progress of a start: log bytes, CPU seconds and bytes read of the server's processes, at seconds since the start."""
 
     at_s: float = 0.0
     log_bytes: int = 0
@@ -28,7 +28,7 @@ class Progress:
     read_bytes: int = 0
 
     def idle_s(self, at_s: float, log_bytes: int, cpu_s: float, read_bytes: int) -> float:
-        """Take in what is seen at `at_s`; return for how many seconds nothing has moved."""
+        """Record the values observed at `at_s`; return the seconds since the last progress."""
         busy = cpu_s - self.cpu_s > BUSY_SHARE * (at_s - self.at_s)
         if log_bytes != self.log_bytes or read_bytes != self.read_bytes or busy:
             self.at_s, self.log_bytes, self.cpu_s, self.read_bytes = at_s, log_bytes, cpu_s, read_bytes
@@ -47,14 +47,14 @@ def work_done(launch: Launch) -> tuple[float, int]:
 
 
 def stacks(launch: Launch, log: Path) -> list[str]:
-    """Abort the launch's processes, whose fault handler then writes their stacks to the log; return where each stood."""
+    """Abort the launch's processes, whose fault handler writes their stacks to the log; return the innermost frame of each."""
     size = log.stat().st_size
     members = state.members(launch)
     for process in members:
         with suppress(psutil.Error):
-            process.rlimit(psutil.RLIMIT_CORE, (0, 0))  # the stacks are wanted, not gigabytes of memory
+            process.rlimit(psutil.RLIMIT_CORE, (0, 0))  # no core dump, which could take gigabytes
             process.send_signal(signal.SIGABRT)
-            process.send_signal(signal.SIGCONT)  # one that was stopped takes the first signal only now
+            process.send_signal(signal.SIGCONT)  # a stopped process handles SIGABRT only once it continues
     deadline = time.monotonic() + DUMP_WAIT_S
     while state.members(launch) and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -65,10 +65,10 @@ def stacks(launch: Launch, log: Path) -> list[str]:
 
 def innermost_frames(dump: str) -> list[str]:
     """Return the innermost frame of each process's main thread, which the fault handler writes last."""
-    found = []
-    for part in dump.split(DUMP_BEGINS)[1:]:
-        threads = re.split(r"(?m)^(?:Current thread|Thread) 0x\w+.*$", part)[1:]
+    frames = []
+    for stack in dump.split(DUMP_BEGINS)[1:]:
+        threads = re.split(r"(?m)^(?:Current thread|Thread) 0x\w+.*$", stack)[1:]
         frame = next((match for thread in reversed(threads) if (match := FRAME.search(thread))), None)
-        if frame and not frame["file"].endswith("resource_tracker.py"):  # a helper of Python's, which always waits
-            found.append(f"{frame['function']} ({'/'.join(Path(frame['file']).parts[-3:])}:{frame['line']})")
-    return found
+        if frame and not frame["file"].endswith("resource_tracker.py"):  # Python's own helper, which always waits
+            frames.append(f"{frame['function']} ({'/'.join(Path(frame['file']).parts[-3:])}:{frame['line']})")
+    return frames

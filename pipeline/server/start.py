@@ -1,4 +1,4 @@
-"""Start a server of ours and wait until it is ready and proven; what was started goes where that fails."""
+"""Starting our own server and waiting until it is ready and proven to be ours; a failed start leaves nothing running."""
 
 import time
 from typing import NamedTuple
@@ -19,7 +19,7 @@ from pipeline.vllm.warm_up import warm_up
 
 
 class Ready(NamedTuple):
-    """What is on record of a server that is ready: whether each proof holds, the proofs, and how to reach it."""
+    """A ready server: whether it is real (every proof holds), the proofs, and the handle to reach it."""
 
     real: bool
     proofs: list[Proof]
@@ -27,34 +27,34 @@ class Ready(NamedTuple):
 
 
 def relaunch(launch: Launch, version: str, workspace: Workspace) -> Ready:
-    """Start what was stopped again, with the same command and environment."""
+    """Start a stopped launch again, with the same command and environment."""
     launching.start(launch.settings, launch.command, launch.model, workspace)
     ready = await_ready(version, workspace)
-    started = state.read(workspace)
-    if started is not None:
-        state.write(workspace, started.model_copy(update={"stays": launch.stays}))
+    new_launch = state.read(workspace)
+    if new_launch is not None:
+        state.write(workspace, new_launch.model_copy(update={"stays": launch.stays}))
     return ready
 
 
 def await_ready(version: str, workspace: Workspace) -> Ready:
-    """Wait until the launch on record is ready and proven to be ours; where that fails, nothing of it is left running."""
+    """Wait until the launch on record is ready and proven to be ours; stop it where that fails."""
     try:
         return await_proofs(version, workspace)
-    except BaseException:  # also Ctrl-C: what we started must not outlive us
+    except BaseException:  # also Ctrl-C: a failed start must not outlive its command
         stop_current(workspace)
         raise
 
 
 def clear_old(workspace: Workspace) -> None:
-    """Stop our own earlier server, or what is left of it."""
-    old = state.read(workspace)
-    if old is None:
+    """Stop our earlier server, or the processes that are left of it."""
+    launch = state.read(workspace)
+    if launch is None:
         return
-    if state.is_running(old):
-        workspace.say(f"stopping our earlier server (pid {old.pid}, port {old.port})")
+    if state.is_running(launch):
+        workspace.say(f"stopping our earlier server (pid {launch.pid}, port {launch.port})")
     else:
-        workspace.say(f"our earlier {gone(old, workspace).message.removeprefix('the ')} (pid {old.pid})")
-    for killed in stop_server(old, workspace).killed:
+        workspace.say(f"our earlier {gone(launch, workspace).message.removeprefix('the ')} (pid {launch.pid})")
+    for killed in stop_server(launch, workspace).killed:
         workspace.say(f"killed what was left of it: {killed}")
 
 
@@ -68,21 +68,21 @@ def await_proofs(version: str, workspace: Workspace) -> Ready:
     try:
         proofs = prove(launch, control, version)
     except MeasureError as error:
-        gone = state.dies_within(launch.pid, launch.created, DEATH_S)
-        raise (died(log) if gone else ServerError(error.message, "see its log", log)) from error
-    failed = [proof for proof in proofs if not proof.holds]
-    if failed:
+        dead = state.dies_within(launch.pid, launch.created, DEATH_S)
+        raise (died(log) if dead else ServerError(error.message, "see its log", log)) from error
+    failures = [proof for proof in proofs if not proof.holds]
+    if failures:
         raise ServerError(
-            f"what answers on port {launch.port} is not the server we started: {failed[0].claim}: {failed[0].seen}",
+            f"what answers on port {launch.port} is not the server we started: {failures[0].claim}: {failures[0].seen}",
             "stop the other program, or choose another serve.port",
             log,
         )
     workspace.say(f"ready after {ready_s:.1f} s")
     if is_monitored(log.read_text(encoding="utf-8", errors="replace")):
-        began = time.monotonic()
+        start_s = time.monotonic()
         target = Endpoint(launch.base_url, lambda: state.is_running(launch), key_of(launch, workspace))
         count = warm_up(target, launch.model, launch.settings.max_num_seqs, launch.settings.max_model_len)
-        workspace.say(f"warmed up with {count} requests in {time.monotonic() - began:.1f} s")
+        workspace.say(f"warmed up with {count} requests in {time.monotonic() - start_s:.1f} s")
     handle = Handle(
         launch_id=launch.id,
         base_url=launch.base_url,

@@ -1,4 +1,4 @@
-"""Which server of ours runs, on disk, so that any later command finds it or its remains."""
+"""The current launch, kept on disk so that every later command finds our server or its remains."""
 
 import json
 import os
@@ -17,14 +17,15 @@ from pipeline.values import Frozen
 
 SAMPLES = "samples.jsonl"  # in the launch's folder
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
-START_TICKS = 19  # of the fields that follow the name in /proc/<pid>/stat, counted from 0
+START_TICKS = 19  # index of starttime among the fields after the name in /proc/<pid>/stat
 
 
 class Launch(Frozen):
-    """One start of the server: its leader by pid, creation time and boot, where it listens and logs, and how to start it again.
+    """One start of the server: its leading process, where it listens and logs, and how to start it again.
 
-    Creation times are seconds after the boot, which a step of the wall clock does not move. A launch that `stays` was
-    asked for by `serve`; any other belongs to the command that started it, and to the next one if that was killed.
+    The leader is identified by pid, creation time and boot. Creation times are seconds since boot, which a step of the wall
+    clock does not change. A launch that `stays` was started by `serve`; any other belongs to the command that started it,
+    or to the next command if that one was killed.
     """
 
     id: str
@@ -44,18 +45,18 @@ class Launch(Frozen):
 
     @property
     def base_url(self) -> str:
-        """Return where we reach it: an address that stands for all is bound, not called."""
+        """Return the URL for requests; a wildcard address is replaced by the loopback address."""
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
         return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
 
     @property
     def keyed(self) -> bool:
-        """Tell whether the server wants our API key."""
+        """Tell whether the server requires our API key."""
         return self.settings.is_open
 
 
 class Left(Frozen):
-    """What a launch writes: its log, of which the first `log_start` bytes are of the start and its warm-up, and its memory samples."""
+    """The files of a launch: its log, whose first `log_start` bytes cover start and warm-up, and its memory samples."""
 
     launch_id: str
     log: str
@@ -64,9 +65,9 @@ class Left(Frozen):
 
 
 class Handle(Left):
-    """How to reach this launch; changes with every start. A server that someone else runs has no process, and "" for log and samples.
+    """How to reach a launch; changes with every start. An attached server has no pid, and "" for log and samples.
 
-    `earlier` are the launches of the same server before a restart in mid-run, the first one first.
+    `earlier` holds the launches of the same server before its restarts within a run, oldest first.
     """
 
     base_url: str
@@ -90,14 +91,14 @@ def launch_file(workspace: Workspace) -> Path:
 
 
 def read(workspace: Workspace) -> Launch | None:
-    """Return the current launch, running or not; None when there is none, ServerError when its note cannot be read."""
+    """Return the current launch, running or not; None when there is none, ServerError when its file cannot be read."""
     path = launch_file(workspace)
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         return Launch.model_validate(migrated("launch", 0, data, {}))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:  # not UTF-8, not JSON, or of no known form
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:  # not UTF-8, not JSON, or of an unknown form
         raise ServerError(
             f"{workspace.relative(path)} does not tell which server runs here ({next(iter(str(error).splitlines()), '')})",
             "end the server by its pid in that file, if it runs, and remove the file",
@@ -105,29 +106,29 @@ def read(workspace: Workspace) -> Launch | None:
 
 
 def current(workspace: Workspace, launch_id: str) -> Launch | None:
-    """Return the launch of that id while it is the one on record: neither stopped nor replaced."""
+    """Return the launch of that id if it is still on record; None when it was stopped or replaced."""
     launch = read(workspace)
     return launch if launch is not None and launch.id == launch_id else None
 
 
 def write(workspace: Workspace, launch: Launch) -> None:
-    """Make `launch` the current one."""
+    """Record `launch` as the current one."""
     write_atomic(launch_file(workspace), launch.model_dump_json(indent=1) + "\n")
 
 
 def clear(workspace: Workspace, launch: Launch) -> None:
-    """Forget `launch`, unless another one has taken its place."""
+    """Remove `launch` from the record, unless another launch has replaced it."""
     if current(workspace, launch.id) is not None:
         launch_file(workspace).unlink(missing_ok=True)
 
 
 def boot_id() -> str:
-    """Return the kernel's name for the present boot."""
+    """Return the kernel's id of the current boot."""
     return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
 
 
 def created_s(pid: int) -> float:
-    """Return when the process was created, in seconds after the boot; psutil.NoSuchProcess when there is none."""
+    """Return the creation time of the process in seconds since boot; psutil.NoSuchProcess when there is no such process."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except (FileNotFoundError, ProcessLookupError) as error:
@@ -136,20 +137,20 @@ def created_s(pid: int) -> float:
 
 
 def process(pid: int | None, created: float | None) -> psutil.Process | None:
-    """Return the process of that pid and creation time, or None when it is gone or another one took the pid."""
+    """Return the process of that pid and creation time; None when it has ended or the pid belongs to another."""
     if pid is None or created is None:
         return None
     try:
-        found = psutil.Process(pid)
-        if created_s(pid) == created and found.status() != psutil.STATUS_ZOMBIE:
-            return found
+        candidate = psutil.Process(pid)
+        if created_s(pid) == created and candidate.status() != psutil.STATUS_ZOMBIE:
+            return candidate
     except psutil.Error:
         pass
     return None
 
 
 def dies_within(pid: int, created: float, seconds: float) -> bool:
-    """Tell whether the process is gone, or goes within `seconds`: a connection breaks a moment before its process ends."""
+    """Tell whether the process has ended or ends within `seconds`: connections break a moment before their process ends."""
     deadline = time.monotonic() + seconds
     while process(pid, created) is not None:
         if time.monotonic() > deadline:
@@ -163,23 +164,23 @@ def members(launch: Launch) -> list[psutil.Process]:
     if launch.boot != boot_id():
         return []
     if psutil.pid_exists(launch.pid) and not is_leader(launch):
-        return []  # a session's id is not given anew while it has members, so ours has none
+        return []  # the kernel reuses no session id that still has members, so ours has none
     return session(launch.pid, launch.created)
 
 
 def session(leader: int | None, created: float | None) -> list[psutil.Process]:
-    """Return the living processes of the session that the leader began, itself among them if it lives."""
-    found: list[psutil.Process] = []
+    """Return the living processes of the leader's session, including the leader if it lives."""
+    processes: list[psutil.Process] = []
     if leader is None or created is None:
-        return found
+        return processes
     for candidate in psutil.process_iter():
         try:
             in_session = os.getsid(candidate.pid) == leader and created_s(candidate.pid) >= created
             if in_session and candidate.status() != psutil.STATUS_ZOMBIE:
-                found.append(candidate)
+                processes.append(candidate)
         except (OSError, psutil.Error):
             continue
-    return found
+    return processes
 
 
 def is_leader(launch: Launch) -> bool:

@@ -1,4 +1,4 @@
-"""Stop a server of ours and whatever is left of it, and say what was left behind."""
+"""Stopping our server with all its processes, and the record of what they leave behind."""
 
 import json
 import os
@@ -22,13 +22,13 @@ POLL_S = 0.1
 KILL_WAIT_S = 5.0
 SAMPLER_WAIT_S = 6.0
 PORT_WAIT_S = 3.0
-TOLERANCE_MIB = 64.0  # what the driver and other programs may change meanwhile without a word
-TAIL_BYTES = 256 * 1024  # of the samples: seconds of them, from machines with many devices too
-SETTLE_S = 1.0  # the driver takes a moment to give a dead process's memory back
+TOLERANCE_MIB = 64.0  # smaller changes by the driver and other programs are ignored
+TAIL_BYTES = 256 * 1024  # of the samples; several seconds of them even with many devices
+SETTLE_S = 1.0  # the driver frees the memory of a dead process after a moment
 
 
 class Closing(Artifact):
-    """How the last launch ended, and what the devices hold after it."""
+    """How the last launch ended, and the memory in use on the devices before and after it."""
 
     launch_id: str
     was_running: bool
@@ -41,65 +41,65 @@ class Closing(Artifact):
     gpu_others_mib: list[float | None] | None = None
 
     def residual(self) -> Figure | None:
-        """Return what the server's devices hold above the baseline from before its start; None where there is nothing to compare.
+        """Return the memory on the server's devices above the baseline from before its start; None where they cannot be compared.
 
-        `gpu_others_mib` is what other programs used of each device just before the stop, None of one that the server did not
-        use, and as a whole where that is not known. NOT_MEASURED where others changed their use of one of its devices by more
-        than TOLERANCE_MIB meanwhile. A smaller minus is theirs, and nothing is left of ours.
+        `gpu_others_mib` is other programs' use of each device just before the stop: None for a device that the server did not
+        use, None as a whole where it is unknown. The figure is NOT_MEASURED where other programs changed their use of one of
+        the server's devices by more than TOLERANCE_MIB meanwhile. A smaller decrease is theirs and counts as no residual.
         """
         before, after, others = self.gpu_used_before_mib, self.gpu_used_after_mib, self.gpu_others_mib
         if before is None or after is None or len(before) != len(after) or (others is not None and len(others) != len(before)):
             return None
-        ours = [number for number in range(len(before)) if others is None or others[number] is not None]
-        left = {number: after[number] - before[number] for number in ours}
-        seen = {} if others is None else {number: (others[number] or 0.0) - before[number] for number in ours}
-        changes = [*seen.values(), *(mib for mib in left.values() if mib < 0)]
-        most = max(changes, key=abs, default=0.0)
-        if abs(most) > TOLERANCE_MIB:
-            freed, took = (
-                _("other programs freed {n} MiB meanwhile", n=round(-most)),
-                _("other programs took {n} MiB meanwhile", n=round(most)),
+        devices = [number for number in range(len(before)) if others is None or others[number] is not None]
+        changes_mib = {number: after[number] - before[number] for number in devices}
+        others_changes_mib = {} if others is None else {number: (others[number] or 0.0) - before[number] for number in devices}
+        changes = [*others_changes_mib.values(), *(mib for mib in changes_mib.values() if mib < 0)]
+        largest = max(changes, key=abs, default=0.0)
+        if abs(largest) > TOLERANCE_MIB:
+            freed_reason, took_reason = (
+                _("other programs freed {n} MiB meanwhile", n=round(-largest)),
+                _("other programs took {n} MiB meanwhile", n=round(largest)),
             )
-            return not_measured("MiB", freed if most < 0 else took)
-        total = max(0.0, sum(left.values()))
-        unknown = _("of the server or of other programs: the driver does not tell")
-        return Figure(value=total, unit="MiB", n=len(left), reason=unknown if others is None and total > TOLERANCE_MIB else "")
+            return not_measured("MiB", freed_reason if largest < 0 else took_reason)
+        total = max(0.0, sum(changes_mib.values()))
+        ambiguity = _("of the server or of other programs: the driver does not tell")
+        return Figure(value=total, unit="MiB", n=len(changes_mib), reason=ambiguity if others is None and total > TOLERANCE_MIB else "")
 
 
 def stop_server(launch: Launch, workspace: Workspace) -> Closing:
-    """SIGTERM the leader, wait, kill only what survives of its session; write the closing note and forget the launch."""
+    """Send SIGTERM to the leader, wait, kill the survivors of its session; write the closing record and clear the launch."""
     started, clock = now(), time.perf_counter()
     leader = state.process(launch.pid, launch.created)
-    remains = state.members(launch)
+    processes = state.members(launch)
     samples = workspace.launches / launch.id / state.SAMPLES
-    others = others_mib(samples) if remains else None  # what they did after a server's own end nobody knows
+    others = others_mib(samples) if processes else None  # unknown after a server that ended by itself
     if leader is not None:
         with suppress(psutil.Error):
             leader.terminate()
-        # vLLM lets running requests end first, for as long as the setting says.
-        wait_gone(launch, launch.settings.drain_timeout_s + launch.settings.stop_timeout_s)
+        # vLLM first lets running requests finish, for at most drain_timeout_s.
+        wait_until_ended(launch, launch.settings.drain_timeout_s + launch.settings.stop_timeout_s)
     killed = []
     for process in state.members(launch):
         with suppress(psutil.Error):
             killed.append(f"{process.pid} {process.name()}")
             process.kill()
     if killed:
-        wait_gone(launch, KILL_WAIT_S)
-    chosen = launch.settings.env.get(CUDA_DEVICES)
-    if remains and nvml.device_used_mib(chosen) is not None:
+        wait_until_ended(launch, KILL_WAIT_S)
+    devices = launch.settings.env.get(CUDA_DEVICES)
+    if processes and nvml.device_used_mib(devices) is not None:
         time.sleep(SETTLE_S)
     deadline = time.monotonic() + PORT_WAIT_S
     while not (port_free := ports.is_free(launch.host, launch.port)) and time.monotonic() < deadline:
         time.sleep(POLL_S)
     closing = Closing(
         launch_id=launch.id,
-        was_running=bool(remains),
+        was_running=bool(processes),
         asked_nicely=leader is not None,
         killed=killed,
         took_s=round(time.perf_counter() - clock, 2),
         port_free=port_free,
         gpu_used_before_mib=used_before_mib(samples),
-        gpu_used_after_mib=nvml.device_used_mib(chosen),
+        gpu_used_after_mib=nvml.device_used_mib(devices),
         gpu_others_mib=others,
     )
     end_sampler(launch)
@@ -109,7 +109,7 @@ def stop_server(launch: Launch, workspace: Workspace) -> Closing:
 
 
 def used_before_mib(samples: Path) -> list[float] | None:
-    """Return each device's used MiB from the first sample, written before the server was started; None where not known."""
+    """Return each device's used MiB from the first sample, taken before the server's start; None where unknown."""
     try:
         with samples.open(encoding="utf-8") as file:
             used = json.loads(file.readline()).get("gpu_used_mib")
@@ -119,9 +119,9 @@ def used_before_mib(samples: Path) -> list[float] | None:
 
 
 def others_mib(samples: Path) -> list[float | None] | None:
-    """Return what other programs used of each device by the last sample that tells the server's own use, None where it used nothing.
+    """Return other programs' use of each device in MiB, from the last sample that has the server's own use.
 
-    None as a whole where the driver tells no process's use, as in WSL2.
+    None for a device that the server did not use; None as a whole where the driver reports no use per process, as in WSL2.
     """
     try:
         with samples.open("rb") as file:
@@ -138,8 +138,8 @@ def others_mib(samples: Path) -> list[float | None] | None:
     return None
 
 
-def wait_gone(launch: Launch, timeout_s: float) -> None:
-    """Wait until the launch has no process left, at most `timeout_s`."""
+def wait_until_ended(launch: Launch, timeout_s: float) -> None:
+    """Wait until the launch has no process left, for at most `timeout_s`."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline and state.members(launch):
         reap(launch.pid)
@@ -147,13 +147,13 @@ def wait_gone(launch: Launch, timeout_s: float) -> None:
 
 
 def reap(pid: int) -> None:
-    """Collect the child's exit status where it is our child, so that it does not stay a zombie."""
+    """Collect the exit status of the process if it is our child, so that it does not stay a zombie."""
     with suppress(ChildProcessError):
         os.waitpid(pid, os.WNOHANG)
 
 
 def end_sampler(launch: Launch) -> None:
-    """Wait for the sampler, which ends by itself after the server; kill it when it does not."""
+    """Wait for the sampler, which ends by itself after the server; kill it when it does not end in time."""
     deadline = time.monotonic() + SAMPLER_WAIT_S
     while (process := state.process(launch.sampler_pid, launch.sampler_created)) is not None:
         if launch.sampler_pid is not None:
@@ -166,7 +166,7 @@ def end_sampler(launch: Launch) -> None:
 
 
 def stop_current(workspace: Workspace) -> None:
-    """Stop the server that is up, if there is one."""
+    """Stop the current launch, if there is one."""
     launch = state.read(workspace)
     if launch is not None:
         stop_server(launch, workspace)

@@ -32,14 +32,14 @@ WantedBy=default.target
 
 
 def unit(root: Path, arguments: Sequence[str], settings: ServeConfig) -> str:
-    """Return the unit of the project at `root`; `arguments` go to `serve --watch`."""
+    """Return the unit of the project at `root`; `arguments` are those of `serve --watch`."""
     command = " ".join(quote(word) for word in [str(root / "inv"), "serve", "--watch", *arguments])
     stop_s = settings.drain_timeout_s + settings.stop_timeout_s + MARGIN_S
     return UNIT_FILE.format(root=escape(str(root)), command=command, stop_s=stop_s)
 
 
 def escape(text: str) -> str:
-    """Return `text` so that systemd sees no specifier in it."""
+    """Return `text` with each % escaped, which begins a specifier in systemd."""
     return text.replace("%", "%%")
 
 

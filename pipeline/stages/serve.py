@@ -30,7 +30,7 @@ from pipeline.vllm.settle import settle
 
 
 class Server(Artifact):
-    """What is served, by what, with which flags and proofs; and the handle of the launch."""
+    """The served model, the vLLM that serves it, its flags, the proofs of its identity, and the handle of its launch."""
 
     model: str
     vllm: str
@@ -49,7 +49,7 @@ class Server(Artifact):
     handle: Handle
 
     def identity(self) -> dict[str, Any]:
-        """Return all but the handle and the address: what is measured does not depend on the port."""
+        """Return what measurements depend on, so without host and port, the launch, its plan, proofs and failed attempts."""
         facts = self.model_dump(mode="json", exclude={"handle", "proofs", "command", "plan", "attempts"})
         return {**facts, "flags": " ".join(without_host_and_port(self.command))}
 
@@ -76,16 +76,16 @@ def serve(
     workspace.say(f"starting {installation.distribution} {installation.vllm} with {model.name} on port {settings.port}")
     attempts: list[Attempt] = []
     while True:
-        words = server_command(settings, site.python, site.model, model.name, site.distribution)
-        began = time.monotonic()
+        command = server_command(settings, site.python, site.model, model.name, site.distribution)
+        start_s = time.monotonic()
         try:
-            plan = plan_start(settings, site)  # before the start, for a gate may ask for its peak
-            launching.start(settings, words, model.name, workspace)
+            plan = plan_start(settings, site)  # also refuses a start that cannot succeed; a gate may judge the planned peak
+            launching.start(settings, command, model.name, workspace)
             ready = await_ready(installation.vllm, workspace)
             break
         except OutOfMemoryError as error:
             log = workspace.relative(error.log) if error.log else ""
-            settings, attempt = next_attempt(settings, error, attempts, round(time.monotonic() - began, 1), log)
+            settings, attempt = next_attempt(settings, error, attempts, round(time.monotonic() - start_s, 1), log)
             attempts.append(attempt)
             workspace.say(f"{error.message}; trying again with {attempt.changed}")
     return Server(
@@ -94,7 +94,7 @@ def serve(
         distribution=installation.distribution,
         device=device_of(machine, installation),
         max_model_len=settings.max_model_len,
-        command=shown_command(words, workspace),
+        command=relative_command(command, workspace),
         environment=dict(settings.env),
         random_weights=settings.load_format == "dummy",
         attempts=attempts,
@@ -104,18 +104,18 @@ def serve(
 
 
 def join_node(settings: ServeConfig, machine: Machine, installation: Installation, model: Model, workspace: Workspace) -> Launch:
-    """Start this node's share of a server that node 0 answers for; the server's processes are what can be known of it."""
+    """Start this node's share of a server whose requests node 0 answers; here only its processes can be observed."""
     if not settings.node_rank:
         raise ServerError("node 0 answers the requests, and does not join", "`./inv serve` here; --set serve.node_rank=1 on the next host")
     site = site_of(machine, installation, model, workspace)
     settings = prepare(settings, site, workspace)
     workspace.say(f"node {settings.node_rank} of {settings.nnodes} joins {settings.master_addr}:{settings.master_port} with {model.name}")
-    words = headless_command(server_command(settings, site.python, site.model, model.name, site.distribution))
-    return launching.start(settings, words, model.name, workspace)
+    command = headless_command(server_command(settings, site.python, site.model, model.name, site.distribution))
+    return launching.start(settings, command, model.name, workspace)
 
 
 def site_of(machine: Machine, installation: Installation, model: Model, workspace: Workspace) -> Site:
-    """Return where a server of these records starts."""
+    """Return the site of a server, from the records that it depends on."""
     return Site(
         host=machine.host,
         gpus=machine.gpus,
@@ -131,7 +131,7 @@ def site_of(machine: Machine, installation: Installation, model: Model, workspac
 
 
 def prepare(settings: ServeConfig, site: Site, workspace: Workspace) -> ServeConfig:
-    """Stop our earlier server and return the settings with what `auto` leaves to the machine decided; ServerError where none can start."""
+    """Stop our earlier server and return the settings with `auto` resolved for this machine; ServerError where none can start."""
     settings = settle(settings, site.host, site.distribution, site.versions)
     insist_on_site(settings, site)
     clear_old(workspace)
@@ -139,7 +139,7 @@ def prepare(settings: ServeConfig, site: Site, workspace: Workspace) -> ServeCon
 
 
 def restart(server: Server, workspace: Workspace) -> Server:
-    """Stop the server, start it again with the same command and put its new handle on record; its identity stays."""
+    """Stop the server, start it again with the same command and record its new handle; its identity stays the same."""
     store = Store(workspace.artifacts)
     launch, envelope = state.current(workspace, server.handle.launch_id), store.read("serve")
     if launch is None or envelope is None:
@@ -148,35 +148,35 @@ def restart(server: Server, workspace: Workspace) -> Server:
     stop_server(launch, workspace)
     ready = relaunch(launch, server.vllm, workspace)
     handle = ready.handle.model_copy(update={"earlier": server.handle.launches})
-    again = server.model_copy(update={**ready._asdict(), "handle": handle})
-    store.write("serve", envelope.because, envelope.started, envelope.duration_s, again)
-    return again
+    new_server = server.model_copy(update={**ready._asdict(), "handle": handle})
+    store.write("serve", envelope.because, envelope.started, envelope.duration_s, new_server)
+    return new_server
 
 
 def start_cautions(settings: ServeConfig, workspace: Workspace) -> list[str]:
-    """Return what whoever starts this should know."""
-    found = []
+    """Return warnings about settings that weaken security."""
+    cautions = []
     if settings.trust_remote_code:
-        found.append("serve.trust_remote_code runs code that came with the model")
+        cautions.append("serve.trust_remote_code runs code that came with the model")
     if settings.is_open:
         file = key_file(workspace).name
-        found.append(f"host {settings.host} is open to everyone who reaches this machine; clients need the key in {file}")
-    return found
+        cautions.append(f"host {settings.host} is open to everyone who reaches this machine; clients need the key in {file}")
+    return cautions
 
 
 def log_of(server: Server, workspace: Workspace) -> Path | None:
-    """Return the server's log, where it is ours to read."""
+    """Return the path of the server's log; None for a server that someone else runs."""
     return workspace.root / server.handle.log if server.handle.log else None
 
 
 def insist_on_answers(server: Server) -> None:
-    """Raise MeaninglessError when the server's answers are noise."""
+    """Raise MeaninglessError when the weights are random, which makes the answers noise."""
     if server.random_weights:
         raise MeaninglessError(_("the weights are random (serve.load_format: dummy), so the answers are noise"))
 
 
 def server_present(server: Server, workspace: Workspace) -> bool:
-    """Tell whether the recorded launch still runs and answers, or the server of another's still serves the same."""
+    """Tell whether the launch on record still runs and answers, or the attached server still serves the same model and version."""
     if server.attached:
         control = control_of(server.handle, workspace)
         try:
@@ -189,36 +189,38 @@ def server_present(server: Server, workspace: Workspace) -> bool:
     return control_of(server.handle, workspace).answers()
 
 
-def shown_command(words: list[str], workspace: Workspace) -> list[str]:
-    """Return the command as a person in the project folder types it."""
-    return [word.removeprefix(f"{workspace.root}/") for word in words]
+def relative_command(command: list[str], workspace: Workspace) -> list[str]:
+    """Return the command with paths relative to the project folder."""
+    return [word.removeprefix(f"{workspace.root}/") for word in command]
 
 
 def device_of(machine: Machine, installation: Installation) -> str:
-    """Return the name of what the server computes on."""
+    """Return the name of the device that the server computes on."""
     if installation.distribution == CPU_SET.distribution or machine.profile == CPU_PROFILE or not machine.gpus:
         return machine.host.cpu
     return machine.gpus[0].name
 
 
 def attach_server(settings: AttachConfig, model: ModelConfig, workspace: Workspace) -> Server:
-    """Use the server that someone else runs at `attach.url`: nothing is started, and its endpoint is all that is known of it."""
+    """Attach to the server that someone else runs at `attach.url`; nothing is started, and only its endpoint is known."""
     url = settings.url or ""
-    card, version, proofs = look_at(url, model.name, workspace)
+    card, version, proofs = inspect_endpoint(url, model.name, workspace)
     for replica in settings.replicas:
-        other, its_version, more = look_at(replica, card.id, workspace)
-        if (other.id, its_version) != (card.id, version):
+        replica_card, replica_version, replica_proofs = inspect_endpoint(replica, card.id, workspace)
+        if (replica_card.id, replica_version) != (card.id, version):
             raise ServerError(
-                f"{replica} is no replica of {url}: it serves {other.id} with vLLM {its_version}, not {card.id} with {version}",
+                f"{replica} is no replica of {url}: it serves {replica_card.id} with vLLM {replica_version}, not {card.id} with {version}",
                 "name servers of the same model and version in attach.replicas",
             )
-        proofs += [proof.model_copy(update={"claim": _("{claim} ({address})", claim=proof.claim, address=replica)}) for proof in more]
+        proofs += [
+            proof.model_copy(update={"claim": _("{claim} ({address})", claim=proof.claim, address=replica)}) for proof in replica_proofs
+        ]
     workspace.say(f"attached to {', '.join((url, *settings.replicas))}: {card.id}, vLLM {version}")
     return Server(
         model=card.id,
         vllm=version,
         distribution="not known",
-        device=f"the server at {url}{and_replicas(len(settings.replicas))}",
+        device=f"the server at {url}{replica_suffix(len(settings.replicas))}",
         max_model_len=card.max_model_len or 0,
         command=[],
         environment={},
@@ -228,16 +230,16 @@ def attach_server(settings: AttachConfig, model: ModelConfig, workspace: Workspa
         plan=None,
         real=is_real(proofs),
         proofs=proofs,
-        handle=handle_of(url),
+        handle=attached_handle(url),
     )
 
 
-def look_at(url: str, model: str, workspace: Workspace) -> tuple[ModelCard, str, list[Proof]]:
-    """Return (model card, vLLM's version, proofs) of what answers at `url`; ServerError where that is no vLLM that says something."""
-    handle = handle_of(url)
+def inspect_endpoint(url: str, model: str, workspace: Workspace) -> tuple[ModelCard, str, list[Proof]]:
+    """Return (model card, vLLM version, proofs) of the server at `url`; ServerError unless it is a vLLM that completes a request."""
+    handle = attached_handle(url)
     control = control_of(handle, workspace)
     try:
-        card = card_named(control.models(), model)
+        card = find_card(control.models(), model)
         version = control.version()
         if not control.greet(card.id).says_something:
             raise ServerError(f"the completion of the server at {url} says nothing", "ask whoever runs it")
@@ -247,19 +249,19 @@ def look_at(url: str, model: str, workspace: Workspace) -> tuple[ModelCard, str,
         raise ServerError(error.message, f"is it a vLLM server, and up?{key}") from error
 
 
-def and_replicas(count: int) -> str:
-    """Return the words for so many servers more."""
+def replica_suffix(count: int) -> str:
+    """Return " and N replicas"; empty without any."""
     return f" and {count} replica{'s' if count > 1 else ''}" if count else ""
 
 
-def handle_of(url: str) -> Handle:
-    """Return how to reach a server that someone else runs."""
+def attached_handle(url: str) -> Handle:
+    """Return the handle of a server that someone else runs."""
     return Handle(launch_id=url, base_url=url, pid=None, created=None, log="", samples="", ready_s=0, phases_s={})
 
 
-def card_named(cards: list[ModelCard], name: str) -> ModelCard:
-    """Return the served model of that name, or the only one there is; ServerError names what there is."""
-    found = [card for card in cards if card.id == name] or (cards if len(cards) == 1 else [])
-    if not found:
+def find_card(cards: list[ModelCard], name: str) -> ModelCard:
+    """Return the model card of that name, or the only card; ServerError lists the served models."""
+    matches = [card for card in cards if card.id == name] or (cards if len(cards) == 1 else [])
+    if not matches:
         raise ServerError(f"the server serves {', '.join(card.id for card in cards) or 'no model'}", "choose one: --set model.name=NAME")
-    return found[0]
+    return matches[0]

@@ -1,4 +1,4 @@
-"""test-determinism: Send the same requests again, alone, cached, under load and after a restart, and compare the answers token by token."""
+"""test-determinism: Repeat the same requests alone, cached, under load and after a restart, and compare the answers token by token."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any
@@ -26,7 +26,11 @@ REMEDY_NOTE = "determinism-remedy"
 
 
 class PromptAgreement(Frozen):
-    """How N answers to one prompt agree; token positions count from 0, `gap` is the logprob of the best token − the next there."""
+    """The agreement of N answers to one prompt.
+
+    `first_divergence` is a token position, counted from 0. `gap` is the logprob of the best token there minus that of the
+    second best.
+    """
 
     prompt: str
     runs: int
@@ -38,7 +42,7 @@ class PromptAgreement(Frozen):
 
 
 class Arm(Frozen):
-    """One way to ask again: what was done, the evidence that it was, and per prompt what came back; or why nothing did."""
+    """One arm of the test: what it varies, the evidence that it did, and the agreement per prompt; or the reason why it has none."""
 
     arm: str
     what: Sentence
@@ -56,7 +60,7 @@ class Arm(Frozen):
 
 
 class Determinism(Measurement):
-    """Arm D1 per prompt, and the arms that vary one thing each (MEASUREMENT.md: D2 cache, D3 load, D4 restart, D5 controls)."""
+    """Arm D1 per prompt, and the arms that each vary one condition (MEASUREMENT.md: D2 cache, D3 load, D4 restart, D5 controls)."""
 
     seed: int
     prompts: list[PromptAgreement]
@@ -64,9 +68,9 @@ class Determinism(Measurement):
 
 
 class Side(Frozen):
-    """A server without or with the remedy: its environment, what its launches gave, and what went wrong if something did.
+    """A server without or with the remedy: its environment, the results of its launches, and its failure if there was one.
 
-    `errors` are those of the requests for speed, one for each that failed.
+    `errors` has one entry per failed request of the speed measurement.
     """
 
     environment: dict[str, str]
@@ -81,7 +85,7 @@ class Side(Frozen):
 
 
 class Remedied(Artifact):
-    """The same measured on a server without and on one with the remedy; the settings had it already if `in_settings`."""
+    """The same measurements on a server without and one with the remedy; `in_settings` where the settings already had it."""
 
     variable: str
     value: str
@@ -98,21 +102,21 @@ class Remedied(Artifact):
 
 
 def test_determinism(settings: DeterminismConfig, server: Server, workspace: Workspace) -> Determinism:
-    """Send each prompt again and again at temperature 0 and compare the answers as token ids."""
+    """Send each prompt repeatedly at temperature 0 and compare the answers as token ids."""
     return all_arms(settings, server, workspace, restart)
 
 
 def all_arms(
     settings: DeterminismConfig, server: Server, workspace: Workspace, restart: Callable[[Server, Workspace], Server]
 ) -> Determinism:
-    """Return every arm's outcome; `restart` is how arm D4 does it."""
+    """Run every arm and return the record; `restart` restarts the server for arm D4."""
     insist_on_answers(server)
     questions = load_prompts(workspace.root / settings.prompts)[: settings.count]
     handle = server.handle
     with watched(handle, workspace, "test-determinism") as target:
         asker = Asker(target, server.model, settings)
         answers_by_prompt = repeat(asker, questions, settings, workspace)
-        references = {prompt: commonest(answers) for prompt, answers in answers_by_prompt.items()}
+        references = {prompt: most_common(answers) for prompt, answers in answers_by_prompt.items()}
         arms = [
             cache_arm(asker, references, settings, workspace),
             *(load_arm(asker, references, others, settings, workspace) for others in settings.load),
@@ -134,13 +138,13 @@ def all_arms(
 
 
 def repeat(asker: Asker, questions: list[str], settings: DeterminismConfig, workspace: Workspace) -> dict[str, list[TokenAnswer]]:
-    """Return arm D1's answers by prompt: the guide's test, one request at a time."""
+    """Return the answers of arm D1 by prompt: the guide's test, one request at a time."""
     workspace.say(f"determinism: {settings.runs} × each of {len(questions)} prompts, one after the other")
     return {prompt: [asker.ask(prompt) for _ in range(settings.runs)] for prompt in with_progress(questions, "D1", workspace)}
 
 
 def with_progress(prompts: Collection[str], arm: str, workspace: Workspace) -> Iterator[str]:
-    """Yield the prompts, telling how many are done."""
+    """Yield the prompts and report how many are done."""
     on_progress = workspace.progress(f"determinism, prompts of {arm}", len(prompts))
     for done, prompt in enumerate(prompts, 1):
         yield prompt
@@ -148,7 +152,7 @@ def with_progress(prompts: Collection[str], arm: str, workspace: Workspace) -> I
 
 
 def cache_arm(asker: Asker, references: dict[str, TokenAnswer], settings: DeterminismConfig, workspace: Workspace) -> Arm:
-    """D2: each prompt with an empty prefix cache and then with a full one, by a salt of its own."""
+    """Run D2: send each prompt with a cold prefix cache, then with a warm one; each pair has its own cache salt."""
     what = _("prefix cache cold, then warm")
     if not settings.cache_runs:
         return Arm(arm="D2", what=what, reason=_("determinism.cache_runs is 0"))
@@ -165,22 +169,25 @@ def cache_arm(asker: Asker, references: dict[str, TokenAnswer], settings: Determ
         reference = references[prompt]
         prompts.append(compare(asker, prompt, reference, against(reference.ids, [answer.ids for answer in answers]), answers))
     if cold_cached or not any(warm_cached):
-        seen = _("{n} cached tokens cold, {needed} warm", n=cold_cached, needed=sum(warm_cached))
-        return Arm(arm="D2", what=what, reason=_("the server's own count shows no cold and warm cache: {reason}", reason=seen))
+        counts = _("{n} cached tokens cold, {needed} warm", n=cold_cached, needed=sum(warm_cached))
+        return Arm(arm="D2", what=what, reason=_("the server's own count shows no cold and warm cache: {reason}", reason=counts))
     hits = sum(cached > 0 for cached in warm_cached)
     evidence = _("0 cached prompt tokens cold; a hit in {n} of {needed} warm", n=hits, needed=len(warm_cached))
     return Arm(arm="D2", what=what, evidence=evidence, prompts=prompts)
 
 
 def load_arm(asker: Asker, references: dict[str, TokenAnswer], others: int, settings: DeterminismConfig, workspace: Workspace) -> Arm:
-    """D3: each prompt amid `others` requests, at least half of them random; those count that ran together by the engine's own gauge."""
+    """Run D3: send each prompt amid `others` requests, at least half of them random.
+
+    Only answers that overlapped with another request by the engine's own gauge count.
+    """
     what = plural("amid {count} other", "amid {count} others", others)
     workspace.say(f"determinism: {what}, {settings.load_runs} × each prompt")
     at_once = max(1, min(others // 2, MOST_AT_ONCE))
     questions = [prompt for _ in range(settings.load_runs) for prompt in references]
     answers: dict[str, list[TokenAnswer]] = {prompt: [] for prompt in references}
-    most = 0
-    control = Control(asker.target.base_url, asker.target.api_key)  # beside the asker's, which is at work
+    peak = 0
+    control = Control(asker.target.base_url, asker.target.api_key)  # not the asker's, which is in use
 
     def running() -> int:
         return int(control.metrics().get(REQUESTS_RUNNING, 0))
@@ -188,24 +195,24 @@ def load_arm(asker: Asker, references: dict[str, TokenAnswer], others: int, sett
     on_progress = workspace.progress("determinism, requests of D3", len(questions))
     with under_load(asker, others + 1 - at_once):
         await_running(running, others + 1 - at_once)
-        for prompt, answer, seen in amid_others(asker, questions, at_once, running, on_progress):
-            most = max(most, seen)
-            if seen > 1:
+        for prompt, answer, running_count in amid_others(asker, questions, at_once, running, on_progress):
+            peak = max(peak, running_count)
+            if running_count > 1:
                 answers[prompt].append(answer)
     prompts = [
-        compare(asker, prompt, references[prompt], against(references[prompt].ids, [answer.ids for answer in answered]), answered)
-        for prompt, answered in answers.items()
-        if answered
+        compare(asker, prompt, references[prompt], against(references[prompt].ids, [answer.ids for answer in batch]), batch)
+        for prompt, batch in answers.items()
+        if batch
     ]
-    overlapping, sent = sum(prompt.runs for prompt in prompts), len(questions)
+    overlaps, requests = sum(prompt.runs for prompt in prompts), len(questions)
     evidence = _(
         "{name} above 1 beside {n} of {needed} requests, at most {value}; only these count",
         name=REQUESTS_RUNNING,
-        n=overlapping,
-        needed=sent,
-        value=most,
+        n=overlaps,
+        needed=requests,
+        value=peak,
     )
-    if not overlapping:
+    if not overlaps:
         return Arm(arm="D3", what=what, reason=_("no proof that any two requests overlapped: {reason}", reason=evidence))
     return Arm(arm="D3", what=what, evidence=evidence, prompts=prompts)
 
@@ -217,23 +224,23 @@ def restart_arm(
     workspace: Workspace,
     restart: Callable[[Server, Workspace], Server] = restart,
 ) -> Arm:
-    """D4: each prompt once more after a real restart; counts only where the prompt's token ids are the same."""
+    """Run D4: send each prompt once more after a restart; it counts only where the prompts' own token ids stayed the same."""
     what = _("after a restart of the server")
     if not settings.restart:
         return Arm(arm="D4", what=what, reason=_("determinism.restart is false"))
     if server.attached:
         return Arm(arm="D4", what=what, reason=_("the server at {address} is not ours to restart", address=server.attached))
     try:
-        again = restart(server, workspace)
+        new_server = restart(server, workspace)
     except ServerError as error:
         return Arm(arm="D4", what=what, reason=_("the server did not come back: {reason}", reason=error.message))
-    handle = again.handle
+    handle = new_server.handle
     with watched(handle, workspace, "test-determinism") as target:
         asker = Asker(target, server.model, settings)
         answers = {prompt: asker.ask(prompt) for prompt in references}
-        changed = [prompt for prompt, answer in answers.items() if answer.prompt_ids != references[prompt].prompt_ids]
-        if changed:
-            return Arm(arm="D4", what=what, reason=_("the prompt's own token ids changed: {name}", name=repr(changed[0])))
+        mismatches = [prompt for prompt, answer in answers.items() if answer.prompt_ids != references[prompt].prompt_ids]
+        if mismatches:
+            return Arm(arm="D4", what=what, reason=_("the prompt's own token ids changed: {name}", name=repr(mismatches[0])))
         prompts = [
             compare(asker, prompt, reference, against(reference.ids, [answers[prompt].ids]), [answers[prompt]])
             for prompt, reference in references.items()
@@ -243,43 +250,46 @@ def restart_arm(
 
 
 def control_arms(asker: Asker, references: dict[str, TokenAnswer], settings: DeterminismConfig, workspace: Workspace) -> list[Arm]:
-    """D5: with a temperature the same seed must agree and another must differ, or the test proves nothing."""
-    warm = {"temperature": settings.control_temperature}
+    """Run D5, the controls: above temperature 0 the same seed must agree and another must differ, or the test proves nothing."""
+    sampling = {"temperature": settings.control_temperature}
     workspace.say(f"determinism: controls at temperature {settings.control_temperature:g}")
     same, other = [], []
     for prompt in with_progress(references, "D5", workspace):
-        first, second, third = (asker.ask(prompt, **warm, seed=settings.seed + step) for step in (0, 0, 1))
-        same.append(compare(asker, prompt, first, against(first.ids, [second.ids]), [second], **warm))
-        other.append(compare(None, prompt, first, against(first.ids, [third.ids]), [third]))  # these are to differ
-    at = Digits(f"{settings.control_temperature:g}")
-    alike, unlike = _("temperature {value}, same seed", value=at), _("temperature {value}, another seed", value=at)
-    return [Arm(arm="D5", what=alike, prompts=same), Arm(arm="D5", what=unlike, prompts=other)]
+        first, second, third = (asker.ask(prompt, **sampling, seed=settings.seed + step) for step in (0, 0, 1))
+        same.append(compare(asker, prompt, first, against(first.ids, [second.ids]), [second], **sampling))
+        other.append(compare(None, prompt, first, against(first.ids, [third.ids]), [third]))  # no gap, because these should differ
+    temperature = Digits(f"{settings.control_temperature:g}")
+    same_label, other_label = (
+        _("temperature {value}, same seed", value=temperature),
+        _("temperature {value}, another seed", value=temperature),
+    )
+    return [Arm(arm="D5", what=same_label, prompts=same), Arm(arm="D5", what=other_label, prompts=other)]
 
 
-def commonest(answers: Sequence[TokenAnswer]) -> TokenAnswer:
-    """Return the first answer with the commonest token ids."""
+def most_common(answers: Sequence[TokenAnswer]) -> TokenAnswer:
+    """Return the first answer with the most common token ids."""
     counts = {answer.ids: sum(other.ids == answer.ids for other in answers) for answer in answers}
     return max(answers, key=lambda answer: counts[answer.ids])
 
 
 def compare(
-    asker: Asker | None, prompt: str, reference: TokenAnswer, agreed: Agreement, answers: Iterable[TokenAnswer], **more: Any
+    asker: Asker | None, prompt: str, reference: TokenAnswer, result: Agreement, answers: Iterable[TokenAnswer], **options: Any
 ) -> PromptAgreement:
-    """Return the record of one prompt's comparison; `asker` finds the gap where it parts, `more` is what the reference was asked with."""
-    parted = agreed.first_divergence
+    """Return the record of one prompt's comparison; `asker` measures the gap at the divergence with the reference's `options`."""
+    divergence = result.first_divergence
     return PromptAgreement(
         prompt=prompt,
-        runs=agreed.runs,
-        agreeing=agreed.agreeing,
-        distinct=agreed.distinct,
-        first_divergence=agreed.first_divergence,
-        gap=asker.gap_at(parted, prompt, reference, **more) if asker is not None and parted is not None else None,
+        runs=result.runs,
+        agreeing=result.agreeing,
+        distinct=result.distinct,
+        first_divergence=result.first_divergence,
+        gap=asker.gap_at(divergence, prompt, reference, **options) if asker is not None and divergence is not None else None,
         tokens=max(len(answer.ids) for answer in (reference, *answers)),
     )
 
 
 def prompt_figures(prompts: list[PromptAgreement], answers_by_prompt: dict[str, list[TokenAnswer]]) -> dict[str, Figure]:
-    """Return D1's shares: of answers that agree with their prompt's commonest, and of prompts whose answers all agree.
+    """Return D1's shares: of answers that agree with their prompt's most common one, and of prompts whose answers all agree.
 
     TARr compares the raw answers, TARa the canonical JSON where an answer is JSON (arXiv 2408.04667).
     """
@@ -293,8 +303,8 @@ def prompt_figures(prompts: list[PromptAgreement], answers_by_prompt: dict[str, 
 
 
 def arm_figures(arms: Iterable[Arm]) -> dict[str, Figure]:
-    """Return each arm's share of answers that equal the reference, D3 over all its loads; the controls by what must hold."""
-    parts = list(arms)
+    """Return each arm's share of answers that equal the reference: D3 over all its loads, D5 for each control."""
+    all_parts = list(arms)
     names: dict[str, Callable[[Arm], bool]] = {
         "d2_identical": lambda arm: arm.arm == "D2",
         "d3_identical": lambda arm: arm.arm == "D3",
@@ -302,10 +312,10 @@ def arm_figures(arms: Iterable[Arm]) -> dict[str, Figure]:
         "d5_same_seed_identical": lambda arm: arm.arm == "D5" and arm.what.endswith("same seed"),
         "d5_other_seed_identical": lambda arm: arm.arm == "D5" and arm.what.endswith("another seed"),
     }
-    result = {}
-    for name, chosen in names.items():
-        picked = [arm for arm in parts if chosen(arm)]
-        missing = next((arm.reason for arm in picked if arm.reason), "" if picked else _("determinism.load is empty"))
-        runs = sum(arm.runs for arm in picked)
-        result[name] = not_measured("%", missing) if missing else share_figure(sum(arm.agreeing for arm in picked), runs)
-    return result
+    figures = {}
+    for name, belongs in names.items():
+        selection = [arm for arm in all_parts if belongs(arm)]
+        reason = next((arm.reason for arm in selection if arm.reason), "" if selection else _("determinism.load is empty"))
+        runs = sum(arm.runs for arm in selection)
+        figures[name] = not_measured("%", reason) if reason else share_figure(sum(arm.agreeing for arm in selection), runs)
+    return figures

@@ -1,4 +1,4 @@
-"""test-router: Test whether the answers to the router's prompts are JSON, fit the schema and are right, and how fast they come."""
+"""test-router: Check that the answers to the router's prompts are JSON, fit the schema and are right; measure how fast they come."""
 
 import json
 from collections import Counter
@@ -15,25 +15,26 @@ from pipeline.engine.record import Measurement, write_atomic
 from pipeline.engine.workspace import Workspace
 from pipeline.errors import MeasureError, NothingAnsweredError
 from pipeline.load.generator import closed_loop
-from pipeline.measure.answers import FAILED, Checked, check
+from pipeline.measure.answers import FAILED, Checked, check, is_right
 from pipeline.measure.classification import Confusion, confusion, macro_f1, majority_share, mcnemar_p
-from pipeline.measure.figures import Figure, invalidated
+from pipeline.measure.figures import Figure, invalidated, not_measured
 from pipeline.measure.latency import e2e_ms, ttft_ms
 from pipeline.measure.statistics import bootstrap_figure, percentile_figure, share_figure
 from pipeline.message import Sentence, _
 from pipeline.server.watch import watched
 from pipeline.stages.serve import Server, insist_on_answers, log_of
-from pipeline.suite import Case, Suite, load_suite
+from pipeline.suite import Case, Suite, System, load_suite
 from pipeline.values import Frozen
 
-SHOWN_FAILURES = 3  # of each class
+SHOWN_FAILURES = 3  # of each failure class
 SHOWN_CHARACTERS = 300
 NO_ANSWER = _("(no valid JSON)")
+NO_PLAN = _("the suite's cases have no tool plan")
 FREE, BOUND = "prompt_only", "constrained"
 
 
 class Example(Frozen):
-    """A failed answer, verbatim up to a length."""
+    """A failed answer, verbatim up to SHOWN_CHARACTERS."""
 
     case: str
     arm: str
@@ -42,7 +43,7 @@ class Example(Frozen):
 
 
 class Paired(Frozen):
-    """Right answers to the same cases, prompt-only against constrained, with McNemar's exact p of the difference."""
+    """Right routes on the same cases, prompt-only against constrained, with the exact p of McNemar's test."""
 
     both: int
     only_prompt_only: int
@@ -56,6 +57,7 @@ class RouterResult(Measurement):
 
     suite: str
     language: str
+    system: System = "role"
     cases: int
     unary_cases: int
     majority_route: str
@@ -68,7 +70,7 @@ class RouterResult(Measurement):
 
 @dataclass(frozen=True)
 class CaseResult:
-    """One case, its answer, and what that is; `failure` is its class, None for an answer that fits the schema."""
+    """A case, its answer and the checks of the answer; `failure` is its class, None for an answer that fits the schema."""
 
     case: Case
     answer: Answer
@@ -89,12 +91,23 @@ class CaseResult:
 
     @property
     def route_right(self) -> bool:
-        return self.route == self.case.route
+        return self.route in self.case.routes
+
+    @property
+    def route_told(self) -> str:
+        """The route for confusion and F1, where any right one counts as the golden one."""
+        return self.case.route if self.route_right else self.route
+
+    @property
+    def plan_right(self) -> bool | None:
+        """Whether the tool plan is right; None where the case has none."""
+        if self.case.tool_plan is None:
+            return None
+        return self.value.get("tool_plan") in [answer["tool_plan"] for answer in self.case.answers]
 
     @property
     def all_right(self) -> bool:
-        golden = (self.case.route, self.case.calendar_intent, self.case.slots)
-        return (self.value.get("route"), self.value.get("calendar_intent"), self.value.get("slots")) == golden
+        return any(is_right(self.value, answer) for answer in self.case.answers)
 
 
 def test_router(settings: RouterConfig, server: Server, workspace: Workspace) -> RouterResult:
@@ -106,19 +119,18 @@ def test_router(settings: RouterConfig, server: Server, workspace: Workspace) ->
 
 def send_suite(settings: RouterConfig, server: Server, target: Endpoint, workspace: Workspace, raw: Path | None = None) -> RouterResult:
     """Return the record of a run, whose answers go to `raw`; the server is watched by the caller."""
-    suite = load_suite(workspace.root / settings.suite)
+    suite = load_suite(workspace.root / settings.suite, settings.system)
     cases = suite.cases[: settings.cases]
-    some = cases[: settings.unary_cases]
+    unary_cases = cases[: settings.unary_cases]
     sender = Sender(settings, suite, server, target, workspace)
     arms: dict[str, list[CaseResult]] = {}
-    for name, extra in forms(suite).items():
+    for name, extra in request_fields(suite).items():
         arms[name] = sender.send(name, cases, streamed, extra)
-        if some:
-            arms[f"{name}_unary"] = sender.send(f"{name}_unary", some, unary, extra)
+        if unary_cases:
+            arms[f"{name}_unary"] = sender.send(f"{name}_unary", unary_cases, unary, extra)
     figures = {f"{arm}_{name}": figure for arm, rows in arms.items() for name, figure in router_figures(rows).items()}
     figures |= {f"{arm}_ttft_ms_p50": first_token_figure(arms[arm]) for arm in (FREE, BOUND)}
-    routes = [case.route for case in cases]
-    majority_route, count = majority_share(routes)
+    majority_route, count = majority_share([route for case in cases for route in case.routes])
     raw = raw or workspace.artifacts / "raw" / "test-router.jsonl"
     write_atomic(raw, "".join(json.dumps(case_line(arm, row), ensure_ascii=False) + "\n" for arm, rows in arms.items() for row in rows))
     return RouterResult(
@@ -126,32 +138,34 @@ def send_suite(settings: RouterConfig, server: Server, target: Endpoint, workspa
         simulated=not server.real,
         figures={
             **figures,
-            "majority_baseline": share_figure(count, len(routes)),
+            "majority_baseline": share_figure(count, len(cases)),
+            **{f"{arm}_route_gain_points": gain_figure(figures[f"{arm}_route_accuracy"], 100 * count / len(cases)) for arm in arms},
             **constraint_cost(arms[FREE], arms[BOUND]),
-            **{f"{arm}_unary_same_text": same_text(arms[arm], arms[f"{arm}_unary"]) for arm in (FREE, BOUND) if some},
+            **{f"{arm}_unary_same_text": same_text(arms[arm], arms[f"{arm}_unary"]) for arm in (FREE, BOUND) if unary_cases},
         },
         suite=suite.name,
         language=suite.language,
+        system=suite.system,
         cases=len(cases),
-        unary_cases=len(some),
+        unary_cases=len(unary_cases),
         majority_route=majority_route,
         failures={arm: dict(Counter(row.failure for row in rows if row.failure)) for arm, rows in arms.items()},
-        confusion={arm: confusion([row.case.route for row in arms[arm]], [row.route for row in arms[arm]]) for arm in (FREE, BOUND)},
-        routes_paired=paired(arms[FREE], arms[BOUND]),
+        confusion={arm: confusion([row.case.route for row in arms[arm]], [row.route_told for row in arms[arm]]) for arm in (FREE, BOUND)},
+        routes_paired=compare_routes(arms[FREE], arms[BOUND]),
         examples=[example for arm, rows in arms.items() for example in examples(arm, rows)],
         raw=workspace.relative(raw),
     )
 
 
-def forms(suite: Suite) -> dict[str, dict[str, Any]]:
-    """Return the extra request fields of each way to ask."""
-    form = {"type": "json_schema", "json_schema": {"name": "router", "schema": suite.schema, "strict": True}}
-    return {FREE: {}, BOUND: {"response_format": form}}
+def request_fields(suite: Suite) -> dict[str, dict[str, Any]]:
+    """Return the extra request fields of each arm."""
+    response_format = {"type": "json_schema", "json_schema": {"name": "router", "schema": suite.schema, "strict": True}}
+    return {FREE: {}, BOUND: {"response_format": response_format}}
 
 
 @dataclass(frozen=True)
 class Sender:
-    """Sends the cases of a suite to a server, one request at a time."""
+    """A sender of a suite's cases to a server, one request at a time."""
 
     settings: RouterConfig
     suite: Suite
@@ -160,21 +174,21 @@ class Sender:
     workspace: Workspace
 
     def send(self, arm: str, cases: Sequence[Case], payload: Callable[..., dict[str, Any]], extra: Mapping[str, Any]) -> list[CaseResult]:
-        """Return the cases with their answers; NothingAnsweredError when none is answered."""
+        """Send the cases and return their results; MeasureError when the server is gone, NothingAnsweredError when all requests fail."""
         what, suite, timeout_s = f"router, {arm.replace('_', '-')}", self.suite, self.settings.timeout_s
         self.workspace.say(f"{what}: {len(cases)} cases of {suite.name}")
         payloads = [payload(self.server.model, suite.messages(case), self.settings.max_tokens, **extra) for case in cases]
-        # The first request pays for the prompt's stable part and for compiling the grammar; it is sent once, uncounted.
+        # The first request computes the prompt's fixed part and compiles the grammar, so it is sent once before and not counted.
         closed_loop(self.target, payloads[:1], 1, timeout_s)
         answers, _ = closed_loop(self.target, payloads, 1, timeout_s, on_progress=self.workspace.progress(what, len(cases)))
-        if len(answers) < len(cases):  # whoever watches the server says what became of it
-            missed = f"{what}: {len(answers)} of {len(cases)} requests were sent before the server was gone"
-            raise MeasureError(missed, "see the server's log")
+        if len(answers) < len(cases):  # the caller, who watches the server, reports its cause of death
+            problem = f"{what}: {len(answers)} of {len(cases)} requests were sent before the server was gone"
+            raise MeasureError(problem, "see the server's log")
         if not any(answer.ok for answer in answers):
             log = log_of(self.server, self.workspace)
             raise NothingAnsweredError(f"{what}: no request succeeded: {answers[0].error}", "see the server's log", log)
-        checked = [check(answer.text, answer.finish_reason, suite.validator) for answer in answers]
-        return [CaseResult(*row) for row in zip(cases, answers, checked, strict=True)]
+        checks = [check(answer.text, answer.finish_reason, suite.validator) for answer in answers]
+        return [CaseResult(*row) for row in zip(cases, answers, checks, strict=True)]
 
 
 def router_figures(rows: Sequence[CaseResult]) -> dict[str, Figure]:
@@ -182,6 +196,7 @@ def router_figures(rows: Sequence[CaseResult]) -> dict[str, Figure]:
     n = len(rows)
     good = [row for row in rows if row.answer.ok]
     e2e = [e2e_ms(row.answer.sent_ns, row.answer.last_ns) for row in good]
+    plans = [row.plan_right for row in rows if row.plan_right is not None]
     return {
         "answered": share_figure(len(good), n),
         "json_strict": share_figure(sum(row.checked.strict for row in good), n),
@@ -190,11 +205,21 @@ def router_figures(rows: Sequence[CaseResult]) -> dict[str, Figure]:
         "schema_valid": share_figure(sum(row.checked.valid for row in good), n),
         "truncated": share_figure(sum(row.answer.finish_reason == "length" for row in good), n),
         "route_accuracy": share_figure(sum(row.route_right for row in rows), n),
-        "route_macro_f1": bootstrap_figure([(row.case.route, row.route) for row in rows], f1_percent, "%"),
+        "route_macro_f1": bootstrap_figure([(row.case.route, row.route_told) for row in rows], f1_percent, "%"),
+        "tool_plan_accuracy": share_figure(sum(plans), len(plans)) if plans or not rows else not_measured("%", NO_PLAN),
         "joint_accuracy": share_figure(sum(row.all_right for row in rows), n),
         "latency_ms_p50": percentile_figure(e2e, 0.5, "ms", failed=n - len(good)),
         "latency_ms_p95": percentile_figure(e2e, 0.95, "ms", failed=n - len(good)),
     }
+
+
+def gain_figure(accuracy: Figure, constant_percent: float) -> Figure:
+    """Return how many percentage points an arm's route accuracy lies above a constant answer's, whose share the suite fixes."""
+    points = {
+        end: None if value is None else value - constant_percent
+        for end, value in accuracy.model_dump(include={"value", "low", "high"}).items()
+    }
+    return accuracy.model_copy(update={**points, "unit": _("points")})
 
 
 def first_token_figure(rows: Sequence[CaseResult]) -> Figure:
@@ -205,27 +230,26 @@ def first_token_figure(rows: Sequence[CaseResult]) -> Figure:
 
 def f1_percent(pairs: Sequence[tuple[str, str]]) -> float:
     """Return macro-F1 of pairs of (golden, answered) in percent."""
-    return 100 * macro_f1([golden for golden, _ in pairs], [answered for _, answered in pairs])
+    return 100 * macro_f1([golden for golden, _ in pairs], [answer for _, answer in pairs])
 
 
 def constraint_cost(free: Sequence[CaseResult], bound: Sequence[CaseResult]) -> dict[str, Figure]:
-    """Return what the schema costs, case by case: median of constrained − prompt-only, over the cases that both answered."""
+    """Return the cost of the schema: medians of constrained − prompt-only per case; latency over the cases answered in both arms."""
     both = [(first.answer, second.answer) for first, second in zip(free, bound, strict=True) if first.answer.ok and second.answer.ok]
     first_token = [ttft_ms(b.sent_ns, b.first_ns) - ttft_ms(a.sent_ns, a.first_ns) for a, b in both]
     whole = [e2e_ms(b.sent_ns, b.last_ns) - e2e_ms(a.sent_ns, a.last_ns) for a, b in both]
-    # Answers differ in length, so the time per token tells what the grammar itself costs.
+    # Answers differ in length, so the cost of the grammar itself shows in the time per token.
     per_token = [ms_per_token(b) - ms_per_token(a) for a, b in both if a.tokens and b.tokens]
-    none, failed = _("no case was answered in both arms"), len(free) - len(both)
+    reason, failed = _("no case was answered in both arms"), len(free) - len(both)
     wrong = sum(answer.contradicts_itself for pair in both for answer in pair)
     contradiction = _("the usage of {n} answers is not what came", n=wrong) if wrong else ""
-    gained = [second.route_right - first.route_right for first, second in zip(free, bound, strict=True)]
+    ms_per_token_figure = percentile_figure(per_token, 0.5, "ms", reason, len(free) - len(per_token))
+    gains = [second.route_right - first.route_right for first, second in zip(free, bound, strict=True)]
     return {
-        "constraint_ttft_ms_p50": percentile_figure(first_token, 0.5, "ms", none, failed),
-        "constraint_latency_ms_p50": percentile_figure(whole, 0.5, "ms", none, failed),
-        **invalidated(
-            {"constraint_ms_per_token_p50": percentile_figure(per_token, 0.5, "ms", none, len(free) - len(per_token))}, contradiction
-        ),
-        "constraint_route_accuracy_points": bootstrap_figure(gained, lambda values: 100 * sum(values) / len(values), _("points")),
+        "constraint_ttft_ms_p50": percentile_figure(first_token, 0.5, "ms", reason, failed),
+        "constraint_latency_ms_p50": percentile_figure(whole, 0.5, "ms", reason, failed),
+        **invalidated({"constraint_ms_per_token_p50": ms_per_token_figure}, contradiction),
+        "constraint_route_accuracy_points": bootstrap_figure(gains, lambda values: 100 * sum(values) / len(values), _("points")),
     }
 
 
@@ -234,8 +258,8 @@ def ms_per_token(answer: Answer) -> float:
     return e2e_ms(answer.sent_ns, answer.last_ns) / answer.tokens
 
 
-def paired(free: Sequence[CaseResult], bound: Sequence[CaseResult]) -> Paired:
-    """Return the routes that both, one or none of the arms got right."""
+def compare_routes(free: Sequence[CaseResult], bound: Sequence[CaseResult]) -> Paired:
+    """Count the cases whose route both, one or none of the arms got right."""
     counts = Counter((first.route_right, second.route_right) for first, second in zip(free, bound, strict=True))
     only_free, only_bound = counts[True, False], counts[False, True]
     return Paired(
@@ -247,34 +271,35 @@ def paired(free: Sequence[CaseResult], bound: Sequence[CaseResult]) -> Paired:
     )
 
 
-def same_text(whole: Sequence[CaseResult], in_one_piece: Sequence[CaseResult]) -> Figure:
+def same_text(streamed_rows: Sequence[CaseResult], unary_rows: Sequence[CaseResult]) -> Figure:
     """Return the share of unary answers that equal the streamed one of the same case."""
-    pairs = list(zip(whole, in_one_piece, strict=False))
+    pairs = list(zip(streamed_rows, unary_rows, strict=False))
     return share_figure(sum(a.answer.ok and b.answer.ok and a.answer.text == b.answer.text for a, b in pairs), len(pairs))
 
 
 def examples(arm: str, rows: Sequence[CaseResult]) -> list[Example]:
-    """Return the first failed answers of each class, and of those that fit the schema but name another route."""
-    shown: Counter[str] = Counter()
+    """Return the first failed answers of each class; a valid answer with a wrong route is a class of its own."""
+    counts: Counter[str] = Counter()
     result = []
     for row in rows:
         failure = row.failure or ("" if row.route_right else _("route {name}, golden {reason}", name=row.route, reason=row.case.route))
         kind = row.failure or "wrong route"
-        if failure and shown[kind] < SHOWN_FAILURES:
-            shown[kind] += 1
+        if failure and counts[kind] < SHOWN_FAILURES:
+            counts[kind] += 1
             text = (row.answer.text or row.answer.error)[:SHOWN_CHARACTERS]
             result.append(Example(case=row.case.id, arm=arm, failure=failure, text=text))
     return result
 
 
 def case_line(arm: str, row: CaseResult) -> dict[str, Any]:
-    """Return one answer with its stamps, relative to its send, for computing any figure again."""
+    """Return one answer with its time stamps relative to the send, from which every figure can be computed again."""
     answer = row.answer
     return {
         "arm": arm,
         "case": row.case.id,
         "failure": row.failure,
         "route_right": row.route_right,
+        "tool_plan_right": row.plan_right,
         "all_right": row.all_right,
         "error": answer.error,
         "finish_reason": answer.finish_reason,

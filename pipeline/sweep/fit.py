@@ -1,4 +1,4 @@
-"""Whether a cell can run at all, by the plan, and how long it may take, by runs that are kept."""
+"""Whether a cell can run, by the plan, and how long it may take, by kept runs."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,14 +16,14 @@ GUIDE = Card(name=LAPTOP, total_mib=LAPTOP_MIB, available_mib=LAPTOP_MIB, reason
 
 @dataclass(frozen=True)
 class CellFit:
-    """The words for a cell, and whether it can run."""
+    """How a cell fits, in words, and whether it can run."""
 
     words: str
     runs: bool
 
 
 def gpus_of(config: Config) -> int:
-    """Return how many GPUs the cell's server takes."""
+    """Return the number of GPUs that the cell's server uses."""
     serve = config.serve
     if config.attach.url or on_processor(config):
         return 0
@@ -31,43 +31,43 @@ def gpus_of(config: Config) -> int:
 
 
 def cell_fit(config: Config, card: Card | None, most_gpus: int, library: Library) -> CellFit:
-    """Return how the cell fits the card, the largest of the nodes' (None without one), where a node has at most `most_gpus`."""
+    """Return how the cell fits `card`, the largest GPU of the nodes (None without one); no node has more than `most_gpus`."""
     serve = config.serve
-    wanted = gpus_of(config)
+    gpus = gpus_of(config)
     if config.attach.url:
         return CellFit("runs on a server of someone else's", True)
     if serve.nnodes > 1:
         return CellFit(_("serve.nnodes is {n}: a cell runs on one node", n=serve.nnodes), False)
-    if not wanted:
+    if not gpus:
         return CellFit("runs on the processor", True)
-    if wanted > most_gpus or card is None:
-        there = _("no node has more than {n}", n=most_gpus) if most_gpus else _("and no node has one")
-        guide = {"name": GUIDE.name, "fit": cell_fit(config, GUIDE, wanted, library).words}
-        return CellFit(_("needs {what}, {reason}; on the guide's {name}: {fit}", what=counted(wanted, "GPU"), reason=there, **guide), False)
-    found = model_fit(Candidate(model=config.model, config=config, profiles=()), card, None, library)
-    if found.asked is None or found.judged is None:
-        return CellFit(f"unknown: {found.reason}", True)
-    refused = None if serve.force_start else hopeless(found.asked, serve.gpu_memory_utilization)
-    if refused is not None:
-        return CellFit(_("cannot fit: {reason} ({name})", reason=refused[0], name=refused[1]), False)
-    made = found.asked.at(serve.gpu_memory_utilization)
-    peak = _("peak {value} of {target} MiB", value=round(made.peak_mib), target=round(made.total_mib))
-    fits = _("fits, {peak}", peak=peak) if made.fits else _("may not fit, by less than the estimate's error; {peak}", peak=peak)
+    if gpus > most_gpus or card is None:
+        reason = _("no node has more than {n}", n=most_gpus) if most_gpus else _("and no node has one")
+        guide = {"name": GUIDE.name, "fit": cell_fit(config, GUIDE, gpus, library).words}
+        return CellFit(_("needs {what}, {reason}; on the guide's {name}: {fit}", what=counted(gpus, "GPU"), reason=reason, **guide), False)
+    fit = model_fit(Candidate(model=config.model, config=config, profiles=()), card, None, library)
+    if fit.asked is None or fit.judged is None:
+        return CellFit(f"unknown: {fit.reason}", True)
+    refusal = None if serve.force_start else hopeless(fit.asked, serve.gpu_memory_utilization)
+    if refusal is not None:
+        return CellFit(_("cannot fit: {reason} ({name})", reason=refusal[0], name=refusal[1]), False)
+    plan = fit.asked.at(serve.gpu_memory_utilization)
+    peak = _("peak {value} of {target} MiB", value=round(plan.peak_mib), target=round(plan.total_mib))
+    fits = _("fits, {peak}", peak=peak) if plan.fits else _("may not fit, by less than the estimate's error; {peak}", peak=peak)
     return CellFit(fits, True)
 
 
 def estimates(documents: Iterable[Document]) -> dict[str, float]:
-    """Return for each profile how many seconds the stages of its last whole run took in all; `documents` are newest first."""
-    found: dict[str, float] = {}
+    """Return for each profile the seconds that the stages of its last complete run took; `documents` are newest first."""
+    durations: dict[str, float] = {}
     for document in documents:
         took = [stage.duration_s for stage in document.stages]
-        if document.environment.profile not in found and None not in took and all(stage.status == "ok" for stage in document.stages):
-            found[document.environment.profile] = sum(seconds for seconds in took if seconds is not None)
-    return found
+        if document.environment.profile not in durations and None not in took and all(stage.status == "ok" for stage in document.stages):
+            durations[document.environment.profile] = sum(seconds for seconds in took if seconds is not None)
+    return durations
 
 
 def minutes(seconds: float | None) -> str:
-    """Return a time as a person plans with it."""
+    """Return a time as a rough text."""
     if seconds is None:
         return "not known"
     return f"about {seconds:.0f} s" if seconds < 120 else f"about {seconds / 60:.0f} min"

@@ -1,7 +1,7 @@
 """The matrix: axes of settings, and their combinations as cells. Pure.
 
-`--grid 'profile=cpu,quick;serve.max_num_seqs=16,32'`: axes apart by `;`, values by `,`; inside quotes and brackets both
-belong to the value, which is YAML.
+In `--grid 'profile=cpu,quick;serve.max_num_seqs=16,32'`, `;` separates axes and `,` separates values, except inside quotes and
+brackets. Values are YAML.
 """
 
 import hashlib
@@ -22,32 +22,32 @@ PROFILE = "profile"
 EXAMPLE = "for example --grid 'profile=cpu,quick;serve.max_num_seqs=16,32'"
 OPEN, CLOSE = "([{", ")]}"
 FOLDER_CHARACTERS = 60
-# What a cell is given by the sweep, or what has no part in a measurement.
+# Keys that the sweep sets itself, and sections that do not affect a measurement.
 NOT_AXES = {"serve.port": "each cell gets a free port of its own"}
 NOT_SECTIONS = ("sweep", "report", "publish", "runs", "alternatives", "waivers", "watch")
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One combination: (key, value) of each axis, in the axes' order."""
+    """One combination: a (key, value) pair for each axis, in the axes' order."""
 
     values: tuple[tuple[str, Any], ...]
 
     @property
     def name(self) -> str:
-        """Return the cell as a person reads it."""
+        """Return the cell's name for a person."""
         return " ".join(f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in self.values)
 
     @property
     def folder(self) -> str:
-        """Return the name of its folder: readable where it can be, and another one for each cell."""
+        """Return the name of the cell's folder: a readable part, and a digest that makes it unique."""
         plain = "_".join(f"{key}-{value}" for key, value in self.values)
         safe = re.sub(r"[^A-Za-z0-9._-]+", "-", plain)[:FOLDER_CHARACTERS]
         return f"{safe}.{hashlib.sha256(self.name.encode()).hexdigest()[:6]}"
 
     @property
     def sets(self) -> tuple[str, ...]:
-        """Return the values as --set takes them, the profile aside."""
+        """Return the values as --set takes them, without the profile."""
         return tuple(f"{key}={json.dumps(value)}" for key, value in self.values if key != PROFILE)
 
     @property
@@ -56,7 +56,7 @@ class Cell:
 
 
 def parse_axes(text: str) -> dict[str, tuple[Any, ...]]:
-    """Return the axes that `text` writes; ConfigError says which part is none."""
+    """Return the axes in `text`; ConfigError names the part that is none."""
     axes: dict[str, tuple[Any, ...]] = {}
     for part in split(text, ";"):
         key, equals, values = part.strip().partition("=")
@@ -69,7 +69,7 @@ def parse_axes(text: str) -> dict[str, tuple[Any, ...]]:
 
 
 def value(key: str, text: str) -> Any:
-    """Return one value of an axis; ConfigError where there is none, or no YAML."""
+    """Return one value of an axis; ConfigError if it is empty or not YAML."""
     if not text.strip():
         raise ConfigError(f"--grid {key}: an empty value", EXAMPLE)
     try:
@@ -79,7 +79,7 @@ def value(key: str, text: str) -> Any:
 
 
 def split(text: str, mark: str) -> list[str]:
-    """Return `text` parted at each `mark` that stands outside quotes and brackets."""
+    """Split `text` at each `mark` outside quotes and brackets."""
     parts, depth, quote = [""], 0, ""
     for letter in text:
         if quote:
@@ -98,11 +98,11 @@ def split(text: str, mark: str) -> list[str]:
 
 
 def cells(axes: Mapping[str, Sequence[Any]], origin: str, most: int) -> list[Cell]:
-    """Return every combination, the last axis changing fastest; ConfigError where an axis is none or they are too many."""
+    """Return every combination, the last axis varying fastest; ConfigError for a wrong axis or too many cells."""
     if not axes:
         raise ConfigError(f"{origin}: no axis", EXAMPLE)
     for key, values in axes.items():
-        checked(key, values, origin)
+        check_axis(key, values, origin)
     count = 1
     for values in axes.values():
         count *= len(values)
@@ -112,8 +112,8 @@ def cells(axes: Mapping[str, Sequence[Any]], origin: str, most: int) -> list[Cel
     return [Cell(tuple(zip(names, combination, strict=True))) for combination in itertools.product(*axes.values())]
 
 
-def checked(key: str, values: Sequence[Any], origin: str) -> None:
-    """Raise ConfigError where the key can be no axis, or has no value, or the same one twice."""
+def check_axis(key: str, values: Sequence[Any], origin: str) -> None:
+    """Raise ConfigError if the key cannot be an axis, or if it has no value or the same one twice."""
     section = key.partition(".")[0]
     if key in NOT_AXES:
         raise ConfigError(f"{origin}: {key} cannot be an axis: {NOT_AXES[key]}", EXAMPLE)
@@ -126,6 +126,6 @@ def checked(key: str, values: Sequence[Any], origin: str) -> None:
     if not values or any(value is None or value == "" for value in values):
         raise ConfigError(f"{origin}: {key}: an empty value", EXAMPLE)
     texts = [json.dumps(value, sort_keys=True, default=str) for value in values]
-    twice = next((text for text in texts if texts.count(text) > 1), None)
-    if twice is not None:
-        raise ConfigError(f"{origin}: {key}: {twice} is given twice", "name each value once")
+    duplicate = next((text for text in texts if texts.count(text) > 1), None)
+    if duplicate is not None:
+        raise ConfigError(f"{origin}: {key}: {duplicate} is given twice", "name each value once")

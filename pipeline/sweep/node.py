@@ -1,6 +1,6 @@
-"""What a node does for a cell. It travels to the node by value, so it knows the standard library alone.
+"""What a node does for a cell. Ray sends this module by value, so at module level it imports only the standard library.
 
-The cell's folder is a project of its own that shares code, models and the server's environment with the others by links.
+The cell's folder is a project of its own, which shares code, models and the server's environment with the others through links.
 """
 
 import io
@@ -18,24 +18,24 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-COPIED = ("tasks.py", "config.yaml")  # tasks.py takes the folder that it really stands in for the project's
+COPIED = ("tasks.py", "config.yaml")  # not linked: tasks.py resolves links to find the project's folder
 SHARED = ("pipeline", "templates", "suites", "requirements", "models", ".cache")
-MADE = ("models", ".cache")  # shared folders that are made where they are not there yet
-DROPPED = ("RAY_", "VLLM_POC__", "GITHUB_STEP_SUMMARY", "OMP_NUM_THREADS")  # Ray's own, another's settings, what Ray sets
-LARGE = ("launches", "raw", "runs")  # left behind, in this order, where the rest would be too large to send
+MADE = ("models", ".cache")  # shared folders, created if missing
+DROPPED = ("RAY_", "VLLM_POC__", "GITHUB_STEP_SUMMARY", "OMP_NUM_THREADS")  # Ray's own, the node's settings, what Ray sets
+LARGE = ("launches", "raw", "runs")  # left out, in this order, if the archive would be too large to send
 SWEEPS = Path("artifacts", "sweep")
 PORT_FILE, ORDER_FILE, LOG_FILE, LOCK_FILE = ".port", ".order.json", "cell.log", ".cell.lock"
 
 
 def place() -> tuple[str, str]:
-    """Return (node, host) of this worker."""
+    """Return (node id, host name) of this worker."""
     import ray
 
     return str(ray.get_runtime_context().get_node_id()), socket.gethostname()
 
 
 class Runner:
-    """Runs one cell in a worker of its own; `stop` may be called while it runs."""
+    """Runs one cell in its own worker; `stop` may be called while it runs."""
 
     def __init__(self, where: Callable[[], tuple[str, str]] = place) -> None:
         self._where = where
@@ -44,7 +44,7 @@ class Runner:
         self._starting = threading.Lock()
 
     def where(self, token: str, word: str) -> dict[str, Any]:
-        """Return where this runs, and whether the file `token`, which the driver wrote, is seen from here."""
+        """Return where this runs, its niceness, and whether the driver's file `token` is visible from here."""
         try:
             shared = Path(token).read_text(encoding="utf-8") == word
         except OSError:
@@ -53,7 +53,10 @@ class Runner:
         return {"node": node, "host": host, "shared": shared, "niceness": os.getpriority(os.PRIO_PROCESS, 0)}
 
     def run(self, order: dict[str, Any], project: bytes | None) -> dict[str, Any]:
-        """Run the cell; with `project`, the packed project, in a folder of this node, and send back what it left."""
+        """Run the cell and return how it ended.
+
+        `project` is the packed project if this node does not see the driver's folder; the cell's files are then part of the result.
+        """
         began = time.monotonic()
         base = Path(order["root"]) if project is None else unpacked(project, Path(order["local"]).expanduser(), order["code"])
         folder = base / SWEEPS / order["cell"]
@@ -73,13 +76,13 @@ class Runner:
                 start_new_session=True,
             )
         assert self._guard.stderr is not None
-        said = self._guard.stderr.read().decode(errors="replace")
+        message = self._guard.stderr.read().decode(errors="replace")
         code = self._guard.wait()
-        archive, left = (None, []) if project is None else packed(folder, order["most_bytes"])
-        return {"code": code, "took_s": time.monotonic() - began, "said": said.strip()[-500:], "archive": archive, "left": left}
+        archive, left_out = (None, []) if project is None else packed(folder, order["most_bytes"])
+        return {"code": code, "took_s": time.monotonic() - began, "said": message.strip()[-500:], "archive": archive, "left": left_out}
 
     def stop(self) -> bool:
-        """End the cell with all that it started; return when that is done."""
+        """End the cell and everything it started; return when that is done."""
         with self._starting:
             self._stopped = True
             guard = self._guard
@@ -92,7 +95,7 @@ class Runner:
 
 
 def arrange(base: Path, folder: Path, environment: str) -> None:
-    """Make the cell's folder with its copies and links; what an earlier run left in it stays."""
+    """Create the cell's folder with its copies and links; files of an earlier run stay."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in (*MADE, environment):
         (base / name).mkdir(parents=True, exist_ok=True)
@@ -100,22 +103,22 @@ def arrange(base: Path, folder: Path, environment: str) -> None:
         shutil.copyfile(base / name, folder / name)
     links = {name: base / name for name in SHARED if (base / name).exists()} | {"venv-vllm": base / environment}
     for name, target in links.items():
-        link, wanted = folder / name, os.path.relpath(target, folder)
-        if not (link.is_symlink() and str(link.readlink()) == wanted):
+        link, relative = folder / name, os.path.relpath(target, folder)
+        if not (link.is_symlink() and str(link.readlink()) == relative):
             link.unlink(missing_ok=True)
-            link.symlink_to(wanted)
+            link.symlink_to(relative)
 
 
 def spec_of(order: dict[str, Any], base: Path, folder: Path) -> dict[str, Any]:
     """Return the guard's order: the commands with this node's Python and a free port, and the locks."""
     fill = {"{python}": sys.executable, "{port}": str(port_of(folder))}
 
-    def filled(word: str) -> str:
+    def fill_in(word: str) -> str:
         for name, value in fill.items():
             word = word.replace(name, value)
         return word
 
-    steps = [{"words": [filled(word) for word in step["words"]], "shared": step["shared"]} for step in order["steps"]]
+    steps = [{"words": [fill_in(word) for word in step["words"]], "shared": step["shared"]} for step in order["steps"]]
     return {
         "steps": steps,
         "log": LOG_FILE,
@@ -127,31 +130,31 @@ def spec_of(order: dict[str, Any], base: Path, folder: Path) -> dict[str, Any]:
 
 
 def port_of(folder: Path) -> int:
-    """Return the cell's port: the one it had, while that is free, else another."""
+    """Return the cell's port: the earlier one if it is still free, else another."""
     file = folder / PORT_FILE
     try:
-        known = int(file.read_text(encoding="ascii"))
+        previous = int(file.read_text(encoding="ascii"))
     except (OSError, ValueError):
-        known = 0
-    for wanted in (known, 0):
+        previous = 0
+    for candidate in (previous, 0):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             with suppress(OSError):
-                probe.bind(("127.0.0.1", wanted))
-                found = int(probe.getsockname()[1])
-                file.write_text(str(found), encoding="ascii")
-                return found
+                probe.bind(("127.0.0.1", candidate))
+                port = int(probe.getsockname()[1])
+                file.write_text(str(port), encoding="ascii")
+                return port
     raise OSError("no port is free")
 
 
 def environment(variables: dict[str, str]) -> dict[str, str]:
-    """Return the cell's environment: this node's, without Ray's part, and the driver's settings."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(DROPPED)}
-    return {**kept, **variables}
+    """Return the cell's environment: this node's without the variables in DROPPED, plus the driver's `variables`."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(DROPPED)}
+    return {**inherited, **variables}
 
 
 def unpacked(project: bytes, local: Path, code: str) -> Path:
-    """Return the folder of this node that holds the packed project, unpacked whole or not at all."""
+    """Return the folder of this node that holds the packed project, unpacked completely or not at all."""
     base = local / code
     if not base.is_dir():
         fresh = local / f".{code}.{os.getpid()}"
@@ -166,17 +169,17 @@ def unpacked(project: bytes, local: Path, code: str) -> Path:
 
 
 def packed(folder: Path, most_bytes: int) -> tuple[bytes, list[str]]:
-    """Return the cell's files as an archive, and which folders were left out so that it is small enough."""
-    left: list[str] = []
+    """Return the cell's files as an archive, and the folders left out to keep it small enough."""
+    left_out: list[str] = []
     while True:
-        archive = archive_of(folder, [folder / "artifacts" / name for name in left])
-        if len(archive) <= most_bytes or len(left) == len(LARGE):
-            return archive, left
-        left.append(LARGE[len(left)])
+        archive = archive_of(folder, [folder / "artifacts" / name for name in left_out])
+        if len(archive) <= most_bytes or len(left_out) == len(LARGE):
+            return archive, left_out
+        left_out.append(LARGE[len(left_out)])
 
 
 def archive_of(folder: Path, without: list[Path]) -> bytes:
-    """Return the folder's own files, links aside."""
+    """Return the folder's own files as an archive; links are left out."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
         for path in sorted(folder.rglob("*")):
@@ -188,7 +191,7 @@ def archive_of(folder: Path, without: list[Path]) -> bytes:
 
 
 def cards() -> list[tuple[str, float]]:
-    """Return (name, total MiB) of this node's GPUs, as NVML tells."""
+    """Return (name, total MiB) of this node's GPUs, from NVML."""
     import pynvml
 
     pynvml.nvmlInit()

@@ -1,4 +1,4 @@
-"""Cells on Ray: one at a time on each node, tried again when a node is lost, ended with all that they started on Ctrl-C."""
+"""Cells on Ray: one at a time on each node, retried when a node is lost; Ctrl-C ends them and everything they started."""
 
 import io
 import os
@@ -17,8 +17,8 @@ from pipeline.measure.units import MIB
 from pipeline.sweep import node as on_node
 
 POLL_S = 0.5
-WORKER_S = 20.0  # a stop of a cell, and then so long for its worker to tell
-UNSTARTED = 5  # how often a cell is asked for anew that a lost node never began
+WORKER_S = 20.0  # for a worker to confirm that its cell is stopped
+UNSTARTED = 5  # how often a cell is placed again when its node is lost before it starts
 PROJECT = ("tasks.py", "config.yaml", "pipeline", "templates", "suites", "requirements")
 
 
@@ -33,7 +33,7 @@ class CellOrder:
 
 @dataclass(frozen=True)
 class Ended:
-    """How a cell's run ended: its exit code, or why there is none; where, how long it took, and what was left on its node."""
+    """How a cell's run ended: its exit code or None, the node, the time, the losses of nodes, its message, and folders left on its node."""
 
     code: int | None
     where: str
@@ -45,7 +45,7 @@ class Ended:
 
 @dataclass
 class Placed:
-    """A cell that Ray has been asked to place, or runs."""
+    """A cell that Ray is placing or running."""
 
     order: CellOrder
     actor: Any
@@ -57,25 +57,25 @@ class Placed:
 
 
 class Nodes:
-    """A Ray cluster: one of our own on this machine, or the one at `address`."""
+    """A Ray cluster: our own on this machine, or the one at `address`."""
 
     def __init__(self, address: str | None, gpus: int, object_store_mib: int) -> None:
-        own = {"num_cpus": os.cpu_count() or 1, "num_gpus": gpus, "object_store_memory": object_store_mib * MIB}
+        resources = {"num_cpus": os.cpu_count() or 1, "num_gpus": gpus, "object_store_memory": object_store_mib * MIB}
         install = "run it as `./inv sweep`, which installs it"
-        self.ray: Any = join_cluster(address, "--ray-address", install, **({} if address else own))
+        self.ray: Any = join_cluster(address, "--ray-address", install, **({} if address else resources))
         self.ray.cloudpickle.register_pickle_by_value(on_node)
 
     def alive(self) -> list[Mapping[str, float]]:
-        """Return the resources of each node that is there."""
+        """Return the resources of each live node."""
         return [found["Resources"] for found in self.ray.nodes() if found["Alive"]]
 
     def cards(self) -> list[tuple[str, float]]:
-        """Return (name, total MiB) of the GPUs of every node, as NVML there tells."""
+        """Return (name, total MiB) of the GPUs of every node, from NVML on each."""
         nodes = [found for found in self.ray.nodes() if found["Alive"] and found["Resources"].get("GPU")]
         strategy = self.ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
-        ask = self.ray.remote(num_cpus=0)(on_node.cards)
-        asked = [ask.options(scheduling_strategy=strategy(found["NodeID"], soft=False)).remote() for found in nodes]
-        ready, _ = self.ray.wait(asked, num_returns=len(asked), timeout=60) if asked else ([], [])
+        remote_cards = self.ray.remote(num_cpus=0)(on_node.cards)
+        references = [remote_cards.options(scheduling_strategy=strategy(found["NodeID"], soft=False)).remote() for found in nodes]
+        ready, _ = self.ray.wait(references, num_returns=len(references), timeout=60) if references else ([], [])
         found: list[tuple[str, float]] = []
         for reference in ready:
             with suppress(self.ray.exceptions.RayError):
@@ -87,9 +87,9 @@ class Nodes:
 
 
 def cores_for(nodes: Iterable[Mapping[str, float]], gpus: int) -> float:
-    """Return how many cores a cell asks for: more than half of any node's, so that no two share one; 0 where no node will do.
+    """Return how many cores a cell requests so that no two share a node; 0 if no node can run it.
 
-    It is the core count of the smallest node that has more than half of the largest's: on equal nodes, all cores.
+    This is the core count of the smallest node with more than half of the largest one's: on equal nodes, all cores.
     """
     cores = [found.get("CPU", 0.0) for found in nodes if found.get("GPU", 0.0) >= gpus]
     return min((count for count in cores if count > max(cores) / 2), default=0.0)
@@ -97,13 +97,15 @@ def cores_for(nodes: Iterable[Mapping[str, float]], gpus: int) -> float:
 
 def slots(nodes: Sequence[Mapping[str, float]], orders: Iterable[CellOrder]) -> int:
     """Return how many cells may run at once: one on each node that some cell can use."""
-    wanted = [(gpus, cores_for(nodes, gpus)) for gpus in {order.gpus for order in orders}]
-    return sum(any(cores and found.get("GPU", 0.0) >= gpus and found.get("CPU", 0.0) >= cores for gpus, cores in wanted) for found in nodes)
+    demands = [(gpus, cores_for(nodes, gpus)) for gpus in {order.gpus for order in orders}]
+    return sum(
+        any(cores and found.get("GPU", 0.0) >= gpus and found.get("CPU", 0.0) >= cores for gpus, cores in demands) for found in nodes
+    )
 
 
 @dataclass(frozen=True)
 class Listener:
-    """Hears what becomes of the orders as it happens: lines to show, each start with its node, each end."""
+    """Callbacks for the progress of orders: lines to show, each start with its node, each end."""
 
     say: Callable[[str], None]
     started: Callable[[CellOrder, str], None]
@@ -134,7 +136,7 @@ class Placing:
         self._project: Any = None
 
     def run(self, orders: Sequence[CellOrder]) -> None:
-        """Run every order; on any exception, end what runs on every node first."""
+        """Run every order; on any exception, first end what runs on every node."""
         self._token.write_text(self._word or "not to be found", encoding="utf-8")
         waiting = deque(Placed(order, None, None) for order in orders)
         try:
@@ -149,9 +151,9 @@ class Placing:
                 by_reference = {placed.reference: placed for placed in self._placed}
                 ready, _ = self._ray.wait(list(by_reference), num_returns=1, timeout=POLL_S)
                 for reference in ready:
-                    again = self._step(by_reference[reference])
-                    if again is not None:
-                        waiting.appendleft(again)
+                    retry = self._step(by_reference[reference])
+                    if retry is not None:
+                        waiting.appendleft(retry)
         except BaseException:
             self._end_all()
             raise
@@ -159,12 +161,12 @@ class Placing:
             self._token.unlink(missing_ok=True)
 
     def _place(self, placed: Placed, alive: Sequence[Mapping[str, float]]) -> None:
-        """Ask Ray for a worker on a node of its own for the cell."""
+        """Ask Ray for a worker on a node that no other cell uses."""
         cores = cores_for(alive, placed.order.gpus)
         if not cores:
             self._give_up(placed, "no node that could run it is left")
             return
-        # Of its threads one runs the cell, and another must be free to stop it.
+        # One thread runs the cell; another must be free to stop it.
         worker = self._ray.remote(on_node.Runner).options(num_cpus=cores, num_gpus=placed.order.gpus, max_concurrency=3, max_restarts=0)
         placed.actor = worker.remote()
         placed.reference = placed.actor.where.remote(str(self._token), self._word)
@@ -172,7 +174,7 @@ class Placing:
         self._placed.append(placed)
 
     def _step(self, placed: Placed) -> Placed | None:
-        """Take what a worker told; return the cell when it is to be placed again."""
+        """Process a worker's report; return the cell if it must be placed again."""
         try:
             report = self._ray.get(placed.reference)
         except self._ray.exceptions.RayTaskError as error:
@@ -181,7 +183,7 @@ class Placing:
             return None
         except self._ray.exceptions.RayError as error:
             self._remove(placed)
-            return self._again(placed, first_line(error))
+            return self._count_loss(placed, first_line(error))
         if not placed.running:
             placed.running = True
             placed.where = f"{report['host']} (node {report['node'][:8]})"
@@ -199,8 +201,8 @@ class Placing:
         )
         return None
 
-    def _again(self, placed: Placed, why: str) -> Placed | None:
-        """Count the loss; return the cell while it may be tried again."""
+    def _count_loss(self, placed: Placed, why: str) -> Placed | None:
+        """Count the loss; return the cell if it may be tried again."""
         if placed.running:
             placed.lost += 1
         else:
@@ -216,32 +218,32 @@ class Placing:
         self._listener.ended(placed.order, Ended(None, placed.where, None, placed.lost, why))
 
     def _remove(self, placed: Placed) -> None:
-        """Give the worker's node back."""
+        """Release the worker and its node."""
         self._placed.remove(placed)
         with suppress(Exception):
             self._ray.kill(placed.actor)
 
     def _end_all(self) -> None:
-        """End every cell with all that it started, and wait for that; what does not answer is killed with its worker."""
+        """End every cell and everything it started, and wait for that; then kill the workers."""
         if not self._placed:
             return
         self._listener.say(f"stopping the cells that run ({len(self._placed)}), and what they started")
         stops = [placed.actor.stop.remote() for placed in self._placed]
-        with suppress(KeyboardInterrupt):  # asked a second time: do not wait
+        with suppress(KeyboardInterrupt):  # a second Ctrl-C: do not wait
             self._ray.wait(stops, num_returns=len(stops), timeout=self._stop_s + WORKER_S)
         for placed in self._placed:
             with suppress(Exception):
                 self._ray.kill(placed.actor)
 
     def _packed(self) -> Any:
-        """Return the project's files in the object store, for nodes that do not see them."""
+        """Return the packed project in the object store, for nodes that do not see its folder."""
         if self._project is None:
             self._project = self._ray.put(pack(self._root, PROJECT))
         return self._project
 
 
 def unpack(archive: bytes, folder: Path) -> None:
-    """Put what a node sent back in the cell's folder."""
+    """Extract a node's archive into the cell's folder."""
     folder.mkdir(parents=True, exist_ok=True)
     with tarfile.open(fileobj=io.BytesIO(archive)) as opened:
         opened.extractall(folder, filter="data")

@@ -1,4 +1,4 @@
-"""What became of a cell: its record, made of its own report (artifacts/sweep/<cell>/cell.json)."""
+"""The result of a cell: its record (artifacts/sweep/<cell>/cell.json), built from its own report."""
 
 import json
 from contextlib import suppress
@@ -20,7 +20,7 @@ CELL_FILE = "cell.json"
 
 
 def read_cell(folder: Path) -> CellRecord | None:
-    """Return what is on record of the cell in that folder; None where that cannot be read, so that it runs again."""
+    """Return the record of the cell in `folder`; None if it cannot be read, so that the cell runs again."""
     try:
         return CellRecord.model_validate_json((folder / CELL_FILE).read_bytes())
     except (OSError, ValidationError):
@@ -28,23 +28,23 @@ def read_cell(folder: Path) -> CellRecord | None:
 
 
 def write_cell(folder: Path, cell: CellRecord) -> None:
-    """Write the cell's record, whole or not at all."""
+    """Write the cell's record atomically."""
     write_atomic(folder / CELL_FILE, redacted(cell.model_dump_json(indent=1, context=WHOLE)) + "\n")
 
 
-def ended(cell: CellRecord, code: int, root: Path, folder: Path, said: str) -> CellRecord:
-    """Return the record of a cell whose pipeline ended with that exit code, from what it left in `folder`."""
+def ended(cell: CellRecord, code: int, root: Path, folder: Path, message: str) -> CellRecord:
+    """Return the record of a cell whose pipeline ended with exit code `code`, built from what it left in `folder`."""
     document = document_of(folder)
     if document is None:
-        reason = said or last_words(folder / "cell.log") or f"exit code {code} and no report"
+        reason = message or last_words(folder / "cell.log") or f"exit code {code} and no report"
         return cell.model_copy(update={"state": "failed", "exit_code": code, "reason": reason})
     kinds = {stage.stage: failure_kind(folder, stage.stage) for stage in document.stages if stage.status == "failed"}
     failed = [stage for stage in document.stages if kinds.get(stage.stage, MeaninglessError.kind) != MeaninglessError.kind]
     broken = next((stage for stage in failed if kinds[stage.stage] != BLOCKED), None)
     ran = not failed and all(stage.status != "never ran" for stage in document.stages if stage.stage in MEASURING)
     whole = code in (0, 1) or (code == 2 and ran)
-    found = {metric: figure for metric in METRICS if (figure := document.figure(metric)) is not None}
-    simulated = any(figure.simulated for figure in found.values())
+    figures = {metric: figure for metric in METRICS if (figure := document.figure(metric)) is not None}
+    simulated = any(figure.simulated for figure in figures.values())
     reason = f"{broken.stage}: {broken.reason}" if broken is not None else "" if whole else last_words(folder / "cell.log")
     return cell.model_copy(
         update={
@@ -63,13 +63,13 @@ def ended(cell: CellRecord, code: int, root: Path, folder: Path, said: str) -> C
             "size_mib": size_mib(folder),
             "gates_passed": sum(gate.verdict == "PASS" for gate in document.gates if gate.required),
             "gates": sum(gate.required for gate in document.gates),
-            "figures": {metric: plain(figure) for metric, figure in found.items()},
+            "figures": {metric: plain(figure) for metric, figure in figures.items()},
         }
     )
 
 
 def failure_kind(folder: Path, stage: str) -> str:
-    """Return the kind of failure on the cell's record; empty where there is none that can be read."""
+    """Return the kind of the stage's failure in the cell's folder; empty if there is none or it cannot be read."""
     with suppress(RecordError):
         envelope = Store(folder / "artifacts").read(stage)
         if envelope is not None and envelope.failure is not None:
@@ -78,17 +78,17 @@ def failure_kind(folder: Path, stage: str) -> str:
 
 
 def plain(figure: ReportedFigure) -> Figure:
-    """Return the figure without its place."""
+    """Return the figure without the place where it is recorded."""
     return Figure.model_validate(figure.model_dump(include=set(Figure.model_fields)))
 
 
 def path_of(root: Path, path: Path) -> str | None:
-    """Return a file of the cell's as a person in the project's folder would type it; None where it is not there."""
+    """Return `path` relative to the project's folder; None if there is no such file."""
     return str(path.relative_to(root)) if path.is_file() else None
 
 
 def document_of(folder: Path) -> Document | None:
-    """Return the cell's report.json; None where there is none that can be read."""
+    """Return the cell's report.json; None if it is missing or cannot be read."""
     path = folder / FILE_NAME
     with suppress(OSError, RecordError):
         return read_document(path.read_bytes(), path.name)
@@ -96,7 +96,7 @@ def document_of(folder: Path) -> Document | None:
 
 
 def size_mib(folder: Path) -> float | None:
-    """Return the size of the model's files, as download-model recorded them."""
+    """Return the size of the model's files as download-model recorded it; None if it is unknown."""
     with suppress(OSError, ValueError, KeyError, TypeError):
         record = json.loads((folder / "artifacts" / "download-model.json").read_text(encoding="utf-8"))
         total: int = sum(entry["bytes"] for entry in record["data"]["files"])
@@ -105,7 +105,7 @@ def size_mib(folder: Path) -> float | None:
 
 
 def last_words(log: Path) -> str:
-    """Return the last line of what the cell printed."""
+    """Return the last error that the cell printed, or else its last line."""
     try:
         lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
     except OSError:

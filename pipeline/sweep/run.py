@@ -1,4 +1,4 @@
-"""sweep: the pipeline over a matrix of settings, each cell a run of its own; what is done is not run again."""
+"""sweep: the pipeline over a matrix of settings; each cell is a run of its own, and measured cells are not run again."""
 
 import os
 import re
@@ -34,17 +34,17 @@ from pipeline.terminal import Output
 
 SUMMARY_FILE = "SWEEP.md"
 LOCAL = "~/.cache/vllm-poc-sweep"  # on nodes that do not see this folder
-MOST_BYTES = 64 * 2**20  # of what such a node sends back for a cell
-PATIENCE_S = 120.0  # for a lost run of the same cell to let go of its folder
+MOST_BYTES = 64 * 2**20  # the most that such a node sends back for a cell
+PATIENCE_S = 120.0  # for a lost run of the same cell to release its folder
 STOP_S = 60.0  # for an interrupted pipeline to stop its server
-# A cell measures what it is called: no smaller profile, no shorter context in its place. One run of it is enough.
+# A cell must measure its own settings: no fallback to a smaller profile or a shorter context. One kept run is enough.
 PINNED = ("serve.on_oom=fail", "runs.keep=1")
 OUTSIDE = {"sweep", "publish", "runs", "report", "alternatives", "watch"}  # sections that no measurement depends on
 
 
 @dataclass(frozen=True)
 class Job:
-    """A cell with its settings, and what is known of it before it runs."""
+    """A cell with its settings, and what is known before it runs."""
 
     cell: Cell
     config: Config
@@ -73,7 +73,7 @@ class Job:
 
 @dataclass(frozen=True)
 class SweepOptions:
-    """What the command line says."""
+    """The options of the command line."""
 
     grid: str | None = None
     ray_address: str | None = None
@@ -83,7 +83,7 @@ class SweepOptions:
 
 
 def cell_command(job: Job, options: SweepOptions) -> list[dict[str, Any]]:
-    """Return the steps of a cell: what cells share, one cell at a time, then the whole chain."""
+    """Return the steps of a cell: the stages whose results cells share, one cell at a time, then the whole chain."""
     sets = [*options.sets, *job.cell.sets, *PINNED, "serve.port={port}"]
     words = ["--profile", job.profile, *(word for text in sets for word in ("--set", text))]
     shared = [] if job.config.attach.url else ["install", "download-model"]
@@ -94,7 +94,7 @@ def cell_command(job: Job, options: SweepOptions) -> list[dict[str, Any]]:
 
 
 class Sweeping:
-    """One sweep of a project; `command` gives a cell's steps."""
+    """One sweep of a project; `command` returns a cell's steps."""
 
     def __init__(
         self,
@@ -116,7 +116,7 @@ class Sweeping:
         self._started = now()
 
     def dry_run(self) -> Output:
-        """Return each cell, whether it fits, and how long it may take; 0 when one can run or is done, else 2."""
+        """Return each cell, whether it fits, and how long it may take; 0 when a cell can run or is done, else 2."""
         nodes = self._nodes() if self.options.ray_address else None
         try:
             jobs, planned_for = self._jobs(nodes)
@@ -165,23 +165,23 @@ class Sweeping:
         self._write(finished=False)
         try:
             if orders:
-                own = nodes or self._nodes()
+                open_nodes = nodes or self._nodes()
                 try:
-                    listener = Listener(self.say, self._begun, self._over)
-                    Placing(own, self.workspace.root, self.settings.retries, STOP_S, listener, self.shared).run(orders)
+                    listener = Listener(self.say, self._on_start, self._on_end)
+                    Placing(open_nodes, self.workspace.root, self.settings.retries, STOP_S, listener, self.shared).run(orders)
                 finally:
                     if nodes is None:
-                        own.close()
+                        open_nodes.close()
         except BaseException:
             for folder, record in self._records.items():
                 if record.state == "waiting":
                     self._records[folder] = record.model_copy(update={"state": "interrupted", "reason": INTERRUPTED})
             self._write(finished=False)
             raise
-        swept = self._write(finished=True)
-        assert swept.exit_code is not None
-        parts = [f"recommendation: {recommendation(swept.cells)}", str(SWEEPS / SUMMARY_FILE)]
-        return Output(swept.exit_code, parts, swept.model_dump(mode="json"))
+        sweep = self._write(finished=True)
+        assert sweep.exit_code is not None
+        parts = [f"recommendation: {recommendation(sweep.cells)}", str(SWEEPS / SUMMARY_FILE)]
+        return Output(sweep.exit_code, parts, sweep.model_dump(mode="json"))
 
     def _skips(self, job: Job) -> bool:
         return job.done and not self.options.force
@@ -190,33 +190,33 @@ class Sweeping:
         return Nodes(self.options.ray_address, len(self.machine.gpus), self.settings.object_store_mib)
 
     def _config(self, cell: Cell, origin: str) -> tuple[Config, str]:
-        """Return the cell's settings and profile; ConfigError names the axis that is wrong."""
-        own = [single_value(*text.partition("=")[::2], origin) for text in cell.sets]
-        layers = replace(self.layers, overrides=(*self.layers.overrides, *own))
-        asked, _ = layers.profile
-        profile = cell.profile or asked
-        chosen = self.machine.profile if profile == "auto" else profile
-        if chosen not in layers.profiles:
-            near = nearest(chosen, layers.profiles)
-            raise ConfigError(f"{origin}: no profile {chosen!r}{near}", f"profiles: {', '.join(sorted(layers.profiles))}, auto")
-        return layers.config(chosen), chosen
+        """Return the cell's settings and profile; ConfigError names the wrong axis."""
+        cell_layers = [single_value(*text.partition("=")[::2], origin) for text in cell.sets]
+        layers = replace(self.layers, overrides=(*self.layers.overrides, *cell_layers))
+        base_profile, _ = layers.profile
+        profile = cell.profile or base_profile
+        profile_name = self.machine.profile if profile == "auto" else profile
+        if profile_name not in layers.profiles:
+            near = nearest(profile_name, layers.profiles)
+            raise ConfigError(f"{origin}: no profile {profile_name!r}{near}", f"profiles: {', '.join(sorted(layers.profiles))}, auto")
+        return layers.config(profile_name), profile_name
 
     def _jobs(self, nodes: Nodes | None) -> tuple[list[Job], str]:
-        """Return the cells with their fit, and the words for what they were planned for."""
+        """Return the cells with how they fit, and the words for the machine or cluster they were planned for."""
         library, code = Library(self.machine, self.workspace), self._code()
         if nodes is None:
-            at, most = largest([(gpu.name, gpu.total_mib) for gpu in self.machine.gpus]), len(self.machine.gpus)
+            card, most_gpus = largest([(gpu.name, gpu.total_mib) for gpu in self.machine.gpus]), len(self.machine.gpus)
             planned_for = (
-                f"this machine, {at.name} with {at.total_mib:.0f} MiB" if at else f"this machine without a GPU: {self.machine.reason}"
+                f"this machine, {card.name} with {card.total_mib:.0f} MiB" if card else f"this machine without a GPU: {self.machine.reason}"
             )
         else:
-            at, most = largest(nodes.cards()), int(max((found.get("GPU", 0.0) for found in nodes.alive()), default=0))
-            planned_for = f"{len(nodes.alive())} nodes, the largest GPU {f'{at.name} with {at.total_mib:.0f} MiB' if at else 'none'}"
+            card, most_gpus = largest(nodes.cards()), int(max((found.get("GPU", 0.0) for found in nodes.alive()), default=0))
+            planned_for = f"{len(nodes.alive())} nodes, the largest GPU {f'{card.name} with {card.total_mib:.0f} MiB' if card else 'none'}"
         jobs = []
         for cell, config, profile in self._cells:
             fingerprint = self._fingerprint(config, code)
             known = results.read_cell(self.folder / cell.folder)
-            jobs.append(Job(cell, config, profile, cell_fit(config, at, most, library), fingerprint, known))
+            jobs.append(Job(cell, config, profile, cell_fit(config, card, most_gpus, library), fingerprint, known))
         return jobs, planned_for
 
     def _code(self) -> list[str]:
@@ -227,7 +227,7 @@ class Sweeping:
         return found
 
     def _fingerprint(self, config: Config, code: Sequence[str]) -> str:
-        """Return what stands for the code and the settings that the cell's figures depend on."""
+        """Return a digest of the code and the settings that the cell's figures depend on."""
         values = config.model_dump(mode="json", exclude=OUTSIDE)
         values["serve"].pop("port")
         sections = [getattr(config, name) for name in Config.model_fields if name not in OUTSIDE]
@@ -235,7 +235,7 @@ class Sweeping:
         return digest([code, values, [(file, content_digest(self.workspace.root / file)) for file in files]])
 
     def _documents(self) -> Iterable[Document]:
-        """Return the reports of the kept runs, newest first, then of the cells."""
+        """Yield the reports of the kept runs, newest first, then those of the cells."""
         for found in runs.readable(self.workspace):
             if not isinstance(found, RecordError):
                 yield found.document
@@ -246,8 +246,8 @@ class Sweeping:
 
     def _order(self, job: Job) -> CellOrder:
         root = self.workspace.root
-        (self.folder / job.cell.folder / results.CELL_FILE).unlink(missing_ok=True)  # a crash leaves "not run", not a lie
-        own = {k: v for k, v in os.environ.items() if k.startswith(ENVIRONMENT_PREFIX) or k == "OMP_NUM_THREADS"}
+        (self.folder / job.cell.folder / results.CELL_FILE).unlink(missing_ok=True)  # after a crash the cell counts as not run
+        inherited = {k: v for k, v in os.environ.items() if k.startswith(ENVIRONMENT_PREFIX) or k == "OMP_NUM_THREADS"}
         return CellOrder(
             job.cell.folder,
             gpus_of(job.config),
@@ -258,7 +258,7 @@ class Sweeping:
                 "code": re.sub(r"\W", "", digest([self._code(), content_digest(root / "config.yaml"), str(root)])),
                 "environment": self._environment(job),
                 "steps": self.command(job, self.options),
-                "variables": {**own, "UV_VENV_CLEAR": "1", "PYTHONUNBUFFERED": "1"},
+                "variables": {**inherited, "UV_VENV_CLEAR": "1", "PYTHONUNBUFFERED": "1"},
                 "patience_s": PATIENCE_S,
                 "stop_s": STOP_S,
                 "most_bytes": MOST_BYTES,
@@ -266,17 +266,17 @@ class Sweeping:
         )
 
     def _environment(self, job: Job) -> str:
-        """Return which server environment the cell shares: the project's, or one of its own where it installs something else."""
+        """Return the server environment that the cell uses: the project's, or its own if its install settings differ."""
         install = job.config.install
         if install == self.layers.config(None).install:
             return "venv-vllm"
         return f".cache/sweep/venv-{digest(install.model_dump(mode='json'))}"
 
-    def _begun(self, order: CellOrder, where: str) -> None:
+    def _on_start(self, order: CellOrder, where: str) -> None:
         self.say(f"▶ {self._records[order.cell].name}: started on {where}; log {SWEEPS / order.cell / 'cell.log'}")
 
-    def _over(self, order: CellOrder, how: Ended) -> None:
-        """Record how a cell ended, and tell."""
+    def _on_end(self, order: CellOrder, how: Ended) -> None:
+        """Record how a cell ended, and print it."""
         record, folder = self._records[order.cell], self.folder / order.cell
         record = record.model_copy(update={"where": how.where or None, "took_s": how.took_s, "lost": how.lost})
         if how.code is None:
@@ -287,14 +287,14 @@ class Sweeping:
         results.write_cell(folder, record)
         self._records[order.cell] = record
         self._write(finished=False)
-        over = sum(other.state != "waiting" for other in self._records.values())
+        ended_cells = sum(other.state != "waiting" for other in self._records.values())
         took = f" in {how.took_s:.0f} s" if how.took_s is not None else ""
         mark = "✓" if record.state == "measured" else "✗"
-        left = f"; too large to come back, left on the node: {', '.join(how.left)}" if how.left else ""
-        self.say(f"{mark} {record.name}: {result_words(record)}{took} ({over} of {len(self._records)}){left}")
+        left_text = f"; too large to come back, left on the node: {', '.join(how.left)}" if how.left else ""
+        self.say(f"{mark} {record.name}: {result_words(record)}{took} ({ended_cells} of {len(self._records)}){left_text}")
 
     def _write(self, finished: bool) -> Sweep:
-        """Write the sweep's record, SWEEP.md and the picture; return the sweep."""
+        """Write the sweep's record, SWEEP.md and the plot; return the sweep."""
         cells = list(self._records.values())
         best, store, ended = best_of(cells), Store(self.workspace.artifacts), now()
         sweep = Sweep(
@@ -318,7 +318,7 @@ class Sweeping:
 
 
 def largest(cards: Sequence[tuple[str, float]]) -> Card | None:
-    """Return the largest of the cards; None without one."""
+    """Return the card with the most memory; None if there is none."""
     if not cards:
         return None
     name, total_mib = max(cards, key=lambda found: found[1])
@@ -326,7 +326,7 @@ def largest(cards: Sequence[tuple[str, float]]) -> Card | None:
 
 
 def result_words(record: CellRecord) -> str:
-    """Return a cell's result in words."""
+    """Return a cell's result as text."""
     if record.state != "measured":
         return f"{record.state}: {record.reason}" + (f"; see {record.report}" if record.report else "")
     name = "SIMULATED" if record.simulated else record.verdict

@@ -1,4 +1,4 @@
-"""A sweep as a page of its own (artifacts/sweep/SWEEP.md), with links to the cells' reports. Pure."""
+"""The page of a sweep (artifacts/sweep/SWEEP.md), with links to the cells' reports. Pure."""
 
 from collections.abc import Mapping
 
@@ -9,7 +9,7 @@ PLOT = "pareto.svg"
 
 
 def page(sweep: SweepPart, reports: Mapping[str, str], plot: str | None) -> str:
-    """Return the sweep as Markdown; `reports` holds the link to the report of each cell that has one, by the cell's name."""
+    """Return the sweep as Markdown; `reports` maps the name of each cell that has a report to the link to it."""
     cells = TableCells()
     head = ["Cell", "State", "Model", *sweep.header, "Verdict", "Report"]
     lines = ["# Sweep", "", f"**Recommendation: {cells.cell(sweep.recommendation)}.** The rule: {cells.cell(sweep.rule)}", ""]

@@ -1,4 +1,4 @@
-"""What vLLM's log says about where its memory went. Pure: text in, MiB out."""
+"""The breakdown of the server's memory in vLLM's log. Pure: text in, MiB out."""
 
 import re
 
@@ -6,7 +6,7 @@ from pipeline.values import Frozen
 
 GIB_IN_MIB = 1024
 GIB_NUMBER = r"(-?[\d.]+)"
-# Read in the sources of vLLM 0.24, 0.32 and 0.33; the last line that matches counts.
+# From the sources of vLLM 0.24, 0.32 and 0.33; the last matching line counts.
 GIB_TEXTS = {
     "weights_mib": rf"Model loading took {GIB_NUMBER} GiB",
     "kv_cache_mib": rf"(?:Available KV cache memory: |reserved ){GIB_NUMBER} GiB",
@@ -18,7 +18,7 @@ KV_TOKENS = r"KV cache size: ([\d,]+) tokens"
 
 
 class Breakdown(Frozen):
-    """Parts of the server's memory by its own log; None where it does not say."""
+    """The parts of the server's memory by its own log; None where the log lacks one."""
 
     weights_mib: float | None = None
     kv_cache_mib: float | None = None
@@ -29,13 +29,13 @@ class Breakdown(Frozen):
 
 
 def breakdown(log: str) -> Breakdown:
-    """Return what `log` says."""
-    found: dict[str, float | int] = {}
+    """Return the breakdown in `log`."""
+    parts: dict[str, float | int] = {}
     for name, pattern in GIB_TEXTS.items():
-        hits = re.findall(pattern, log)
-        if hits:
-            found[name] = round(float(hits[-1]) * GIB_IN_MIB, 1)
+        matches = re.findall(pattern, log)
+        if matches:
+            parts[name] = round(float(matches[-1]) * GIB_IN_MIB, 1)
     tokens = re.findall(KV_TOKENS, log)
     if tokens:
-        found["kv_tokens"] = int(tokens[-1].replace(",", ""))
-    return Breakdown.model_validate(found)
+        parts["kv_tokens"] = int(tokens[-1].replace(",", ""))
+    return Breakdown.model_validate(parts)

@@ -1,4 +1,4 @@
-"""What vLLM compiles with while it starts: Triton its launchers in C on GPUs, torch.compile the model in C++ on processors."""
+"""The compilers that a start of vLLM needs: C for Triton's launchers on GPUs, C++ for torch.compile on processors."""
 
 import os
 import shutil
@@ -15,7 +15,7 @@ HEADERS_PROBE = "import os, sysconfig; print(os.path.exists(os.path.join(sysconf
 
 @dataclass(frozen=True)
 class Compiler:
-    """Of a language: who needs it, the variable that names it, its names on the PATH, and how to install it with Python's headers."""
+    """A compiler: its language, who needs it, the variable that names it, its names on the PATH, and how to install it and Python.h."""
 
     language: str
     user: str
@@ -24,24 +24,24 @@ class Compiler:
     install: str
 
     def path(self, environment: Mapping[str, str]) -> str | None:
-        """Return the one that a server with this environment takes; None without one."""
-        named = environment.get(self.variable, "").split()[:1]  # "ccache gcc" begins with what must be there
-        found = (shutil.which(name, path=environment.get("PATH")) for name in named or self.names)
-        return next((path for path in found if path), None)
+        """Return the path of the compiler that a server with this environment uses; None without one."""
+        choice = environment.get(self.variable, "").split()[:1]  # of "ccache gcc" only the first word must exist
+        paths = (shutil.which(name, path=environment.get("PATH")) for name in choice or self.names)
+        return next((path for path in paths if path), None)
 
     def missing(self, environment: Mapping[str, str]) -> str:
-        """Return the words for a machine without one."""
-        named = environment.get(self.variable)
-        looked = f"{self.variable}={named} is not there" if named else f"no {' or '.join(self.names)} on the PATH"
-        return f"there is no {self.language} compiler, which {self.user} needs ({looked})"
+        """Return the message for a machine without this compiler."""
+        choice = environment.get(self.variable)
+        where = f"{self.variable}={choice} is not there" if choice else f"no {' or '.join(self.names)} on the PATH"
+        return f"there is no {self.language} compiler, which {self.user} needs ({where})"
 
     @property
     def headers_missing(self) -> str:
-        """Return the words for a Python without its headers."""
+        """Return the message for a Python without its headers."""
         return f"the Python headers are missing (Python.h), which {self.user} needs"
 
 
-# triton/runtime/build.py, _find_compiler (3.8): the variable, gcc, clang. Every start on a GPU has kernels of Triton's.
+# triton/runtime/build.py, _find_compiler (3.8): the variable, then gcc, then clang. Every start on a GPU uses Triton's kernels.
 C_COMPILER = Compiler(
     *("C", "Triton", "CC", ("gcc", "clang")),
     "Debian, Ubuntu: sudo apt install gcc python3-dev; Fedora: sudo dnf install gcc python3-devel",
@@ -54,14 +54,14 @@ CPP_COMPILER = Compiler(
 
 
 def compiler_for(settings: ServeConfig, distribution: str) -> Compiler | None:
-    """Return what a start with these settled settings compiles with; None where it compiles nothing."""
+    """Return the compiler that a start with these settled settings needs; None where it compiles nothing."""
     if distribution != CPU_SET.distribution:
         return C_COMPILER
     return None if settings.enforce_eager is True else CPP_COMPILER
 
 
 def has_headers(python: str, environment: Mapping[str, str]) -> bool:
-    """Tell whether a program in C finds Python.h of this Python: in its own folder, or where the compiler looks anyway."""
+    """Tell whether a C compiler finds this Python's Python.h: in its include folder, or in CPATH or C_INCLUDE_PATH."""
     folders = [folder for name in ("CPATH", "C_INCLUDE_PATH") for folder in environment.get(name, "").split(os.pathsep) if folder]
     if any((Path(folder) / "Python.h").exists() for folder in folders):
         return True

@@ -1,4 +1,4 @@
-"""What a start asks of the memory of each device, by its settings and the arguments that go to vLLM as they are."""
+"""The memory that a start demands of each device, from its settings and the extra arguments for vLLM."""
 
 import itertools
 import json
@@ -14,7 +14,7 @@ from pipeline.vllm.plan import Demand, Plan
 from pipeline.vllm.sets import CPU_SET
 
 KV_DTYPE, COMPILATION = "--kv-cache-dtype", "--compilation-config"
-# Arguments of vLLM that change what these formulas know. --quantization, for one, may pack the weights while loading.
+# vLLM arguments whose effect these formulas do not model; --quantization, for example, may pack the weights while loading.
 UNPLANNED = (
     *("--tensor-parallel-size", "-tp", "--pipeline-parallel-size", "-pp", "--data-parallel-size", "-dp", "--cpu-offload-gb"),
     *("--quantization", "-q", "--kv-cache-memory-bytes", "--num-gpu-blocks-override", "--hf-overrides", "--enable-lora"),
@@ -24,17 +24,17 @@ UNPLANNED = (
 
 
 def arguments(words: tuple[str, ...]) -> dict[str, str]:
-    """Return vLLM's arguments with their values, written as `--name=value`, `--name value` or with underscores."""
-    found: dict[str, str] = {}
-    for word, after in itertools.zip_longest(words, words[1:], fillvalue=""):
+    """Return vLLM's arguments with their values, written as `--name=value` or `--name value`, with dashes or underscores."""
+    values: dict[str, str] = {}
+    for word, following in itertools.zip_longest(words, words[1:], fillvalue=""):
         if word.startswith("-"):
             name, equals, value = word.partition("=")
-            found[name.replace("_", "-")] = value if equals else ("" if after.startswith("-") else after)
-    return found
+            values[name.replace("_", "-")] = value if equals else ("" if following.startswith("-") else following)
+    return values
 
 
-def listed_sizes(settings: ServeConfig) -> int | None:
-    """Return how many batch sizes the compilation config lists for graphs; None where it leaves that to vLLM."""
+def graph_size_count(settings: ServeConfig) -> int | None:
+    """Return the number of graph batch sizes that the compilation config lists; None where vLLM chooses them."""
     try:
         return len(json.loads(arguments(settings.extra_args).get(COMPILATION, ""))["cudagraph_capture_sizes"])
     except (ValueError, KeyError, TypeError):
@@ -42,26 +42,26 @@ def listed_sizes(settings: ServeConfig) -> int | None:
 
 
 def kv_bytes(settings: ServeConfig, dtype: str) -> int | None:
-    """Return the bytes of a number in the KV cache; None for a kind that is not known here."""
+    """Return the bytes per element of the KV cache; None for an unknown dtype."""
     kind = arguments(settings.extra_args).get(KV_DTYPE, "auto")
     return 1 if kind.startswith("fp8") else DTYPE_BYTES.get(dtype if kind == "auto" else kind)
 
 
 def unplanned(settings: ServeConfig) -> str | None:
-    """Return the argument that changes the memory in a way that is not planned here; None where there is none."""
-    named = arguments(settings.extra_args)
+    """Return the first argument whose effect on memory is not modelled; None where there is none."""
+    values = arguments(settings.extra_args)
     if kv_bytes(settings, "bfloat16") is None:
-        return f"{KV_DTYPE} {named[KV_DTYPE]}"
-    return next((name for name in UNPLANNED if name in named), None)
+        return f"{KV_DTYPE} {values[KV_DTYPE]}"
+    return next((name for name in UNPLANNED if name in values), None)
 
 
 def devices(gpus: Sequence[Gpu], settings: ServeConfig) -> list[Gpu]:
-    """Return the devices that a server with these settings takes on this host: the first of the visible ones, as many as it needs."""
+    """Return the devices that a server with these settings uses on this host: as many of the first visible ones as it needs."""
     return list(gpus[: max(1, settings.world_size * settings.data_parallel_size // settings.nnodes)])
 
 
-def deciding(gpus: Sequence[Gpu], settings: ServeConfig) -> Gpu | None:
-    """Return the device that decides what fits: the smallest of those that share the model; None without any."""
+def smallest_device(gpus: Sequence[Gpu], settings: ServeConfig) -> Gpu | None:
+    """Return the smallest of the devices that share the model, which decides what fits; None without any."""
     return min(devices(gpus, settings), key=lambda gpu: gpu.total_mib, default=None)
 
 
@@ -78,7 +78,7 @@ def share_of_shape(shape: Shape, settings: ServeConfig) -> Shape:
 
 
 def demand(settings: ServeConfig, shape: Shape, weights_bytes: int, weights_from: str, total_mib: float) -> Demand:
-    """Return what a start with these settings asks of each device, which has `total_mib`; a spread model's weights in equal shares."""
+    """Return the demand of a start on each device, of `total_mib`; weights spread over devices count in equal shares."""
     dtype = shape.served_dtype(settings.dtype)
     return Demand(
         shape=share_of_shape(shape, settings).model_copy(update={"dtype": dtype}),
@@ -88,14 +88,14 @@ def demand(settings: ServeConfig, shape: Shape, weights_bytes: int, weights_from
         max_model_len=settings.max_model_len,
         max_num_seqs=settings.max_num_seqs,
         max_num_batched_tokens=settings.max_num_batched_tokens,
-        captured=0 if settings.enforce_eager is True else listed_sizes(settings),
+        captured=0 if settings.enforce_eager is True else graph_size_count(settings),
         kv_dtype_bytes=kv_bytes(settings, dtype) or 2,
     )
 
 
 def demand_on(settings: ServeConfig, gpus: Sequence[Gpu], distribution: str, folder: Path) -> Demand | None:
-    """Return what the start asks of the device that decides; None without one, or where model or flags do not tell."""
-    device = deciding(gpus, settings)
+    """Return the start's demand on the smallest device; None without a GPU, or for a model or flags that are not modelled."""
+    device = smallest_device(gpus, settings)
     if distribution == CPU_SET.distribution or device is None or unplanned(settings):
         return None
     try:
@@ -107,6 +107,6 @@ def demand_on(settings: ServeConfig, gpus: Sequence[Gpu], distribution: str, fol
 
 
 def plan_of(settings: ServeConfig, gpus: Sequence[Gpu], distribution: str, folder: Path) -> Plan | None:
-    """Return what a start will take of the device that decides; None where it is not known."""
-    wanted = demand_on(settings, gpus, distribution, folder)
-    return wanted.at(settings.gpu_memory_utilization) if wanted else None
+    """Return the plan of a start on the smallest device; None where its demand is unknown."""
+    start_demand = demand_on(settings, gpus, distribution, folder)
+    return start_demand.at(settings.gpu_memory_utilization) if start_demand else None

@@ -1,4 +1,4 @@
-"""What a server's log says about why it died: a known cause with its fix, else the line that tells most."""
+"""The diagnosis of a server's death from its log: a known cause with its fix, else the most specific error line."""
 
 import re
 from collections.abc import Iterator
@@ -8,19 +8,19 @@ from pipeline.vllm.causes.cause import NO_SAMPLER
 from pipeline.vllm.causes.table import CAUSES
 from pipeline.vllm.compilers import CPP_COMPILER
 
-# Which process wrote a line, and as what; only the words behind are looked at.
+# The process and the log level before a line's text; only the text is searched.
 PREFIX = re.compile(r"^(\([\w ]*pid=\d+[^)]*\) ?)?(?:(?:ERROR|CRITICAL) [\d-]+ [\d:]+ \[[^\]]*\] ?)?")
 COLOUR = re.compile(r"\x1b\[[\d;]*m")
 INFORMATION = re.compile(r"\b(?:DEBUG|INFO|WARNING) \d\d-\d\d |^\d{4}-\d\d-\d\d [\d:,]+ - (?:DEBUG|INFO|WARNING) - ")
 TRACEBACK = "Traceback (most recent call last):"
-# A traceback shows source below each of its places, which may hold the text of any error.
+# A traceback shows a source line below each frame, which may contain the text of any error.
 SHOWN_SOURCE = re.compile(r"(?m)^(  File \"[^\n]*\", line \d+[^\n]*)(?:\n    [^\n]*)+")
 NAMED = re.compile(r"\b[A-Z]\w*(?:Error|Exception)\b")
 RAISED = re.compile(r"[A-Za-z_][\w.]*(?::|$)")
 INVALID = re.compile(r"ValidationError: \d+ validation errors? for (\w+)$")
 SERVES = "Application startup complete"
 
-# A build that failed: what tells that one did, and how compilers, linkers and shells begin to say why.
+# A failed build: BUILD shows that there was one, COMPLAINT how compilers, linkers and shells report the reason.
 BUILD = re.compile(
     r"Ninja build failed|Error building extension|CppCompileError|C\+\+ compile error|CalledProcessError: Command '\['([^']+)'"
 )
@@ -32,7 +32,7 @@ EDGE = re.compile(r"(?m)^FAILED: [^\n]*\n(?P<said>(?:(?!\[\d+/\d+\] |ninja: |FAI
 COMPILERS = re.compile(r"(?:cc|gcc|g\+\+|c\+\+|clang(?:\+\+)?|nvcc|ninja)(?:-[\d.]+)?$")
 WITHOUT_COMPILE = "--set serve.enforce_eager=true leaves torch.compile out"
 
-# How an end from outside looks, most telling first, where no error tells more; seen in vLLM 0.32's log after each signal.
+# Signs of an end from outside, most specific first, where no error says more; from vLLM 0.32's log after each signal.
 KILLED = "was killed (SIGKILL: by hand, or by the kernel for lack of memory)"
 ENDINGS = (
     (r"Worker proc \S+ died unexpectedly \(exit code: -9\)", f"its worker {KILLED}"),
@@ -41,7 +41,7 @@ ENDINGS = (
     (r"engine core exited unexpectedly", f"its engine {KILLED}"),
 )
 LONGEST = 300
-# Errors that only follow from another one.
+# Errors that are only consequences of another one.
 WRAPPERS = re.compile(
     r"initialization failed|EngineDeadError|cannot schedule new futures after shutdown|Executor failed|RuntimeError: cancelled$"
 )
@@ -49,7 +49,7 @@ WRAPPERS = re.compile(
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """The cause by name, in words, and the fix."""
+    """A cause of death: its name, its description and its fix."""
 
     name: str
     says: str
@@ -57,8 +57,8 @@ class Diagnosis:
 
 
 def diagnose(log: str) -> Diagnosis | None:
-    """Return the first cause whose text stands in the log, or that of a build that failed; None where neither is there."""
-    text = SHOWN_SOURCE.sub(r"\1", "\n".join(line for _, line in loud(log)))
+    """Return the first known cause in the log, else the reason of a failed build; None where there is neither."""
+    text = SHOWN_SOURCE.sub(r"\1", "\n".join(line for _, line in error_lines(log)))
     for cause in CAUSES:
         match = re.search(cause.text, text)
         if match and not (cause.name == "killed" and SERVES in log):
@@ -67,69 +67,69 @@ def diagnose(log: str) -> Diagnosis | None:
     return broken_build(text)
 
 
-def loud(log: str) -> list[tuple[str, str]]:
-    """Return (process, words) of each line that is no mere information."""
-    found = []
+def error_lines(log: str) -> list[tuple[str, str]]:
+    """Return (process, text) of each line that is not logged as DEBUG, INFO or WARNING."""
+    result = []
     for line in COLOUR.sub("", log).splitlines():
         if not INFORMATION.search(line):
             prefix = PREFIX.match(line)
             assert prefix is not None, "it matches the empty text"
-            found.append((prefix[1] or "", line[prefix.end() :]))
-    return found
+            result.append((prefix[1] or "", line[prefix.end() :]))
+    return result
 
 
 def broken_build(text: str) -> Diagnosis | None:
-    """Return why kernels could not be compiled, in the compiler's own first words; None where no build failed."""
-    failed = BUILD.search(text)
-    if failed is None or (failed[1] and not COMPILERS.search(failed[1])):
+    """Return why a kernel could not be compiled, with the compiler's first complaint; None where no build failed."""
+    build = BUILD.search(text)
+    if build is None or (build[1] and not COMPILERS.search(build[1])):
         return None
     edge = EDGE.search(text)
-    said = edge["said"].splitlines()[1:] if edge else text.splitlines()  # ninja shows the command first
-    complaints = [line for line in said if COMPLAINT.search(line) and not PYTHON_ERROR.match(line)]
-    words = next(iter(complaints or (line for line in said if edge and line.strip())), "")
+    output = edge["said"].splitlines()[1:] if edge else text.splitlines()  # ninja shows the command first
+    complaints = [line for line in output if COMPLAINT.search(line) and not PYTHON_ERROR.match(line)]
+    words = next(iter(complaints or (line for line in output if edge and line.strip())), "")
     if not words:
-        words = f"{failed[1]} failed without a word in the log" if failed[1] else "the build ended without a word"
+        words = f"{build[1]} failed without a word in the log" if build[1] else "the build ended without a word"
     fix = f"mend that, or do without: {NO_SAMPLER if edge else WITHOUT_COMPILE}; a compiler with all it needs: {CPP_COMPILER.install}"
     return Diagnosis("build-failed", f"a kernel could not be compiled: {words.strip()[:LONGEST]}", fix)
 
 
 def last_error(log: str) -> str:
-    """Return the log's last line that names an exception, for a cause that the table does not know; else how it was ended."""
+    """Return the log's last specific exception, else its sign of an end from outside, else its last exception; empty without any."""
     errors = list(exceptions(log))
-    telling = [line for line in errors if not WRAPPERS.search(line)]
-    if not telling:
+    specific = [line for line in errors if not WRAPPERS.search(line)]
+    if not specific:
         ending = next((says for text, says in ENDINGS if re.search(text, log)), "")
         if ending or not errors:
             return ending
-    return (telling or errors)[-1][:LONGEST]
+    return (specific or errors)[-1][:LONGEST]
 
 
 def exceptions(log: str) -> Iterator[str]:
-    """Yield each exception that the log names, in its order: by the tracebacks' ends, or by its name in any other line."""
-    lines = loud(log)
-    source: dict[str, str] = {}  # of each process whose traceback is not at its end: the line of source shown last
+    """Yield each exception in the log, in order: the last lines of tracebacks, and other lines that name an exception."""
+    lines = error_lines(log)
+    source: dict[str, str] = {}  # the source line shown last, by process with an open traceback
     for number, (process, line) in enumerate(lines):
         if line.startswith(TRACEBACK):
             source[process] = ""
         elif process in source and line[:1].isspace():
-            shown = line.strip()
-            source[process] = shown if line.startswith("    ") and set(shown) - set("^~ ") else source[process]
+            text = line.strip()
+            source[process] = text if line.startswith("    ") and set(text) - set("^~ ") else source[process]
         elif process in source and RAISED.match(line):
-            yield telling_line(line, source.pop(process), [words for other, words in lines[number + 1 :] if other == process])
+            yield completed_line(line, source.pop(process), [words for other, words in lines[number + 1 :] if other == process])
         elif NAMED.search(line) and not re.search(r"\braise \w", line):
-            yield telling_line(line.strip(), "", [words for other, words in lines[number + 1 :] if other == process])
+            yield completed_line(line.strip(), "", [words for other, words in lines[number + 1 :] if other == process])
 
 
-def telling_line(line: str, source: str, after: list[str]) -> str:
-    """Return an exception's line with what makes it telling where it alone says nothing: what comes below, or the source."""
-    invalid = INVALID.search(line)
-    if invalid:
-        below = next((words.strip() for words in after if "[type=" in words or "Value error, " in words), "")
+def completed_line(line: str, source: str, following: list[str]) -> str:
+    """Return an exception's line; where it says nothing by itself, with the line below it or the source line that raised it."""
+    validation = INVALID.search(line)
+    if validation:
+        detail = next((words.strip() for words in following if "[type=" in words or "Value error, " in words), "")
         field = next(
-            (words.strip() for words in after[:1] if words.strip() and words.strip() not in below and " " not in words.strip()), ""
+            (words.strip() for words in following[:1] if words.strip() and words.strip() not in detail and " " not in words.strip()), ""
         )
-        said = re.sub(r"^Value error, | \[type=.*$", "", below)
-        return f"{invalid[1]}{f'.{field}' if field else ''}: {said}" if said else line
+        message = re.sub(r"^Value error, | \[type=.*$", "", detail)
+        return f"{validation[1]}{f'.{field}' if field else ''}: {message}" if message else line
     if line.endswith(":"):
-        return f"{line} {next((words.strip() for words in after if words.strip()), '')}".strip()
+        return f"{line} {next((words.strip() for words in following if words.strip()), '')}".strip()
     return f"{line} ({source})" if source and ":" not in line else line

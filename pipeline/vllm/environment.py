@@ -7,9 +7,8 @@ from pathlib import Path
 from pipeline.config.layers import ENVIRONMENT_PREFIX
 from pipeline.vllm.toolkit import toolkit_environment
 
-API_KEY = "VLLM_API_KEY"  # the server reads it; arguments could be read by every user of the machine
-# Inherited settings that would bend the server's own Python, secrets that it does not need, and a key that our client
-# does not send.
+API_KEY = "VLLM_API_KEY"  # not an argument, which every user of the machine could read
+# Variables that would alter the server's Python, secrets that it does not need, and a key that our client does not send.
 NOT_INHERITED = (
     "PYTHONDONTWRITEBYTECODE",
     "PYTHONPATH",
@@ -20,7 +19,7 @@ NOT_INHERITED = (
     API_KEY,
 )
 
-# Where a library keeps what it compiled or fetched, by the folder below ours.
+# The cache folder of each library, below ours.
 CACHES = {
     "VLLM_CACHE_ROOT": "vllm",
     "TORCHINDUCTOR_CACHE_DIR": "inductor",
@@ -33,14 +32,14 @@ CACHES = {
 
 
 def base_environment(inherited: Mapping[str, str], cache: Path, python: Path) -> dict[str, str]:
-    """Return what an activated environment of `python` has: `inherited` without what harms, telemetry and hub, caches below `cache`."""
-    kept = {k: v for k, v in inherited.items() if k not in NOT_INHERITED and not k.startswith(ENVIRONMENT_PREFIX)}
+    """Return `inherited` as if `python`'s environment were active, without harmful variables, telemetry and hub; caches are in `cache`."""
+    variables = {k: v for k, v in inherited.items() if k not in NOT_INHERITED and not k.startswith(ENVIRONMENT_PREFIX)}
     return {
-        **kept,
-        "PATH": os.pathsep.join(filter(None, (str(python.parent), inherited.get("PATH")))),  # programs that packages bring, as ninja
-        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # as nvidia-smi counts; CUDA's own order begins with what it guesses to be the fastest
+        **variables,
+        "PATH": os.pathsep.join(filter(None, (str(python.parent), inherited.get("PATH")))),  # programs installed by packages, such as ninja
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # the order of nvidia-smi; CUDA's own begins with the device that it guesses to be the fastest
         "PYTHONUNBUFFERED": "1",
-        "PYTHONFAULTHANDLER": "1",  # a start that hangs is aborted and then tells where it stood
+        "PYTHONFAULTHANDLER": "1",  # a start that hangs is aborted, and then writes its stacks
         "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",
         "HF_HUB_OFFLINE": "1",
@@ -53,5 +52,5 @@ def base_environment(inherited: Mapping[str, str], cache: Path, python: Path) ->
 def server_environment(
     own: Mapping[str, str], inherited: Mapping[str, str], cache: Path, python: Path, api_key: str | None = None
 ) -> dict[str, str]:
-    """Return the server's environment: that of any program there (`base_environment`), then its `own`, then the key."""
+    """Return the server's environment: `base_environment`, overridden by the server's `own` variables, and the API key."""
     return {**base_environment(inherited, cache, python), **own, **({API_KEY: api_key} if api_key else {})}

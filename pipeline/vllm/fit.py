@@ -1,4 +1,4 @@
-"""Whether a demand fits a device, and what to set where it does not."""
+"""The fit of a demand for memory on a device, and the settings to use."""
 
 import math
 from typing import Literal
@@ -12,7 +12,7 @@ FitVerdict = Literal["fits", "fits, over the target", "fits only below context",
 
 
 class Fit(Frozen):
-    """Whether a demand fits a device, and with which share of it.
+    """The verdict on whether a demand fits a device, and the share of the device to use.
 
     `least` is the smallest share at which one request of full length fits, `most` the largest whose peak the device holds,
     None where there is none; `advised` is the share to set and `plan` the plan with it. `alone` is the longest context of
@@ -29,7 +29,7 @@ class Fit(Frozen):
 
     @property
     def words(self) -> str:
-        """Return the verdict as a person reads it, with what its estimate's error leaves open."""
+        """Return the verdict as text, marked where the margin is smaller than the estimate's error."""
         more = {
             "fits only below context": f" {self.alone}",
             "fits, over the target": f": takes {self.plan.needed_mib:.0f} MiB at least",
@@ -40,43 +40,43 @@ class Fit(Frozen):
 
 
 def fit_of(demand: Demand, available_mib: float, target_mib: float | None) -> Fit:
-    """Return whether it fits into `available_mib` of the device, if it can below the target of its peak."""
+    """Return the fit of `demand` in `available_mib` of its device, with the peak below `target_mib` where possible."""
     steps = list(demand.steps())
-    held = [(share, plan) for share, plan in steps if plan.peak_mib <= available_mib]
-    within = [(share, plan) for share, plan in held if target_mib is None or plan.meets(target_mib)]
+    feasible = [(share, plan) for share, plan in steps if plan.peak_mib <= available_mib]
+    on_target = [(share, plan) for share, plan in feasible if target_mib is None or plan.meets(target_mib)]
     least = next((share for share, plan in steps if plan.fits), None)
-    most = held[-1][0] if held else None
+    most = feasible[-1][0] if feasible else None
     verdict: FitVerdict
-    if within and within[-1][1].fits:
-        verdict, (advised, plan) = "fits", within[-1]
-    elif held and held[-1][1].fits:
-        verdict, (advised, plan) = "fits, over the target", held[-1]
-    elif held and longest(held[-1][1], demand.shape, 1) >= SHORTEST_CONTEXT:
-        verdict, (advised, plan) = "fits only below context", held[-1]
+    if on_target and on_target[-1][1].fits:
+        verdict, (advised, plan) = "fits", on_target[-1]
+    elif feasible and feasible[-1][1].fits:
+        verdict, (advised, plan) = "fits, over the target", feasible[-1]
+    elif feasible and longest_context(feasible[-1][1], demand.shape, 1) >= SHORTEST_CONTEXT:
+        verdict, (advised, plan) = "fits only below context", feasible[-1]
     else:
-        plan = held[-1][1] if held else demand.at(None)
+        plan = feasible[-1][1] if feasible else demand.at(None)
         return Fit(verdict="does not fit", least=least, most=most, advised=None, plan=plan, alone=0, each=0)
-    alone, each = (longest(plan, demand.shape, requests) for requests in (1, demand.max_num_seqs))
+    alone, each = (longest_context(plan, demand.shape, requests) for requests in (1, demand.max_num_seqs))
     return Fit(verdict=verdict, least=least, most=most, advised=advised, plan=plan, alone=alone, each=each)
 
 
-def longest(plan: Plan, shape: Shape, requests: int) -> int:
-    """Return the context that so many requests at once may each have: what the KV cache holds and the model knows."""
+def longest_context(plan: Plan, shape: Shape, requests: int) -> int:
+    """Return the longest context of each of `requests` concurrent requests: the KV cache's share, at most the model's own."""
     tokens = plan.kv_tokens // requests // CONTEXT_STEP * CONTEXT_STEP
     return min(tokens, shape.context or tokens)
 
 
 def pairs(demand: Demand, available_mib: float, target_mib: float | None) -> list[tuple[int, int, float]]:
-    """Return (max_num_seqs, the longest max_model_len that all of them may have at once, the share to set), fewest first.
+    """Return (max_num_seqs, the longest max_model_len that fits for all of them at once, the share to set), fewest first.
 
-    vLLM starts with less: it asks for one request of full length, and lets the others wait or begin anew.
+    vLLM itself starts with less: it requires room for one request of full length, and lets others wait or preempts them.
     """
-    found = []
+    result = []
     for sequences in (1, 2, 4, 8, 16, 32, 64, 128, 256):
-        judged = fit_of(demand.model_copy(update={"max_num_seqs": sequences, "max_model_len": SHORTEST_CONTEXT}), available_mib, target_mib)
-        if judged.advised is not None and judged.each >= SHORTEST_CONTEXT:
-            found.append((sequences, judged.each, judged.advised))
-    return found
+        fit = fit_of(demand.model_copy(update={"max_num_seqs": sequences, "max_model_len": SHORTEST_CONTEXT}), available_mib, target_mib)
+        if fit.advised is not None and fit.each >= SHORTEST_CONTEXT:
+            result.append((sequences, fit.each, fit.advised))
+    return result
 
 
 def hopeless(demand: Demand, utilization: float | None) -> tuple[str, str] | None:
@@ -84,20 +84,20 @@ def hopeless(demand: Demand, utilization: float | None) -> tuple[str, str] | Non
     plan = demand.at(utilization)
     if not plan.cannot_fit:
         return None
-    needed = math.ceil(plan.max_model_len * plan.kv_bytes_per_token / MIB)
-    why = (
-        f"the plan leaves {plan.kv_cache_mib:.0f} MiB (±{plan.error_mib:.0f}) for a KV cache that needs {needed} for one request of "
+    required_mib = math.ceil(plan.max_model_len * plan.kv_bytes_per_token / MIB)
+    reason = (
+        f"the plan leaves {plan.kv_cache_mib:.0f} MiB (±{plan.error_mib:.0f}) for a KV cache that needs {required_mib} for one request of "
         f"{plan.max_model_len} tokens: {plan.budget_mib:.0f} of {plan.total_mib:.0f} MiB less {plan.weights_mib:.0f} of weights, "
         f"{plan.activations_mib + WORKSPACE_MIB:.0f} of activations"
     )
-    judged = fit_of(demand, demand.total_mib, None)
-    if judged.verdict == "fits":
-        return why, f"what would fit: serve.gpu_memory_utilization from {judged.least} to {judged.most}"
-    if judged.advised is not None:
-        return why, f"what would fit: serve.max_model_len up to {judged.alone} with serve.gpu_memory_utilization {judged.advised}"
-    return why, "no share of this device and no context fits: take a smaller model (`./inv plan` shows which fit)"
+    fit = fit_of(demand, demand.total_mib, None)
+    if fit.verdict == "fits":
+        return reason, f"what would fit: serve.gpu_memory_utilization from {fit.least} to {fit.most}"
+    if fit.advised is not None:
+        return reason, f"what would fit: serve.max_model_len up to {fit.alone} with serve.gpu_memory_utilization {fit.advised}"
+    return reason, "no share of this device and no context fits: take a smaller model (`./inv plan` shows which fit)"
 
 
 def share_of(free_mib: float, total_mib: float) -> float:
-    """Return the largest share of a device, in steps of 0.01, that still fits beside the CUDA context of vLLM itself."""
+    """Return the largest share of a device, in steps of 0.01, that fits into its free memory beside vLLM's own CUDA context."""
     return max(0.0, math.floor(100 * (free_mib - CONTEXT_MIB) / total_mib) / 100)

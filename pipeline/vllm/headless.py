@@ -1,12 +1,12 @@
-"""Run by the server environment's Python: vLLM's `serve` as a node that answers no requests.
+"""vLLM's `serve` as a node that answers no requests, run by the Python of the server's environment.
 
-vLLM's own command line asks for the version of a distribution called vllm, which the build for processors is not.
+vLLM's own command line looks up the version of a distribution named vllm, but the build for processors has another name.
 """
 
 
 def main() -> None:
     """Serve with the arguments of the command line."""
-    from vllm.entrypoints.cli.serve import cmd_init  # type: ignore[import-not-found]  # lives in the server's environment
+    from vllm.entrypoints.cli.serve import cmd_init  # type: ignore[import-not-found]  # only in the server's environment
     from vllm.utils.argparse_utils import FlexibleArgumentParser  # type: ignore[import-not-found]  # as above
 
     (serve,) = cmd_init()

@@ -1,18 +1,18 @@
-"""Which kernels vLLM's log names as compiled while it served. Pure: text in, names out."""
+"""The kernels that vLLM's log names as compiled while it served. Pure: text in, names out."""
 
 import re
 
-# Read in vLLM 0.33's utils/jit_monitor.py; each worker process says it once for each kernel.
+# From vLLM 0.33's utils/jit_monitor.py; each worker process logs it once per kernel.
 ACTIVE = "Kernel JIT monitor activated"
 COMPILED = re.compile(r"JIT compilation during inference: (.+?)(?: \(.*\))?\. This causes a latency spike")
 
 
-# A name goes into the report, whatever a log makes of it.
+# Names go into the report, so that anything unexpected in a log is replaced or cut.
 NOT_A_NAME, LONGEST_NAME = re.compile(r"[^\w.:-]"), 100
 
 
 def is_monitored(log: str) -> bool:
-    """Tell whether the server watched for kernels that are compiled after its start."""
+    """Tell whether the server watched for kernels compiled after its start."""
     return ACTIVE in log
 
 

@@ -4,13 +4,13 @@ from pipeline.message import Digits, Message, Sentence, _
 from pipeline.values import Frozen
 from pipeline.vllm.metrics import Metrics
 
-# The server's clock starts after it has read the request and stops before the answer is on its way.
+# The server's clock starts after it has read the request and stops before it sends the answer.
 TOLERANCE_MS = 5.0
 TOLERANCE = 0.05
 
 
 class LedgerEntry(Frozen):
-    """What the client counted and how far the server's own counter rose meanwhile; None where it has no such metric."""
+    """The client's count and the rise of the server's counter meanwhile; `server` is None where it has no such metric."""
 
     name: Sentence
     client: int
@@ -29,7 +29,7 @@ class LedgerEntry(Frozen):
 
 
 class MeanCheck(Frozen):
-    """A mean by the client's stamps beside the server's own, both in ms; `server_ms` is None where it has no such metric."""
+    """A mean by the client's time stamps beside the server's own, both in ms; `server_ms` is None where it has no such metric."""
 
     name: str
     requests: int
@@ -52,13 +52,13 @@ class MeanCheck(Frozen):
 
 def mean_check(name: str, metric: str, client: list[float], before: Metrics, after: Metrics) -> MeanCheck:
     """Return the client's mean beside the server's: the rise of the histogram's sum / the rise of its count."""
-    ours = sum(client) / len(client) if client else 0.0
+    client_mean = sum(client) / len(client) if client else 0.0
     total, count = (after.get(f"{metric}_{part}", 0.0) - before.get(f"{metric}_{part}", 0.0) for part in ("sum", "count"))
-    theirs = 1000 * total / count if count else None
+    server_mean = 1000 * total / count if count else None
     return MeanCheck(
         name=name,
         requests=len(client),
-        client_ms=round(ours, 3),
-        server_ms=None if theirs is None else round(theirs, 3),
-        tolerance_ms=round(TOLERANCE_MS + TOLERANCE * ours, 3),
+        client_ms=round(client_mean, 3),
+        server_ms=None if server_mean is None else round(server_mean, 3),
+        tolerance_ms=round(TOLERANCE_MS + TOLERANCE * client_mean, 3),
     )

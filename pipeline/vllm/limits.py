@@ -1,11 +1,11 @@
-"""What a device's compute capability limits, each with its source."""
+"""The limits of a device by its compute capability, each with its source."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Limit:
-    """What needs a compute capability, the least one, what to do below it, and where that is written."""
+    """A feature, the least compute capability that it needs, what to do below that, and the source."""
 
     what: str
     least: tuple[int, int]
@@ -13,7 +13,7 @@ class Limit:
     source: str
 
 
-# vLLM 0.33 takes float16 by itself there where dtype is auto (vllm/config/model.py, _resolve_auto_dtype).
+# Below it vLLM 0.33 takes float16 by itself where dtype is auto (vllm/config/model.py, _resolve_auto_dtype).
 BFLOAT16 = Limit(
     "bfloat16", (8, 0), "leave serve.dtype at auto, which takes float16 there", "vllm/platforms/cuda.py, check_if_supports_dtype (0.32.0)"
 )
@@ -28,7 +28,7 @@ BATCH_INVARIANCE = Limit(
 LIMITS = (
     BFLOAT16,
     BATCH_INVARIANCE,
-    # Its Marlin kernels too, since pull request 29901; before that they began at 8.0.
+    # Its Marlin kernels too since pull request 29901; before that they needed 8.0.
     Limit(
         "AWQ",
         (7, 5),
@@ -42,6 +42,6 @@ LIMITS = (
 
 
 def unmet(compute_capability: str) -> list[Limit]:
-    """Return the limits that a device of this capability ("8.9") falls short of."""
-    has = tuple(int(part) for part in compute_capability.split("."))
-    return [limit for limit in LIMITS if has < limit.least]
+    """Return the limits that a device of this capability ("8.9") does not meet."""
+    version = tuple(int(part) for part in compute_capability.split("."))
+    return [limit for limit in LIMITS if version < limit.least]

@@ -1,4 +1,4 @@
-"""What the server's own /metrics tell while a load runs: use of the KV cache, and preemptions."""
+"""Readings of the server's /metrics while a load runs: use of the KV cache, and preemptions."""
 
 import threading
 from collections.abc import Iterator
@@ -13,13 +13,13 @@ READ_EVERY_S = 1.0
 
 
 class Meter:
-    """The readings of a load: how many, the highest use of the KV cache among them, and the counter of preemptions."""
+    """The readings during a load: their number, the peak use of the KV cache, and the preemption counter."""
 
     def __init__(self, control: Control) -> None:
         self._control = control
         self.readings = 0
         self.kv_peak_percent: float | None = None
-        self.preemptions_before = self.preemptions = self._counted()
+        self.preemptions_before = self.preemptions = self._read_preemptions()
 
     @property
     def preempted(self) -> int | None:
@@ -27,7 +27,7 @@ class Meter:
         return None if self.preemptions is None or self.preemptions_before is None else self.preemptions - self.preemptions_before
 
     def read(self) -> None:
-        """Read once; a server too busy to answer is asked again the next time."""
+        """Read the metrics once; a reading that the server does not answer is skipped."""
         try:
             reading = self._control.metrics()
         except MeasureError:
@@ -38,7 +38,7 @@ class Meter:
             self.readings += 1
             self.kv_peak_percent = max(self.kv_peak_percent or 0.0, 100 * reading[KV_USAGE])
 
-    def _counted(self) -> int | None:
+    def _read_preemptions(self) -> int | None:
         try:
             count = self._control.metrics().get(PREEMPTIONS)
         except MeasureError:
@@ -47,20 +47,20 @@ class Meter:
 
 
 @contextmanager
-def metered(target: Endpoint, each_s: float = READ_EVERY_S) -> Iterator[Meter]:
-    """Read the server's metrics while the block runs, in a thread of its own, and once more at its end."""
+def metered(target: Endpoint, interval_s: float = READ_EVERY_S) -> Iterator[Meter]:
+    """Read the server's metrics every `interval_s` in a thread while the block runs, and once more at its end."""
     meter = Meter(Control(target.base_url, target.api_key))
-    over = threading.Event()
+    finished = threading.Event()
 
-    def work() -> None:
-        while not over.wait(each_s):
+    def read_repeatedly() -> None:
+        while not finished.wait(interval_s):
             meter.read()
 
-    thread = threading.Thread(target=work, name="meter", daemon=True)
+    thread = threading.Thread(target=read_repeatedly, name="meter", daemon=True)
     thread.start()
     try:
         yield meter
     finally:
-        over.set()
+        finished.set()
         thread.join()
         meter.read()

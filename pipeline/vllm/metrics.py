@@ -1,4 +1,4 @@
-"""The names of the metrics that vLLM's /metrics gives, and what follows from two readings of them."""
+"""The names of vLLM's metrics, their sums over replicas, and the rise between two readings."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,21 +15,21 @@ TTFT_SECONDS = "vllm:time_to_first_token_seconds"
 TPOT_SECONDS = "vllm:request_time_per_output_token_seconds"
 ITL_SECONDS = "vllm:inter_token_latency_seconds"
 E2E_SECONDS = "vllm:e2e_request_latency_seconds"
-KV_USAGE = "vllm:kv_cache_usage_perc"  # 1 is all of it
+KV_USAGE = "vllm:kv_cache_usage_perc"  # a fraction: 1 when full
 
 Metrics = Mapping[str, float]
 
 
 @dataclass(frozen=True)
 class Counters:
-    """The metrics of the server, or of all the replicas together."""
+    """The metrics of the server, or of all replicas together."""
 
     controls: list[Control]
 
     def read(self) -> Metrics:
-        """Return each metric summed over the servers, and only those that each of them has."""
+        """Return the metrics that every server has, each summed over the servers."""
         readings = [control.metrics() for control in self.controls]
-        return {name: sum(each[name] for each in readings) for name in set.intersection(*(set(each) for each in readings))}
+        return {name: sum(reading[name] for reading in readings) for name in set.intersection(*(set(reading) for reading in readings))}
 
 
 def rise(before: Metrics, after: Metrics, name: str) -> int | None:

@@ -1,4 +1,4 @@
-"""Whether one model can be spread over devices and hosts as the settings ask, before vLLM is started to find out."""
+"""Checks, before vLLM is started, that a model can be spread over devices and hosts as the settings ask."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ from pipeline.errors import ModelError, ServerError
 
 
 class ModelParts(BaseModel):
-    """What of a model is split or dealt out, from its config.json; None where that does not tell."""
+    """The parts of a model that are split or distributed, from its config.json; None where it does not have them."""
 
     model_config = ConfigDict(extra="ignore", frozen=True, defer_build=True)
 
@@ -25,13 +25,13 @@ class ModelParts(BaseModel):
 
     @property
     def dense(self) -> bool:
-        """Tell whether every weight works on every token: no experts, whose work replicas could share."""
+        """Tell whether the model has no experts, whose work replicas could share."""
         return not (self.num_experts or self.num_local_experts or self.n_routed_experts)
 
     def divides(self, ways: int) -> str:
-        """Return what cannot be split so many ways, empty where all can.
+        """Return the part that cannot be split `ways` ways; empty where all can.
 
-        vLLM splits query heads and the MLP evenly, and KV heads too, or copies each of them to as many devices
+        vLLM splits query heads and the MLP evenly; KV heads too, or it copies each to the same number of devices
         (vllm/config/model.py, verify_with_parallel_config; model_executor/layers/linear.py, QKVParallelLinear).
         """
         heads, kv_heads = self.num_attention_heads, self.num_key_value_heads or self.num_attention_heads
@@ -45,7 +45,7 @@ class ModelParts(BaseModel):
 
 
 def read_model_parts(folder: Path) -> ModelParts:
-    """Return the parts that the folder's config.json tells of; ModelError where it cannot be read."""
+    """Return the parts in the folder's config.json; ModelError where it cannot be read."""
     try:
         return ModelParts.model_validate(json.loads((folder / "config.json").read_bytes()))
     except (OSError, ValidationError, ValueError) as error:
@@ -53,13 +53,13 @@ def read_model_parts(folder: Path) -> ModelParts:
 
 
 def check_parts(settings: ServeConfig, parts: ModelParts, devices: int | None) -> None:
-    """Raise ServerError for a spread that cannot work; `devices` are those of this host, None where none are counted."""
+    """Raise ServerError for a spread that cannot work; `devices` is the number on this host, None where it does not matter."""
     tensor, pipeline, data = settings.tensor_parallel_size, settings.pipeline_parallel_size, settings.data_parallel_size
     indivisible = parts.divides(tensor)
     if indivisible:
-        fitting = [str(ways) for ways in range(1, 65) if not parts.divides(ways)]
+        sizes = [str(ways) for ways in range(1, 65) if not parts.divides(ways)]
         raise ServerError(
-            f"serve.tensor_parallel_size {tensor} does not divide the model's {indivisible}", f"sizes that do: {', '.join(fitting)}"
+            f"serve.tensor_parallel_size {tensor} does not divide the model's {indivisible}", f"sizes that do: {', '.join(sizes)}"
         )
     if parts.num_hidden_layers is not None and pipeline > parts.num_hidden_layers:
         raise ServerError(
@@ -70,11 +70,11 @@ def check_parts(settings: ServeConfig, parts: ModelParts, devices: int | None) -
             f"serve.data_parallel_size {data} over {settings.nnodes} hosts: the replicas of a dense model have nothing to share",
             "start one server per host (serve.nnodes 1), and measure them together with --attach and attach.replicas",
         )
-    here = settings.world_size * data // settings.nnodes
-    if devices is not None and settings.distributed_executor_backend != "ray" and here > devices:
+    devices_needed = settings.world_size * data // settings.nnodes
+    if devices is not None and settings.distributed_executor_backend != "ray" and devices_needed > devices:
         product = f"{tensor} tensor × {pipeline} pipeline × {data} data parallel"
-        among = f" over {settings.nnodes} nodes" if settings.nnodes > 1 else ""
+        spread = f" over {settings.nnodes} nodes" if settings.nnodes > 1 else ""
         raise ServerError(
-            f"{product}{among} needs {here} devices here, and this host has {devices}",
+            f"{product}{spread} needs {devices_needed} devices here, and this host has {devices}",
             "take smaller sizes, more hosts (serve.nnodes), or Ray's cluster (serve.distributed_executor_backend ray)",
         )

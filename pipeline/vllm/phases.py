@@ -5,9 +5,8 @@ from dataclasses import dataclass, field
 
 FIRST_PHASE = "interpreter"
 WEIGHTS, LOADED, CACHE = "weights", "compile", "KV cache"
-# The phase that begins where a line like this appears; texts read in the sources of vLLM 0.32 and 0.33, of both its model
-# runners. On GPUs vLLM captures CUDA graphs twice: once to learn how much memory they take, before it knows the KV cache's
-# size, and once to keep them.
+# Each phase with the line that begins it, from the sources of vLLM 0.32 and 0.33, for both model runners. On GPUs vLLM
+# captures CUDA graphs twice: once to measure their memory, before it knows the size of the KV cache, and once to keep them.
 BEGINNINGS = (
     ("configuration", re.compile(r"non-default args:")),
     ("engine", re.compile(r"Initializing a V1 LLM engine")),
@@ -22,19 +21,21 @@ BEGINNINGS = (
 
 @dataclass
 class Phases:
-    """Times at which each phase began, in seconds since the start; a phase ends where the next one begins."""
+    """The time at which each phase began, in seconds since the start; a phase ends when the next one begins."""
 
     began: list[tuple[str, float]] = field(default_factory=lambda: [(FIRST_PHASE, 0.0)])
 
     def see(self, line: str, at_s: float) -> str | None:
-        """Take in a log line read at `at_s`; return the phase that it begins, if any."""
+        """Process a log line read at `at_s`; return the phase that it begins, if any."""
         for name, pattern in BEGINNINGS:
-            found = pattern.search(line)
-            if found is None or not self.is_time_for(name):
+            match = pattern.search(line)
+            if match is None or not self.may_begin(name):
                 continue
             if name == LOADED:
-                self.weights_were_loaded(at_s, float(found["seconds"]))
-                if self.began[-1][0] == LOADED:  # read first, then laid out for the device; the last worker's line counts
+                self.add_weights_phase(at_s, float(match["seconds"]))
+                if (
+                    self.began[-1][0] == LOADED
+                ):  # each worker logs it after reading and after the layout on the device; the last line counts
                     self.began[-1] = (LOADED, at_s)
             if not self.has(name):
                 self.began.append((name, at_s))
@@ -43,14 +44,14 @@ class Phases:
 
     def has(self, name: str) -> bool:
         """Tell whether the phase has begun."""
-        return any(name == known for known, _ in self.began)
+        return any(name == phase for phase, _ in self.began)
 
-    def is_time_for(self, name: str) -> bool:
-        """Tell whether a capture of graphs is the one for the sake of its memory, or the one to keep."""
+    def may_begin(self, name: str) -> bool:
+        """Tell whether the phase may begin now: a capture before the KV cache has its size measures the graphs, a later one keeps them."""
         return self.has(CACHE) == (name == "graphs") if name in ("graph memory", "graphs") else True
 
-    def weights_were_loaded(self, at_s: float, seconds: float) -> None:
-        """Let the weights begin where the line that ends them says, if no line told their beginning."""
+    def add_weights_phase(self, at_s: float, seconds: float) -> None:
+        """Add the weights phase, `seconds` before the line that ends it, if no line showed its beginning."""
         if not self.has(WEIGHTS) and not self.has(LOADED):
             self.began.append((WEIGHTS, max(self.began[-1][1], at_s - seconds)))
 

@@ -1,8 +1,8 @@
-"""What a start will take of the GPU's memory, before it is tried. Pure: sizes in, MiB out.
+"""An estimate of the GPU memory that a start takes, before it is tried. Pure: sizes in, MiB out.
 
 vLLM takes total × gpu_memory_utilization and fills what weights and activations leave with KV cache
 (vllm/v1/worker/gpu_worker.py, determine_available_memory). The CUDA context and the captured graphs come on top: on an
-H100 with vLLM 0.24 a budget of 4486 MiB became a peak of 5432. (vLLM 0.32 takes an estimate of the graphs from the KV
+H100 with vLLM 0.24 a budget of 4486 MiB became a peak of 5432. (vLLM 0.32 subtracts an estimate of the graphs from the KV
 cache; that is within the error below.) Weights and KV cache follow from the model's files and shape; activations, graphs
 and context are estimates, each with its reasoning beside it.
 """
@@ -20,18 +20,18 @@ DEFAULT_UTILIZATION = 0.92  # vLLM 0.32
 DEFAULT_BATCHED_TOKENS = 2048  # vLLM's default for a server on a GPU of under 70 GiB; 8192 from there on
 LARGE_GPU_MIB = 70 * 1024
 LARGE_BATCHED_TOKENS = 8192
-# CUDA context, cuBLAS workspaces and what else torch's allocator does not count.
+# CUDA context, cuBLAS workspaces and whatever else torch's allocator does not count.
 CONTEXT_MIB = 500.0
-# What the profiling run finds beside weights and activations: 214 MiB on an H100 with vLLM 0.24.
+# What vLLM's profiling run measures beside weights and activations: 214 MiB on an H100 with vLLM 0.24.
 WORKSPACE_MIB = 214.0
-# One captured batch size costs about this much. vLLM captures 1, 2, 4, every 8th below 256 and every 16th from there, up to
-# twice max_num_seqs and at most 512.
+# The cost of one captured batch size. vLLM captures 1, 2, 4, every 8th below 256 and every 16th from there, up to twice
+# max_num_seqs and at most 512.
 GRAPH_MIB = 7.2  # 369 MiB for 51 sizes on an H100 with vLLM 0.24
-# The KV cache of four runs on an H100 with vLLM 0.24 was within 330 MiB of the plan, their peak within 140 and at most 118 above
-# it (tests/unit/vllm/test_plan.py, where examples/ is held against the bands too). One card is few, so the bands are wider.
+# In four runs on an H100 with vLLM 0.24 the KV cache was within 330 MiB of the plan, the peak within 140 and at most 118 above
+# it (tests/unit/vllm/test_plan.py, which also checks examples/ against the bands). They are wider, as one card is little evidence.
 ERROR_MIB = 700.0
 PEAK_ERROR_MIB = 150.0
-# Below this a router's prompt with its answer gets tight; serve's own retries stop there too.
+# A shorter context is tight for a router's prompt with its answer; serve's own retries stop here too.
 SHORTEST_CONTEXT = 1024
 CONTEXT_STEP = 16  # tokens; vLLM's block on GPUs
 # The guide's card. Source: nvidia-smi on an RTX 4050 Laptop shows 6141MiB in all.
@@ -58,7 +58,7 @@ class Plan(Frozen):
 
     @property
     def peak_mib(self) -> float:
-        """Return what the device will show: vLLM counts neither the context nor the graphs into its budget."""
+        """Return the use that the device will show: the budget, and the context and graphs, which vLLM does not count in it."""
         return self.budget_mib + self.context_mib + self.graphs_mib
 
     @property
@@ -67,21 +67,21 @@ class Plan(Frozen):
 
     @property
     def spare_mib(self) -> float:
-        """Return how much more KV cache there is than one request of full length needs; negative where it lacks."""
+        """Return the KV cache beyond what one request of full length needs; negative where it is too small."""
         return self.kv_cache_mib - self.max_model_len * self.kv_bytes_per_token / MIB
 
     @property
     def needed_mib(self) -> float:
-        """Return the least that the device will show with room for one request of full length."""
+        """Return the smallest use that the device can show with room for one request of full length."""
         return self.peak_mib - self.spare_mib
 
     @property
     def cannot_fit(self) -> bool:
-        """Tell whether it does not fit even where the estimate is wrong by its error band."""
+        """Tell whether one request of full length does not fit even with the error band in its favour."""
         return self.spare_mib + self.error_mib < 0
 
     def meets(self, target_mib: float) -> bool:
-        """Tell whether the peak stays below the target even where the estimate is wrong by its error band."""
+        """Tell whether the peak stays below the target even with the error band against it."""
         return self.peak_mib + PEAK_ERROR_MIB < target_mib
 
 
@@ -126,9 +126,9 @@ class Demand(Frozen):
         return ((step / 100, self.at(step / 100)) for step in range(1, 101))
 
 
-def batched_tokens(total_mib: float, wanted: int | None) -> int:
-    """Return the tokens of the largest batch, as vLLM chooses them where nothing is asked."""
-    return wanted or (LARGE_BATCHED_TOKENS if total_mib >= LARGE_GPU_MIB else DEFAULT_BATCHED_TOKENS)
+def batched_tokens(total_mib: float, setting: int | None) -> int:
+    """Return the tokens of the largest batch: the setting, or vLLM's default for a device of this size."""
+    return setting or (LARGE_BATCHED_TOKENS if total_mib >= LARGE_GPU_MIB else DEFAULT_BATCHED_TOKENS)
 
 
 def captured_sizes(max_num_seqs: int) -> int:
@@ -138,15 +138,18 @@ def captured_sizes(max_num_seqs: int) -> int:
 
 
 def activations_bytes(shape: Shape, tokens: int, max_num_seqs: int) -> int:
-    """Return the peak of the profiling run: the MLP's gate, up and product beside four hidden states, and the sampler's
-    logits in float32 twice and in the model's dtype once."""
+    """Return the peak of the profiling run in bytes.
+
+    It has the MLP's gate, up and product beside four hidden states, and the sampler's logits twice in float32 and once in
+    the model's dtype.
+    """
     width = DTYPE_BYTES.get(shape.dtype, 2)
     layers = tokens * (4 * shape.hidden + 3 * shape.intermediate) * width
     return layers + min(max_num_seqs, tokens) * shape.vocabulary * (2 * 4 + width)
 
 
 def plan_error_figure(plan: Plan | None, peak: Figure) -> Figure:
-    """Return by how many percent the planned peak was above the measured one (below, where negative)."""
+    """Return how far the planned peak was above the measured one, in percent; negative where it was below."""
     if plan is None:
         return not_measured("%", NOTHING_PLANNED)
     if peak.value is None:

@@ -1,4 +1,4 @@
-"""What refuses a start that would fail after a minute, before it is tried: parts, device, driver, compiler and memory."""
+"""Checks that refuse a start that would fail after a minute: model parts, device, driver, compiler and memory."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ ALL_THE_SAME = "or try all the same: --set serve.force_start=true"
 
 @dataclass(frozen=True)
 class Site:
-    """Where a server starts: the machine, its devices or why there are none and what to do, the environment, the model's folder."""
+    """Where a server starts: the host, its devices or why there are none and the fix, the environment, and the model's folder."""
 
     host: Host
     gpus: Sequence[Gpu]
@@ -39,13 +39,13 @@ class Site:
 
     @property
     def on_cpu(self) -> bool:
-        """Tell whether the environment's vLLM runs on processors."""
+        """Tell whether the environment's vLLM is the build for processors."""
         return self.distribution == CPU_SET.distribution
 
 
 def insist_on_site(settings: ServeConfig, site: Site) -> None:
     """Raise ServerError where the model cannot be spread as the settings ask, or the machine lacks a device, driver or compiler."""
-    if settings.world_size * settings.data_parallel_size > 1:  # on processors vLLM takes cores, which are not counted
+    if settings.world_size * settings.data_parallel_size > 1:  # on processors vLLM uses cores, whose number is not checked
         check_parts(settings, read_model_parts(site.model), None if site.on_cpu else len(site.gpus))
     trouble = None if settings.force_start else lacking(settings, site)
     if trouble:
@@ -53,15 +53,15 @@ def insist_on_site(settings: ServeConfig, site: Site) -> None:
 
 
 def lacking(settings: ServeConfig, site: Site) -> tuple[str, str] | None:
-    """Return (what the machine lacks for this start, what to do); None where nothing is known to be lacking."""
-    chosen = set_named(site.set)
-    if chosen is not None and chosen.min_driver:
+    """Return (what the machine lacks for this start, what to do); None where nothing is known to be missing."""
+    vllm_set = set_named(site.set)
+    if vllm_set is not None and vllm_set.min_driver:
         if not site.gpus:
-            return f"{chosen.name} needs a GPU: {site.reason}", f"{site.fix}; without a GPU use --profile cpu"
+            return f"{vllm_set.name} needs a GPU: {site.reason}", f"{site.fix}; without a GPU use --profile cpu"
         major = site.driver.version.split(".", 1)[0] if site.driver else ""
-        if site.driver and major.isdecimal() and int(major) < chosen.min_driver:
-            why = f"the NVIDIA driver {site.driver.version} is too old for {chosen.name}, which needs {chosen.min_driver}"
-            return why, f"leave install.set at auto, or update the driver to {chosen.min_driver} or newer"
+        if site.driver and major.isdecimal() and int(major) < vllm_set.min_driver:
+            reason = f"the NVIDIA driver {site.driver.version} is too old for {vllm_set.name}, which needs {vllm_set.min_driver}"
+            return reason, f"leave install.set at auto, or update the driver to {vllm_set.min_driver} or newer"
     compiler = compiler_for(settings, site.distribution)
     if compiler is None or (not site.on_cpu and not site.gpus):
         return None
@@ -75,54 +75,58 @@ def lacking(settings: ServeConfig, site: Site) -> tuple[str, str] | None:
 
 
 def plan_start(settings: ServeConfig, site: Site) -> Plan | None:
-    """Return what the start will take of the device that decides, None where it is not known; OutOfMemoryError where it would fail.
+    """Return the plan of the start on the smallest device, None where it is unknown; OutOfMemoryError where it would fail.
 
-    It fails where others hold so much of the GPU now that vLLM would refuse, and where even the error of the plan would not help.
+    It would fail where others hold so much of the GPU that vLLM refuses, and where the plan lacks more than its error band.
+    With serve.force_start neither is checked.
     """
-    wanted = demand_on(settings, site.gpus, site.distribution, site.model)
+    demand = demand_on(settings, site.gpus, site.distribution, site.model)
     if not settings.force_start:
         refuse_crowded(settings, site)
-        refuse_hopeless(wanted, settings.gpu_memory_utilization)
-    return wanted.at(settings.gpu_memory_utilization) if wanted else None
+        refuse_hopeless(demand, settings.gpu_memory_utilization)
+    return demand.at(settings.gpu_memory_utilization) if demand else None
 
 
 def refuse_crowded(settings: ServeConfig, site: Site) -> None:
-    """Raise OutOfMemoryError where others hold so much of the GPU now that vLLM would refuse, after a minute."""
+    """Raise OutOfMemoryError where others hold so much of the GPU now that vLLM would refuse after a minute."""
     if site.on_cpu or not site.gpus:
         return
-    refused = crowded(nvml.read(",".join(gpu.uuid for gpu in site.gpus)).gpus, settings)
-    if refused is not None:
-        raise OutOfMemoryError(f"not started: {refused[0]}", f"{refused[1]}; {ALL_THE_SAME}", None, "free-vram")
+    refusal = crowded(nvml.read(",".join(gpu.uuid for gpu in site.gpus)).gpus, settings)
+    if refusal is not None:
+        raise OutOfMemoryError(f"not started: {refusal[0]}", f"{refusal[1]}; {ALL_THE_SAME}", None, "free-vram")
 
 
-def refuse_hopeless(wanted: Demand | None, share: float | None) -> None:
-    """Raise OutOfMemoryError for a start that cannot succeed by the plan, even where its error is in the start's favour."""
-    refused = hopeless(wanted, share) if wanted else None
-    if wanted is not None and refused is not None:
-        why, fitting = refused
-        least = wanted.model_copy(update={"max_model_len": SHORTEST_CONTEXT, "max_num_seqs": FEWEST_SEQUENCES})
-        cause = HOPELESS if least.at(share).cannot_fit else PLANNED
-        raise OutOfMemoryError(f"not started: {why}", f"{fitting}; {ALL_THE_SAME}", None, cause)
+def refuse_hopeless(demand: Demand | None, share: float | None) -> None:
+    """Raise OutOfMemoryError for a start that does not fit by the plan, even with the error band in its favour."""
+    refusal = hopeless(demand, share) if demand else None
+    if demand is not None and refusal is not None:
+        reason, advice = refusal
+        smallest = demand.model_copy(update={"max_model_len": SHORTEST_CONTEXT, "max_num_seqs": FEWEST_SEQUENCES})
+        cause = HOPELESS if smallest.at(share).cannot_fit else PLANNED
+        raise OutOfMemoryError(f"not started: {reason}", f"{advice}; {ALL_THE_SAME}", None, cause)
 
 
 def crowded(gpus: Sequence[Gpu], settings: ServeConfig) -> tuple[str, str] | None:
-    """Return (why vLLM will refuse for what others hold of a device, what to do); None where it will not.
+    """Return (why vLLM will refuse a device that others use, what to do); None where it will not.
 
-    It refuses where less is free than its share of the device, both as CUDA counts them: without the driver's reserve.
+    It refuses where less memory is free than its share of the total, both as CUDA counts them: without the driver's reserve.
     """
-    named = arguments(settings.extra_args)
-    if "--gpu-memory-utilization" in named or "--config" in named:
+    values = arguments(settings.extra_args)
+    if "--gpu-memory-utilization" in values or "--config" in values:
         return None
     share = settings.gpu_memory_utilization or DEFAULT_UTILIZATION
     for gpu in devices(gpus, settings):
         total_mib = gpu.total_mib - (CONTEXT_MIB if gpu.reserved_mib is None else gpu.reserved_mib)
         if gpu.free_mib < share * total_mib:
-            who = [f"pid {one.pid} ({one.name})" + ("" if one.used_mib is None else f" {one.used_mib:.0f}") for one in gpu.processes]
-            why = (
+            users = [
+                f"pid {process.pid} ({process.name})" + ("" if process.used_mib is None else f" {process.used_mib:.0f}")
+                for process in gpu.processes
+            ]
+            reason = (
                 f"{gpu.free_mib:.0f} of {total_mib:.0f} MiB are free on GPU {gpu.index} ({gpu.name}), and "
-                f"serve.gpu_memory_utilization {share:g} asks for {share * total_mib:.0f}{'; held by ' + ', '.join(who) if who else ''}"
+                f"serve.gpu_memory_utilization {share:g} asks for {share * total_mib:.0f}{'; held by ' + ', '.join(users) if users else ''}"
             )
-            fits = share_of(gpu.free_mib, total_mib)
-            lower = f", or set serve.gpu_memory_utilization={fits:g} or less" if fits > 0 else ""
-            return why, f"close what you do not need on the GPU (`./inv check-gpu` lists it){lower}"
+            largest_share = share_of(gpu.free_mib, total_mib)
+            alternative = f", or set serve.gpu_memory_utilization={largest_share:g} or less" if largest_share > 0 else ""
+            return reason, f"close what you do not need on the GPU (`./inv check-gpu` lists it){alternative}"
     return None

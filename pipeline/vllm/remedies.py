@@ -1,4 +1,4 @@
-"""Which environment variable makes a server's answers independent of what else it computes, by its device. Pure."""
+"""The environment variable that makes a server's answers independent of its other requests, by device. Pure."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ class Remedy:
     why: str
 
     def in_force(self, environment: Mapping[str, str]) -> bool:
-        """Tell whether a server with this environment has it."""
+        """Tell whether a server with this environment has the remedy."""
         return environment.get(self.variable) == self.value
 
     def __str__(self) -> str:
@@ -29,7 +29,7 @@ class Remedy:
 
 @dataclass(frozen=True)
 class NoRemedy:
-    """Why there is none."""
+    """The reason why there is no remedy."""
 
     reason: str
 
@@ -41,7 +41,7 @@ BATCH_INVARIANT = Remedy("VLLM_BATCH_INVARIANT", "1", _("vLLM then takes kernels
 
 
 def remedy_for(distribution: str, gpus: Sequence[Gpu], attached: str | None = None) -> Remedy | NoRemedy:
-    """Return the remedy for a server of this distribution on this machine, whose first device it uses."""
+    """Return the remedy for a server of this distribution on the first of these devices."""
     if attached:
         return NoRemedy(_("the server at {address} is not ours to start with another environment", address=attached))
     if distribution == CPU_SET.distribution or not gpus:
@@ -50,8 +50,8 @@ def remedy_for(distribution: str, gpus: Sequence[Gpu], attached: str | None = No
     if capability(gpu) >= LEAST_CAPABILITY:
         return BATCH_INVARIANT
     least = ".".join(map(str, LEAST_CAPABILITY))
-    has = {"name": f"{BATCH_INVARIANT}", "value": least, "reason": gpu.name, "target": gpu.compute_capability}
-    return NoRemedy(_("{name} needs compute capability {value}, and {reason} has {target}", **has))
+    values = {"name": f"{BATCH_INVARIANT}", "value": least, "reason": gpu.name, "target": gpu.compute_capability}
+    return NoRemedy(_("{name} needs compute capability {value}, and {reason} has {target}", **values))
 
 
 def capability(gpu: Gpu) -> tuple[int, ...]:

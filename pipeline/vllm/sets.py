@@ -1,9 +1,9 @@
-"""Which vLLM runs on which driver.
+"""The pinned vLLM sets, and the drivers that they run on.
 
 Sources: the wheels' own metadata (torch pin per vLLM release) and NVIDIA's table of minimum driver versions per CUDA
 release (CUDA Toolkit release notes): CUDA 13 needs driver 580; CUDA 12 runs on 525 and newer by minor-version
-compatibility. Both GPU sets were installed on 2026-11-24 (9 and 10 GiB) and started without a device, which vLLM told.
-A device's compute capability limits what it can do: LIMITS, each with its source.
+compatibility. Both GPU sets were installed on 2026-11-24 (9 and 10 GiB) and started without a device, which vLLM reported.
+The limits of a device by its compute capability are in pipeline/vllm/limits.py.
 """
 
 from dataclasses import dataclass
@@ -34,12 +34,12 @@ UPDATE_DRIVER = f"update the driver to {ON_GPU[0].min_driver} or newer ({ON_GPU[
 
 
 def set_named(name: str) -> VllmSet | None:
-    """Return the set of that name."""
+    """Return the set of that name; None where there is none."""
     return next((entry for entry in SETS if entry.name == name), None)
 
 
 def set_for_driver(version: str) -> VllmSet | None:
-    """Return the newest set that runs on this driver, or None when it is too old or its version cannot be read."""
+    """Return the newest set that runs on this driver; None when the driver is too old or its version cannot be read."""
     major = version.split(".", 1)[0]
     if not major.isdecimal():
         return None
@@ -47,5 +47,5 @@ def set_for_driver(version: str) -> VllmSet | None:
 
 
 def no_set_for(version: str) -> str:
-    """Return the words for a driver that no set runs on."""
+    """Return the message for a driver that no set runs on."""
     return f"no vLLM is known to run on NVIDIA driver {version or 'of no version'}"

@@ -1,4 +1,4 @@
-"""What `auto` leaves to the machine, decided."""
+"""The resolution of settings that `auto` leaves to the machine."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -7,14 +7,14 @@ from pipeline.config.schema import ServeConfig
 from pipeline.gpu.host import Host
 from pipeline.vllm.sets import CPU_SET
 
-# From here on vLLM's binding of threads to cores should pay for a worker process of its own; measured on 2 cores only.
+# With more cores vLLM's binding of threads to them should outweigh the cost of a worker process; measured on 2 cores only.
 MOST_UNBOUND_CORES = 4
 
 
 def settle(settings: ServeConfig, host: Host, distribution: str, versions: Mapping[str, str] = MappingProxyType({})) -> ServeConfig:
-    """Return the settings with what `auto` leaves to the machine decided, as benchmarks/README.md found it to pay.
+    """Return the settings with `auto` resolved for this host, by the measurements in benchmarks/README.md.
 
-    `versions` are those of the packages of the server's environment.
+    `versions` are those of the packages in the server's environment.
     """
     on_cpu = distribution == CPU_SET.distribution
     eager, executor = settings.enforce_eager, settings.distributed_executor_backend
@@ -23,26 +23,26 @@ def settle(settings: ServeConfig, host: Host, distribution: str, versions: Mappi
         eager = on_cpu and "avx512_vnni" not in host.vector
     if executor == "auto" and on_cpu and alone and host.physical_cores <= MOST_UNBOUND_CORES:
         executor = "uni"
-    # vLLM takes another executor for the CPU than the one asked for, unless this is set; it then leaves the threads to us.
+    # Without the first variable vLLM overrides the executor on CPUs; with it, the number of threads is ours to set.
     threads = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "OMP_NUM_THREADS": str(host.physical_cores)}
     env = {**({} if on_cpu else quick_start(versions, alone)), **(threads if on_cpu and executor == "uni" else {}), **settings.env}
     return settings.model_copy(update={"enforce_eager": eager, "distributed_executor_backend": executor, "env": env})
 
 
-KERNELS = "flashinfer-jit-cache"  # FlashInfer's kernels, compiled
+KERNELS = "flashinfer-jit-cache"  # FlashInfer's precompiled kernels
 
 
 def quick_start(versions: Mapping[str, str], alone: bool = True) -> dict[str, str]:
-    """Return the variables that spare a server on a GPU minutes of its first start, and seconds of later ones.
+    """Return the variables that save a server on a GPU minutes at its first start, and seconds at later ones.
 
-    `versions` are those of the packages of the server's environment; `alone` tells that one device has the whole model.
+    `versions` are those of the packages in the server's environment; `alone` means that one device has the whole model.
     """
     return {
-        # FlashInfer's sampler is compiled for minutes at the first start, unless its kernels came as a package.
+        # Compiling FlashInfer's sampler takes minutes of the first start, unless its kernels are installed as a package.
         **({} if KERNELS in versions else {"VLLM_USE_FLASHINFER_SAMPLER": "0"}),
-        # The engine comes out of the API server, which has imported everything already; vLLM itself takes a new process
-        # where that cannot be: where CUDA is in use, and in WSL.
+        # The engine is forked from the API server, which has already imported everything; vLLM itself starts a new process
+        # where a fork is impossible: where CUDA is in use, and in WSL.
         **({"VLLM_WORKER_MULTIPROC_METHOD": "fork"} if alone else {}),
-        # A later start takes the size of the KV cache that the first one found, instead of measuring it again.
+        # A later start reuses the size of the KV cache that the first one measured.
         "VLLM_ENABLE_STARTUP_PLAN": "1",
     }

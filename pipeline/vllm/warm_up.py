@@ -1,4 +1,4 @@
-"""Send each kind of request once before anything is timed: a GPU server compiles some kernels when a request first needs them."""
+"""Warm-up requests before anything is timed: a GPU server compiles some kernels when a request first needs them."""
 
 from collections.abc import Iterator
 from itertools import product
@@ -9,7 +9,7 @@ from pipeline.client.payloads import streamed
 from pipeline.load.generator import closed_loop
 
 SCHEMA = {"type": "object", "properties": {"number": {"type": "integer"}}, "required": ["number"], "additionalProperties": False}
-# What the stages send.
+# The kinds of requests that the stages send.
 KINDS: tuple[dict[str, Any], ...] = (
     {},
     {"logprobs": True, "top_logprobs": 2, "return_token_ids": True},
@@ -17,24 +17,24 @@ KINDS: tuple[dict[str, Any], ...] = (
     {"temperature": 1.0, "seed": 1, "ignore_eos": True},
     {"response_format": {"type": "json_schema", "json_schema": {"name": "number", "schema": SCHEMA, "strict": True}}},
 )
-TOGETHER = (1, 3, 16)  # Triton compiles a kernel anew for a size of 1, for multiples of 16, and for other sizes
+TOGETHER = (1, 3, 16)  # Triton compiles a kernel separately for size 1, for multiples of 16, and for other sizes
 LONG_WORDS = 400
 MAX_TOKENS = 8
 WARM_UP_TIMEOUT_S = 120
 
 
 def warm_up(target: Endpoint, model: str, max_num_seqs: int, max_model_len: int) -> int:
-    """Send each kind of request alone and in company; return how many were answered."""
-    answered = 0
-    for together in sorted({min(count, max_num_seqs) for count in TOGETHER}):
-        answers, _ = closed_loop(target, payloads(model, together, max_model_len), together, WARM_UP_TIMEOUT_S)
-        answered += sum(answer.ok for answer in answers)
-    return answered
+    """Send each kind of request alone and concurrently; return how many were answered."""
+    answer_count = 0
+    for concurrency in sorted({min(count, max_num_seqs) for count in TOGETHER}):
+        answers, _ = closed_loop(target, payloads(model, concurrency, max_model_len), concurrency, WARM_UP_TIMEOUT_S)
+        answer_count += sum(answer.ok for answer in answers)
+    return answer_count
 
 
-def payloads(model: str, together: int, max_model_len: int) -> Iterator[dict[str, Any]]:
-    """Yield `together` requests of each kind, and one with a long prompt where the context has room for it."""
-    for kind, number in product(KINDS, range(together)):
+def payloads(model: str, concurrency: int, max_model_len: int) -> Iterator[dict[str, Any]]:
+    """Yield `concurrency` requests of each kind, and one with a long prompt where the context has room for it."""
+    for kind, number in product(KINDS, range(concurrency)):
         yield streamed(model, [{"role": "user", "content": f"Say hello to number {number}."}], MAX_TOKENS, **kind)
     if max_model_len > 4 * LONG_WORDS:
         yield streamed(model, [{"role": "user", "content": " ".join(["again"] * LONG_WORDS)}], MAX_TOKENS)

@@ -215,7 +215,7 @@ def model() -> Model:
         architecture="Llama", dtype="bfloat16", quantization=None, context_length=8192, vocabulary=1, layers=1, license="apache-2.0"
     )
     files = [ManifestEntry(path="config.json", bytes=2**20, sha256="00")]
-    return Model(name="SmolLM2", source="wheel", origin="wheel", revision="r", folder="models/m", facts=facts, files=files)
+    return Model(name="SmolLM2", source="hub", origin="hub", revision="r", folder="models/m", facts=facts, files=files)
 
 
 PLAN = Plan(

@@ -20,7 +20,7 @@ from pipeline.stages.serve import Server
 from tests.fakes.environment import machine
 
 ROOT = Path(__file__).resolve().parents[2]
-GOLD = {"route": "calendar", "calendar_intent": "create", "slots": {"title": "dentist"}}
+GOLD = {"route": "calendar", "calendar_intent": "create", "slots": {"title": "dentist"}, "tool_plan": ["calendar.create"]}
 CASES = {
     "right": (GOLD, json.dumps(GOLD)),
     "wrong slot": (GOLD, json.dumps({**GOLD, "slots": {"title": "doctor"}})),
@@ -39,6 +39,7 @@ SCHEMA = {
         "route": {"enum": ["calendar", "smalltalk", "unknown"]},
         "calendar_intent": {"enum": ["create", "none"]},
         "slots": {"type": "object"},
+        "tool_plan": {"type": "array"},
     },
 }
 ROUTER = RouterConfig(suite="suite", cases=20, unary_cases=0, max_tokens=50, timeout_s=30)

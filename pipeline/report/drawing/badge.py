@@ -1,4 +1,4 @@
-"""The verdict as a small picture. Pure; the same bytes each time."""
+"""The badge that shows the verdict, as SVG text. Pure and deterministic."""
 
 from xml.sax.saxutils import escape
 
@@ -12,11 +12,11 @@ OTHER = "#9a6700"
 def badge(text: str, verdict: str) -> str:
     """Return the badge of a run with this verdict."""
     left, right = (LETTER * len(part) + 2 * PAD for part in (NAME, text))
-    said = escape(f"{NAME}: {text}")
+    alternative = escape(f"{NAME}: {text}")
     return "\n".join(
         [
-            f'<svg xmlns="http://www.w3.org/2000/svg" width="{left + right:.0f}" height="{HEIGHT}" role="img" aria-label="{said}">',
-            f"<title>{said}</title>",
+            f'<svg xmlns="http://www.w3.org/2000/svg" width="{left + right:.0f}" height="{HEIGHT}" role="img" aria-label="{alternative}">',
+            f"<title>{alternative}</title>",
             f'<clipPath id="round"><rect width="{left + right:.0f}" height="{HEIGHT}" rx="3"/></clipPath>',
             '<g clip-path="url(#round)">',
             f'<rect width="{left:.0f}" height="{HEIGHT}" fill="#444c56"/>',
@@ -32,5 +32,5 @@ def badge(text: str, verdict: str) -> str:
 
 
 def label(text: str, middle: float, width: float) -> str:
-    """Return the text, as wide as its part allows in whatever font there is."""
+    """Return the text, stretched to fit its part in any font."""
     return f'<text x="{middle:.1f}" y="14" textLength="{width - 2 * PAD:.1f}">{escape(text)}</text>'

@@ -1,4 +1,4 @@
-"""The stages as a mermaid graph: how each ended and how long it took. Pure."""
+"""The stages as a Mermaid flowchart, each with its status and duration. Pure."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ from pipeline.report.cells import Amount
 from pipeline.report.parts import StageRow
 from pipeline.report.words import Words
 
-# Fill and letters are given together, so that they are readable on a light page and on a dark one.
+# Each class sets both fill and text colour, so that it is readable on light and dark pages.
 CLASSES = {
     "ok": "fill:#1a7f37,stroke:#1a7f37,color:#fff",
     "failed": "fill:#cf222e,stroke:#cf222e,color:#fff",
@@ -20,7 +20,7 @@ KINDS: dict[str, Message] = {"ok": _("ok"), "failed": _("failed"), "skipped": _(
 
 
 def diagram(stages: Sequence[StageRow], edges: Sequence[tuple[str, str]], words: Words) -> list[str]:
-    """Return the lines of the graph."""
+    """Return the lines of the flowchart."""
     nodes = [f'    {stage.name}["{stage.name}<br/>{state(stage, words)}"]:::{stage.kind}' for stage in stages]
     arrows = [f"    {needed} --> {needing}" for needed, needing in edges]
     seen = {stage.kind for stage in stages}
@@ -29,6 +29,6 @@ def diagram(stages: Sequence[StageRow], edges: Sequence[tuple[str, str]], words:
 
 
 def state(stage: StageRow, words: Words) -> str:
-    """Return how the stage ended and how long it took."""
+    """Return the stage's status and duration."""
     took = f", {words.text(stage.took.text)}" if isinstance(stage.took, Amount) else ""
     return f"{words.text(KINDS[stage.kind])}{took}"

@@ -1,4 +1,4 @@
-"""Pictures of memory as SVG text: over time with the stages marked, and its parts against the target. Pure; the same bytes each time."""
+"""Plots of memory as SVG text: over time with the stages marked, and its parts against the target. Pure and deterministic."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,10 +14,10 @@ from pipeline.report.words import Words
 
 WIDTH, LEFT, RIGHT, TOP = 860, 70, 20, 56
 PLOT_HEIGHT, ROW, BAR = 240, 18, 34
-BUCKETS = 400  # of a line: each keeps its lowest and highest sample
-LETTER = 6.2  # px of a letter of the small text
+BUCKETS = 400  # a long line is reduced to the lowest and the highest sample of each bucket
+LETTER = 6.2  # px, average width of a letter of the small text
 COLOURS = 6
-# Okabe and Ito's colours, which the colour-blind tell apart; lighter on dark.
+# Okabe and Ito's palette, safe for colour-blind readers; lighter on dark pages.
 STYLE = """<style>
 text{font:11px system-ui,sans-serif;fill:#24292f}
 .title{font-size:14px;font-weight:600}
@@ -35,7 +35,7 @@ text{fill:#e6edf3}.back{fill:#0d1117}.grid{stroke:#30363d}.axis{stroke:#8b949e}.
 
 @dataclass(frozen=True)
 class Line:
-    """A series over time (s, MiB)."""
+    """A series of points (s, MiB)."""
 
     label: Text
     points: Sequence[Point]
@@ -43,7 +43,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Band:
-    """A stage, or a phase of one, on the axis of time."""
+    """A stage, or a phase of one, on the time axis (s)."""
 
     label: Text
     begin: float
@@ -53,7 +53,7 @@ class Band:
 
 @dataclass(frozen=True)
 class Bar:
-    """Parts of memory (MiB) side by side."""
+    """A bar of memory parts, in MiB."""
 
     label: Text
     parts: Sequence[tuple[Text, float]]
@@ -61,7 +61,7 @@ class Bar:
 
 @dataclass(frozen=True)
 class MemoryLimit:
-    """A value that memory must stay under."""
+    """The limit that memory must stay below."""
 
     label: Text
     mib: float
@@ -69,7 +69,7 @@ class MemoryLimit:
 
 @dataclass(frozen=True)
 class Scale:
-    """From values to pixels along one direction."""
+    """A linear map from values to pixels along one axis."""
 
     low: float
     high: float
@@ -81,26 +81,26 @@ class Scale:
 
 
 def has_times(lines: Sequence[Line]) -> bool:
-    """Tell whether a line has two moments."""
+    """Tell whether any line has points at two different times."""
     return any(len({at for at, _mib in line.points}) > 1 for line in lines)
 
 
 def has_parts(bars: Sequence[Bar]) -> bool:
-    """Tell whether a part of a bar is known."""
+    """Tell whether any bar has a part above 0 MiB."""
     return any(mib > 0 for bar in bars for _name, mib in bar.parts)
 
 
 def over_time(title: Text, lines: Sequence[Line], bands: Sequence[Band], targets: Sequence[MemoryLimit], words: Words) -> str:
-    """Return the picture of the lines from 0 MiB up, the bands beneath; one of the lines must have two moments."""
+    """Return the plot of the lines from 0 MiB up, with the bands below; at least one line must have two different times."""
     lines = [line for line in lines if has_times([line])]
     times = [at for line in lines for at, _mib in line.points]
     begin, end = min(times), max(times)
     ticks = steps(max([mib for line in lines for _at, mib in line.points] + [target.mib for target in targets] + [1.0]))
     x, y = Scale(begin, end, LEFT, WIDTH - RIGHT), Scale(0, ticks[-1], TOP + PLOT_HEIGHT, TOP)
-    shown = [clipped for band in bands if (clipped := clip(band, begin, end)) is not None]
+    visible = [clipped for band in bands if (clipped := clip(band, begin, end)) is not None]
     body = [rule("grid", LEFT, y(tick), WIDTH - RIGHT, y(tick)) + text(LEFT - 6, y(tick) + 4, f"{tick:g}", "end") for tick in ticks]
     body.append(text(LEFT - 6, TOP - 12, "MiB", "end"))
-    edges = [at for band in shown if not band.phase for at in (band.begin, band.end)]
+    edges = [at for band in visible if not band.phase for at in (band.begin, band.end)]
     body += [rule("grid", x(at), TOP, x(at), TOP + PLOT_HEIGHT) for at in edges]
     body.append(rule("axis", LEFT, y(0), WIDTH - RIGHT, y(0)))
     body += [text(x(begin + tick), y(0) + 16, f"{tick:g} s", "middle") for tick in steps(end - begin)[:-1]]
@@ -108,12 +108,12 @@ def over_time(title: Text, lines: Sequence[Line], bands: Sequence[Band], targets
     for target in targets:
         body.append(rule("target", LEFT, y(target.mib), WIDTH - RIGHT, y(target.mib)))
         body.append(text(WIDTH - RIGHT, y(target.mib) - 5, f"{words.text(target.label)}: {target.mib:g} MiB", "end"))
-    beneath, height = rows_of(shown, x, words)
-    return picture(words.text(title), height, [*body, *beneath, *legend([words.text(line.label) for line in lines])])
+    rows, height = rows_of(visible, x, words)
+    return picture(words.text(title), height, [*body, *rows, *legend([words.text(line.label) for line in lines])])
 
 
 def rows_of(bands: Sequence[Band], x: Scale, words: Words) -> tuple[list[str], float]:
-    """Return the bands in two rows beneath the plot, stages above phases, and the picture's height; too narrow a name stands below."""
+    """Return the bands in two rows, stages above phases, and the picture's height; names too long for their band are listed below."""
     top, body, narrow = TOP + PLOT_HEIGHT + 26, [], []
     for band in bands:
         row, name, width = top + (ROW if band.phase else 0), words.text(band.label), x(band.end) - x(band.begin)
@@ -131,7 +131,7 @@ def rows_of(bands: Sequence[Band], x: Scale, words: Words) -> tuple[list[str], f
 
 
 def stacked(title: Text, bars: Sequence[Bar], target: MemoryLimit | None, words: Words) -> str:
-    """Return the bars with their parts, one of which must be known, and the target as a line across them."""
+    """Return the plot of the bars with their parts and the target as a line; at least one part must be above 0 MiB."""
     bars = [Bar(bar.label, parts) for bar in bars if (parts := [part for part in bar.parts if part[1] > 0])]
     names = list(dict.fromkeys(name for bar in bars for name, _mib in bar.parts))
     ticks = steps(max([sum(mib for _name, mib in bar.parts) for bar in bars] + ([target.mib] if target else [])))
@@ -142,11 +142,11 @@ def stacked(title: Text, bars: Sequence[Bar], target: MemoryLimit | None, words:
         row, at = TOP + 6 + number * (BAR + 12), 0.0
         body.append(text(LEFT - 6, row + BAR / 2 + 4, words.text(bar.label), "end"))
         for name, mib in bar.parts:
-            said = f"{mib:.0f}"
+            label = f"{mib:.0f}"
             colour = f"f{names.index(name) % COLOURS}"
-            body.append(box(colour, x(at), row, x(at + mib) - x(at), BAR, f"{words.text(name)}: {said} MiB"))
-            if x(at + mib) - x(at) > LETTER * len(said) + 6:
-                body.append(f'<text class="on" x="{x(at + mib / 2):.1f}" y="{row + BAR / 2 + 4:.1f}" text-anchor="middle">{said}</text>')
+            body.append(box(colour, x(at), row, x(at + mib) - x(at), BAR, f"{words.text(name)}: {label} MiB"))
+            if x(at + mib) - x(at) > LETTER * len(label) + 6:
+                body.append(f'<text class="on" x="{x(at + mib / 2):.1f}" y="{row + BAR / 2 + 4:.1f}" text-anchor="middle">{label}</text>')
             at += mib
     if target is not None:
         body.append(rule("target", x(target.mib), TOP - 4, x(target.mib), bottom))
@@ -157,26 +157,28 @@ def stacked(title: Text, bars: Sequence[Bar], target: MemoryLimit | None, words:
 
 
 def picture(title: str, height: float, body: Sequence[str]) -> str:
-    """Return the whole SVG."""
+    """Return the complete SVG."""
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height:.0f}" width="{WIDTH}" height="{height:.0f}" role="img">'
-    named = f"<title>{escape(title)}</title>"
-    back = f'<rect class="back" width="{WIDTH}" height="{height:.0f}"/>'
-    return "\n".join([head, named, STYLE, back, f'<text class="title" x="12" y="20">{escape(title)}</text>', *body, "</svg>\n"])
+    title_element = f"<title>{escape(title)}</title>"
+    background = f'<rect class="back" width="{WIDTH}" height="{height:.0f}"/>'
+    return "\n".join(
+        [head, title_element, STYLE, background, f'<text class="title" x="12" y="20">{escape(title)}</text>', *body, "</svg>\n"]
+    )
 
 
 def legend(names: Sequence[str], filled: bool = False) -> list[str]:
-    """Return a row of names, each after its colour."""
-    found, at = [], float(LEFT)
+    """Return a legend of the names, in one row."""
+    elements, at = [], float(LEFT)
     for index, name in enumerate(names):
         mark = f"f{index % COLOURS}" if filled else f"line s{index % COLOURS}"
-        found.append(box(mark, at, 29, 10, 10, name) if filled else rule(mark, at, 34, at + 14, 34))
-        found.append(text(at + 18, 38, name, "start"))
+        elements.append(box(mark, at, 29, 10, 10, name) if filled else rule(mark, at, 34, at + 14, 34))
+        elements.append(text(at + 18, 38, name, "start"))
         at += 18 + LETTER * len(name) + 16
-    return found
+    return elements
 
 
 def path(points: Sequence[Point], x: Scale, y: Scale) -> str:
-    """Return the line's path, broken where samples are missing."""
+    """Return the SVG path of the line, broken where samples are missing."""
     return "".join(
         "".join(f"{'L' if number else 'M'}{x(at):.1f} {y(mib):.1f}" for number, (at, mib) in enumerate(outline(piece)))
         for piece in unbroken(points)
@@ -184,7 +186,7 @@ def path(points: Sequence[Point], x: Scale, y: Scale) -> str:
 
 
 def unbroken(points: Sequence[Point]) -> list[list[Point]]:
-    """Return the points in pieces, parted where two are further apart than three sampling periods."""
+    """Split the points wherever two are further apart than three sampling periods."""
     ordered = sorted(points)
     longest = GAP_PERIODS * median(after[0] - before[0] for before, after in pairwise(ordered)) if len(ordered) > 1 else 0.0
     pieces: list[list[Point]] = [[]]
@@ -196,24 +198,24 @@ def unbroken(points: Sequence[Point]) -> list[list[Point]]:
 
 
 def outline(points: Sequence[Point]) -> list[Point]:
-    """Return the points, of many only the lowest and the highest of each of 400 stretches."""
+    """Return the points; of more than 800, only the lowest and the highest of each of 400 buckets."""
     if len(points) <= 2 * BUCKETS:
         return list(points)
-    kept: list[Point] = []
+    extremes: list[Point] = []
     for number in range(BUCKETS):
         part = points[number * len(points) // BUCKETS : (number + 1) * len(points) // BUCKETS]
-        kept += sorted({min(part, key=lambda point: point[1]), max(part, key=lambda point: point[1])})
-    return kept
+        extremes += sorted({min(part, key=lambda point: point[1]), max(part, key=lambda point: point[1])})
+    return extremes
 
 
 def clip(band: Band, begin: float, end: float) -> Band | None:
-    """Return the part of the band that lies within the times, if any."""
+    """Return the part of the band between `begin` and `end`; None if there is none."""
     since, until = max(band.begin, begin), min(band.end, end)
     return Band(band.label, since, until, band.phase) if since < until else None
 
 
 def steps(top: float) -> list[float]:
-    """Return 4 to 9 round values from 0 until `top` is reached."""
+    """Return 5 to 9 evenly spaced round values, from 0 up to at least `top`."""
     size = 1.0
     while size * 4 < top:
         size *= 10
@@ -224,9 +226,9 @@ def steps(top: float) -> list[float]:
     return [round(size * number, 9) for number in range(count + 1)]
 
 
-def text(x: float, y: float, said: str, anchor: str) -> str:
-    """Return a text."""
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(said)}</text>'
+def text(x: float, y: float, content: str, anchor: str) -> str:
+    """Return a text element."""
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(content)}</text>'
 
 
 def rule(kind: str, x1: float, y1: float, x2: float, y2: float) -> str:
@@ -235,6 +237,6 @@ def rule(kind: str, x1: float, y1: float, x2: float, y2: float) -> str:
 
 
 def box(kind: str, x: float, y: float, width: float, height: float, hint: str) -> str:
-    """Return a rectangle that tells `hint` under the mouse."""
+    """Return a rectangle with `hint` as its tooltip."""
     shape = f'<rect class="{kind}" x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}">'
     return f"{shape}<title>{escape(hint)}</title></rect>"

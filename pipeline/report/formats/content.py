@@ -1,4 +1,4 @@
-"""What a format is: where its file goes, and the text that it makes of a report."""
+"""The interface of a report format: the path of its file, and a function from the report to text."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from pipeline.report.words import Words
 
 @dataclass(frozen=True)
 class Content:
-    """What a format makes its text of: the report for people, in their language, and the report for programs."""
+    """The inputs of a format: the report for people in their language, and the report for programs."""
 
     view: View
     document: Document
@@ -23,7 +23,7 @@ class Content:
 
 @dataclass(frozen=True)
 class Format:
-    """One file of a report: where it goes, relative to the project, and its text."""
+    """One file of a report: its path, relative to the project, and its text."""
 
     path: Callable[[ReportConfig], str]
     text: Callable[[Content], str]

@@ -1,4 +1,4 @@
-"""A report that must fit: lists and texts are cut in steps until it does, and it says what was cut. Pure."""
+"""A size limit for a report: lists and texts are cut in steps until it fits, and the report names what was cut. Pure."""
 
 import dataclasses
 from collections.abc import Callable
@@ -10,10 +10,10 @@ from pipeline.report.parts import Chart, FailureNote, Picture
 from pipeline.report.view import View
 from pipeline.report.words import Words
 
-# (entries of a list, characters of a text), step by step.
+# (most entries of a list, most characters of a text), step by step.
 STEPS = ((1000, 4000), (200, 1000), (100, 500), (50, 300), (25, 200), (12, 100), (6, 60), (3, 30), (2, 14), (1, 7))
-WHOLE = ("stages", "scenarios", "definitions", "edges", "sweep", "charts")  # not lists of the data, or cut by themselves
-# What the lists of a view, of a scenario and of a sweep are called.
+WHOLE = ("stages", "scenarios", "definitions", "edges", "sweep", "charts")  # not lists of data, or cut separately
+# Names of the lists of a view, of a scenario and of a sweep.
 OF_VIEW: dict[str, Text] = {
     "cautions": _("Cautions"),
     "targets": _("Performance targets"),
@@ -36,17 +36,17 @@ T = TypeVar("T")
 
 
 def fit(view: View, render: Callable[[View], str], size: Callable[[str], int], limit: int, words: Words) -> str:
-    """Return the rendered view, cut as little as lets its size be at most `limit`."""
-    shown = view
+    """Return the rendered view, cut no further than needed for a size of at most `limit`; even the last step may exceed it."""
+    candidate = view
     for entries, characters in STEPS:
-        if weight(shown) <= limit and size(text := render(shown)) <= limit:
+        if weight(candidate) <= limit and size(text := render(candidate)) <= limit:
             return text
-        shown = shorten(view, entries, characters, words)
-    return render(shown)
+        candidate = shorten(view, entries, characters, words)
+    return render(candidate)
 
 
 def weight(value: object) -> int:
-    """Return the characters of all texts in the value, which a rendering cannot be shorter than."""
+    """Return the number of characters of all texts in the value, a cheap estimate of its rendered size."""
     if isinstance(value, str):
         return len(value)
     if isinstance(value, FailureNote):
@@ -59,24 +59,24 @@ def weight(value: object) -> int:
 
 
 def shorten(view: View, entries: int, characters: int, words: Words) -> View:
-    """Return the view with at most so many entries in each list and characters in each text, and what was cut."""
+    """Return the view with each list and text cut to these limits, and `left_out` naming what was cut."""
     cut = Cutter(entries, characters, words)
-    scenarios = [cut.fields(scenario, within(scenario.title, OF_SCENARIO)) for scenario in view.scenarios]
-    sweep = cut.fields(view.sweep, within(view.sweep.title, OF_SWEEP)) if view.sweep is not None else None
-    shown = dataclasses.replace(cut.fields(view, OF_VIEW), scenarios=scenarios, sweep=sweep)
-    said: list[Value] = [_("{where}: {shown} of {total}", where=where, shown=entries, total=total) for where, total in cut.lists]
+    scenarios = [cut.fields(scenario, qualify(scenario.title, OF_SCENARIO)) for scenario in view.scenarios]
+    sweep = cut.fields(view.sweep, qualify(view.sweep.title, OF_SWEEP)) if view.sweep is not None else None
+    short = dataclasses.replace(cut.fields(view, OF_VIEW), scenarios=scenarios, sweep=sweep)
+    notes: list[Value] = [_("{where}: {shown} of {total}", where=where, shown=entries, total=total) for where, total in cut.lists]
     if cut.texts:
-        said.append(_("{count} long texts, which end in “…”", count=cut.texts))
-    return dataclasses.replace(shown, left_out=joined("; ", said))
+        notes.append(_("{count} long texts, which end in “…”", count=cut.texts))
+    return dataclasses.replace(short, left_out=joined("; ", notes))
 
 
-def within(title: Text, names: dict[str, Text]) -> dict[str, Text]:
-    """Return the names of lists with that of the part that they are in."""
+def qualify(title: Text, names: dict[str, Text]) -> dict[str, Text]:
+    """Prefix the names of lists with the title of the part that holds them."""
     return {field: joined(", ", [title, name]) for field, name in names.items()}
 
 
 class Cutter:
-    """Cuts values of any shape, and keeps count of what it cut."""
+    """Cuts values of any shape and counts what it cut."""
 
     def __init__(self, entries: int, characters: int, words: Words) -> None:
         self.entries = entries
@@ -86,7 +86,7 @@ class Cutter:
         self.texts = 0
 
     def fields(self, part: T, names: dict[str, Text]) -> T:
-        """Return the part with its fields cut; a list that is cut is noted under its name."""
+        """Return the part with its fields cut; note each cut list under its name."""
         assert dataclasses.is_dataclass(part)
         assert not isinstance(part, type)
         changes: dict[str, object] = {}
@@ -113,19 +113,19 @@ class Cutter:
             return tuple(self.cut(item) for item in value)
         if isinstance(value, FailureNote):
             failure = value.failure
-            last = [self.text(line) for line in failure.log_tail[-self.entries :]]
-            short = {"message": self.text(failure.message), "hint": self.text(failure.hint), "log_tail": last}
-            return FailureNote(value.stage, failure.model_copy(update=short))
+            log_tail = [self.text(line) for line in failure.log_tail[-self.entries :]]
+            changes = {"message": self.text(failure.message), "hint": self.text(failure.hint), "log_tail": log_tail}
+            return FailureNote(value.stage, failure.model_copy(update=changes))
         if isinstance(value, Picture | type) or not dataclasses.is_dataclass(value):
             return value
         title = self.text(getattr(value, "title", ""))
         return self.fields(value, {"rows": title} if title else {})
 
     def text(self, text: Text) -> Text:
-        """Return the text, cut in the report's language."""
-        said = self.words.text(text) if isinstance(text, Message) else text
-        if len(said) <= self.characters:
+        """Return the text, translated and cut if it is too long."""
+        translation = self.words.text(text) if isinstance(text, Message) else text
+        if len(translation) <= self.characters:
             return text
         self.texts += 1
-        short = said[: self.characters - 1] + "…"
+        short = translation[: self.characters - 1] + "…"
         return Code(short) if isinstance(text, Code) else short

@@ -1,4 +1,4 @@
-"""report.json: all that a run says, for programs. Its JSON Schema is pipeline/report/report.schema.json."""
+"""report.json: the complete report for programs. Its JSON Schema is pipeline/report/report.schema.json."""
 
 import json
 import re
@@ -34,11 +34,11 @@ CELL_LINE = re.compile(r' {4}"name": (".*"),')
 
 
 class Part(Frozen):
-    """Base of the document's parts."""
+    """Base class of the document's parts."""
 
 
 class Environment(Part):
-    """What the figures depend on; null where it is not known."""
+    """The environment that the figures depend on; null for what is unknown."""
 
     device: str | None
     model: str | None
@@ -55,7 +55,7 @@ class Environment(Part):
 
 
 class StageOutcome(Part):
-    """How a stage ended: ok, failed, or never ran; and, of one that measured, with which settings and on which launch."""
+    """The status of a stage; for a stage that measured, also its settings and the launch it measured on."""
 
     stage: str
     status: Literal["ok", "failed", "never ran"]
@@ -67,7 +67,7 @@ class StageOutcome(Part):
 
 
 class ReportedFigure(Part):
-    """A figure and where it stands: `key` in the file `artifact`. `simulated`: not from a server proven to be a real vLLM."""
+    """A figure and its location: `key` in the file `artifact`. `simulated`: not measured on a server proven to be a real vLLM."""
 
     stage: str
     name: str
@@ -78,6 +78,7 @@ class ReportedFigure(Part):
     high: float | None
     reason: str
     failed: int = 0
+    starts: int = 1
     invalid: str = ""
     simulated: bool
     artifact: str
@@ -85,19 +86,19 @@ class ReportedFigure(Part):
 
     @property
     def metric(self) -> str:
-        """Return the name that gates and settings use."""
+        """Return the figure's name in gates and settings, <stage>.<figure>."""
         return f"{self.stage}.{self.name}"
 
 
 class ReportedGate(Part):
-    """A gate: what it asks, the figure that it took, the verdict, and whether a waiver covers it."""
+    """A gate: its target, the figure it judged, the verdict, and whether a waiver covers it."""
 
     id: str
     label: str
     metric: str
     statistic: str
     comparator: Comparator
-    target: float | Literal["plan"]  # "plan": nothing was planned that would make it a number
+    target: float | Literal["plan"]  # "plan": no plan gave it a number
     unit: str
     min_n: int
     judge_by: Literal["bound", "point"]
@@ -113,9 +114,9 @@ class ReportedGate(Part):
 
 
 class Document(Part):
-    """A report: verdict, gates, figures, environment. `run_id` is null where nothing was run; `exit_code` as the commands give it.
+    """A report: verdict, gates, figures, environment. `run_id` is null if nothing ran; `exit_code` is that of the commands.
 
-    `sweep` is the last sweep on record, whose cells are runs of their own: nothing else here depends on it.
+    `sweep` is the last sweep on record; its cells are separate runs, and nothing else in the report depends on it.
     """
 
     schema_version: Literal[1]
@@ -132,14 +133,14 @@ class Document(Part):
     sweep: Sweep | None = None
 
     def figure(self, metric: str) -> ReportedFigure | None:
-        """Return the figure of that name, as in bench.ttft_ms_p95."""
+        """Return the figure with that name, such as bench.ttft_ms_p95; None if there is none."""
         return next((figure for figure in self.figures if figure.metric == metric), None)
 
 
 def build_document(profile: str, judged: Judged) -> Document:
-    """Return what the report says of these outcomes."""
+    """Return the report on these outcomes."""
     outcomes = judged.outcomes
-    began = started(outcomes)
+    starts = start_times(outcomes)
     names = [outcome.stage for outcome in outcomes]
     return Document(
         schema_version=SCHEMA_VERSION,
@@ -147,8 +148,8 @@ def build_document(profile: str, judged: Judged) -> Document:
         verdict=word(judged),
         headline=str(headline(judged)),
         exit_code=judged.code,
-        started=min((moment for moment, _took in began.values()), default=None),
-        finished=max((moment + timedelta(seconds=took_s) for moment, took_s in began.values()), default=None),
+        started=min((moment for moment, _took_s in starts.values()), default=None),
+        finished=max((moment + timedelta(seconds=took_s) for moment, took_s in starts.values()), default=None),
         environment=environment(profile, outcomes),
         gates=[reported_gate(row) for row in judged.gates],
         figures=[figure for outcome in outcomes.measuring for figure in reported_figures(outcome)],
@@ -158,21 +159,21 @@ def build_document(profile: str, judged: Judged) -> Document:
 
 
 def run_id(outcomes: Outcomes) -> str | None:
-    """Return <UTC time>-<short id>, which changes when anything was measured or tried anew; None where nothing was."""
-    began = started(outcomes)
-    if not began:
+    """Return <UTC time>-<short id>, which changes whenever a measuring stage runs again; None if none ever ran."""
+    starts = start_times(outcomes)
+    if not starts:
         return None
-    return f"{max(moment for moment, _took in began.values()):%Y%m%dT%H%M%SZ}-{digest(began)[:6]}"
+    return f"{max(moment for moment, _took_s in starts.values()):%Y%m%dT%H%M%SZ}-{digest(starts)[:6]}"
 
 
-def started(outcomes: Outcomes) -> dict[str, tuple[datetime, float]]:
-    """Return when each measuring stage began and how long it took, of those that did."""
+def start_times(outcomes: Outcomes) -> dict[str, tuple[datetime, float]]:
+    """Return the start and the duration (s) of each measuring stage that ran."""
     envelopes = {outcome.stage: outcome.envelope for outcome in outcomes.measuring}
     return {name: (envelope.started, envelope.duration_s) for name, envelope in envelopes.items() if envelope}
 
 
 def environment(profile: str, outcomes: Outcomes) -> Environment:
-    """Return the facts of the server, or of what it was to be started from."""
+    """Return the facts of the server, or of the installation and the model if it was never started."""
     installation, model, server = outcomes[Installation].data, outcomes[Model].data, outcomes[Server].data
     envelope = outcomes[Machine].envelope
     return Environment(
@@ -192,31 +193,39 @@ def environment(profile: str, outcomes: Outcomes) -> Environment:
 
 
 def reported_gate(row: JudgedGate) -> ReportedGate:
-    """Return a judged gate."""
+    """Return the gate with its figure and verdict."""
     gate, figure = row.gate, row.figure
-    wanted = gate.model_dump(exclude={"table"})
-    found = figure.model_dump(include={"value", "n", "low", "high"}) if figure else {"value": None, "n": 0, "low": None, "high": None}
+    target_fields = gate.model_dump(exclude={"table"})
+    figure_fields = (
+        figure.model_dump(include={"value", "n", "low", "high"}) if figure else {"value": None, "n": 0, "low": None, "high": None}
+    )
     judgement = row.judgement
     return ReportedGate(
-        id=row.id, **wanted, **found, verdict=judgement.verdict, reason=judgement.reason, waived=row.waived, waiver=row.waiver
+        id=row.id,
+        **target_fields,
+        **figure_fields,
+        verdict=judgement.verdict,
+        reason=judgement.reason,
+        waived=row.waived,
+        waiver=row.waiver,
     )
 
 
 def reported_figures(outcome: Outcome[Measurement]) -> list[ReportedFigure]:
-    """Return each figure of a record that has any."""
+    """Return the figures of a record; empty without data."""
     if outcome.data is None:
         return []
     return [reported_figure(outcome.stage, name, figure, outcome.data.simulated) for name, figure in outcome.data.figures.items()]
 
 
 def reported_figure(stage: str, name: str, figure: Figure, simulated: bool) -> ReportedFigure:
-    """Return the figure with its place."""
+    """Return the figure with its location in the stage's record."""
     artifact, key = f"artifacts/{stage}.json", f"data.figures.{name}"
     return ReportedFigure(stage=stage, name=name, **figure.model_dump(), simulated=simulated, artifact=artifact, key=key)
 
 
 def stage_outcome(outcome: Outcome[Artifact], stages: Iterable[str]) -> StageOutcome:
-    """Return how a stage ended; its settings are what its fingerprint holds beside code and other stages."""
+    """Return the stage's outcome; its settings are its fingerprint without the schema, the code and other stages."""
     envelope, failure = outcome.envelope, outcome.failure
     measured = outcome.data if isinstance(outcome.data, Measurement) else None
     because = envelope.because if envelope is not None and measured is not None else {}
@@ -232,41 +241,41 @@ def stage_outcome(outcome: Outcome[Artifact], stages: Iterable[str]) -> StageOut
 
 
 def text_of(document: Document) -> str:
-    """Return the document as the file holds it; a value that is no number is null, as JSON has none."""
+    """Return the document as JSON text; NaN and infinity become null."""
     return document.model_dump_json(indent=1) + "\n"
 
 
 def places(text: str) -> dict[str, str]:
-    """Return the link to each figure in the document's text, by <stage>.<name>: to its first line, counted from 1.
+    """Return links into the document's text: to each figure by <stage>.<name>, and to each cell of a sweep by sweep.<name>.
 
-    Likewise to each cell of a sweep, by sweep.<name>.
+    A link leads to a line of the file, counted from 1.
     """
-    found: dict[str, str] = {}
+    links: dict[str, str] = {}
     lines = text.splitlines()
     figures = lines.index(' "figures": [') if ' "figures": [' in lines else len(lines)
     for number, (stage, name) in enumerate(pairwise(lines[figures:]), start=figures):
-        of, what = STAGE_LINE.fullmatch(stage), NAME_LINE.fullmatch(name)
-        if of and what:
-            found[f"{of[1]}.{what[1]}"] = f"{FILE_NAME}#L{number}"
+        stage_match, name_match = STAGE_LINE.fullmatch(stage), NAME_LINE.fullmatch(name)
+        if stage_match and name_match:
+            links[f"{stage_match[1]}.{name_match[1]}"] = f"{FILE_NAME}#L{number}"
     sweep = lines.index(' "sweep": {') if ' "sweep": {' in lines else len(lines)
     for number, line in enumerate(lines[sweep:], start=sweep + 1):
         if cell := CELL_LINE.fullmatch(line):
-            found[f"{SWEEP_NOTE}.{json.loads(cell[1])}"] = f"{FILE_NAME}#L{number}"
-    return found
+            links[f"{SWEEP_NOTE}.{json.loads(cell[1])}"] = f"{FILE_NAME}#L{number}"
+    return links
 
 
 def schema_text() -> str:
-    """Return the JSON Schema of the document as report.schema.json holds it."""
+    """Return the JSON Schema of the document, the content of report.schema.json."""
     schema = Document.model_json_schema(mode="serialization")
     return json.dumps({"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}, indent=1, ensure_ascii=False) + "\n"
 
 
 def read_document(text: str | bytes, where: str) -> Document:
-    """Return the document in `text`; RecordError where it is none of ours, or of another version."""
+    """Return the document in `text`; raise RecordError if it is not a report, or has another schema version."""
     advice = "name a report.json, or a folder with one, that this version of vllm-poc wrote"
     try:
         raw = json.loads(text)
-    except ValueError as error:  # also bytes that are not UTF-8
+    except ValueError as error:  # includes bytes that are not UTF-8
         raise RecordError(f"{where} is not readable JSON ({error})", advice) from error
     version = raw.get("schema_version") if isinstance(raw, dict) else None
     if version != SCHEMA_VERSION:

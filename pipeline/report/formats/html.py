@@ -1,4 +1,4 @@
-"""report.html: the view through Jinja into one file that needs no network, and no script to be read."""
+"""report.html: the view rendered with Jinja as one file that is readable without network or script."""
 
 import base64
 import hashlib
@@ -20,10 +20,10 @@ SHADES = 9
 
 
 class Html(Plain):
-    """Cells in a language, as elements: code is marked up, all else escaped by its type."""
+    """Cells in a language, as HTML: code becomes elements, everything else is escaped."""
 
     def markup(self, cell: Cell) -> "Markup":
-        """Return the cell with its code as elements, all else escaped."""
+        """Return the cell as HTML, with code as elements and everything else escaped."""
         from markupsafe import Markup, escape
 
         if isinstance(cell, tuple):
@@ -35,30 +35,30 @@ class Html(Plain):
         return escape(self.text(cell))
 
     def key(self, cell: Cell) -> str:
-        """Return the number by which the cell is sorted; empty where it is none."""
-        found = sorting_key(cell)
-        return "" if found is None else f"{found:.12g}"
+        """Return the cell's sorting key as text; empty if it has none."""
+        number = sorting_key(cell)
+        return "" if number is None else f"{number:.12g}"
 
     def drawn(self, drawing: Drawing) -> str:
-        """Return the drawing's SVG, which is safe by itself."""
+        """Return the drawing's SVG, which needs no escaping."""
         return drawing(self.words)
 
 
 def code(text: str) -> "Markup":
-    """Return code as an element, which may break after each slash."""
+    """Return the code as an element that may wrap after each slash."""
     from markupsafe import Markup
 
     return Markup("<code>{}</code>").format(Markup("/<wbr>").join(str(text).split("/")))
 
 
 def shade(count: int, row: Sequence[Cell]) -> int:
-    """Return how dark a cell of a confusion matrix is, 0 to 9: its share of the row's counts."""
+    """Return the shade of a cell of a confusion matrix, 0 to 9, by its share of the row's counts."""
     total = sum(cell for cell in row if isinstance(cell, int))
     return round(SHADES * count / total) if total else 0
 
 
 def numeric(rows: Sequence[Sequence[Cell]], column: int) -> bool:
-    """Tell whether every cell of a column is sorted by a number or holds nothing."""
+    """Tell whether a column sorts by number: every cell has a sorting key or is empty, and at least one has a key."""
     cells = [row[column] for row in rows]
     return any(sorting_key(cell) is not None for cell in cells) and all(
         sorting_key(cell) is not None or (isinstance(cell, str) and not cell.strip("– ")) for cell in cells
@@ -66,7 +66,7 @@ def numeric(rows: Sequence[Sequence[Cell]], column: int) -> bool:
 
 
 def digest(text: str) -> str:
-    """Return the hash by which a content security policy names an inline script or style."""
+    """Return the hash of an inline script or style for a content security policy."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
@@ -86,6 +86,6 @@ def render_html(templates: Path, view: View, words: Words) -> str:
     environment.filters |= {function.__name__: function for function in (html.markup, html.text, html.key, html.drawn)}
     environment.globals |= {"shade": shade, "numeric": numeric}
     style, script = ((templates / f"report.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
-    own = f"style-src '{digest(style)}'; script-src '{digest(script)}'"
-    policy = f"default-src 'none'; {own}; img-src data:; base-uri 'none'; form-action 'none'"
+    hashes = f"style-src '{digest(style)}'; script-src '{digest(script)}'"
+    policy = f"default-src 'none'; {hashes}; img-src data:; base-uri 'none'; form-action 'none'"
     return environment.get_template("report.html.j2").render(view=view, t=words, style=style, script=script, policy=policy)

@@ -12,7 +12,7 @@ NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def junit_outcome(gate: ReportedGate, inconclusive: CaseOutcome, not_measured: CaseOutcome) -> CaseOutcome | None:
-    """Return how a gate stands in junit.xml, None being a pass; what the exit code leaves out (waived, not required) is skipped."""
+    """Return the gate's outcome in junit.xml, None for a pass; gates that do not count for the exit code are skipped."""
     if gate.verdict == "PASS":
         return None
     if gate.verdict == "SIMULATED":
@@ -23,7 +23,7 @@ def junit_outcome(gate: ReportedGate, inconclusive: CaseOutcome, not_measured: C
 
 
 def junit(document: Document, inconclusive: CaseOutcome, not_measured: CaseOutcome) -> str:
-    """Return one test case per gate."""
+    """Return the gates as JUnit XML, one test case per gate."""
     outcomes = [junit_outcome(gate, inconclusive, not_measured) for gate in document.gates]
     counts = {
         "tests": str(len(outcomes)),
@@ -41,13 +41,13 @@ def junit(document: Document, inconclusive: CaseOutcome, not_measured: CaseOutco
             entry = ET.SubElement(case, outcome, message=xml_text(verdict_words(gate)))
             if outcome == "failure":
                 entry.set("type", gate.verdict)
-        said = f"{gate.label}\ntarget: {target_words(gate)}\nmeasured: {measured_words(gate)}\nverdict: {verdict_words(gate)}"
-        ET.SubElement(case, "system-out").text = xml_text(said)
+        details = f"{gate.label}\ntarget: {target_words(gate)}\nmeasured: {measured_words(gate)}\nverdict: {verdict_words(gate)}"
+        ET.SubElement(case, "system-out").text = xml_text(details)
     ET.SubElement(suite, "system-out").text = xml_text(document.headline)
     ET.indent(root)
     return ET.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
 
 
 def xml_text(text: str) -> str:
-    """Return `text` without the characters that XML 1.0 cannot hold."""
+    """Replace the characters that XML 1.0 does not allow."""
     return NOT_XML.sub("\N{REPLACEMENT CHARACTER}", text)

@@ -1,4 +1,4 @@
-"""REPORT.md: the view through Jinja into Markdown as GitHub shows it."""
+"""REPORT.md: the view rendered with Jinja as GitHub Flavored Markdown."""
 
 import re
 from collections.abc import Mapping
@@ -13,8 +13,8 @@ from pipeline.report.formats.plain import Plain
 from pipeline.report.view import View
 from pipeline.report.words import ENGLISH, Words
 
-LIMIT_BYTES = 65536  # what GitHub takes as a comment, in characters
-LINK_BYTES = 120  # by which a relative link grows in a comment, where it leads to a commit
+LIMIT_BYTES = 65536  # GitHub's limit for a comment, which counts characters
+LINK_BYTES = 120  # growth of a relative link in a comment, where it is absolute and names a commit
 RELATIVE = re.compile(r"\]\((?!https?:|#)")
 TAG = re.compile(r"<(?=[A-Za-z/!?])")
 ENDS = re.compile(r"[\r\n]+")
@@ -31,32 +31,32 @@ MARKS = {
 
 
 class Markdown(Plain):
-    """Cells in a language, as lines of Markdown."""
+    """Cells in a language, as Markdown text outside tables."""
 
     def say(self, value: Value) -> str:
-        """Return a value in the language: code as it is, and other text so that none of it begins a block, HTML or code."""
+        """Return a value in the language, with code verbatim and other text escaped so that it starts no block, HTML or code."""
         pieces = [(is_code, "".join(run)) for is_code, run in groupby(self.words.parts(value), lambda part: isinstance(part, Code))]
-        return "".join(verbatim(piece) if is_code else self.harmless(piece, len(pieces) > 1) for is_code, piece in pieces)
+        return "".join(verbatim(piece) if is_code else self.escape(piece, len(pieces) > 1) for is_code, piece in pieces)
 
-    def harmless(self, text: str, beside_code: bool) -> str:
-        """Return the text as one line without HTML, and without backticks beside code."""
+    def escape(self, text: str, beside_code: bool) -> str:
+        """Return the text as one line, with HTML tags escaped, and backticks too if code is next to it."""
         line = TAG.sub("&lt;", ENDS.sub(" ", text))
         return line.replace("`", "\\`") if beside_code else line
 
 
 class TableCells(Markdown):
-    """Cells in a language, as cells of tables in Markdown; `places` holds the link of each figure, by <stage>.<name>."""
+    """Cells in a language, as cells of Markdown tables; `places` maps <stage>.<name> to the link of each figure."""
 
     def __init__(self, words: Words = ENGLISH, places: Mapping[str, str] | None = None) -> None:
         super().__init__(words)
         self.places = places or {}
 
-    def harmless(self, text: str, beside_code: bool) -> str:
-        """Return the text so that it also stays inside its cell."""
-        return super().harmless(text.replace("\\", "\\\\").replace("|", "\\|"), beside_code)
+    def escape(self, text: str, beside_code: bool) -> str:
+        """Return the text escaped for a table cell."""
+        return super().escape(text.replace("\\", "\\\\").replace("|", "\\|"), beside_code)
 
     def cell(self, cell: Cell) -> str:
-        """Return the cell."""
+        """Return the cell as Markdown."""
         if isinstance(cell, Verbatim):
             return verbatim(cell.text)
         if isinstance(cell, Ruling):
@@ -65,25 +65,25 @@ class TableCells(Markdown):
         return f"[{self.text(cell)}]({place})" if place else self.text(cell)
 
     def figure(self, cell: Cell) -> str:
-        """Return figures, each value in bold; anything else as `cell` does."""
+        """Return figures with bold values; other cells as `cell` does."""
         figures = cell if isinstance(cell, tuple) else (cell,)
         return ", ".join(self.measured(one, "**") if isinstance(one, Measured) else self.cell(one) for one in figures)
 
 
 def verbatim(text: str) -> str:
-    """Return what a model or a user wrote as code in one cell of a table, so that none of it is a link, a picture or a name."""
+    """Return text of a model or a user as inline code for a table cell, so that no link, image or mention in it takes effect."""
     text = re.sub(r"\s+", " ", text).strip()
     if not text:
         return ""
     longest = max((len(run) for run in re.findall("`+", text)), default=0)
     fence = "`" * (longest + 1)
     space = " " if text[0] == "`" or text[-1] == "`" else ""
-    inner = re.sub(r"(\\*)\|", lambda found: found[1] * 2 + "\\|", text)
+    inner = re.sub(r"(\\*)\|", lambda match: match[1] * 2 + "\\|", text)
     return f"{fence}{space}{inner}{space}{fence}"
 
 
 def fenced(lines: list[str]) -> str:
-    """Return the lines as a code block whose fence is longer than any run of backticks in them."""
+    """Return the lines as a code block, fenced by more backticks than any run of them in the lines."""
     longest = max((len(run) for line in lines for run in re.findall("`+", line)), default=0)
     fence = "`" * max(3, longest + 1)
     return "\n".join([fence, *lines, fence])
@@ -96,17 +96,17 @@ def code(text: str, language: str) -> str:
 
 
 def refs(notes: tuple[str, ...]) -> str:
-    """Return the footnotes' marks."""
+    """Return the references to the footnotes."""
     return "".join(f"[^{note}]" for note in notes)
 
 
 def size_bytes(markdown: str) -> int:
-    """Return how large the report is at most where its links are absolute."""
+    """Return an upper bound for the report's size in bytes once its relative links are absolute."""
     return len(markdown.encode()) + LINK_BYTES * len(RELATIVE.findall(markdown))
 
 
 def render(templates: Path, view: View, words: Words = ENGLISH, places: Mapping[str, str] | None = None) -> str:
-    """Return the report in that language; `places` holds the link of each figure, by <stage>.<name>."""
+    """Return the report in that language; `places` maps <stage>.<name> to the link of each figure."""
     import jinja2
 
     environment = jinja2.Environment(
@@ -121,7 +121,7 @@ def render(templates: Path, view: View, words: Words = ENGLISH, places: Mapping[
     environment.filters |= {"line": Markdown(words).text, **{function.__name__: function for function in filters}}
     template = environment.get_template("report.md.j2")
 
-    def rendered(shown: View) -> str:
-        return template.render(view=shown, t=words, diagram=diagram(shown.stages, shown.edges, words))
+    def render_view(candidate: View) -> str:
+        return template.render(view=candidate, t=words, diagram=diagram(candidate.stages, candidate.edges, words))
 
-    return fit(view, rendered, size_bytes, LIMIT_BYTES, words)
+    return fit(view, render_view, size_bytes, LIMIT_BYTES, words)

@@ -1,4 +1,4 @@
-"""Cells as plain text: for a terminal, and what the other texts are made of."""
+"""Cells as plain text, for the terminal and as the base of the other formats."""
 
 from pipeline.message import Value
 from pipeline.report.cells import Amount, Cell, Measured, Ruling, Source, Target, Verbatim
@@ -27,11 +27,11 @@ class Plain:
         return cell.text if isinstance(cell, Verbatim) else say(cell)
 
     def say(self, value: Value) -> str:
-        """Return a value in the language, code in backticks."""
+        """Return a value in the language, with code in backticks."""
         return self.words.text(value)
 
     def measured(self, cell: Measured, bold: str = "") -> str:
-        """Return a figure with n and bounds, its value in bold where that is given."""
+        """Return a figure with n and bounds; `bold` is the markup around its value."""
         value, details = self.say(cell.text), "; ".join(self.say(detail) for detail in cell.details)
         reason = f": {self.say(cell.reason)}" if cell.reason else ""
         return (value if cell.value is None else f"{bold}{value}{bold}") + (f" ({details})" if details else "") + reason

@@ -1,4 +1,4 @@
-"""The cells of a gate as report.json holds it: what it asks, what it found, its verdict. Pure."""
+"""A gate of report.json as plain text: its target, its figure, its verdict. Pure."""
 
 from pipeline.report.cells import Measured, Target
 from pipeline.report.formats.document import ReportedGate
@@ -8,12 +8,12 @@ PLAIN = Plain()
 
 
 def target_words(gate: ReportedGate) -> str:
-    """Return what the gate asks."""
+    """Return the gate's target."""
     return PLAIN.text(Target(gate.comparator, gate.target, gate.unit, (gate.statistic,) if gate.statistic else ()))
 
 
 def measured_words(gate: ReportedGate) -> str:
-    """Return what the gate found."""
+    """Return the gate's figure."""
     if gate.value is None:
         return "not measured"
     marks = () if isinstance(gate.target, str) else (gate.target,)
@@ -23,5 +23,5 @@ def measured_words(gate: ReportedGate) -> str:
 def verdict_words(gate: ReportedGate) -> str:
     """Return the verdict with its waiver and its reason."""
     waiver = f" ({gate.waiver})" if gate.waiver else ""
-    aside = "" if gate.required else " (not required)"
-    return f"{gate.verdict}{waiver}{aside}" + (f": {gate.reason}" if gate.reason else "")
+    suffix = "" if gate.required else " (not required)"
+    return f"{gate.verdict}{waiver}{suffix}" + (f": {gate.reason}" if gate.reason else "")

@@ -1,4 +1,4 @@
-"""The guide's table of models, with what this run measured of the one in force."""
+"""The guide's table of models, with this run's figures for the measured one."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -28,22 +28,22 @@ def alternatives(inputs: Inputs) -> list[AlternativeRow]:
 
 
 def alternative(entry: Alternative, inputs: Inputs, cells: Sequence[CellRecord]) -> AlternativeRow:
-    """Return the guide's row with what this run measured of that model, or how to measure it."""
-    known = entry.model, entry.size, entry.vram, of_settings(entry.use_case)
+    """Return the guide's row with this run's figures for that model, its state in the sweep, or the command that measures it."""
+    columns = entry.model, entry.size, entry.vram, of_settings(entry.use_case)
     if entry.profile != inputs.invocation.profile:
         note = _("not measured in this run")
-        of_sweep = [cell for cell in cells if cell.profile == entry.profile]
-        if of_sweep:
-            return AlternativeRow(*known, _("{note}; in the sweep below: {states}", note=note, states=counted_states(of_sweep)))
-        return AlternativeRow(*known, glued(note, "; ", Code(f"./inv all --profile {entry.profile}")) if entry.profile else note)
-    found = []
+        sweep_cells = [cell for cell in cells if cell.profile == entry.profile]
+        if sweep_cells:
+            return AlternativeRow(*columns, _("{note}; in the sweep below: {states}", note=note, states=counted_states(sweep_cells)))
+        return AlternativeRow(*columns, glued(note, "; ", Code(f"./inv all --profile {entry.profile}")) if entry.profile else note)
+    figures = []
     for outcome, name in ((inputs.outcomes[MemoryUse], "vram_peak_mib"), (inputs.outcomes[BenchResult], "decode_tok_s_p50")):
         if outcome.data is not None:
-            found.append(measured(outcome.data.figures.get(name), inputs.marks.get(f"{outcome.stage}.{name}", ())))
-    return AlternativeRow(*known, tuple(found) or (measured(None),))
+            figures.append(measured(outcome.data.figures.get(name), inputs.marks.get(f"{outcome.stage}.{name}", ())))
+    return AlternativeRow(*columns, tuple(figures) or (measured(None),))
 
 
 def counted_states(cells: Sequence[CellRecord]) -> Message:
-    """Return how many cells of a sweep are in which state."""
+    """Return the number of cells of a sweep in each state."""
     counts = Counter[str](cell.state for cell in cells)
     return comma_separated(glued(counts[state], " ", name) for state, name in STATES.items() if counts[state])

@@ -1,4 +1,4 @@
-"""The guide's test 2: does the same request get the same answer, and what may change it."""
+"""The guide's test 2: whether the same request gets the same answer, and what changes it."""
 
 from collections.abc import Sequence
 
@@ -29,11 +29,11 @@ LABELS: dict[str, Text] = {
 
 
 def determinism(inputs: Inputs) -> Scenario:
-    """Return the guide's test 2, the arms beside it, and what a remedy did on a server like this one."""
+    """Return the guide's test 2 with all its arms, and the effect of a remedy on a server with the same model and vLLM."""
     title = _("Test 2: Determinism")
     outcome, server, proof = inputs.outcomes[Determinism], inputs.outcomes[Server].data, inputs.outcomes[Remedied].data
-    alike = proof is not None and server is not None and (proof.model, proof.vllm) == (server.model, server.vllm)
-    tables = [remedy_table(proof)] if proof is not None and alike else []
+    comparable = proof is not None and server is not None and (proof.model, proof.vllm) == (server.model, server.vllm)
+    tables = [remedy_table(proof)] if proof is not None and comparable else []
     data = outcome.data
     if data is None:
         return Scenario(title, reason_of(outcome), tables=tables)
@@ -41,15 +41,15 @@ def determinism(inputs: Inputs) -> Scenario:
     facts: list[Text] = [
         _("D1, the guide's test: temperature 0, seed {seed}, one after the other, compared as token ids.", seed=data.seed),
         *([same_words(same, len(data.prompts))] if same else []),
-        *(parted_words(prompt) for prompt in data.prompts if prompt not in same),
+        *(divergent_words(prompt) for prompt in data.prompts if prompt not in same),
         *(arm_fact(arm) for arm in data.arms),
-        *server_facts(inputs.outcomes, parted=len(same) < len(data.prompts) or any(parts(arm) for arm in data.arms)),
+        *server_facts(inputs.outcomes, divergent=len(same) < len(data.prompts) or any(diverges(arm) for arm in data.arms)),
     ]
     return Scenario(title, facts=facts, figures=rows(outcome.stage, data.figures, LABELS, inputs.marks), tables=tables)
 
 
 def same_words(same: Sequence[PromptAgreement], prompts: int) -> Message:
-    """Return of how many prompts all answers are the same."""
+    """Return for how many prompts all answers are identical."""
     shortest, longest = min(prompt.tokens for prompt in same), max(prompt.tokens for prompt in same)
     return _(
         "D1, {same} of {prompts} prompts: all {runs} answers identical, {span} tokens.",
@@ -60,19 +60,19 @@ def same_words(same: Sequence[PromptAgreement], prompts: int) -> Message:
     )
 
 
-def parted_words(prompt: PromptAgreement) -> Message:
-    """Return how the answers to a prompt differ."""
+def divergent_words(prompt: PromptAgreement) -> Message:
+    """Return how far the answers to a prompt agree, and where they diverge."""
     agree = _("{agreeing} of {runs} identical", agreeing=prompt.agreeing, runs=prompt.runs)
     return glued("D1, ", repr(prompt.prompt), ": ", agree, divergence([prompt]), ".")
 
 
-def parts(arm: Arm) -> bool:
-    """Tell whether answers of the arm differ that should not."""
+def diverges(arm: Arm) -> bool:
+    """Tell whether answers differ in the arm; the D5 controls do not count."""
     return arm.arm != "D5" and arm.agreeing < arm.runs
 
 
 def arm_fact(arm: Arm) -> Message:
-    """Return how many answers of the arm agree, or why nothing was asked."""
+    """Return how many answers of the arm agree, or why the arm was not measured."""
     if arm.reason:
         return glued(arm.arm, ", ", arm.what, ": NOT_MEASURED, ", arm.reason, ".")
     if arm.arm == "D5":
@@ -83,29 +83,29 @@ def arm_fact(arm: Arm) -> Message:
     return glued(arm.arm, ", ", arm.what, ": ", agree, divergence(arm.prompts), *evidence, ".")
 
 
-def server_facts(outcomes: Outcomes, parted: bool) -> list[Text]:
-    """Return what the server promises, and what helps where answers differ."""
+def server_facts(outcomes: Outcomes, divergent: bool) -> list[Text]:
+    """Return what the server promises, and the remedy if answers differ."""
     server, machine = outcomes[Server].data, outcomes[Machine].data
     if server is None:
         return []
-    helps = parted and machine is not None
-    found = remedy_for(server.distribution, machine.gpus, server.attached) if helps and machine is not None else None
-    return [batch_invariance(server), *([remedy_words(found, server)] if found is not None else [])]
+    needs_remedy = divergent and machine is not None
+    remedy = remedy_for(server.distribution, machine.gpus, server.attached) if needs_remedy and machine is not None else None
+    return [batch_invariance(server), *([remedy_words(remedy, server)] if remedy is not None else [])]
 
 
 def batch_invariance(server: Server) -> Message:
-    """Return whether answers are promised to be independent of the load."""
+    """Return whether vLLM promises answers that do not depend on the load."""
     if server.environment.get("VLLM_BATCH_INVARIANT") == "1":
         return _("{setting}: vLLM promises answers that do not depend on what else it computes.", setting=BATCH_INVARIANT)
     return _("Without {setting} vLLM does not promise the same answer under another load.", setting=BATCH_INVARIANT)
 
 
-def remedy_words(found: Remedy | NoRemedy, server: Server) -> Message:
-    """Return what helps against answers that differ, or why nothing is known to."""
-    if isinstance(found, NoRemedy):
-        return _("No remedy is known here: {reason}.", reason=found.reason)
-    proof, remedy = _("{command} measures without and with it", command=Code("./inv determinism-remedy")), Code(str(found))
-    if found.in_force(server.environment):
+def remedy_words(result: Remedy | NoRemedy, server: Server) -> Message:
+    """Return the remedy against differing answers, or why none is known."""
+    if isinstance(result, NoRemedy):
+        return _("No remedy is known here: {reason}.", reason=result.reason)
+    proof, remedy = _("{command} measures without and with it", command=Code("./inv determinism-remedy")), Code(str(result))
+    if result.in_force(server.environment):
         return _("The remedy for this device, {remedy}, is in force already and so does not help; {proof}.", remedy=remedy, proof=proof)
     setting = Code("serve.env")
-    return _("Remedy for this device: {remedy} in {setting} ({why}); {proof}.", remedy=remedy, setting=setting, why=found.why, proof=proof)
+    return _("Remedy for this device: {remedy} in {setting} ({why}); {proof}.", remedy=remedy, setting=setting, why=result.why, proof=proof)

@@ -1,4 +1,4 @@
-"""What the figures depend on: machine, installation, model, and how the server was started and proven."""
+"""The environment that the figures depend on: machine, installation, model, and the server's command and proofs."""
 
 import shlex
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ Fact = tuple[Text, Text]
 
 @dataclass(frozen=True)
 class EnvironmentPart:
-    """Facts by name; the server's command, empty for a server of someone else; and the proofs of which server it is."""
+    """Facts by name, the server's command (empty unless started here), and the proofs of its identity."""
 
     facts: list[Fact]
     command: str
@@ -25,7 +25,7 @@ class EnvironmentPart:
 
 
 def environment(outcomes: Outcomes) -> EnvironmentPart:
-    """Return what the figures depend on."""
+    """Return the environment on record."""
     machine, installation, model, server = (
         outcomes[Machine].data,
         outcomes[Installation].data,
@@ -48,14 +48,14 @@ def environment(outcomes: Outcomes) -> EnvironmentPart:
 
 
 def proofs_of(server: Server) -> list[tuple[Text, Text, Text]]:
-    """Return what proves which server it is: claim, whether it holds, and what was seen."""
+    """Return the proofs of the server's identity: claim, whether it holds, and the evidence."""
     return [(proof.claim, _("yes") if proof.holds else _("no"), proof.seen) for proof in server.proofs]
 
 
 def machine_facts(machine: Machine) -> list[Fact]:
-    """Return processor, devices and driver."""
+    """Return the facts of processor, devices and driver."""
     host, driver = machine.host, machine.driver
-    said = _(
+    processor = _(
         "{cpu}, {cores} cores, {vector}, {memory} MiB",
         cpu=host.cpu,
         cores=host.cores,
@@ -76,14 +76,14 @@ def machine_facts(machine: Machine) -> list[Fact]:
     ]
     none = _("none: {reason}", reason=machine.reason)
     return [
-        (_("Processor"), said),
+        (_("Processor"), processor),
         *devices,
         (_("NVIDIA driver"), glued(driver.version, " (CUDA ", driver.cuda, ")") if driver else none),
     ]
 
 
 def installation_facts(installation: Installation) -> list[Fact]:
-    """Return vLLM and what it was installed with."""
+    """Return the versions of vLLM, torch and Python, and the pinned requirements."""
     pinned = f", sha256 {installation.requirements_sha256[:12]}" if installation.requirements_sha256 else ""
     return [
         ("vLLM", f"{installation.distribution} {installation.vllm}, torch {installation.torch}, Python {installation.python}"),
@@ -92,7 +92,7 @@ def installation_facts(installation: Installation) -> list[Fact]:
 
 
 def model_facts(model: Model) -> list[Fact]:
-    """Return where the model is from and what it is."""
+    """Return the origin and the facts of the model."""
     facts, size_mib = model.facts, sum(entry.bytes for entry in model.files) / 2**20
     shape = [
         f"{facts.architecture}",
@@ -109,14 +109,14 @@ def model_facts(model: Model) -> list[Fact]:
 
 
 def forbidding_licence(model: Model | None) -> Text:
-    """Return the words for a licence that forbids commercial use; empty for any other."""
+    """Return a note on a licence that forbids commercial use; empty for any other."""
     if model is None or not model.facts.non_commercial:
         return ""
     return _("licence {licence}: no commercial use", licence=model.facts.license or _("not stated"))
 
 
 def shell_command(variables: Mapping[str, str], words: Sequence[str]) -> str:
-    """Return the exact command, one option a line."""
+    """Return the exact shell command, one option per line."""
     lines = [f"{name}={shlex.quote(value)}" for name, value in variables.items()]
     current = ""
     for word in words:

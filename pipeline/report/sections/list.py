@@ -1,4 +1,4 @@
-"""The sections of the report, in their order. Nothing else lists them."""
+"""The sections of the report, in order. Nothing else lists them."""
 
 from collections.abc import Callable
 from typing import TypeAlias

@@ -18,7 +18,7 @@ from pipeline.stages.serve import Server
 from pipeline.vllm.plan import Plan
 
 OVER_TIME, BREAKDOWN = "memory.svg", "breakdown.svg"
-# The parts of memory, by their names in a plan and in what the server's log says.
+# Parts of memory, by their field names in Plan and in the breakdown from the server's log.
 PARTS: dict[str, Text] = {
     "weights_mib": _("weights"),
     "activations_mib": _("activations"),
@@ -28,7 +28,7 @@ PARTS: dict[str, Text] = {
 
 
 def pictures(outcomes: Outcomes, gates: Iterable[JudgedGate], samples: Sequence[Sample]) -> list[Picture]:
-    """Return the pictures of what measure-vram has on record, without a drawing where it would show nothing."""
+    """Return the pictures of measure-vram's record; a picture without data has no drawing."""
     use = outcomes[MemoryUse].data
     if use is None:
         return [Picture(OVER_TIME, None), Picture(BREAKDOWN, None)]
@@ -47,7 +47,7 @@ def pictures(outcomes: Outcomes, gates: Iterable[JudgedGate], samples: Sequence[
 
 
 def lines_of(use: MemoryUse, samples: Sequence[Sample]) -> list[Line]:
-    """Return memory over time; the first line is the device's."""
+    """Return the lines of memory over time; the first one is device memory."""
     return [
         Line("VRAM", gpu_points(samples, use.baseline_gpu_mib)[1]),
         Line(_("host memory (PSS)"), host_points(samples, "pss_mib")),
@@ -56,19 +56,19 @@ def lines_of(use: MemoryUse, samples: Sequence[Sample]) -> list[Line]:
 
 
 def target_of(gates: Iterable[JudgedGate], on_device: bool) -> MemoryLimit | None:
-    """Return the strictest value that the gates want the peak to stay under."""
+    """Return the strictest upper limit that the gates set for the peak; None if they set none."""
     metric, name = ("vram_peak_mib", "VRAM") if on_device else ("host_pss_peak_mib", _("host memory"))
-    wanted = [row.gate for row in gates if row.gate.metric == f"measure-vram.{metric}" and row.gate.comparator in ("<", "<=")]
-    limits = [number for gate in wanted for number in gate.numbers]
+    limiting_gates = [row.gate for row in gates if row.gate.metric == f"measure-vram.{metric}" and row.gate.comparator in ("<", "<=")]
+    limits = [number for gate in limiting_gates for number in gate.numbers]
     return MemoryLimit(_("target, {name}", name=name), min(limits)) if limits else None
 
 
 def bars_of(outcomes: Outcomes, use: MemoryUse, on_device: bool) -> list[Bar]:
-    """Return the parts of memory as planned, and by the server's log."""
+    """Return the parts of memory, as planned and according to the server's log."""
     server, peak = outcomes[Server].data, use.figures.get("vram_peak_mib" if on_device else "host_pss_peak_mib")
-    seen = [(name, mib) for key, name in PARTS.items() if (mib := getattr(use.breakdown, key)) is not None]
-    rest = (peak.value if peak is not None and peak.value else 0) - sum(mib for _name, mib in seen)
-    bars = [Bar(_("vLLM's log"), [*seen, (_("rest, up to the peak"), rest)])] if seen else []
+    log_parts = [(name, mib) for key, name in PARTS.items() if (mib := getattr(use.breakdown, key)) is not None]
+    rest = (peak.value if peak is not None and peak.value else 0) - sum(mib for _name, mib in log_parts)
+    bars = [Bar(_("vLLM's log"), [*log_parts, (_("rest, up to the peak"), rest)])] if log_parts else []
     if server is not None and server.plan is not None:
         parts: list[tuple[Text, float]] = [(name, getattr(server.plan, key)) for key, name in PARTS.items()]
         bars.insert(0, Bar(_("planned"), [*parts, (_("context"), server.plan.context_mib)]))
@@ -76,39 +76,45 @@ def bars_of(outcomes: Outcomes, use: MemoryUse, on_device: bool) -> list[Bar]:
 
 
 def marks(outcomes: Outcomes, use: MemoryUse, samples: Sequence[Sample]) -> list[Band]:
-    """Return when each stage ran by the samples' clock, and the phases of the start."""
+    """Return the stages and the phases of the start as bands, on the clock of the samples."""
     server = outcomes[Server].data
-    ran: list[Outcome[Artifact]] = [outcomes[Server], *outcomes.measuring]
-    envelopes = [(one.stage, one.envelope) for one in ran if one.data is not None]
+    stages: list[Outcome[Artifact]] = [outcomes[Server], *outcomes.measuring]
+    envelopes = [(outcome.stage, outcome.envelope) for outcome in stages if outcome.data is not None]
     begins = [(name, envelope, use.anchor.at(envelope.started)) for name, envelope in envelopes if envelope is not None]
-    found = [Band(name, begin, begin + envelope.duration_s) for name, envelope, begin in begins]
+    bands = [Band(name, begin, begin + envelope.duration_s) for name, envelope, begin in begins]
     first = next((sample["t"] for sample in samples if "processes" in sample), None)
     if server is None or first is None or server.handle.launch_id != use.launch_id:
-        return found
+        return bands
     ends = list(accumulate(server.handle.phases_s.values(), initial=first))
-    return found + [Band(Message(name), *span, phase=True) for name, span in zip(server.handle.phases_s, pairwise(ends), strict=True)]
+    return bands + [Band(Message(name), *span, phase=True) for name, span in zip(server.handle.phases_s, pairwise(ends), strict=True)]
 
 
-def charts(outcomes: Outcomes, samples: Sequence[Sample], drawn: Sequence[Picture]) -> list[Chart]:
-    """Return the pictures once more for the page, each with its numbers."""
+def charts(outcomes: Outcomes, samples: Sequence[Sample], memory_pictures: Sequence[Picture]) -> list[Chart]:
+    """Return the pictures as charts for the page, each with a table of its numbers."""
     use, server = outcomes[MemoryUse].data, outcomes[Server].data
     if use is None:
         return []
     titles: dict[str, Text] = {OVER_TIME: _("Memory over time"), BREAKDOWN: _("Where the memory goes")}
     tables = {OVER_TIME: memory_table(use, samples), BREAKDOWN: parts_table(use, server.plan if server is not None else None)}
-    found = [
-        Chart(one.file.partition(".")[0], titles[one.file], drawings=[inlined(one.drawing)], tables=[tables[one.file]], wide=True)
-        for one in drawn
-        if one.drawing is not None
+    result = [
+        Chart(
+            picture.file.partition(".")[0],
+            titles[picture.file],
+            drawings=[inlined(picture.drawing)],
+            tables=[tables[picture.file]],
+            wide=True,
+        )
+        for picture in memory_pictures
+        if picture.drawing is not None
     ]
-    if any(one.file == OVER_TIME and one.drawing is not None for one in drawn):
-        return found
-    gone = _("Not drawn: the samples ({file}) are gone or too few.", file=use.samples_file)
-    return [Chart("memory", titles[OVER_TIME], gone), *found]
+    if any(picture.file == OVER_TIME and picture.drawing is not None for picture in memory_pictures):
+        return result
+    note = _("Not drawn: the samples ({file}) are gone or too few.", file=use.samples_file)
+    return [Chart("memory", titles[OVER_TIME], note), *result]
 
 
 def memory_table(use: MemoryUse, samples: Sequence[Sample]) -> Table:
-    """Return begin, peak and end of each line over time."""
+    """Return first, highest and last value of each line over time."""
     rows: list[list[Cell]] = [
         [
             line.label,
@@ -122,10 +128,12 @@ def memory_table(use: MemoryUse, samples: Sequence[Sample]) -> Table:
 
 
 def parts_table(use: MemoryUse, plan: Plan | None) -> Table:
-    """Return the parts of memory, planned and by vLLM's log."""
+    """Return the parts of memory, as planned and according to vLLM's log."""
 
-    def shown(value: float | None) -> Cell:
+    def mib_cell(value: float | None) -> Cell:
         return "–" if value is None else number(value)
 
-    rows: list[list[Cell]] = [[part, shown(getattr(plan, key, None)), shown(getattr(use.breakdown, key))] for key, part in PARTS.items()]
+    rows: list[list[Cell]] = [
+        [part, mib_cell(getattr(plan, key, None)), mib_cell(getattr(use.breakdown, key))] for key, part in PARTS.items()
+    ]
     return Table(_("Parts of memory in MiB"), ["", _("planned"), _("vLLM's log")], rows)

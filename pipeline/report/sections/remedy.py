@@ -1,4 +1,4 @@
-"""What a remedy against answers that differ did: a server without it and one with it, side by side. Pure."""
+"""The effect of a remedy against differing answers: a server without it and one with it, side by side. Pure."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from pipeline.stages.test_determinism import REMEDY_NOTE, Arm, PromptAgreement, 
 
 
 def remedy_table(proof: Remedied) -> Table:
-    """Return what was measured without and with the remedy."""
+    """Return the table of answers and speed, without and with the remedy."""
     sides = (proof.without, proof.remedied)
     arms = dict.fromkeys((arm.arm, arm.what) for side in sides for arm in side.arms if arm.arm != "D5")
     remedy = Code(f"{proof.variable}={proof.value}")
@@ -37,8 +37,8 @@ def remedy_table(proof: Remedied) -> Table:
 
 
 def troubles(sides: Sequence[Side]) -> list[list[Cell]]:
-    """Return a row for each kind of trouble that a side had."""
-    found: list[tuple[Text, list[Text]]] = [
+    """Return a row for each kind of trouble on either side."""
+    kinds: list[tuple[Text, list[Text]]] = [
         (
             _("failed requests for speed"),
             [glued(len(side.errors), ": ", side.errors[0]) if side.errors else "" for side in sides],
@@ -47,11 +47,11 @@ def troubles(sides: Sequence[Side]) -> list[list[Cell]]:
         (_("failed"), [side.failure.message if side.failure else "" for side in sides]),
         (_("SIMULATED, not a real vLLM"), [_("yes") if side.simulated else "" for side in sides]),
     ]
-    return [[name, *(cell or _("no") for cell in cells)] for name, cells in found if any(cells)]
+    return [[name, *(cell or _("no") for cell in cells)] for name, cells in kinds if any(cells)]
 
 
 def arm_words(arms: Sequence[Arm], name: str, what: Text) -> Message:
-    """Return how many answers of that arm agreed, or why none was asked for."""
+    """Return how many answers of that arm agree, or why it was not measured."""
     arm = next((arm for arm in arms if (arm.arm, arm.what) == (name, what)), None)
     if arm is None:
         return _("not measured")
@@ -61,15 +61,15 @@ def arm_words(arms: Sequence[Arm], name: str, what: Text) -> Message:
 
 
 def speed(figure: Figure) -> Cell:
-    """Return the figure, or why there is none."""
+    """Return the figure, or why it was not measured."""
     return _("not measured: {reason}", reason=figure.reason) if figure.value is None else measured(figure)
 
 
 def divergence(prompts: Sequence[PromptAgreement]) -> Text:
-    """Return where the answers first part, and how close the model's two best tokens were there."""
-    parted = [(prompt.first_divergence, prompt.gap) for prompt in prompts if prompt.first_divergence is not None]
-    if not parted:
+    """Return the first token at which answers differ, and the logprob gap between the two best tokens there; empty if none differ."""
+    divergences = [(prompt.first_divergence, prompt.gap) for prompt in prompts if prompt.first_divergence is not None]
+    if not divergences:
         return ""
-    token, gap = min(parted, key=lambda at: at[0])
+    token, gap = min(divergences, key=lambda at: at[0])
     at = _(", first difference at token {token}", token=token)
     return at if gap is None else glued(at, _(" (logprob gap of the two best there {gap})", gap=Digits(f"{gap:.3g}")))

@@ -1,4 +1,4 @@
-"""The guide's test 1: does the model answer in the router's JSON."""
+"""The guide's test 1: whether the model answers in the router's JSON."""
 
 from collections.abc import Mapping
 
@@ -23,6 +23,7 @@ FIGURES: dict[str, Text] = {
     "truncated": _("cut off at max_tokens"),
     "route_accuracy": _("route right"),
     "route_macro_f1": _("macro-F1 of the routes"),
+    "tool_plan_accuracy": _("tool plan right"),
     "joint_accuracy": _("route, intent and slots right"),
     "ttft_ms_p50": _("TTFT, median"),
     "latency_ms_p50": _("E2E latency, median"),
@@ -49,19 +50,23 @@ def router(inputs: Inputs) -> Scenario:
 
 
 def labels(data: RouterResult) -> dict[str, Text]:
-    """Return what the figures are called."""
-    found: dict[str, Text] = {f"{arm}_{name}": joined(": ", [NAMES[arm], label]) for arm in ARMS for name, label in FIGURES.items()}
-    found["majority_baseline"] = _("baseline: always {route}", route=Code(data.majority_route))
-    found |= {
+    """Return the figures' labels."""
+    result: dict[str, Text] = {f"{arm}_{name}": joined(": ", [NAMES[arm], label]) for arm in ARMS for name, label in FIGURES.items()}
+    for arm in ARMS:
+        if (plan := data.figures.get(f"{arm}_tool_plan_accuracy")) and plan.value is not None:
+            result[f"{arm}_joint_accuracy"] = joined(": ", [ARMS[arm], _("route, intent, slots and tool plan right")])
+    result["constrained_route_gain_points"] = _("constrained: route right, percentage points above that baseline")
+    result["majority_baseline"] = _("baseline: always {route}", route=Code(data.majority_route))
+    result |= {
         "constraint_ttft_ms_p50": _("cost of the schema, per case: TTFT, median"),
         "constraint_ms_per_token_p50": _("cost of the schema, per case: E2E latency / output tokens, median"),
         "constraint_latency_ms_p50": _("cost of the schema, per case: E2E latency, median"),
         "constraint_route_accuracy_points": _("gain by the schema: route right, percentage points"),
     }
-    for arm, called in IN_ONE_PIECE.items():
-        found |= {f"{arm}_{name}": joined(": ", [called, FIGURES[name]]) for name in UNARY}
-        found[f"{arm}_same_text"] = joined(": ", [called, _("same text as streamed")])
-    return found
+    for arm, arm_label in IN_ONE_PIECE.items():
+        result |= {f"{arm}_{name}": joined(": ", [arm_label, FIGURES[name]]) for name in UNARY}
+        result[f"{arm}_same_text"] = joined(": ", [arm_label, _("same text as streamed")])
+    return result
 
 
 def facts(data: RouterResult) -> list[Text]:
@@ -74,6 +79,7 @@ def facts(data: RouterResult) -> list[Text]:
             cases=data.cases,
             unary=data.unary_cases,
         ),
+        *([_("The system prompt stands in front of the user's text, in one message.")] if data.system == "user" else []),
         *(
             _("Failure classes, {arm}: {classes}.", arm=NAMES.get(arm, arm), classes=classes_words(classes))
             for arm, classes in data.failures.items()
@@ -96,12 +102,12 @@ def paired_words(pairs: Paired) -> Message:
 
 
 def classes_words(classes: Mapping[str, int]) -> Message:
-    """Return how many answers failed in which way."""
+    """Return the number of answers in each failure class."""
     return comma_separated(glued(Message(name), " ", count) for name, count in classes.items()) if classes else _("none")
 
 
 def confusion_table(arm: Text, counts: Confusion) -> Table:
-    """Return how often each golden route was answered with which."""
+    """Return the confusion matrix of golden and answered routes."""
     guesses = sorted({guess for row in counts.values() for guess in row})
     body: list[list[Cell]] = [[golden, *(row.get(guess, 0) for guess in guesses)] for golden, row in counts.items()]
     return Table(

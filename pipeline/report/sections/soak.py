@@ -1,4 +1,4 @@
-"""A soak beside the guide's test 3: its figures where it is of the same launch, else of which launch it was."""
+"""The soak in the guide's test 3: its figures if it ran on the same launch, else a note on its launch."""
 
 from pipeline.engine.outcomes import Outcomes
 from pipeline.engine.record import SOAK_NOTE
@@ -18,7 +18,6 @@ FIGURES: dict[str, Text] = {
     "change_mib": _("last tenth of the load − first"),
     "stable": _("stable (n: seconds of load)"),
 }
-# What the figures of memory are called.
 LABELS: dict[str, Text] = {
     f"{series}_{figure}": joined(", ", [name, label]) for series, name in SERIES.items() for figure, label in FIGURES.items()
 }
@@ -31,16 +30,16 @@ STATES: dict[SoakState, Message] = {
 RECORD = Code(f"artifacts/{SOAK_NOTE}.json")
 
 
-def of_this_launch(soak: Soak, outcomes: Outcomes) -> bool:
-    """Tell whether the soak was of the launch that the report is of."""
+def same_launch(soak: Soak, outcomes: Outcomes) -> bool:
+    """Tell whether the soak ran on the launch that the report is about."""
     memory, server = outcomes[MemoryUse].data, outcomes[Server].data
     return soak.launch_id == (memory.launch_id if memory else server.handle.launch_id if server else None)
 
 
 def soak_facts(outcomes: Outcomes) -> list[Text]:
-    """Return which soak of another launch is on record."""
+    """Return a note on a soak of another launch; empty if there is none."""
     soak = outcomes[Soak].data
-    if soak is None or of_this_launch(soak, outcomes):
+    if soak is None or same_launch(soak, outcomes):
         return []
     return [
         _(
@@ -54,9 +53,9 @@ def soak_facts(outcomes: Outcomes) -> list[Text]:
 
 
 def soak_tables(outcomes: Outcomes) -> list[Table]:
-    """Return the figures of the soak of this launch."""
+    """Return the figures of a soak of this launch; empty if there is none."""
     soak = outcomes[Soak].data
-    if soak is None or not of_this_launch(soak, outcomes):
+    if soak is None or not same_launch(soak, outcomes):
         return []
     rows: list[list[Cell]] = [
         [label, measured(soak.figures[name])]

@@ -1,4 +1,4 @@
-"""Latency and throughput: the figures, the loops behind them, and how far client and server agree."""
+"""Latency and throughput: the figures, the loops behind them, and the agreement of client and server."""
 
 from collections.abc import Sequence
 
@@ -31,7 +31,7 @@ LABELS: dict[str, Text] = {
 
 
 def speed(inputs: Inputs) -> Scenario:
-    """Return latency and throughput."""
+    """Return the section of latency and throughput."""
     title = _("Latency and throughput")
     outcome = inputs.outcomes[BenchResult]
     data = outcome.data
@@ -47,23 +47,23 @@ def speed(inputs: Inputs) -> Scenario:
 
 
 def labels(data: BenchResult) -> dict[str, Text]:
-    """Return what the figures are called."""
-    found = {**LABELS, "e2e_ms_p50": _("E2E latency of {tokens} tokens, median", tokens=data.output_tokens)}
+    """Return the figures' labels."""
+    result = {**LABELS, "e2e_ms_p50": _("E2E latency of {tokens} tokens, median", tokens=data.output_tokens)}
     for entry in data.levels:
         loop = _("closed loop, concurrency {concurrency}", concurrency=entry.concurrency)
-        found[f"system_tok_s_c{entry.concurrency}"] = _("system throughput, {loop}", loop=loop)
-        found[f"goodput_c{entry.concurrency}"] = _("goodput, {loop}", loop=loop)
-    for opened in data.open_levels:
-        loop = _("open loop, {arrival} arrivals at {rate} requests/s", arrival=opened.arrival, rate=number(opened.rate_per_s))
-        found[f"{opened.arrival}_ttft_ms_p95"] = _("TTFT from the scheduled send, p95, {loop}", loop=loop)
-        found[f"{opened.arrival}_e2e_ms_p50"] = _("E2E latency from the scheduled send, median, {loop}", loop=loop)
-        found[f"{opened.arrival}_e2e_ms_p95"] = _("E2E latency from the scheduled send, p95, {loop}", loop=loop)
-        found[f"{opened.arrival}_goodput"] = _("goodput, {loop}", loop=loop)
-    return {**found, "capacity_req_s": _("capacity: highest rate that meets the limits")}
+        result[f"system_tok_s_c{entry.concurrency}"] = _("system throughput, {loop}", loop=loop)
+        result[f"goodput_c{entry.concurrency}"] = _("goodput, {loop}", loop=loop)
+    for level in data.open_levels:
+        loop = _("open loop, {arrival} arrivals at {rate} requests/s", arrival=level.arrival, rate=number(level.rate_per_s))
+        result[f"{level.arrival}_ttft_ms_p95"] = _("TTFT from the scheduled send, p95, {loop}", loop=loop)
+        result[f"{level.arrival}_e2e_ms_p50"] = _("E2E latency from the scheduled send, median, {loop}", loop=loop)
+        result[f"{level.arrival}_e2e_ms_p95"] = _("E2E latency from the scheduled send, p95, {loop}", loop=loop)
+        result[f"{level.arrival}_goodput"] = _("goodput, {loop}", loop=loop)
+    return {**result, "capacity_req_s": _("capacity: highest rate that meets the limits")}
 
 
 def how_facts(data: BenchResult) -> list[Text]:
-    """Return how it was measured."""
+    """Return how the figures were measured."""
     first = _("failed") if data.first_request_ttft_ms is None else milliseconds(data.first_request_ttft_ms)
     bounds = {"TTFT": data.limits.ttft_ms, "TPOT": data.limits.tpot_ms, "E2E": data.limits.e2e_ms}
     limits = [glued(name, " < ", milliseconds(limit)) for name, limit in bounds.items() if limit is not None]
@@ -96,14 +96,14 @@ def how_facts(data: BenchResult) -> list[Text]:
 
 
 def ceiling_fact(chunks_s: float) -> Message:
-    """Return how much the client takes."""
+    """Return the client's ceiling in chunks per second."""
     return _(
         "The client against a stub: it takes {ceiling} chunks/s at most; delays and CPU time per chunk are below.", ceiling=number(chunks_s)
     )
 
 
 def trouble_facts(data: BenchResult, memory: MemoryUse | None) -> list[Text]:
-    """Return what speaks against some of the figures."""
+    """Return what casts doubt on some of the figures."""
     failed = sum(entry.failed for entry in data.levels) + sum(entry.failed for entry in data.open_levels)
     return [
         *(
@@ -122,35 +122,35 @@ def trouble_facts(data: BenchResult, memory: MemoryUse | None) -> list[Text]:
 
 
 def ledger_fact(count: LedgerEntry) -> Message:
-    """Return what the client counted beside the server's own count."""
-    said = _(
+    """Return the client's count compared with the server's counter."""
+    text = _(
         "Ledger, {name}: {client} by the client, {server} by the server's counter",
         name=Message(count.name),
         client=count.client,
         server=counter(count.server),
     )
     if count.server is None:
-        return glued(said, ".")
-    return glued(said, _(", equal") if count.agrees else _(", NOT EQUAL: other clients were served, or requests failed"), ".")
+        return glued(text, ".")
+    return glued(text, _(", equal") if count.agrees else _(", NOT EQUAL: other clients were served, or requests failed"), ".")
 
 
 def mean_fact(check: MeanCheck) -> Message:
-    """Return the client's mean beside the server's own."""
-    said = _(
+    """Return the client's mean compared with the server's metrics."""
+    text = _(
         "Mean {name}: {client} ms by the client, {server} by the server's metrics",
         name=check.name,
         client=Digits(f"{check.client_ms:.4g}"),
         server=counter(None) if check.server_ms is None else glued(Digits(f"{check.server_ms:.4g}"), " ms"),
     )
     if check.server_ms is None:
-        return glued(said, ".")
+        return glued(text, ".")
     tolerance = Digits(f"{check.tolerance_ms:.3g}")
     within = _(" (within {tolerance} ms)", tolerance=tolerance) if check.agrees else _(" (OUTSIDE {tolerance} ms)", tolerance=tolerance)
-    return glued(said, within, ".")
+    return glued(text, within, ".")
 
 
 def kernel_facts(data: BenchResult, memory: MemoryUse | None) -> list[Text]:
-    """Return what the server's log says of kernels that were compiled while it was measured, where it watched for them."""
+    """Return the kernels that the server compiled while measuring; empty if it did not watch for them."""
     if memory is None or memory.launch_id != data.launch_id or memory.compiled_kernels is None:
         return []
     names = memory.compiled_kernels
@@ -166,7 +166,7 @@ def kernel_facts(data: BenchResult, memory: MemoryUse | None) -> list[Text]:
 
 
 def closed_table(data: BenchResult) -> Table:
-    """Return the closed loops, and what the client had to do there."""
+    """Return the table of closed loops, with the client's delays and CPU use."""
     return Table(
         _("Closed loops, and the client there"),
         [
@@ -179,13 +179,14 @@ def closed_table(data: BenchResult) -> Table:
             _("per chunk"),
             _("CPU share"),
         ],
-        [closed_row(entry, own) for entry, own in zip(data.levels, data.calibrations, strict=False)],  # an older record has no calibrations
+        # Not strict: an older record has no calibrations, and then the table has no rows.
+        [closed_row(entry, calibration) for entry, calibration in zip(data.levels, data.calibrations, strict=False)],
         notes=("closed", "client"),
     )
 
 
-def closed_row(entry: Level, own: Calibration) -> list[Cell]:
-    """Return a closed loop."""
+def closed_row(entry: Level, calibration: Calibration) -> list[Cell]:
+    """Return the row of a closed loop."""
     share = Digits(f"{100 * entry.client_cpu_share:.2g}")
     return [
         entry.concurrency,
@@ -193,26 +194,26 @@ def closed_row(entry: Level, own: Calibration) -> list[Cell]:
         entry.failed,
         number(entry.throughput_tok_s),
         _("never full") if entry.steady_tok_s is None else number(entry.steady_tok_s),
-        Amount(milliseconds(own.delay_ms_p50, own.delay_ms_p95), own.delay_ms_p50),
-        amount([number(own.cpu_us_per_chunk), " µs"], own.cpu_us_per_chunk),
-        amount([_("{share} % of a core", share=share), clients(entry, own)], entry.client_cpu_share),
+        Amount(milliseconds(calibration.delay_ms_p50, calibration.delay_ms_p95), calibration.delay_ms_p50),
+        amount([number(calibration.cpu_us_per_chunk), " µs"], calibration.cpu_us_per_chunk),
+        amount([_("{share} % of a core", share=share), clients(entry, calibration)], entry.client_cpu_share),
     ]
 
 
-def clients(entry: Level, own: Calibration) -> Text:
-    """Return how many clients sent a closed loop, where it was not one."""
-    if own.nodes:
+def clients(entry: Level, calibration: Calibration) -> Text:
+    """Return the number of clients of a closed loop; empty for one."""
+    if calibration.nodes:
         return _(
             ", {clients} clients on {nodes} nodes, times between them within {clock} ms",
-            clients=own.processes,
-            nodes=own.nodes,
+            clients=calibration.processes,
+            nodes=calibration.nodes,
             clock=number(entry.clock_ms),
         )
-    return _(", {processes} processes", processes=own.processes) if own.processes > 1 else ""
+    return _(", {processes} processes", processes=calibration.processes) if calibration.processes > 1 else ""
 
 
 def open_table(data: BenchResult) -> Table:
-    """Return the open loops."""
+    """Return the table of open loops."""
     rows: list[list[Cell]] = [
         [
             entry.arrival,
@@ -238,7 +239,7 @@ def open_table(data: BenchResult) -> Table:
 
 
 def capacity_table(data: BenchResult) -> Table:
-    """Return the rates that the search for capacity tried."""
+    """Return the table of rates that the capacity search tried."""
     rows: list[list[Cell]] = [
         [
             number(trial.rate_per_s),

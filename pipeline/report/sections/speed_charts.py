@@ -1,4 +1,4 @@
-"""The charts of latency and throughput: which values they show, and the numbers beneath."""
+"""The charts of latency and throughput: the values they show, and tables of their numbers."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ from pipeline.report.parts import Chart, Table
 from pipeline.stages.bench import BenchResult
 
 SHARES = (0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
-# Each chart: its id, its title, and its series by the figure that they are behind.
+# Each chart: its id, its title, and the names of its series by figure.
 LATENCY: tuple[tuple[str, Text, dict[str, Text]], ...] = (
     ("ttft", _("Time to first token (TTFT)"), {"ttft_ms": _("cold prefix cache"), "ttft_warm_ms": _("warm prefix cache")}),
     ("itl", _("Gaps between chunks (ITL)"), {"itl_ms": _("concurrency 1")}),
@@ -22,25 +22,25 @@ LATENCY: tuple[tuple[str, Text, dict[str, Text]], ...] = (
 
 
 def speed_charts(data: BenchResult, latencies: Mapping[str, Sequence[float]]) -> list[Chart]:
-    """Return how TTFT, ITL and E2E latency are distributed, and throughput; `latencies` are the values behind the figures."""
+    """Return the distributions of TTFT, ITL and E2E latency, and throughput; `latencies` holds the values (ms) behind the figures."""
     return [*(latency_chart(name, title, data, latencies, series) for name, title, series in LATENCY), throughput_chart(data)]
 
 
 def latency_chart(name: str, title: Text, data: BenchResult, latencies: Mapping[str, Sequence[float]], series: Mapping[str, Text]) -> Chart:
-    """Return how the values behind the figures of one kind are distributed, or why that cannot be drawn."""
-    found: list[Series] = []
+    """Return the distribution of the values behind one kind of figure, or why it cannot be drawn."""
+    drawable: list[Series] = []
     notes: list[Text] = []
-    for base, called in series.items():
+    for base, label in series.items():
         values = latencies.get(base, ())
-        reason = undrawn(data, base, called, values)
+        reason = obstacle(data, base, label, values)
         if reason:
             notes.append(reason)
         else:
-            found.append(Series(called, sorted(values)))
-    if not found:
+            drawable.append(Series(label, sorted(values)))
+    if not drawable:
         return Chart(name, title, _("Not drawn: {reason}.", reason=joined("; ", notes)))
-    highest = end_of(found)
-    beyond = [value for one in found for value in one.values if value > highest]
+    highest = end_of(drawable)
+    beyond = [value for one in drawable for value in one.values if value > highest]
     if beyond:
         notes.append(
             _(
@@ -50,23 +50,23 @@ def latency_chart(name: str, title: Text, data: BenchResult, latencies: Mapping[
                 most=number(max(beyond)),
             )
         )
-    edges = bins(found, highest)
-    about = joined("; ", [summary(one) for one in found])
+    edges = bins(drawable, highest)
+    about = joined("; ", [summary(one) for one in drawable])
     return Chart(
         name,
         title,
         glued(joined("; ", notes), ".") if notes else "",
-        [one.name for one in found],
+        [one.name for one in drawable],
         [
-            partial(histogram, Caption(f"{name}-histogram", _("{title}: histogram", title=title), about), found, edges),
-            partial(distribution, Caption(f"{name}-ecdf", _("{title}: cumulative distribution", title=title), about), found, edges),
+            partial(histogram, Caption(f"{name}-histogram", _("{title}: histogram", title=title), about), drawable, edges),
+            partial(distribution, Caption(f"{name}-ecdf", _("{title}: cumulative distribution", title=title), about), drawable, edges),
         ],
-        [quantiles(title, found), counts(title, found, edges)],
+        [quantiles(title, drawable), counts(title, drawable, edges)],
     )
 
 
-def undrawn(data: BenchResult, base: str, series: Text, values: Sequence[float]) -> Text:
-    """Return why the values behind a figure cannot be drawn; empty where they can."""
+def obstacle(data: BenchResult, base: str, series: Text, values: Sequence[float]) -> Text:
+    """Return why the values behind a figure cannot be drawn; empty if they can."""
     figure = data.figures.get(f"{base}_p50")
     if figure is None or figure.value is None:
         return joined(": ", [series, figure.reason if figure else _("not measured")])
@@ -80,7 +80,7 @@ def undrawn(data: BenchResult, base: str, series: Text, values: Sequence[float])
 
 
 def summary(series: Series) -> Message:
-    """Return the series in words."""
+    """Return a summary of the series: n, range, median and p95."""
     return _(
         "{series}: n = {n}, from {low} to {high} ms, median {mid} ms, p95 {p95} ms",
         series=series.name,
@@ -92,8 +92,8 @@ def summary(series: Series) -> Message:
     )
 
 
-def quantiles(title: Text, found: Sequence[Series]) -> Table:
-    """Return the quantiles of each series as a table."""
+def quantiles(title: Text, series: Sequence[Series]) -> Table:
+    """Return a table of each series' quantiles."""
     header: list[Text] = ["", "n", _("lowest"), *(f"p{100 * share:.0f}" for share in SHARES), _("highest")]
     rows: list[list[Cell]] = [
         [
@@ -101,24 +101,24 @@ def quantiles(title: Text, found: Sequence[Series]) -> Table:
             len(one.values),
             *(number(value) for value in (one.values[0], *(quantile(one.values, share) for share in SHARES), one.values[-1])),
         ]
-        for one in found
+        for one in series
     ]
     return Table(_("{title}: quantiles in ms", title=title), header, rows)
 
 
-def counts(title: Text, found: Sequence[Series], edges: Sequence[float]) -> Table:
-    """Return the bins of the histogram as a table, without those that are empty in each series."""
-    shown = [per_bin(one.values, edges) for one in found]
+def counts(title: Text, series: Sequence[Series], edges: Sequence[float]) -> Table:
+    """Return a table of the histogram's bins, without those empty in every series."""
+    counts_by_series = [per_bin(one.values, edges) for one in series]
     rows: list[list[Cell]] = [
-        [Amount(f"{begin:g} – {end:g}", begin), *held]
-        for (begin, end), held in zip(pairwise(edges), zip(*shown, strict=True), strict=True)
-        if any(held)
+        [Amount(f"{begin:g} – {end:g}", begin), *bin_counts]
+        for (begin, end), bin_counts in zip(pairwise(edges), zip(*counts_by_series, strict=True), strict=True)
+        if any(bin_counts)
     ]
-    return Table(_("{title}: values in each bin", title=title), ["ms", *(one.name for one in found)], rows)
+    return Table(_("{title}: values in each bin", title=title), ["ms", *(one.name for one in series)], rows)
 
 
 def throughput_chart(data: BenchResult) -> Chart:
-    """Return system throughput against concurrency of the closed loops that are valid."""
+    """Return system throughput against concurrency, for the valid closed loops."""
     title = _("Throughput against concurrency")
     valid = [entry for entry in data.levels if not entry.invalid]
     left_out = [entry.concurrency for entry in data.levels if entry.invalid]
@@ -142,5 +142,5 @@ def throughput_chart(data: BenchResult) -> Chart:
 
 
 def speed_words(concurrency: float, tok_s: float) -> Message:
-    """Return a point of the curve."""
+    """Return the text of a point of the curve."""
     return glued(f"{concurrency:g}: ", number(tok_s), " tok/s")

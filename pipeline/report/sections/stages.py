@@ -1,4 +1,4 @@
-"""How each stage ended."""
+"""The outcome of each stage."""
 
 from pipeline.engine.record import BLOCKED, Artifact, Outcome
 from pipeline.errors import MeaninglessError
@@ -10,7 +10,7 @@ from pipeline.report.sections.common import moment
 
 
 def stage_row(outcome: Outcome[Artifact]) -> StageRow:
-    """Return how a stage ended."""
+    """Return the row of a stage: how it ended, how long it took, and when it started."""
     envelope, failure = outcome.envelope, outcome.failure
     kind = "ok" if failure is None else "skipped" if failure.kind in (BLOCKED, MeaninglessError.kind) else "failed"
     if envelope is None:
@@ -23,5 +23,5 @@ def stage_row(outcome: Outcome[Artifact]) -> StageRow:
 
 
 def failure_notes(judged: Judged) -> list[FailureNote]:
-    """Return the stages that failed by themselves."""
+    """Return the failures, without stages that were only blocked or had nothing to measure."""
     return [FailureNote(name, failure) for name, failure in judged.failures]

@@ -1,4 +1,4 @@
-"""The last sweep: a row per cell, the recommendation with its rule, the picture."""
+"""The last sweep: a row per cell, the recommendation with its rule, and the plot."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -41,7 +41,7 @@ HEADER: tuple[Text, ...] = (
 
 
 def sweep_part(outcome: Outcome[Sweep], alternatives: Sequence[Alternative], marks: Marks | None = None) -> SweepPart:
-    """Return what a report shows of the sweep on record, or why there is none and how to have one."""
+    """Return the sweep on record, or why there is none and how to run one."""
     title, sweep = _("Sweep: models and settings side by side"), outcome.data
     if sweep is None:
         why = _("no sweep is on record")
@@ -71,31 +71,31 @@ def sweep_part(outcome: Outcome[Sweep], alternatives: Sequence[Alternative], mar
 
 
 def facts(sweep: Sweep) -> list[Text]:
-    """Return what is to be said of the sweep as a whole."""
+    """Return the facts of the sweep as a whole."""
     cells = _("{count} cells: {states}", count=len(sweep.cells), states=counted_states(sweep.cells))
     when = _("as of {when}", when=moment(sweep.finished or sweep.started))
-    found: list[Text] = [
+    result: list[Text] = [
         glued(cells, "; ", when, "."),
         _("Each cell is a run of its own, which no verdict above depends on; its figures and its verdict are those of its own report."),
     ]
     if sweep.finished is None:
-        found.append(_("The sweep was not run to its end; the same command goes on with it."))
+        result.append(_("The sweep was not run to its end; the same command goes on with it."))
     devices = sorted({cell.device for cell in sweep.cells if cell.device})
     if len(devices) > 1:
-        found.append(_("Measured on unlike devices, so speeds do not compare: {devices}.", devices=", ".join(devices)))
+        result.append(_("Measured on unlike devices, so speeds do not compare: {devices}.", devices=", ".join(devices)))
     if any(cell.simulated for cell in sweep.cells):
-        found.append(_("SIMULATED cells were not measured on a server proven to be a real vLLM, and are never recommended."))
-    return found
+        result.append(_("SIMULATED cells were not measured on a server proven to be a real vLLM, and are never recommended."))
+    return result
 
 
 def cell_row(cell: CellRecord, guide: Mapping[str, Alternative], marks: Marks) -> CellRow:
-    """Return the cell's row."""
+    """Return the row of a cell."""
     source = Source(Code(cell.source) if cell.source else _("no report"), f"sweep.{cell.name}")
     return CellRow(cell.name, state(cell), model(cell, guide.get(cell.profile)), figures(cell, marks), ruling(cell), source)
 
 
 def model(cell: CellRecord, entry: Alternative | None) -> Text:
-    """Return the cell's model, and what the guide says of it."""
+    """Return the cell's model, with the guide's data if the guide lists it."""
     name = cell.model or (entry.model if entry else _("not known"))
     if entry is None:
         return name
@@ -104,7 +104,7 @@ def model(cell: CellRecord, entry: Alternative | None) -> Text:
 
 
 def figures(cell: CellRecord, marks: Marks) -> list[Measured]:
-    """Return the cell's figures under the header."""
+    """Return the cell's figures, in the order of HEADER."""
 
     def figure(metric: str, aside: Text = "") -> Measured:
         return measured(cell.figures.get(metric), marks.get(metric, ()), aside=aside)
@@ -115,7 +115,7 @@ def figures(cell: CellRecord, marks: Marks) -> list[Measured]:
 
 
 def state(cell: CellRecord) -> Text | Ruling:
-    """Return what became of the cell."""
+    """Return the state of the cell, with the reason if it was not measured."""
     if cell.state == "measured":
         if cell.simulated:
             return Ruling("SIMULATED")

@@ -1,4 +1,4 @@
-"""Causes of death: what is compiled or loaded at the start, and arguments that vLLM does not take."""
+"""Causes of death: compilation and libraries at the start, and arguments that vLLM rejects."""
 
 from pipeline.vllm.causes.cause import NO_SAMPLER, QUOTE, Cause
 from pipeline.vllm.compilers import C_COMPILER, CPP_COMPILER

@@ -1,4 +1,4 @@
-"""Causes of death: the end of a process, where nothing else tells why."""
+"""Causes of death: the end of a process, where nothing else shows the reason."""
 
 from pipeline.vllm.causes.cause import ENDED, Cause
 

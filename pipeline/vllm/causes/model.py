@@ -2,7 +2,7 @@
 
 from pipeline.vllm.causes.cause import QUOTE, Cause
 
-WORDS_END = r"(?= \[type=|\n|$)"  # pydantic's messages end with what they were given
+WORDS_END = r"(?= \[type=|\n|$)"  # pydantic appends the rejected input to its messages
 
 OF_MODEL = (
     Cause(

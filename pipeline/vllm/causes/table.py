@@ -1,7 +1,7 @@
-"""The causes of a server's death, the most telling first.
+"""The causes of a server's death, the most specific first.
 
-Texts as they stand in the sources of vLLM 0.32 and 0.33, torch 2.14, Triton 3.8 and FlashInfer 0.7; those without a device,
-of 0.19, and of starts on H100s as they were printed.
+The patterns are from the sources of vLLM 0.32 and 0.33, torch 2.14, Triton 3.8 and FlashInfer 0.7, and from the printed logs
+of starts without a device, of vLLM 0.19 and on H100s.
 """
 
 from pipeline.vllm.causes.builds import OF_BUILDS

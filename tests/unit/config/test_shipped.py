@@ -48,7 +48,7 @@ def test_shipped_suites_and_templates_exist() -> None:
 def made_figures() -> dict[str, set[str]]:
     """Return the names of the figures that each measuring stage makes."""
     alone = Batch([Answer(0, 1, 2, [1, 2], "x", "stop", tokens=2)], 1, 0)
-    arm = [*test_router.router_figures([]), "ttft_ms_p50"]
+    arm = [*test_router.router_figures([]), "ttft_ms_p50", "route_gain_points"]
     return {
         "bench": set(bench.lone_figures(alone, alone, [], [])),
         "test-router": {f"{name}_{figure}" for name in ("prompt_only", "constrained") for figure in arm},

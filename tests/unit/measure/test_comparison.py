@@ -16,15 +16,15 @@ from pipeline.measure.comparison import (
     Estimate,
     Noise,
     better_when,
-    beyond,
     by_bounds,
     by_pairs,
     by_samples,
     default_noise,
+    exceeds_noise,
     exit_code,
     mann_whitney_p,
     mann_whitney_u,
-    resampled,
+    resample_quantile,
     spread,
     verdict,
 )
@@ -83,7 +83,7 @@ def test_values_that_are_all_equal_tell_nothing() -> None:
 def test_a_resampled_quantile_is_distributed_as_one_that_is_drawn(values: list[float], q: float, seed: int) -> None:
     ordered, draws = sorted(values), 2000
     source = random.Random(seed)
-    short_cut = Counter(resampled(ordered, q, source) for _ in range(draws))
+    short_cut = Counter(resample_quantile(ordered, q, source) for _ in range(draws))
     drawn = Counter(quantile(source.choices(ordered, k=len(ordered)), q) for _ in range(draws))
     for value in ordered:
         # Seven standard deviations of the difference of two counts, and a few for the rare ones.
@@ -243,7 +243,7 @@ def test_turning_runs_over_turns_better_into_worse(ratio: float, noise: float, b
     forth = verdict(better, sure(ratio, differs=differs), Noise(noise, measured=True))
     back = verdict(better, sure(1 / ratio, differs=differs), Noise(noise, measured=True))
     assert back.verdict == turned[forth.verdict]
-    assert (forth.verdict != "same") == (differs and beyond(ratio, noise))
+    assert (forth.verdict != "same") == (differs and exceeds_noise(ratio, noise))
 
 
 def test_only_what_is_timed_has_noise_by_default() -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from pipeline.measure.drift import MOST_POINTS, Point, decile_change, theil_sen, thinned
+from pipeline.measure.drift import MOST_POINTS, Point, decile_change, theil_sen, thin
 
 # Whole numbers: sums and differences are exact, so that laws hold exactly.
 SERIES = st.lists(st.integers(-1000, 1000), min_size=2, max_size=60).map(lambda ys: [(float(x), float(y)) for x, y in enumerate(ys)])
@@ -129,7 +129,7 @@ def test_a_constant_has_slope_zero_and_no_doubt() -> None:
 
 @given(st.integers(1, 5000), st.integers(2, 700))
 def test_thinned_keeps_ends_order_and_even_distances(n: int, most: int) -> None:
-    kept = thinned(range(n), most)
+    kept = thin(range(n), most)
     assert len(kept) == min(n, most)
     assert (kept[0], kept[-1]) == (0, n - 1)
     steps = {after - before for before, after in pairwise(kept)}

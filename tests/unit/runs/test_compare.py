@@ -218,6 +218,12 @@ def test_settings_that_change_what_is_measured_part_the_figures(other: dict[str,
     assert row("bench.system_tok_s_c4", a, b, anyway=True).compared.verdict == "same"
 
 
+@pytest.mark.parametrize(("system", "reason"), [("suite", ""), ("user", "router.system suite against user")])
+def test_a_setting_that_an_older_run_did_not_have_is_as_it_was_then(system: str, reason: str) -> None:
+    a, b = (bare(number, settings={"router": settings}) for number, settings in ((1, {}), (2, {"system": system})))
+    assert row("bench.system_tok_s_c4", a, b).compared.reason == (reason or "within chance")
+
+
 def test_goodput_under_other_limits_is_another_figure() -> None:
     figures = {"bench.goodput_c4": share_figure(9, 10)}
     a, b = (bare(number, figures=figures, settings={"limits": {"ttft_ms": number}}) for number in (1, 2))

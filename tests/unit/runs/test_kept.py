@@ -118,7 +118,7 @@ def test_the_newest_stays_however_large_and_whatever_the_clock_says(workspace: W
 
 @given(st.lists(st.integers(0, 100), min_size=1, max_size=30), st.integers(1, 30), st.integers(1, 500))
 def test_as_many_runs_stay_as_both_limits_allow(sizes: list[int], most: int, most_bytes: int) -> None:
-    count = runs.kept_count(sizes, most, most_bytes)
+    count = runs.count_to_keep(sizes, most, most_bytes)
     allowed = [n for n in range(1, len(sizes) + 1) if n == 1 or (n <= most and sum(sizes[:n]) <= most_bytes)]
     assert count == max(allowed)
 
