@@ -2,9 +2,10 @@
 
 import math
 import random
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from statistics import NormalDist
 from typing import TypeVar
 
@@ -57,24 +58,27 @@ def clustered_percentile_figure(
     ordered = sorted(value for group in groups for value in group)
     low = high = None
     if len(groups) >= LEAST_CLUSTERS:
+        # Most resamples look at the same values, so how many of each group are not above them is counted once.
+        below = cache(lambda index: [bisect_right(group, ordered[index]) for group in groups])
         source = random.Random(0)
-        drawn = [Counter(source.choices(range(len(groups)), k=len(groups))) for _ in range(RESAMPLES)]
-        found = sorted(weighted_quantile(ordered, [(groups[index], times) for index, times in draw.items()], q) for draw in drawn)
+        draws = (Counter(source.choices(range(len(groups)), k=len(groups))) for _ in range(RESAMPLES))
+        found = sorted(ordered[weighted_rank(below, len(ordered), draw, q)] for draw in draws)
         low, high = found[int((1 - CONFIDENCE) * RESAMPLES)], found[math.ceil(CONFIDENCE * RESAMPLES) - 1]
     return Figure(value=quantile(ordered, q), unit=unit, n=len(groups), low=low, high=high, failed=failed)
 
 
-def weighted_quantile(ordered: Sequence[float], groups: Sequence[tuple[Sequence[float], int]], q: float) -> float:
-    """Return the q-quantile of sorted groups that count so many times each; `ordered` are all values in order."""
-    rank = max(1, math.ceil(q * sum(len(group) * times for group, times in groups)))
-    first, last = 0, len(ordered) - 1
-    while first < last:
-        middle = (first + last) // 2
-        if sum(bisect_right(group, ordered[middle]) * times for group, times in groups) >= rank:
-            last = middle
-        else:
-            first = middle + 1
-    return ordered[first]
+def weighted_rank(below: Callable[[int], Sequence[int]], count: int, times: Mapping[int, int], q: float) -> int:
+    """Return the index, among `count` ordered values, of the q-quantile of groups that count so many `times` each.
+
+    `below` returns how many values of each group are not above the value at an index.
+    """
+
+    def reached(index: int) -> int:
+        counts = below(index)
+        return sum(counts[group] * number for group, number in times.items())
+
+    rank = max(1, math.ceil(q * reached(count - 1)))
+    return bisect_left(range(count), rank, key=reached)
 
 
 def quantile(values: Sequence[float], q: float) -> float:
