@@ -160,8 +160,8 @@ def measure(
     contradictions = [
         *(("", entry.contradiction) for entry in ledger),
         *((prefix, check.contradiction) for check in means for prefix in RESTS_ON[check.name]),
-        *((prefix, wrong_length([*closed_loops.values(), *open_loops.values()], settings.output_tokens)) for prefix in RESTS_ON_LENGTH),
         *((prefix, contradicted(phases)) for prefix in RESTS_ON_LENGTH),
+        *((prefix, wrong_length([*closed_loops.values(), *open_loops.values()], settings.output_tokens)) for prefix in RESTS_ON_LENGTH),
         *((prefix, held_back(cold, decode)) for prefix in RESTS_ON_PACE),
         *((f"{arrival}_", fell_behind(level)) for arrival, level in zip(open_loops, open_levels, strict=True)),
         ("ttft_ms_", cold_hits and _("the server's own counter shows {n} cached prompt tokens in the cold arm", n=cold_hits)),
@@ -233,7 +233,7 @@ def held_back(cold: Batch, decode: Batch) -> str:
     if late <= TOLERANCE_MS or late / quantile(shares, 0.5) <= TOLERANCE * pace:
         return ""
     return _(
-        "the first token of a long answer came {late} ms later than that of an answer of one token, which hides that much of TPOT",
+        "the first token of a long answer came {late} ms later than that of an answer of one token: something holds tokens back",
         late=Digits(f"{late:.3g}"),
     )
 

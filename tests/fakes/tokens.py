@@ -12,8 +12,8 @@ TOKEN_CHARACTERS = 4
 def generate(script: Script, number: int, payload: dict[str, Any]) -> tuple[list[tuple[str, str]], str]:
     """Return the tokens of the answer, each as (field of the delta, text), and the finish reason."""
     limit = int(payload.get("max_tokens") or 64) + script.tokens_too_many
-    thought = f"<think>{script.thought}</think>" if script.thought_as == "content" and script.thought else script.thought
-    thoughts = [(script.thought_as, piece) for piece in split(thought)]
+    tags = ("<think>", "</think>") if script.thought_as == "content" and script.thought else ("", "")  # each is one token
+    thoughts = [(script.thought_as, piece) for piece in (tags[0], *split(script.thought), tags[1]) if piece]
     pieces = [("content", piece) for piece in split(script.texts[number % len(script.texts)])]
     if payload.get("ignore_eos") and script.honours_ignore_eos:
         return list(itertools.islice(itertools.chain(thoughts, itertools.cycle(pieces)), limit)), "length"

@@ -110,9 +110,7 @@ def batch(*answers: Answer, wall_s: float = 1.0) -> Batch:
 def test_bench_figures_follow_the_definitions() -> None:
     made = lone_figures(batch(answer(0, 40, 40, 1)), batch(answer(0, 50, 1050, 51)), [], [])
     assert made["ttft_ms_p50"].value == 40
-    assert made["tpot_ms_p50"].value == pytest.approx(1000 / 25.5), (
-        "spread evenly where the server does not tell"
-    )
+    assert made["tpot_ms_p50"].value == pytest.approx(1000 / 25.5), "spread evenly where the server does not tell"
     assert made["itl_ms_p50"].value == 1000, "two chunks have one gap, however many tokens they hold"
     assert made["decode_tok_s_p50"].value == pytest.approx(25.5)
     assert made["e2e_ms_p50"].value == 1050
