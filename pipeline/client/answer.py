@@ -1,8 +1,10 @@
 """Parsing of responses: from the stamped blocks of a body to text, stamps and counts. Nothing here waits."""
 
 import json
+from bisect import bisect_right
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import accumulate
 from typing import Annotated, Any
 
 import msgspec
@@ -47,11 +49,11 @@ class Delta(msgspec.Struct, gc=False):
 class Choice(msgspec.Struct, gc=False):
     """One choice of a streamed chunk (`delta`) or of a unary answer (`message`), with its token ids if they were asked for."""
 
+    index: int = 0  # in the server's order, which the decoder is fastest with
     delta: Delta | None = None
-    message: Delta | None = None
     finish_reason: str | None = None
-    index: int = 0
     token_ids: list[int] | None = None
+    message: Delta | None = None
 
 
 class Chunk(msgspec.Struct, gc=False):
@@ -159,8 +161,11 @@ def body_of(raw: RawAnswer) -> bytes:
 def read_stream(raw: RawAnswer) -> Answer:
     """Return the answer from a stream of events."""
     events, at, plain = stamped_events(raw.blocks)
-    done = DONE in events
+    done = DONE in events[-1:]
     if done:
+        del events[-1], at[-1]
+    if DONE in events:  # not at the end alone
+        done = True
         at = [stamp for stamp, event in zip(at, events, strict=True) if event != DONE]
         events = [event for event in events if event != DONE]
     try:
@@ -192,16 +197,13 @@ def stamped_events(blocks: Blocks) -> tuple[list[bytes], list[int], bool]:
         # The last event may lack its blank line; half of one is none.
         pairs += [(event, blocks[-1][0]) for event in parser.end() if event == DONE or not unreadable("event", event)]
         return [event for event, _ in pairs], [at for _, at in pairs], False
-    stamps = []
-    reached = end = 0
-    remaining = iter(blocks)
-    at = 0
-    for event in events:
-        end += len(event) + 8  # "data: " before, an empty line after
-        while reached < end:
-            at, block = next(remaining)
-            reached += len(block)
-        stamps.append(at)
+    # Each event has "data: " before it and an empty line after it.
+    ends = [end + 8 * number for number, end in enumerate(accumulate(map(len, events)), 1)]
+    stamps: list[int] = []
+    reached = 0
+    for at, block in blocks:
+        reached += len(block)
+        stamps += [at] * (bisect_right(ends, reached, len(stamps)) - len(stamps))
     return events, stamps, True
 
 
@@ -230,52 +232,56 @@ def trouble_in(chunk: Chunk) -> str:
 
 def assembled(raw: RawAnswer, at: list[int], chunks: list[Chunk], done: bool) -> Answer:
     """Return the answer of these chunks, or why they are none; `done` tells whether the server said that it was whole."""
+    # This loop and the decoder are what a token costs the client, so it does nothing that can wait until there is reasoning.
     stamps: list[int] = []
     carried: list[int] = []
-    content: list[tuple[int, str]] = []
+    content: list[str] = []
     reasoning: list[str] = []
     calls: list[tuple[int, list[ToolCall]]] = []
-    first_ns: int | None = None
+    first_ns = content_ns = 0
     finish_reason: str | None = None
     usage: Usage | None = None
     tells_tokens = False
     for stamp, chunk in zip(at, chunks, strict=True):
-        usage = chunk.usage or usage
-        if len(chunk.choices) != 1 or chunk.error is not None:
+        choices = chunk.choices
+        if chunk.usage is not None:
+            usage = chunk.usage
+        if len(choices) != 1 or chunk.error is not None:
             if trouble := trouble_in(chunk):
                 return failed(raw, trouble)
             continue
-        choice = chunk.choices[0]
+        choice = choices[0]
         if choice.index:
             return failed(raw, "several choices in one answer")
-        finish_reason = choice.finish_reason or finish_reason
+        if choice.finish_reason is not None:
+            finish_reason = choice.finish_reason
         holds = False
         delta = choice.delta or choice.message
         if delta is not None:
             if delta.content:
-                content.append((stamp, delta.content))
+                content.append(delta.content)
+                content_ns = content_ns or stamp
                 holds = True
-            if thought := delta.reasoning or delta.reasoning_content:
-                reasoning.append(thought)
+            if delta.reasoning or delta.reasoning_content:
+                reasoning.append(delta.reasoning or delta.reasoning_content or "")
                 holds = True
             if delta.tool_calls:
                 calls.append((stamp, delta.tool_calls))
                 holds = True
-        tokens = 0
-        if choice.token_ids is not None:
-            tokens = len(choice.token_ids)
+        ids = choice.token_ids
+        if ids is not None:
             tells_tokens = True
-        if holds and first_ns is None:
-            first_ns = stamp
-        if holds or tokens:
-            stamps.append(stamp)
-            carried.append(tokens)
-    if trouble := unfinished(finish_reason, done, first_ns, usage):
+        if holds:
+            first_ns = first_ns or stamp
+        elif not ids:
+            continue
+        stamps.append(stamp)
+        carried.append(len(ids) if ids else 0)
+    if trouble := unfinished(finish_reason, done, bool(first_ns), usage):
         return failed(raw, trouble)
-    assert first_ns is not None
     assert usage is not None
-    thought, text, begin = thought_apart("".join(piece for _, piece in content), "".join(reasoning))
-    begins = [stamp_at(content, begin)] if text else []
+    thought, text, begin = thought_apart("".join(content), "".join(reasoning))
+    begins = [stamp_at(at, chunks, begin) if begin else content_ns] if text else []
     begins += [stamp for stamp, _ in calls[:1]]
     details = usage.prompt_tokens_details
     return Answer(
@@ -297,13 +303,13 @@ def assembled(raw: RawAnswer, at: list[int], chunks: list[Chunk], done: bool) ->
     )
 
 
-def unfinished(finish_reason: str | None, done: bool, first_ns: int | None, usage: Usage | None) -> str:
+def unfinished(finish_reason: str | None, done: bool, begun: bool, usage: Usage | None) -> str:
     """Return why an answer that ended so is none; empty when it is one."""
     if finish_reason in BROKEN_OFF:
         return f"finish_reason: {finish_reason}"
     if not done and finish_reason is None:
         return "cut off before [DONE]"
-    if first_ns is None:
+    if not begun:
         return "no content"
     return "no usage chunk" if usage is None else ""
 
@@ -325,11 +331,12 @@ def thought_apart(content: str, reasoning: str) -> tuple[str, str, int]:
     return reasoning.strip(), answer, len(content) - len(answer)
 
 
-def stamp_at(pieces: list[tuple[int, str]], position: int) -> int:
-    """Return the stamp of the piece that holds the character at `position` of all of them together."""
+def stamp_at(at: list[int], chunks: list[Chunk], position: int) -> int:
+    """Return the stamp of the chunk that holds the character at `position` of the content."""
     end = 0
-    for stamp, piece in pieces:
-        end += len(piece)
+    for stamp, chunk in zip(at, chunks, strict=True):
+        delta = chunk.choices[0].delta or chunk.choices[0].message if chunk.choices else None
+        end += len(delta.content or "") if delta else 0
         if position < end:
             return stamp
     raise ValueError("no character there")

@@ -4,7 +4,7 @@ import asyncio
 import gc
 import json
 import time
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
@@ -241,7 +241,7 @@ def closed_loop(
                 await asyncio.sleep(AFTER_FAILURE_S)
 
     began, ended = run_side_by_side(target, timeout_s, lambda channels: [work(channels, number) for number in range(concurrency)])
-    return report_span(target, [read_answer(raws[index]) for index in sorted(raws)]), ended - began
+    return report_span(target, parsed(raws)), ended - began
 
 
 def open_loop(
@@ -280,7 +280,13 @@ def open_loop(
     _, ended = run_side_by_side(
         target, timeout_s, lambda channels: [work(index, *each, channels[index % len(channels)]) for index, each in enumerate(works)]
     )
-    return report_span(target, [read_answer(raws[index]) for index in sorted(raws)]), ended - start / 1e9
+    return report_span(target, parsed(raws)), ended - start / 1e9
+
+
+def parsed(raws: Mapping[int, RawAnswer]) -> list[Answer]:
+    """Return the answers in the order of their requests."""
+    with uncollected():  # each chunk makes lists, whose walks take a tenth of the time
+        return [read_answer(raws[index]) for index in sorted(raws)]
 
 
 def report_span(target: Endpoint, answers: list[Answer]) -> list[Answer]:

@@ -20,8 +20,9 @@ from pipeline.stages.serve import Server
 from tests.builders.house import outcomes_of
 from tests.builders.stages import DETERMINISM, GOLD, ROOT, ROUTER, STAGES, bench, gates, write_samples
 from tests.fakes.environment import machine
-from tests.fakes.fake_vllm import FakeVllm, split
+from tests.fakes.fake_vllm import FakeVllm
 from tests.fakes.script import Script
+from tests.fakes.tokens import split
 
 
 def measure_all(server: Server, workspace: Workspace) -> dict[str, Measurement]:

@@ -14,7 +14,7 @@ USAGE = {"prompt_tokens": 9, "completion_tokens": 5}
 
 def streamed(*deltas: dict[str, Any]) -> Answer:
     """Return the answer to deltas that arrive at 10, 20, 30, … after a send at 0."""
-    chunks = [{"choices": [{"index": 0, "delta": delta}]} for delta in deltas]
+    chunks: list[dict[str, Any]] = [{"choices": [{"index": 0, "delta": delta}]} for delta in deltas]
     chunks += [{"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}, {"choices": [], "usage": USAGE}]
     blocks = [(10 * at, b"data: " + json.dumps(chunk).encode() + b"\n\n") for at, chunk in enumerate(chunks, 1)]
     return read_answer(RawAnswer(0, 200, [*blocks, (10**6, b"data: [DONE]\n\n")], ""))

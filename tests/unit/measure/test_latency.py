@@ -144,7 +144,8 @@ def test_bench_without_a_success_has_no_latency() -> None:
 def test_answer_without_a_token_gap_does_not_break_the_bench(unfit: Answer) -> None:
     made = lone_figures(batch(answer(0, 40, 40, 1)), batch(unfit, answer(0, 50, 1050, 51)), [], [])
     figure = made["decode_tok_s_p50"]
-    assert (figure.value, figure.n, figure.failed) == (pytest.approx(25.5), 1, 1)
+    assert figure.value == pytest.approx(25.5)
+    assert (figure.n, figure.failed) == (1, 1)
 
 
 def test_system_throughput_counts_successful_tokens_over_wall_time() -> None:

@@ -190,7 +190,7 @@ def test_a_clustered_percentile_is_that_of_all_values_with_the_clusters_as_its_n
     assert (figure.value, figure.n, figure.failed) == (quantile(values, q), sum(bool(cluster) for cluster in found), 2)
     assert (figure.low is None) == (figure.high is None) == (figure.n < 10)
     if figure.low is not None and figure.high is not None:
-        assert min(values) <= figure.low <= figure.value <= figure.high <= max(values)
+        assert min(values) <= figure.low <= quantile(values, q) <= figure.high <= max(values)
 
 
 def test_values_alike_within_each_cluster_give_the_bounds_of_the_clusters_not_of_the_values() -> None:
