@@ -19,9 +19,10 @@ Nearly the whole answer arrives in one or two reads, so this measures the cost o
 of two jobs, with all processes of the client counted: aiperf parses answers in another process, after the time that it reports.
 
 accuracy: mean TTFT and TPOT against the stub's own timestamps of its sends, each client's TPOT by its own definition: ours is over
-the tokens after the first arrival, a peer's over the tokens after the first. guidellm and aiperf call theirs inter-token latency. The error of a TTFT has two parts: how late the first token was seen, and how long the request waited before
-the stub read it. If 64 requests come at once, the stub, in Python, takes them one by one, which is not the client's error. The stub
-sends its role chunk with the first token, as vLLM does, except in the last schedule.
+the tokens after the first arrival, a peer's over the tokens after the first. guidellm and aiperf call theirs inter-token latency.
+The error of a TTFT has two parts: how late the first token was seen, and how long the request waited before the stub read it. If 64
+requests come at once, the stub, in Python, takes them one by one, which is not the client's error. The stub sends its role chunk
+with the first token, as vLLM does, except in the last schedule.
 """
 
 import argparse
