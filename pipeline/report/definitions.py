@@ -11,7 +11,8 @@ ALWAYS = ("bounds", "verdicts", "source")  # they explain columns of the tables
 # Patterns of the figures that each definition explains, searched for in <stage>.<figure>.
 FIGURES = {
     "ttft": r"ttft",
-    "send": r"ttft|e2e|[.]\w*latency_ms",
+    "ttfat": r"ttfat",
+    "send": r"ttf|e2e|[.]\w*latency_ms",
     "tpot": r"tpot",
     "itl": r"itl",
     "e2e": r"e2e|latency_ms|ms_per_token",
@@ -77,7 +78,16 @@ DEFINITIONS = (
             file=Code("report.json"),
         ),
     ),
-    Definition("ttft", "TTFT", _("first chunk with content − request send, in ms; the role chunk and empty chunks do not count.")),
+    Definition(
+        "ttft",
+        "TTFT",
+        _("first chunk with content, reasoning or a tool call − request send, in ms; the role chunk and empty chunks do not count."),
+    ),
+    Definition(
+        "ttfat",
+        "TTFAT",
+        _("first chunk of the answer, after the reasoning − request send, in ms. It equals TTFT where the model does not reason."),
+    ),
     Definition(
         "send",
         _("Request send"),
@@ -89,10 +99,18 @@ DEFINITIONS = (
     Definition(
         "tpot",
         "TPOT",
-        _("(last token − first token) / (output tokens − 1), in ms; output tokens from the server's {field}.", field=Code("usage")),
+        _(
+            "(last token − first text) / (tokens that arrived after the first text), in ms. Tokens that arrive together with the first "
+            "text, or before it, show no pace. The tokens of a chunk are its {field}; without them, the tokens of {usage} are spread "
+            "evenly over the chunks.",
+            field=Code("token_ids"),
+            usage=Code("usage"),
+        ),
     ),
-    Definition("itl", "ITL", _("gaps between chunks, in ms; a chunk may hold several tokens.")),
-    Definition("e2e", _("E2E latency"), _("last token − request send.")),
+    Definition(
+        "itl", "ITL", _("gaps between chunks, in ms; a chunk may hold several tokens. Its n is the requests, and so are its bounds' units.")
+    ),
+    Definition("e2e", _("E2E latency"), _("last text or token − request send.")),
     Definition("decode", _("Decode throughput"), _("1000 / TPOT at concurrency 1.")),
     Definition("system", _("System throughput"), _("output tokens / wall time of a closed loop.")),
     Definition(

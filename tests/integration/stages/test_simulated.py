@@ -20,8 +20,9 @@ from pipeline.stages.serve import Server
 from tests.builders.house import outcomes_of
 from tests.builders.stages import ARMS, DETERMINISM, GOLD, ROOT, ROUTER, STAGES, bench, forgive_the_machine, gates, write_samples
 from tests.fakes.environment import machine, until
-from tests.fakes.fake_vllm import FakeVllm, split
+from tests.fakes.fake_vllm import FakeVllm
 from tests.fakes.script import Script
+from tests.fakes.tokens import split
 
 
 def measure_all(server: Server, workspace: Workspace) -> dict[str, Measurement]:
