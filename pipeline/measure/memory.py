@@ -8,24 +8,25 @@ from bisect import bisect_left, bisect_right
 from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from itertools import chain, pairwise
-from math import inf
+from math import ceil, inf
 from statistics import median
 from typing import Any
 
-from pipeline.measure.drift import Point, decile_change, theil_sen
+from pipeline.measure.drift import Point, Slope, decile_change, slope_of, telling_span
 from pipeline.measure.figures import Figure, not_measured
 from pipeline.measure.verdicts import digits
-from pipeline.message import _, joined
+from pipeline.message import Digits, Sentence, _
 from pipeline.values import Frozen
 
 WARM_UP_S, WARM_UP_SHARE = 60.0, 0.2  # dropped from the begin of a load: the shorter of the two
-STABLE_RANGE_MIB = 64.0
-TELLS_DRIFT_S = 300.0
+SETTLING_SHARE = 0.5  # of the rise of the first half of a load; less in the second half is no steady rise
 GAP_PERIODS = 3
 MOMENT_S = 0.05  # what a client takes from an answer to its next request
 GAPS_AT_MOST = 0.05  # of the load; more, and nothing is said about stability
 S_PER_H = 3600
-SERIES = {"vram": "VRAM", "host_pss": "host memory (PSS)", "host_rss": "host memory (RSS)"}
+# The smallest step in which each series can grow, MiB. CUDA maps memory in pages of 2 MiB, and PyTorch asks for no less
+# (kSmallBuffer in c10/cuda/CUDACachingAllocator.h); the sampler rounds host memory to 0.1.
+SERIES = {"vram": 2.0, "host_pss": 0.1, "host_rss": 0.1}
 STATES = {
     "gpu_utilization": ("util_percent", "%"),
     "gpu_temperature_c": ("temperature_c", "°C"),
@@ -36,6 +37,25 @@ STATES = {
 THROTTLES = ("thermal", "power", "slowdown")
 Sample = dict[str, Any]
 Span = tuple[float, float]
+
+
+class Budget(Frozen):
+    """How many MiB memory may grow by in so many hours of load, for it to be called stable."""
+
+    mib: float
+    horizon_h: float
+
+    @property
+    def mib_h(self) -> float:
+        """Return the drift that just uses it up."""
+        return self.mib / self.horizon_h
+
+    def load_s(self, series: str) -> float:
+        """Return the least load on one launch, its warm-up counted, after which a series without any step is stable.
+
+        A little more, for the first and the last sample do not stand at its very ends.
+        """
+        return with_warm_up_s(1.02 * SERIES[series] / self.mib_h * S_PER_H)
 
 
 class Gaps(Frozen):
@@ -72,6 +92,11 @@ def settled(spans: Iterable[Span]) -> list[Span]:
 def warmed_s(load_s: float) -> float:
     """Return the seconds of so much load that follow its warm-up."""
     return load_s - min(WARM_UP_S, WARM_UP_SHARE * load_s)
+
+
+def with_warm_up_s(settled_s: float) -> float:
+    """Return the seconds of load of which so many follow its warm-up."""
+    return min(settled_s + WARM_UP_S, settled_s / (1 - WARM_UP_SHARE))
 
 
 def total_s(spans: Iterable[Span]) -> float:
@@ -112,6 +137,16 @@ def within(points: Sequence[Point], spans: Iterable[Span]) -> list[Point]:
     return [point for begin, end in spans for point in points[bisect_left(points, (begin, -inf)) : bisect_right(points, (end, inf))]]
 
 
+def under_load(points: Sequence[Point], spans: Iterable[Span]) -> list[Point]:
+    """Return the points that lie in one of the spans over the hours of load before each: pauses between the spans take no time."""
+    found: list[Point] = []
+    before_s = 0.0
+    for begin, end in spans:
+        found += [((before_s + at - begin) / S_PER_H, value) for at, value in within(points, [(begin, end)])]
+        before_s += end - begin
+    return found
+
+
 def device_use(sample: Sample, key: str) -> float | None:
     """Return the sample's sum over devices, or None where no device told a value."""
     values = [value for value in sample.get(key, []) if value is not None]
@@ -150,63 +185,75 @@ def points(pairs: Iterable[tuple[float, float | None]]) -> list[Point]:
 
 
 def series_figures(
-    name: str, launches: Sequence[Sequence[Point]], spans: Sequence[Span], calm: Sequence[Span], preempted: int | None, reason: str
+    name: str, launches: Sequence[Sequence[Point]], spans: Sequence[Span], calm: Sequence[Span], budget: Budget, reason: str
 ) -> dict[str, Figure]:
     """Return the figures of one series, `name` before each; NOT_MEASURED with `reason` where it has nothing under load.
 
     `launches` are its points by start of the server, `spans` the load, `calm` the load after its warm-up. The peak is of all
-    times, the rest of the calm ones: range and change are the largest within one launch, and the drift's pairs are each of
-    one launch, for a restart is no drift. `stable` is 100 or 0 %, its n the seconds of load.
+    times, the rest of the calm ones: range and change are the largest within one launch, and the drift, over hours of load, is
+    of changes within one launch, for a restart is no drift. `stable` is 100 or 0 %, its n the seconds of load.
     """
-    loaded = [kept for series in launches if (kept := within(series, calm))]
+    calmed = [series for series in launches if within(series, calm)]
     highest = max((value for series in launches for _, value in series), default=None)
-    peak = not_measured("MiB", reason) if highest is None else Figure(value=highest, unit="MiB", n=sum(map(len, launches)))
-    if not loaded:
+    measured = highest is not None and any(within(series, spans) for series in launches)
+    peak = Figure(value=highest, unit="MiB", n=sum(map(len, launches))) if measured else not_measured("MiB", reason)
+    if not calmed:
         units = {"steady_mib": "MiB", "range_mib": "MiB", "drift_mib_h": "MiB/h", "change_mib": "MiB", "stable": "%"}
         return {f"{name}_peak_mib": peak, **{f"{name}_{part}": not_measured(unit, reason) for part, unit in units.items()}}
+    loaded = [within(series, calm) for series in calmed]
     values, n = [[value for _, value in series] for series in loaded], sum(map(len, loaded))
-    slope = theil_sen(*([(at / S_PER_H, value) for at, value in series] for series in loaded))
+    slope = slope_of([under_load(series, calm) for series in calmed], SERIES[name])
     drift = not_measured("MiB/h", _("one sample has no slope"))
     if slope is not None:
         drift = Figure(value=slope.value, unit="MiB/h", n=n, low=slope.low, high=slope.high)
-    spread = Figure(value=max(max(each) - min(each) for each in values), unit="MiB", n=n)
     missing = gaps([at for series in loaded for at, _ in series], calm)
     found = {
         "peak_mib": peak,
         "steady_mib": Figure(value=median(chain(*values)), unit="MiB", n=n),
-        "range_mib": spread,
+        "range_mib": Figure(value=max(max(each) - min(each) for each in values), unit="MiB", n=n),
         "drift_mib_h": drift,
         "change_mib": Figure(value=max(map(decile_change, values)), unit="MiB", n=n),
-        "stable": stable(spread, drift, preempted, missing, total_s(spans)),
+        "stable": stable(slope, n, missing, total_s(spans), budget),
     }
     return {f"{name}_{part}": figure for part, figure in found.items()}
 
 
-def stable(spread: Figure, drift: Figure, preempted: int | None, missing: Gaps, load_s: float) -> Figure:
-    """Return 100 % where the slope may be 0 or less, the range is at most 64 MiB and nothing was preempted; else 0 %, and why.
+def stable(slope: Slope | None, samples: int, missing: Gaps, load_s: float, budget: Budget) -> Figure:
+    """Return 100 % where the upper bound of the drift keeps the budget over the horizon, 0 % where the lower one does not; else neither.
 
-    n is the whole seconds of load: it is for the gate to say how many it takes. Memory that rises in less than 5 minutes may
-    be a warm-up as well as a leak, so nothing is said.
+    n is the whole seconds of load: it is for the gate to say how many it takes. A rise of which the second half of the load
+    sees less than half of what the first saw is no steady one: nothing follows from it for the horizon.
     """
     load_s = round(load_s, 3)  # a sum of spans may lack what no clock tells
-    if preempted is None:
-        return not_measured("%", _("the server does not count preemptions"))
-    if drift.low is None:
-        return not_measured("%", _("n = {n} samples are too few for a bound of the slope", n=spread.n))
+    if slope is None or slope.low is None or slope.high is None:
+        return not_measured("%", _("n = {n} samples are too few for a bound of the slope", n=samples))
     if missing.total_s > GAPS_AT_MOST * load_s:
         lacking = {"value": digits(missing.total_s), "target": digits(load_s)}
         return not_measured("%", _("samples are missing for {value} s of {target} s of load", **lacking))
-    rises = [_("rises by at least {value} MiB/h", value=digits(drift.low))] if drift.low > 0 else []
-    against = rises if load_s >= TELLS_DRIFT_S else []
-    if (spread.value or 0) > STABLE_RANGE_MIB:
-        against.append(_("range {value} MiB", value=digits(spread.value or 0)))
-    if preempted:
-        against.append(_("{n} preemptions", n=preempted))
-    if rises and not against:
-        short = {"value": digits(load_s), "target": digits(TELLS_DRIFT_S)}
-        why = _("{reason}, which {value} s of load are too short to call a drift ({target} s)", reason=rises[0], **short)
+    low, high = (digits(bound * budget.horizon_h) for bound in (slope.low, slope.high))
+    said = {"hours": Digits(f"{budget.horizon_h:g}"), "target": Digits(f"{budget.mib:g}")}
+    if slope.high <= budget.mib_h:
+        return Figure(value=100.0, unit="%", n=int(load_s))
+    first, second = slope.halves
+    if slope.low > budget.mib_h and second < SETTLING_SHARE * first:
+        rises = {"first": digits(first), "second": digits(second)}
+        why = _("it rose by {first} MiB in the first half of the load and by {second} in the second: it may still be settling", **rises)
         return not_measured("%", why)
-    return Figure(value=0.0 if against else 100.0, unit="%", n=int(load_s), reason=joined(", ", against))
+    if slope.low > budget.mib_h:
+        why = _("rises by at least {low} MiB in {hours} h of load; {target} are allowed", low=low, **said)
+        return Figure(value=0.0, unit="%", n=int(load_s), reason=why)
+    short = _("the load was too short to say so: between {low} and {high} MiB in {hours} h", low=low, high=high, hours=said["hours"])
+    return not_measured("%", _("{reason}; {more}", reason=short, more=what_tells(slope, budget)))
+
+
+def what_tells(slope: Slope, budget: Budget) -> Sentence:
+    """Return how much load on one launch would tell, if memory goes on as it does."""
+    span_h = telling_span(slope, budget.mib_h)
+    if span_h is None or span_h > budget.horizon_h:
+        return _("no load of less than {hours} h would tell", hours=Digits(f"{budget.horizon_h:g}"))
+    load_s = with_warm_up_s(span_h * S_PER_H)
+    unit = 10 ** max(0, len(str(int(load_s))) - 2)  # two digits: it is an estimate
+    return _("about {n} s of load after one start would tell", n=ceil(load_s / unit) * unit)
 
 
 class States:

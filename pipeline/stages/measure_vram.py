@@ -23,7 +23,7 @@ from pipeline.errors import MeaninglessError, MeasureError, NothingAnsweredError
 from pipeline.load.generator import closed_loop
 from pipeline.measure import memory
 from pipeline.measure.figures import Figure, not_measured
-from pipeline.measure.memory import Gaps, Sample, Span
+from pipeline.measure.memory import Budget, Gaps, Sample, Span
 from pipeline.message import Sentence, _
 from pipeline.server.loads import LOADS_FILE, Loads, read_loads
 from pipeline.server.state import Left
@@ -33,6 +33,7 @@ from pipeline.stages.serve import Server
 from pipeline.values import Frozen
 from pipeline.vllm.breakdown import Breakdown, breakdown
 from pipeline.vllm.kernels import compiled, is_monitored
+from pipeline.vllm.kv_fill import Fill, fill_kv_cache, flag, room_of
 from pipeline.vllm.meter import Meter, metered
 from pipeline.vllm.plan import plan_error_figure
 
@@ -79,6 +80,9 @@ class Anchor(Frozen):
 class MemoryUse(Measurement):
     """Peak, steady, drift and stability of device and host memory, how the device's was told apart, the load, and what the log says.
 
+    `fill` is how far the KV cache was filled on purpose; None where an older version did not, and in a soak. `pss_samples` counts
+    those of the host's PSS under load.
+
     `preemptions` counts since the server's start; None where its metrics do not tell. `throttled` and `gpu_errors` count
     samples by reason, throttled ones under load. `device_peaks_mib` is by the number of the device among the visible ones.
     `compiled_kernels` are those that the log names as compiled after the warm-up; None where the server did not watch for them.
@@ -97,6 +101,8 @@ class MemoryUse(Measurement):
     throttled: dict[str, int]
     gpu_errors: dict[str, int]
     compiled_kernels: list[str] | None = None
+    fill: Fill | None = None
+    pss_samples: int | None = None
 
 
 SoakState = Literal["running", "interrupted", "complete", "failed"]
@@ -120,13 +126,18 @@ def measure_vram(settings: VramConfig, machine: Machine, server: Server, workspa
 def load_and_read(settings: VramConfig, machine: Machine, server: Server, target: Endpoint, workspace: Workspace) -> MemoryUse:
     """Return the record of a run; the server is watched by the caller.
 
-    What router, determinism and bench put on the launches of this server counts; only what is missing to `load_s` is added.
-    Of more than that the last `load_s` seconds count: what came before has allocated what a first request of each kind
-    takes. The first minute of each launch's load (a fifth of less than five) is its warm-up, and left out where it counts.
+    What router, determinism and bench put on the launches of this server counts; only what is missing to `load_s` is added,
+    and what this launch lacks to tell whether memory is stable, where `load_s` is enough for that. Of more than `load_s` the
+    last seconds count: what came before has allocated what a first request of each kind takes. The first minute of each
+    launch's load (a fifth of less than five) is its warm-up, and left out where it counts. The KV cache is filled before.
     """
     before = [read_loads((workspace.root / launch.samples).with_name(LOADS_FILE)) for launch in server.handle.launches]
     spans = [memory.united(chain(*known.spans.values())) for known in before]
-    missing_s = max(0.0, settings.load_s - memory.total_s(chain(*spans)))
+    filled_at, fill = time.monotonic(), fill_once(settings, server, target, workspace)
+    budget = budget_of(settings)
+    tells_s = budget.load_s("host_rss" if machine.reason else "vram")
+    lacks_s = tells_s - memory.total_s(spans[-1]) if tells_s <= settings.load_s else 0.0
+    missing_s = max(0.0, settings.load_s - memory.total_s(chain(*spans)), lacks_s)
     load = Load(preempted=0)
     if missing_s:
         load, meter = add_load(settings, missing_s, server, target, workspace)
@@ -138,19 +149,40 @@ def load_and_read(settings: VramConfig, machine: Machine, server: Server, target
         meter = Meter(Control(target.base_url, target.api_key))
     counted = memory.latest(list(chain(*spans)), settings.load_s)
     calm = chain(*(memory.latest(each, memory.warmed_s(memory.total_s(each))) for each in spans))
-    load = load.model_copy(
-        update={
-            "spans": counted,
-            "seconds_by": seconds_by(before, counted),
-            "preempted": preempted_since(counted[0][0], before, spans, meter.preemptions),
-        }
-    )
+    preempted = preempted_since(counted[0][0], before, spans, meter.preemptions)
+    if preempted is not None and counted[0][0] < filled_at:  # what the filling preempted is not the load's doing
+        preempted = None if fill.preempted is None else preempted - fill.preempted
+    load = load.model_copy(update={"spans": counted, "seconds_by": seconds_by(before, counted), "preempted": preempted})
     watches = [
         *(LaunchMemory(launch, workspace, may_be_gone=True) for launch in server.handle.earlier),
         LaunchMemory(server.handle, workspace),
     ]
-    use = memory_use(load, meter.preemptions, machine, server, *watches, calm=memory.shared(counted, list(calm)))
-    return use.model_copy(update={"compiled_kernels": compiled_kernels(server.handle.launches, workspace)})
+    use = memory_use(load, budget, meter.preemptions, machine, server, *watches, calm=memory.shared(counted, list(calm)))
+    filled = not_measured("%", fill.why)
+    if fill.percent is not None:
+        filled = Figure(value=fill.percent, unit="%", n=fill.readings, reason=fill.why)
+    kernels = compiled_kernels(server.handle.launches, workspace)
+    return use.model_copy(
+        update={"compiled_kernels": kernels, "fill": fill, "figures": {**use.figures, "kv_filled_percent": filled}},
+    )
+
+
+def budget_of(settings: VramConfig) -> Budget:
+    """Return what memory may grow by."""
+    return Budget(mib=settings.drift_budget_mib, horizon_h=settings.horizon_h)
+
+
+def fill_once(settings: VramConfig, server: Server, target: Endpoint, workspace: Workspace) -> Fill:
+    """Fill the KV cache, where its size is known and the settings give it time."""
+    if not settings.fill_s:
+        return Fill(why=_("vram.fill_s is 0"))
+    with suppress(OSError):
+        log = (workspace.root / server.handle.log).read_text(encoding="utf-8", errors="replace")
+        if kv_tokens := breakdown(log).kv_tokens or (server.plan.kv_tokens if server.plan else None):
+            workspace.say(f"memory: filling the KV cache of {kv_tokens} tokens, at most {settings.fill_s:g} s")
+            engines = flag(server.command, "--data-parallel-size") or 1
+            return fill_kv_cache(target, server.model, room_of(server.command, kv_tokens, server.max_model_len), settings.fill_s, engines)
+    return Fill(why=_("neither the server's log nor the plan tells the size of the KV cache"))
 
 
 def add_load(settings: VramConfig, seconds: float, server: Server, target: Endpoint, workspace: Workspace) -> tuple[Load, Meter]:
@@ -259,7 +291,13 @@ class LaunchMemory:
 
 
 def memory_use(
-    load: Load, preemptions: int | None, machine: Machine, server: Server, *watches: LaunchMemory, calm: Sequence[Span] | None = None
+    load: Load,
+    budget: Budget,
+    preemptions: int | None,
+    machine: Machine,
+    server: Server,
+    *watches: LaunchMemory,
+    calm: Sequence[Span] | None = None,
 ) -> MemoryUse:
     """Return what samples and logs of the launches say of this load; `calm` is what is left of it after its warm-up."""
     for watch in watches:
@@ -280,7 +318,7 @@ def memory_use(
     figures: dict[str, Figure] = {}
     for name, launches in series.items():
         reason = no_gpu if name == "vram" else _("no sample under load")
-        figures |= memory.series_figures(name, launches, load.spans, calm, load.preempted, reason)
+        figures |= memory.series_figures(name, launches, load.spans, calm, budget, reason)
     devices: dict[int, float] = {}
     for digest in digests:
         devices |= {at: max(peak, devices.get(at, peak)) for at, peak in digest.device_peaks_mib().items()}
@@ -292,12 +330,15 @@ def memory_use(
     kv = not_measured("%", unread)
     if load.kv_peak_percent is not None:
         kv = Figure(value=load.kv_peak_percent, unit="%", n=load.kv_readings)
+    preempted = not_measured("", _("the server does not count preemptions"))
+    if load.preempted is not None:
+        preempted = Figure(value=load.preempted, unit="", n=int(round(load.seconds, 3)))
     states = sum((digest.states for digest in digests), memory.States())
     ends = [*(digest.times[-1] for digest in digests[:-1]), max(load.spans[-1][1], digests[-1].times[0])]
     return MemoryUse(
         launch_id=server.handle.launch_id,
         simulated=not server.real,
-        figures={**figures, **states.figures(no_gpu), "kv_cache_peak": kv},
+        figures={**figures, **states.figures(no_gpu), "kv_cache_peak": kv, "preemptions": preempted},
         method=ways[-1][0],
         samples=sum(len(digest.times) for digest in digests),
         samples_file=server.handle.samples,
@@ -310,6 +351,7 @@ def memory_use(
         preemptions=preemptions,
         throttled=dict(sorted(states.reasons.items())),
         gpu_errors=errors,
+        pss_samples=sum(len(memory.within(points, load.spans)) for points in series["host_pss"]),
     )
 
 

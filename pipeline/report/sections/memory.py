@@ -1,6 +1,6 @@
 """The guide's test 3: what the server takes of the GPU's memory and of the host's, under load, and after the stop."""
 
-from pipeline.message import Digits, Message, _, joined, plural
+from pipeline.message import Digits, Message, _, plural
 from pipeline.report.cells import Text, comma_separated, glued, number
 from pipeline.report.figures import rows
 from pipeline.report.inputs import Inputs
@@ -12,10 +12,12 @@ from pipeline.report.sections.soak import LABELS, SERIES, soak_facts, soak_table
 from pipeline.server.stop import Closing
 from pipeline.stages.measure_vram import OWN, Load, MemoryUse
 from pipeline.stages.serve import Server
+from pipeline.vllm.kv_fill import Fill
 from pipeline.vllm.plan import Plan
 
 DEVICE_LABELS: dict[str, Text] = {
     "plan_error": _("error of the plan: planned peak above the measured one"),
+    "kv_filled_percent": _("KV cache filled once, highest reading"),
     "kv_cache_peak": _("KV cache in use, highest reading under load"),
     "gpu_utilization": _("GPU utilisation, median under load"),
     "gpu_temperature_c": _("GPU temperature, median under load"),
@@ -51,6 +53,10 @@ def memory(inputs: Inputs) -> Scenario:
 def use_facts(data: MemoryUse) -> list[Text]:
     """Return whose load the figures are of, how the devices' memory was told apart, and what speaks against stability."""
     found: list[Text] = [load_fact(data.load, data.samples)]
+    if data.pss_samples is not None:
+        found.append(_("Host memory (PSS): {count} samples under load.", count=data.pss_samples))
+    if data.fill is not None:
+        found.append(fill_fact(data.fill))
     if data.method:
         found.append(_("Told apart by: {method}.", method=data.method))
     if len(data.device_peaks_mib) > 1:
@@ -61,6 +67,20 @@ def use_facts(data: MemoryUse) -> list[Text]:
         if against is not None and against.value == 0:
             found.append(_("NOT STABLE, {name}: {reasons}.", name=name, reasons=reasons(against.reason)))
     return found
+
+
+def fill_fact(fill: Fill) -> Message:
+    """Return how far the KV cache was filled once, and why not further."""
+    if fill.percent is None:
+        return _("The KV cache was not filled: {reason}.", reason=fill.why)
+    said = _(
+        "The KV cache was filled once to {percent} %, with {requests} requests in {seconds} s",
+        percent=number(fill.percent),
+        requests=fill.requests,
+        seconds=Digits(f"{fill.seconds:.3g}"),
+    )
+    why = glued(": ", fill.why) if fill.why else ""
+    return glued(said, why, _("; preemptions meanwhile: {count}", count=counter(fill.preempted)), ".")
 
 
 def load_fact(load: Load, samples: int) -> Message:
@@ -102,11 +122,8 @@ def sampling_facts(data: MemoryUse) -> list[Text]:
 
 
 def log_facts(data: MemoryUse) -> list[Text]:
-    """Return how often the server had to preempt."""
-    if data.preemptions is None:
-        return []
-    under_load = counter(data.load.preempted)
-    return [_("Preemptions since the start: {count}; under this load: {under_load}.", count=data.preemptions, under_load=under_load)]
+    """Return how often the server had to preempt since its start; under the load is a figure."""
+    return [] if data.preemptions is None else [_("Preemptions since the start: {count}.", count=data.preemptions)]
 
 
 def plan_facts(plan: Plan, data: MemoryUse) -> list[Text]:
@@ -166,6 +183,5 @@ def closing_facts(end: Closing | None, data: MemoryUse) -> list[Text]:
     if residual is not None and residual.value is None:
         facts.append(_("VRAM residual: NOT_MEASURED, {reason}.", reason=residual.reason))
     elif residual is not None and residual.value is not None:
-        why = joined("", [" (", residual.reason, ")"] if residual.reason else [])
-        facts.append(_("VRAM residual: {mib} MiB above the baseline{why}.", mib=number(residual.value), why=why))
+        facts.append(_("VRAM residual: {mib} MiB above the baseline.", mib=number(residual.value)))
     return facts
