@@ -16,7 +16,7 @@ from pipeline.client.payloads import streamed
 from pipeline.errors import MeasureError
 from pipeline.load.calibration import stub
 from pipeline.load.generator import TARGET_GONE, Channel, Route, closed_loop, open_loop
-from pipeline.vllm.metrics import GENERATED_TOKENS
+from pipeline.vllm.metrics import GENERATED_TOKENS, Counters
 from tests.fakes.environment import free_port, until
 from tests.fakes.fake_vllm import FakeVllm
 from tests.fakes.script import Script
@@ -335,3 +335,13 @@ def test_a_server_that_hangs_up_on_a_new_connection_is_a_failure() -> None:
     with FakeVllm(Script(tires_after=0)) as fake:
         (answer,), _ = closed_loop(Endpoint(fake.base_url), [payload()], 1, TIMEOUT_S)
     assert "the connection ended without an answer" in answer.error
+
+
+def test_shares_of_several_engines_are_not_summed_and_counts_are() -> None:
+    lines = [f'vllm:kv_cache_usage_perc{{engine="{engine}"}} 0.4{engine}' for engine in range(4)]
+    lines += [f'vllm:num_preemptions_total{{engine="{engine}"}} 2' for engine in range(4)]
+    with FakeVllm(Script(bodies={"/metrics": "\n".join(lines) + "\n"})) as one, FakeVllm(Script(kv_usage=0.9)) as other:
+        control = Control(one.base_url)
+        assert control.metrics() == {"vllm:kv_cache_usage_perc": 0.43, "vllm:num_preemptions_total": 8}
+        together = Counters([control, Control(other.base_url)]).read()
+        assert (together["vllm:kv_cache_usage_perc"], together["vllm:num_preemptions_total"]) == (0.43, 8)
