@@ -21,8 +21,8 @@ from pipeline.measure.units import MIB
 WAIT_FOR_SESSION_S = 60.0
 AFTER_END_S = 3.0
 LIST_EVERY_S = 1.0  # walking /proc costs milliseconds
-SHARE_EVERY_S = 3.0  # at most so often, and less where it would take more of a core than:
-SHARE_AT_MOST = 0.005  # the kernel walks every page to tell proportional shares, 10 ms for a gigabyte
+SHARE_EVERY_S = 1.0  # at most so often, and less where it would take more of a core than:
+SHARE_AT_MOST = 0.02  # the kernel walks every page to tell proportional shares, 10 ms for a gigabyte: each 1.5 s for three
 OPEN_S = 8.0  # a driver without persistence mode takes seconds to start a device
 HANGS_S = 1.0  # an NVML call takes less than this, or the driver is being reset
 RETRY_S = 5.0  # a driver takes seconds to come back, and starting NVML anew costs more than many samples
