@@ -45,7 +45,7 @@ class Closing(Artifact):
 
         `gpu_others_mib` is what other programs used of each device just before the stop, None of one that the server did not
         use, and as a whole where that is not known. NOT_MEASURED where others changed their use of one of its devices by more
-        than TOLERANCE_MIB meanwhile. A smaller minus is theirs, and nothing is left of ours.
+        than TOLERANCE_MIB meanwhile, or may have. A smaller minus is theirs, and nothing is left of ours.
         """
         before, after, others = self.gpu_used_before_mib, self.gpu_used_after_mib, self.gpu_others_mib
         if before is None or after is None or len(before) != len(after) or (others is not None and len(others) != len(before)):
@@ -62,8 +62,9 @@ class Closing(Artifact):
             )
             return not_measured("MiB", freed if most < 0 else took)
         total = max(0.0, sum(left.values()))
-        unknown = _("of the server or of other programs: the driver does not tell")
-        return Figure(value=total, unit="MiB", n=len(left), reason=unknown if others is None and total > TOLERANCE_MIB else "")
+        if others is None and total > TOLERANCE_MIB:
+            return not_measured("MiB", _("{n} MiB more are held, by the server or by others: the driver does not tell", n=round(total)))
+        return Figure(value=total, unit="MiB", n=len(left))
 
 
 def stop_server(launch: Launch, workspace: Workspace) -> Closing:
