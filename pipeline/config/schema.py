@@ -263,6 +263,9 @@ class VramConfig(Section):
 
     load_s: Seconds = 20
     concurrency: Positive = 4
+    horizon_h: Seconds = 24
+    drift_budget_mib: Seconds = 224
+    fill_s: Annotated[float, Field(ge=0)] = 0
 
 
 IMAGES = "report"  # the folder of the report's pictures, beside the report

@@ -28,6 +28,7 @@ FIGURES = {
     "tar": r"tarr|tara|test-determinism",
     "load": r"_(steady|range|change)_mib|drift_mib_h",
     "stable": r"_stable$",
+    "filled": r"kv_filled_percent",
     "pss": r"_pss_",
     "rss": r"_rss_",
 }
@@ -147,14 +148,29 @@ DEFINITIONS = (
         _(
             "of the last {setting} seconds in which requests were in flight, whichever test sent them (of a soak: of its own "
             "load), without the first 60 s of load after a start (a fifth of a shorter load). Range: the largest within one start. "
-            "Drift: Theil–Sen slope over pairs of samples of one start, with two-sided 95 % bounds.",
+            "Drift: Theil–Sen slope over hours of load, with two-sided 95 % bounds by a moving-block bootstrap of what was gained, wider "
+            "by one step (2 MiB of VRAM, 0.1 of host memory) over the longest load after one start.",
             setting=Code("vram.load_s"),
         ),
     ),
     Definition(
         "stable",
         _("Stable"),
-        _("100 or 0 %: the bounds of the drift reach 0 or below, range ≤ 64 MiB, no preemption under load; its n is the seconds of load."),
+        _(
+            "100 %: the upper bound of the drift over {horizon} hours of load is at most {budget}; 0 %: the lower bound is more; otherwise "
+            "NOT_MEASURED, with the bounds and the load that would tell. Its n is the seconds of load.",
+            horizon=Code("vram.horizon_h"),
+            budget=Code("vram.drift_budget_mib"),
+        ),
+    ),
+    Definition(
+        "filled",
+        _("KV cache filled once"),
+        _(
+            "before the load, as many long requests as the server takes at once run until the gauge of the KV cache shows 90 % of what "
+            "they can fill, for at most {setting} seconds; n is the readings.",
+            setting=Code("vram.fill_s"),
+        ),
     ),
     Definition("pss", "PSS", _("memory of the server's processes with shared pages split among those who share them.")),
     Definition("rss", "RSS", _("memory of the server's processes with shared pages counted in each.")),
