@@ -14,7 +14,6 @@ from typing import Any
 from pipeline.client.answer import Answer
 from pipeline.config.layers import nearest
 from pipeline.errors import PipelineError
-from pipeline.experiments.noise import RunNoise, noise_in
 from pipeline.load.stamps import TIMES, Values, raw_answer
 from pipeline.measure.comparison import (
     ONE_SIDED,
@@ -38,6 +37,7 @@ from pipeline.measure.statistics import quantile
 from pipeline.measure.verdicts import digits
 from pipeline.report.drawing.ratios import Ratio, ratios
 from pipeline.report.formats.document import ReportedFigure
+from pipeline.report.noise import RunNoise, noise_in
 from pipeline.runs.kept import Run
 from pipeline.terminal import OutputPart, TextTable
 

@@ -78,7 +78,7 @@ def test_the_shares_of_determinism_count_prompts_in_old_records_too(form: str) -
 
 
 def noise() -> type[Artifact]:
-    from pipeline.experiments.noise import RunNoise
+    from pipeline.report.noise import RunNoise
 
     return RunNoise
 
