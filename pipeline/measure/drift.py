@@ -147,6 +147,6 @@ def telling_span(slope: Slope, limit: float) -> float | None:
 
 
 def decile_change(values: Sequence[float]) -> float:
-    """Return the median of the last tenth of the values − that of the first; ValueError without values."""
+    """Return the median of the last tenth of the values − that of the first; raise ValueError without values."""
     tenth = max(1, len(values) // 10)
     return median(values[-tenth:]) - median(values[:tenth])

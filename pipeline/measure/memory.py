@@ -1,7 +1,7 @@
-"""Memory samples of a server: peak, steady, drift, stable, gaps, and the state of the GPU meanwhile. Pure: samples in, figures out.
+"""Figures from a server's memory samples: peak, steady, drift, stable, gaps, and the state of the GPU. Pure: samples in, figures out.
 
-A sample is a line of the sampler's file as a dict: `t` in seconds, `rss_mib` and sometimes `pss_mib` of the server's
-processes, `gpu_used_mib` and `gpu_tree_mib` by device, `devices` with what NVML says of each, `gpu_error` where it failed.
+A sample is a line of the sampler's file as a dict: `t` in seconds, `rss_mib` and sometimes `pss_mib` of the server's processes,
+`gpu_used_mib` and `gpu_tree_mib` by device, `devices` with NVML's readings of each, `gpu_error` if NVML failed.
 """
 
 from bisect import bisect_left, bisect_right
@@ -59,7 +59,7 @@ class Budget(Frozen):
 
 
 class Gaps(Frozen):
-    """Times without samples: distances of more than three sampling periods."""
+    """Times without samples: intervals of more than three sampling periods."""
 
     count: int
     longest_s: float
@@ -67,7 +67,7 @@ class Gaps(Frozen):
 
 
 def gaps(times: Sequence[float], spans: Iterable[Span]) -> Gaps:
-    """Return the gaps within the spans, their ends counted as samples; the period is the median distance of `times`, which rise."""
+    """Return the gaps within the spans, whose ends count as samples; the period is the median interval of the sorted `times`."""
     steps = [after - before for before, after in pairwise(times)]
     longest_step = GAP_PERIODS * median(steps) if steps else 0.0
     inside = [[begin, *times[bisect_right(times, begin) : bisect_left(times, end)], end] for begin, end in spans]
@@ -76,7 +76,7 @@ def gaps(times: Sequence[float], spans: Iterable[Span]) -> Gaps:
 
 
 def together(parts: Sequence[Gaps]) -> Gaps:
-    """Return the gaps of several launches."""
+    """Return the gaps of several launches combined."""
     return Gaps(
         count=sum(part.count for part in parts),
         longest_s=max((part.longest_s for part in parts), default=0.0),
@@ -85,12 +85,12 @@ def together(parts: Sequence[Gaps]) -> Gaps:
 
 
 def settled(spans: Iterable[Span]) -> list[Span]:
-    """Return the spans of load without the warm-up of each."""
+    """Return the spans of load, each without its warm-up."""
     return [(end - warmed_s(end - begin), end) for begin, end in spans]
 
 
 def warmed_s(load_s: float) -> float:
-    """Return the seconds of so much load that follow its warm-up."""
+    """Return how many seconds of a load follow its warm-up."""
     return load_s - min(WARM_UP_S, WARM_UP_SHARE * load_s)
 
 
@@ -100,12 +100,12 @@ def with_warm_up_s(settled_s: float) -> float:
 
 
 def total_s(spans: Iterable[Span]) -> float:
-    """Return how long the spans are together."""
+    """Return the total length of the spans."""
     return sum(end - begin for begin, end in spans)
 
 
 def united(spans: Iterable[Span]) -> list[Span]:
-    """Return the same times as spans that do not overlap, in order; a moment between two requests parts nothing."""
+    """Return the spans sorted and merged, so that none overlap; a pause of up to 50 ms between requests does not split a span."""
     found: list[Span] = []
     for begin, end in sorted(spans):
         if found and begin - found[-1][1] <= MOMENT_S:
@@ -116,7 +116,7 @@ def united(spans: Iterable[Span]) -> list[Span]:
 
 
 def latest(spans: Sequence[Span], seconds: float) -> list[Span]:
-    """Return the last so many seconds of the spans, which are in order and apart; all where they are no longer."""
+    """Return the last `seconds` of the spans, which are sorted and disjoint; all of them if they are shorter."""
     found: list[Span] = []
     for begin, end in reversed(spans):
         left_s = seconds - total_s(found)
@@ -133,7 +133,7 @@ def shared(some: Sequence[Span], others: Sequence[Span]) -> list[Span]:
 
 
 def within(points: Sequence[Point], spans: Iterable[Span]) -> list[Point]:
-    """Return the points, whose times rise, that lie in one of the spans."""
+    """Return the points that lie in one of the spans; points are sorted by time."""
     return [point for begin, end in spans for point in points[bisect_left(points, (begin, -inf)) : bisect_right(points, (end, inf))]]
 
 
@@ -148,25 +148,25 @@ def under_load(points: Sequence[Point], spans: Iterable[Span]) -> list[Point]:
 
 
 def device_use(sample: Sample, key: str) -> float | None:
-    """Return the sample's sum over devices, or None where no device told a value."""
+    """Return the sample's sum over devices, or None if no device has a value."""
     values = [value for value in sample.get(key, []) if value is not None]
     return sum(values) if values else None
 
 
 def baseline_mib(samples: Iterable[Sample]) -> float | None:
-    """Return what the devices held before the server was started."""
+    """Return the memory that was used on the devices before the server started."""
     readings = (device_use(sample, "gpu_used_mib") for sample in samples if "processes" not in sample)
     return next((used for used in readings if used is not None), None)
 
 
 def gpu_points(samples: Sequence[Sample], baseline: float | None) -> tuple[str, list[Point]]:
-    """Return (method, MiB over time): the process tree's own use where the driver tells, else used − baseline."""
+    """Return (method, MiB over time): the process tree's own use if the driver reports it, else used − baseline."""
     own, used = (points((sample["t"], device_use(sample, key)) for sample in samples) for key in ("gpu_tree_mib", "gpu_used_mib"))
     return told_apart(own, used, baseline)
 
 
 def told_apart(own: list[Point], used: Sequence[Point], baseline: float | None) -> tuple[str, list[Point]]:
-    """Return (method, MiB over time) from the tree's own use and the devices'."""
+    """Return (method, MiB over time) from the process tree's own use, or from the devices' use if that is unknown."""
     if own:
         return _("NVML, sum over the server's processes"), own
     if baseline is None:
@@ -175,7 +175,7 @@ def told_apart(own: list[Point], used: Sequence[Point], baseline: float | None) 
 
 
 def host_points(samples: Iterable[Sample], key: str) -> list[Point]:
-    """Return the MiB over time of the server's processes, from when there are some."""
+    """Return MiB over time of the server's processes, while there are any."""
     return points((sample["t"], sample.get(key)) for sample in samples if sample.get("processes"))
 
 
@@ -257,9 +257,9 @@ def what_tells(slope: Slope, budget: Budget) -> Sentence:
 
 
 class States:
-    """What NVML said of the GPU, counted by value, so that hours of it take no more memory than minutes.
+    """Counts of NVML's readings by value, so that hours of samples take no more memory than minutes.
 
-    Of several devices the highest value counts, of those that hold memory of the server's where the driver tells which.
+    Of several devices the highest value counts, among those that hold the server's memory if the driver reports which.
     """
 
     def __init__(self) -> None:
@@ -280,7 +280,7 @@ class States:
         self.slowed += bool(reasons)
 
     def __add__(self, other: "States") -> "States":
-        """Return what was counted in both."""
+        """Return the combined counts."""
         both = States()
         both.values = {name: self.values[name] + other.values[name] for name in STATES}
         both.reasons = self.reasons + other.reasons
@@ -308,7 +308,7 @@ def middle(counts: Counter[float]) -> float:
 
 
 class Digest:
-    """What a launch's samples say. Each is taken in once, however often a record is made of them, as a soak does each minute."""
+    """Summary of a launch's samples; each sample is read once, however often figures are computed, as in a soak every minute."""
 
     def __init__(self) -> None:
         self.times: list[float] = []
@@ -324,7 +324,7 @@ class Digest:
         self.later: deque[Sample] = deque()  # than the load so far
 
     def take(self, samples: Iterable[Sample], spans: Sequence[Span]) -> None:
-        """Take in what was sampled since the last time; `spans` are those of the load so far."""
+        """Add the samples since the last call; `spans` are those of the load so far."""
         for sample in samples:
             at = sample["t"]
             self.times.append(at)
@@ -347,7 +347,7 @@ class Digest:
                 self.states.add(sample)
 
     def device_peaks_mib(self) -> dict[int, float]:
-        """Return the peak of each device that the server used, by its number among the visible ones; told apart as the sum is."""
+        """Return the peak of each device that the server used, by its index among the visible ones, by the same method as the sum."""
         if self.own:
             return self.devices["gpu_tree_mib"]
         known = {at: held for at, held in enumerate(self.before) if held is not None}
@@ -356,7 +356,7 @@ class Digest:
 
 
 def used_devices(sample: Sample) -> list[dict[str, Any]]:
-    """Return the sample's devices, without those that are known to hold nothing of the server's."""
+    """Return the sample's devices, without those known to hold none of the server's memory."""
     devices: list[dict[str, Any]] = sample.get("devices") or []
     tree = sample.get("gpu_tree_mib") or []
     if len(tree) != len(devices) or all(value is None for value in tree):
@@ -365,6 +365,6 @@ def used_devices(sample: Sample) -> list[dict[str, Any]]:
 
 
 def throttles(devices: Iterable[dict[str, Any]]) -> set[str]:
-    """Return the reasons for which the devices are slower than they could be."""
+    """Return the reasons for which the devices are throttled."""
     reasons = {str(reason) for device in devices for reason in device.get("throttle") or []}
     return {reason for reason in reasons if any(word in reason.lower() for word in THROTTLES)}

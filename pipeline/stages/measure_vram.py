@@ -1,4 +1,4 @@
-"""measure-vram: Measure the server's GPU and host memory, from before its start, under load."""
+"""measure-vram: Measure the server's GPU and host memory under load, with a baseline from before its start."""
 
 import itertools
 import json
@@ -44,11 +44,10 @@ SLICE_S = 60.0  # answers are kept no longer than this
 
 
 class Load(Frozen):
-    """What the server had to do: from when to when by the monotonic clock, how many requests, what its metrics said meanwhile.
+    """The load on the server: its spans by the monotonic clock, its requests, and the readings of the server's metrics.
 
-    `seconds_by` tells whose load the spans are, where it is not that of this record alone; the requests and the readings of
-    the KV cache are always of its own alone. `preempted` counts the preemptions of the load; None where the server's
-    metrics do not tell.
+    `seconds_by` splits the spans by sender, where other tests contributed. Requests and KV-cache readings are those of this
+    stage's own load only. `preempted` counts the preemptions during the load; None where the server's metrics lack them.
     """
 
     spans: list[Span] = []
@@ -62,18 +61,18 @@ class Load(Frozen):
 
     @property
     def seconds(self) -> float:
-        """Return how long the load lasted, pauses left out."""
+        """Return the duration of the load, without pauses."""
         return memory.total_s(self.spans)
 
 
 class Anchor(Frozen):
-    """The same moment by the monotonic clock, which samples have, and by the wall clock, which records have."""
+    """One moment on two clocks: the monotonic clock of the samples and the wall clock of the records."""
 
     monotonic_s: float
     wall: datetime
 
     def at(self, wall: datetime) -> float:
-        """Return that moment by the monotonic clock."""
+        """Return the wall-clock time `wall` on the monotonic clock."""
         return self.monotonic_s + (wall - self.wall).total_seconds()
 
 
@@ -109,14 +108,14 @@ SoakState = Literal["running", "interrupted", "complete", "failed"]
 
 
 class Soak(MemoryUse):
-    """Memory under a load of hours, and how far that is: `running` is also what a killed one leaves."""
+    """Memory under hours of load, and the state of the soak; one that was killed stays `running`."""
 
     asked_h: float
     state: SoakState
 
 
 def measure_vram(settings: VramConfig, machine: Machine, server: Server, workspace: Workspace) -> MemoryUse:
-    """Read the server's memory samples, GPU and host, under the load of the other tests, and of more where that was too short."""
+    """Evaluate the server's memory samples under the load of the other tests; add load where theirs was too short."""
     if server.attached:
         raise MeaninglessError(_("the memory of the server at {address} is not ours to measure", address=server.attached))
     with watched(server.handle, workspace) as target:
@@ -186,7 +185,7 @@ def fill_once(settings: VramConfig, server: Server, target: Endpoint, workspace:
 
 
 def add_load(settings: VramConfig, seconds: float, server: Server, target: Endpoint, workspace: Workspace) -> tuple[Load, Meter]:
-    """Put so much load on the server; return it, and what its metrics said."""
+    """Put load on the server for `seconds`; return the load and the meter of its metrics."""
     workspace.say(f"memory: {seconds:.3g} s of load at concurrency {settings.concurrency}")
     on_progress = workspace.progress("memory, seconds of load", round(seconds))
     with metered(target) as meter:
@@ -200,14 +199,14 @@ def add_load(settings: VramConfig, seconds: float, server: Server, target: Endpo
 
 
 def seconds_by(launches: Sequence[Loads], counted: Sequence[Span]) -> dict[str, float]:
-    """Return how much of the load that counts each has put on."""
+    """Return the seconds of the counted load by sender."""
     spans = reduce(or_, launches).spans
     shares = {who: memory.total_s(memory.shared(memory.united(each), counted)) for who, each in spans.items()}
     return {who: round(seconds, 1) for who, seconds in shares.items() if seconds}
 
 
 def preempted_since(at_s: float, launches: Sequence[Loads], spans: Sequence[Sequence[Span]], now: int | None) -> int | None:
-    """Return the preemptions since that moment, or since the last reading before it; None where a launch's count is not known."""
+    """Return the preemptions since `at_s`, or since the last reading before it; None where a launch's count is unknown."""
     total = 0
     for number, (loads, loaded) in enumerate(zip(launches, spans, strict=True), 1):
         if not loaded or loaded[-1][1] <= at_s:
@@ -222,9 +221,9 @@ def preempted_since(at_s: float, launches: Sequence[Loads], spans: Sequence[Sequ
 def apply_load(
     load: Load, target: Endpoint, model: str, concurrency: int, seconds: float, on_progress: Callable[[int], None] = lambda _load_s: None
 ) -> Load:
-    """Keep so many requests in flight for so long; return `load` with what that added, its last span extended to the end.
+    """Keep `concurrency` requests in flight for `seconds`; return `load` with their counts added and its last span extended.
 
-    `on_progress` hears the seconds of load so far.
+    `on_progress` receives the total seconds of load.
     """
     began: float | None = None  # when the client is ready to send
     payloads = (
@@ -253,7 +252,7 @@ def apply_load(
 
 
 def with_readings(load: Load, meter: Meter) -> Load:
-    """Return `load` with what the meter read since it was made, added to what it held before."""
+    """Return `load` with the meter's readings added to its own."""
     peaks = [peak for peak in (load.kv_peak_percent, meter.kv_peak_percent) if peak is not None]
     unknown = load.preempted is None or meter.preempted is None
     return load.model_copy(
@@ -277,9 +276,9 @@ def compiled_kernels(launches: Iterable[Left], workspace: Workspace) -> list[str
 
 
 class LaunchMemory:
-    """What samples and log of a launch say: read on from where the last reading ended; the log, of the start only, once.
+    """The memory samples and the log of a launch; the samples are read incrementally, the log once.
 
-    A launch before a restart `may_be_gone`: what is left of it counts.
+    The files of a launch before a restart may be missing (`may_be_gone`); whatever is left of them counts.
     """
 
     def __init__(self, launch: Left, workspace: Workspace, may_be_gone: bool = False) -> None:
@@ -299,7 +298,7 @@ def memory_use(
     *watches: LaunchMemory,
     calm: Sequence[Span] | None = None,
 ) -> MemoryUse:
-    """Return what samples and logs of the launches say of this load; `calm` is what is left of it after its warm-up."""
+    """Return the record of the memory under `load`, from the launches' samples and logs; `calm` is the load without its warm-up."""
     for watch in watches:
         watch.digest.take(watch.samples.new(), load.spans)
     digests = [watch.digest for watch in watches if watch.digest.times]
@@ -356,7 +355,7 @@ def memory_use(
 
 
 class Samples:
-    """A file of samples that is still written; each reading goes on where the last one ended. `lines` counts those read."""
+    """A file of samples that is still being written; each read continues where the last one ended. `lines` counts the lines read."""
 
     def __init__(self, path: Path, may_be_gone: bool = False) -> None:
         self.path = path
@@ -364,7 +363,7 @@ class Samples:
         self.at = self.lines = 0
 
     def new(self) -> Iterator[Sample]:
-        """Yield the samples since the last reading; a line that is being written waits, one that a power cut spoilt is left out."""
+        """Yield the samples since the last read; an unfinished line is left for the next one, a damaged line is skipped."""
         try:
             file = self.path.open("rb")
         except OSError as error:

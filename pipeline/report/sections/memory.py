@@ -1,4 +1,4 @@
-"""The guide's test 3: what the server takes of the GPU's memory and of the host's, under load, and after the stop."""
+"""The guide's test 3: the server's GPU and host memory under load, and what remains after the stop."""
 
 from pipeline.message import Digits, Message, _, plural
 from pipeline.report.cells import Text, comma_separated, glued, number
@@ -28,7 +28,7 @@ DEVICE_LABELS: dict[str, Text] = {
 
 
 def memory(inputs: Inputs) -> Scenario:
-    """Return the guide's test 3, with what was left after the stop, and the soak on record."""
+    """Return the guide's test 3, with the state after the stop and the soak on record."""
     title = _("Test 3: VRAM usage")
     outcomes = inputs.outcomes
     outcome, server = outcomes[MemoryUse], outcomes[Server].data
@@ -51,7 +51,7 @@ def memory(inputs: Inputs) -> Scenario:
 
 
 def use_facts(data: MemoryUse) -> list[Text]:
-    """Return whose load the figures are of, how the devices' memory was told apart, and what speaks against stability."""
+    """Return the load behind the figures, how device memory was attributed, and why memory is not stable."""
     found: list[Text] = [load_fact(data.load, data.samples)]
     if data.pss_samples is not None:
         found.append(_("Host memory (PSS): {count} samples under load.", count=data.pss_samples))
@@ -84,7 +84,7 @@ def fill_fact(fill: Fill) -> Message:
 
 
 def load_fact(load: Load, samples: int) -> Message:
-    """Return whose load the figures are of, and how many samples."""
+    """Return the number of samples and the load behind the figures."""
     seconds = Digits(f"{load.seconds:.4g}")
     if load.seconds_by:
         said = _("{samples} samples from before the start; {seconds} s of load count", samples=samples, seconds=seconds)
@@ -106,7 +106,7 @@ def load_fact(load: Load, samples: int) -> Message:
 
 
 def sampling_facts(data: MemoryUse) -> list[Text]:
-    """Return what the samples lack."""
+    """Return the gaps in the samples and the errors of NVML."""
     facts: list[Text] = []
     gaps = data.gaps
     if gaps.count:
@@ -127,7 +127,7 @@ def log_facts(data: MemoryUse) -> list[Text]:
 
 
 def plan_facts(plan: Plan, data: MemoryUse) -> list[Text]:
-    """Return what was planned beside what the server's log says."""
+    """Return the plan compared with the measured peak and the server's log."""
     facts: list[Text] = []
     log, devices = data.breakdown, data.device_peaks_mib
     peak = max(devices.values()) if len(devices) > 1 else data.figures["vram_peak_mib"].value
@@ -162,7 +162,7 @@ def plan_facts(plan: Plan, data: MemoryUse) -> list[Text]:
 
 
 def part_words(name: Text, planned_mib: float, seen_mib: float | None) -> Message:
-    """Return a part of memory as planned and by the log."""
+    """Return a part of memory as planned and according to the log."""
     seen = _("not in the log") if seen_mib is None else _("log: {mib}", mib=number(seen_mib))
     return glued(name, " ", number(planned_mib), " MiB (", seen, ")")
 
@@ -173,7 +173,7 @@ def off(planned: float, measured: float) -> Digits:
 
 
 def closing_facts(end: Closing | None, data: MemoryUse) -> list[Text]:
-    """Return how the server ended, and what was left after it."""
+    """Return how the server ended, and the memory left after it."""
     if end is None or end.launch_id != data.launch_id:
         return [_("After stop: NOT_MEASURED, the server was not stopped by this run.")]
     how = _("{count} processes had to be killed", count=len(end.killed)) if end.killed else _("ended when asked")
