@@ -1,5 +1,6 @@
 """The phases of a benchmark: batches of requests in a closed or an open loop, with their counts and stamps."""
 
+import math
 import secrets
 import time
 from collections.abc import Callable, Mapping
@@ -11,10 +12,12 @@ from pipeline.client.payloads import streamed
 from pipeline.config.schema import BenchConfig
 from pipeline.engine.workspace import Workspace
 from pipeline.load.calibration import Calibration
-from pipeline.load.spread import Batch, Crew, Processes, loop
+from pipeline.load.spread import Batch, Crew, Least, Processes, loop
 from pipeline.load.stamps import raw_line
 from pipeline.measure.arrivals import Arrival, schedule
 
+MOST_BUSY_PER_S = 2000
+SPARE = 4  # times as many prompts as the warm-up's pace needs for the least duration of a level
 QUESTION = "Describe an ordinary day in town number {number}, from morning to night."
 
 
@@ -48,36 +51,66 @@ class LoadPhases:
         self.numbered += requests
         return range(self.numbered - requests, self.numbered)
 
-    def closed_loop(self, what: str, numbers: range, output_tokens: int, concurrency: int) -> Batch:
-        """Return the answers to these prompts in a closed loop."""
-        on_progress = self.announce(f"{what}, concurrency {concurrency}, {output_tokens} output tokens", len(numbers))
+    def closed_loop(self, what: str, numbers: range, output_tokens: int, concurrency: int, least: Least | None = None) -> Batch:
+        """Return the answers to these prompts in a closed loop, or to as many of them as `least` asks for."""
+        total = len(numbers) if least is None else least.requests
+        on_progress = self.announce(f"{what}, concurrency {concurrency}, {output_tokens} output tokens", total, least)
         payloads = self.payloads(numbers, output_tokens)
         timeout_s = self.settings.timeout_s
         crew = self.crews.get(concurrency)
-        return self.keep(f"{what} c{concurrency}", loop(self.target, payloads, concurrency, timeout_s, crew, on_progress))
+        return self.keep(f"{what} c{concurrency}", loop(self.target, payloads, concurrency, timeout_s, crew, on_progress, least))
 
     def level(self, concurrency: int) -> Batch:
         """Return a closed loop at this concurrency, after as many warm-up requests."""
         settings = self.settings
-        self.closed_loop("warm-up", self.new_numbers(concurrency), settings.output_tokens, concurrency)
-        numbers = self.new_numbers(max(settings.requests_per_level, concurrency))
-        return replace(self.closed_loop("closed loop", numbers, settings.output_tokens, concurrency), warmups=concurrency)
+        warm = self.closed_loop("warm-up", self.new_numbers(concurrency), settings.output_tokens, concurrency)
+        return self.lasting("closed loop", max(settings.requests_per_level, concurrency), concurrency, warm)
 
-    def open_loop(self, arrival: Arrival, rate_per_s: float, requests: int) -> Batch:
-        """Return the answers to requests that arrive at this rate."""
+    def lasting(self, what: str, requests: int, concurrency: int, warm: Batch) -> Batch:
+        """Return a closed loop of at least so many requests and `level_min_s`; its warm-up tells how many prompts are enough."""
+        settings = self.settings
+        ample = math.ceil(SPARE * settings.level_min_s * len(warm.answers) / warm.wall_s) if settings.level_min_s else 0
+        least = Least(requests, settings.level_min_s)
+        numbers = self.new_numbers(max(requests, ample))
+        batch = self.closed_loop(what, numbers, settings.output_tokens, concurrency, least)
+        return replace(batch, warmups=len(warm.answers))
+
+    def busy(self, concurrency: int, seconds: float) -> Batch:
+        """Keep the server busy for so long with requests that count for no figure."""
+        settings = self.settings
+        numbers = self.new_numbers(max(concurrency, MOST_BUSY_PER_S * math.ceil(seconds)))
+        return self.closed_loop("warm-up", numbers, settings.output_tokens, concurrency, Least(concurrency, seconds))
+
+    def open_loop(self, arrival: Arrival, rate_per_s: float) -> Batch:
+        """Return the answers to requests that arrive at this rate, at least `open_requests` and for at least `open_min_s`."""
+        settings = self.settings
+        requests = max(settings.open_requests, math.ceil(settings.open_min_s * rate_per_s))
+        return self.keep(f"{arrival} {rate_per_s:.4g}/s", self.arrivals(arrival, rate_per_s, requests, settings.seed))
+
+    def trial(self, rate_per_s: float, requests: int, seed: int) -> Batch:
+        """Return the answers to Poisson arrivals for the search for capacity; of their stamps, the first and the last chunk's are kept."""
+        batch = self.arrivals("poisson", rate_per_s, requests, seed)
+        ends = [replace(answer, chunk_ns=[answer.first_ns, answer.last_ns] if answer.ok else []) for answer in batch.answers]
+        self.keep(f"capacity {rate_per_s:.4g}/s", replace(batch, answers=ends))
+        return batch
+
+    def arrivals(self, arrival: Arrival, rate_per_s: float, requests: int, seed: int) -> Batch:
+        """Return the answers to requests by a schedule."""
         on_progress = self.announce(f"open loop, {arrival}, {rate_per_s:.3g} requests/s", requests)
         payloads = self.payloads(self.new_numbers(requests), self.settings.output_tokens)
-        due_s = schedule(arrival, rate_per_s, requests, self.settings.seed)
+        due_s = schedule(arrival, rate_per_s, requests, seed)
         most = max(self.crews, default=1)
-        batch = loop(self.target, payloads, most, self.settings.timeout_s, self.crews.get(most), on_progress, due_s)
-        return self.keep(f"{arrival} {rate_per_s:.4g}/s", batch)
+        return loop(self.target, payloads, most, self.settings.timeout_s, self.crews.get(most), on_progress, due_s)
 
-    def announce(self, what: str, total: int) -> Callable[[int], None]:
+    def announce(self, what: str, total: int, least: Least | None = None) -> Callable[[int], None]:
         """Report what is sent, unless it is a warm-up; return the callback that receives the number of answers."""
         if what.startswith("warm-up"):
             return lambda _: None
-        self.workspace.say(f"bench: {total} requests, {what}")
-        return self.workspace.progress("bench", total)
+        if least is None or not least.seconds:
+            self.workspace.say(f"bench: {total} requests, {what}")
+            return self.workspace.progress("bench", total)
+        self.workspace.say(f"bench: at least {total} requests and {least.seconds:g} s, {what}")
+        return lambda _: None
 
     def payloads(self, numbers: range, output_tokens: int) -> list[dict[str, Any]]:
         """Return requests of fixed length; each number has its own prompt and cache salt."""

@@ -1,7 +1,8 @@
 """bench: Measure TTFT, decode throughput, and throughput and latency under closed and open load."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from pipeline.client.control import Control
@@ -11,8 +12,9 @@ from pipeline.contexts import RequestLimits
 from pipeline.engine.record import Measurement, write_atomic
 from pipeline.engine.workspace import Workspace
 from pipeline.errors import NothingAnsweredError
-from pipeline.load.calibration import Calibration, calibrate
-from pipeline.load.levels import Level, OpenLevel, Trial, find_capacity, judged_valid, level_of, meeting, open_level_of
+from pipeline.load.calibration import Calibration, Contention, calibrate, contention
+from pipeline.load.capacity import Trial, best_rate, capacity_figure, find_capacity
+from pipeline.load.levels import FELL_BEHIND, Level, OpenLevel, judged_valid, level_of, meeting, open_level_of
 from pipeline.load.phases import LoadPhases, processes_of
 from pipeline.load.spread import Batch, Crew
 from pipeline.load.stamps import NO_GAP, between_ms, compressed, first_ms, per_token_ms, whole_ms
@@ -20,14 +22,14 @@ from pipeline.measure.arrivals import Arrival
 from pipeline.measure.figures import Figure, invalidated, not_measured
 from pipeline.measure.latency import e2e_ms, ttft_ms
 from pipeline.measure.statistics import percentile_figure, share_figure
-from pipeline.message import Digits, _
+from pipeline.message import _
 from pipeline.server.watch import watched
 from pipeline.stages.serve import Server, log_of
 from pipeline.vllm import metrics
 from pipeline.vllm.ledger import LedgerEntry, MeanCheck, mean_check
 from pipeline.vllm.metrics import Counters, rise
 
-PER_S = _("requests/s")
+BUSY_S = 0.4  # of load on the server while the client is measured beside it; it lasts until the answers are complete
 # The figures, by the begin of their names, that a check of the client's stamps against the server's speaks for or against.
 RESTS_ON = {"TTFT": ("ttft_ms_",), "TPOT": ("tpot_ms_", "decode_tok_s_"), "ITL": ("itl_ms_",), "E2E": ("e2e_ms_",)}
 RESTS_ON_LENGTH = ("tpot_ms_", "decode_tok_s_", "e2e_ms_", "system_tok_s_", "goodput_", "poisson_", "constant_", "capacity_")
@@ -36,8 +38,9 @@ RESTS_ON_LENGTH = ("tpot_ms_", "decode_tok_s_", "e2e_ms_", "system_tok_s_", "goo
 class BenchResult(Measurement):
     """Latency of single requests, throughput and latency under load, the client's calibration, and its ledger against the server's.
 
-    A field is None where an older version did not record it. Hit tokens are None also where the server has no such metric,
-    and `first_request_ttft_ms` where that request failed.
+    A field is None where an older version did not record it, and `busy`, the client beside the working server, empty; it is empty for
+    load clients on other hosts, too. Hit tokens are None also where the server has no such metric, and `first_request_ttft_ms` where
+    that request failed.
     """
 
     prompt_tokens: int
@@ -52,6 +55,7 @@ class BenchResult(Measurement):
     trials: list[Trial]
     limits: RequestLimits
     calibrations: list[Calibration]
+    busy: list[Contention] = []
     ceiling_chunks_s: float | None
     ledger: list[LedgerEntry]
     means: list[MeanCheck]
@@ -96,9 +100,9 @@ def measure(
     before_warm = counters.read()
     warm = phases.closed_loop("TTFT, warm prefix cache", cold_numbers, 1, 1)
     after_warm = counters.read()
-    phases.closed_loop("warm-up", phases.new_numbers(1), settings.output_tokens, 1)
+    alone = phases.closed_loop("warm-up", phases.new_numbers(1), settings.output_tokens, 1)
     before_decode = counters.read()
-    decode = replace(phases.closed_loop("decode", phases.new_numbers(settings.decode_requests), settings.output_tokens, 1), warmups=1)
+    decode = phases.lasting("decode", settings.decode_requests, 1, alone)
     after_decode = counters.read()
     for batch in (cold, decode):
         if not batch.good:
@@ -108,16 +112,26 @@ def measure(
     closed_loops = {1: decode}
     for concurrency in concurrencies[1:]:
         closed_loops[concurrency] = phases.level(concurrency)
-    best_per_s = max(len(batch.good) / batch.wall_s for batch in closed_loops.values())
-    open_loops = {
-        arrival: phases.open_loop(arrival, settings.open_share * best_per_s, settings.open_requests) for arrival in settings.open_loop
-    }
-    trials = find_capacity(phases, settings, limits, best_per_s) if settings.find_capacity else []
+    best = best_rate(closed_loops)
+    offered_per_s = settings.open_share * best[0]
+    open_loops = {arrival: phases.open_loop(arrival, offered_per_s) for arrival in settings.open_loop}
+    trials = find_capacity(phases, settings, limits, best, workspace.say) if settings.find_capacity else []
+    busy = [] if crew else contention({each: partial(phases.busy, each, BUSY_S) for each in sorted({1, concurrencies[-1]})})
     at_end = counters.read()
     raw = raw or workspace.artifacts / "raw" / "bench.jsonl.gz"
     write_atomic(raw, compressed(phases.lines))
-    levels = [level_of(entry, closed_loops[entry.concurrency], settings.client_delay_ms, ceiling) for entry in calibrations]
-    open_levels = [open_level_of(arrival, settings.open_share * best_per_s, batch) for arrival, batch in open_loops.items()]
+    levels = [
+        level_of(
+            entry,
+            closed_loops[entry.concurrency],
+            settings.client_delay_ms,
+            ceiling,
+            limits,
+            next((one for one in busy if one.concurrency >= entry.concurrency), None),
+        )
+        for entry in calibrations
+    ]
+    open_levels = [open_level_of(arrival, offered_per_s, batch, limits, levels[-1].invalid) for arrival, batch in open_loops.items()]
     warm_hits, cold_hits = rise(before_warm, after_warm, metrics.CACHE_HITS), rise(before_cold, before_warm, metrics.CACHE_HITS)
     ledger = [
         LedgerEntry(name=_("output tokens"), client=phases.tokens, server=rise(at_start, at_end, metrics.GENERATED_TOKENS)),
@@ -137,19 +151,20 @@ def measure(
         **judged_valid(levels[-1], open_figures(open_loops, limits)),
         **judged_valid(levels[-1], {"capacity_req_s": capacity_figure(trials)}),
     }
-    contradictions = [
+    of_all = [
         *(("", entry.contradiction) for entry in ledger),
         *((prefix, check.contradiction) for check in means for prefix in RESTS_ON[check.name]),
         *((prefix, wrong_length([*closed_loops.values(), *open_loops.values()], settings.output_tokens)) for prefix in RESTS_ON_LENGTH),
+    ]
+    contradictions = [
+        *of_all,
         *((f"{arrival}_", fell_behind(level)) for arrival, level in zip(open_loops, open_levels, strict=True)),
         ("ttft_ms_", cold_hits and _("the server's own counter shows {n} cached prompt tokens in the cold arm", n=cold_hits)),
     ]
-    for prefix, reason in contradictions:
-        figures |= invalidated({name: figure for name, figure in figures.items() if name.startswith(prefix)}, reason or "")
     return BenchResult(
         launch_id=server.handle.launch_id,
         simulated=not server.real,
-        figures=figures,
+        figures=contradicted(figures, contradictions),
         prompt_tokens=cold.good[0].prompt_tokens,
         output_tokens=settings.output_tokens,
         tokens_per_chunk=round(sum(answer.tokens for answer in decode.good) / sum(len(answer.chunk_ns) for answer in decode.good), 3),
@@ -157,16 +172,25 @@ def measure(
         first_request_ttft_ms=next(iter(first_ms(first.answers)), None),
         cold_hit_tokens=cold_hits,
         warm_hit_tokens=warm_hits,
-        levels=levels,
-        open_levels=open_levels,
+        levels=[entry.model_copy(update={"figures": contradicted(entry.figures, of_all)}) for entry in levels],
+        open_levels=[entry.model_copy(update={"figures": contradicted(entry.figures, of_all)}) for entry in open_levels],
         trials=trials,
         limits=limits,
         calibrations=calibrations,
+        busy=busy,
         ceiling_chunks_s=ceiling,
         ledger=ledger,
         means=means,
         raw=workspace.relative(raw),
     )
+
+
+def contradicted(figures: Mapping[str, Figure], contradictions: Iterable[tuple[str, str | None]]) -> dict[str, Figure]:
+    """Return the figures, INVALID where a reason stands for the begin of their name; None and "" are no reasons."""
+    result = dict(figures)
+    for prefix, reason in contradictions:
+        result |= invalidated({name: figure for name, figure in result.items() if name.startswith(prefix)}, reason or "")
+    return result
 
 
 def wrong_length(batches: Iterable[Batch], output_tokens: int) -> str:
@@ -179,18 +203,7 @@ def wrong_length(batches: Iterable[Batch], output_tokens: int) -> str:
 
 def fell_behind(level: OpenLevel) -> str:
     """Return that the server did not keep up with an open loop, whose latencies then say how long it lasted; empty where it did."""
-    return _("the server fell behind: latency rose with each arrival") if level.overloaded else ""
-
-
-def capacity_figure(trials: Sequence[Trial]) -> Figure:
-    """Return the highest rate that met the limits; its upper bound is the lowest rate that did not."""
-    if not trials:
-        return not_measured(PER_S, _("bench.find_capacity is false"))
-    rates_met = [trial.rate_per_s for trial in trials if trial.meets]
-    rates_missed = [trial.rate_per_s for trial in trials if not trial.meets]
-    if not rates_met:
-        return not_measured(PER_S, _("no rate met the limits, down to {value} requests/s", value=Digits(f"{min(rates_missed):.3g}")))
-    return Figure(value=max(rates_met), unit=PER_S, n=len(trials), low=max(rates_met), high=min(rates_missed, default=None))
+    return FELL_BEHIND if level.overloaded else ""
 
 
 def lone_figures(cold: Batch, decode: Batch, closed_loops: Iterable[Batch], open_loops: Iterable[Batch]) -> dict[str, Figure]:

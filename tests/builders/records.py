@@ -8,7 +8,8 @@ from typing import Any
 from pipeline.contexts import RequestLimits
 from pipeline.engine.record import Artifact, Envelope, Failure, Outcome
 from pipeline.load.calibration import Calibration
-from pipeline.load.levels import Level, OpenLevel, Trial
+from pipeline.load.capacity import Trial
+from pipeline.load.levels import Level, OpenLevel
 from pipeline.measure.figures import Figure, not_measured
 from pipeline.measure.memory import Gaps
 from pipeline.model.facts import Facts, ManifestEntry

@@ -75,7 +75,7 @@ def test_an_open_loop_is_sent_by_one_schedule_whatever_process_sends(processes: 
     script = Script(by_prompt={prompt: {"texts": [prompt]} for prompt in NUMBERS})
     with FakeVllm(script) as fake:
         crew = Processes(processes) if processes > 1 else None
-        made = spread.loop(Endpoint(fake.base_url), payloads(), 1, TIMEOUT_S, crew, due_s=due_s)
+        made = spread.loop(Endpoint(fake.base_url), payloads(), 1, TIMEOUT_S, crew, pace=due_s)
     assert [answer.text for answer in made.answers] == NUMBERS
     apart_ns = [answer.scheduled_ns - made.answers[0].scheduled_ns for answer in made.answers]
     assert apart_ns == [int(due * 1e9) for due in due_s]
