@@ -254,6 +254,7 @@ class BenchConfig(Section):
     capacity_max_s: Seconds = 900
     capacity_goodput: Annotated[float, Field(gt=0, lt=100)] = 95
     client_delay_ms: Seconds = 1
+    client_busy_delay_ms: Seconds = 2
     ray_address: str | None = None
     ray_clients: Positive = 2
     seed: int = 42

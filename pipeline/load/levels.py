@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from pipeline.client.answer import Answer
 from pipeline.contexts import RequestLimits
-from pipeline.load.calibration import Calibration, Contention
+from pipeline.load.calibration import Calibration
 from pipeline.load.spread import Batch
 from pipeline.load.stamps import NO_GAP, Values, between_ms, first_ms, per_token_ms, whole_ms
 from pipeline.measure.arrivals import RISE, Arrival, came_per_s, overloaded
@@ -72,18 +72,16 @@ def level_of(
     budget_ms: float,
     ceiling_chunks_s: float,
     limits: RequestLimits = NO_LIMITS,
-    busy: Contention | None = None,
+    crowded: str = "",
 ) -> Level:
     """Return the result of one closed loop; its throughput is output tokens of successful requests / wall time.
 
-    The client has to be within its budget while nothing else runs and, if it was measured, while the server computes (`busy`).
+    The client has to be within its budget while nothing else runs; `crowded` is why it was not while the server computed, if so.
     """
     tokens = sum(answer.tokens for answer in batch.good)
     chunks_s = sum(len(answer.chunk_ns) for answer in batch.good) / batch.wall_s
     steady = steady_tok_s([(answer.sent_ns, answer.chunk_ns, answer.tokens) for answer in batch.good], calibration.concurrency)
-    invalid = (
-        calibration.trouble(budget_ms, chunks_s, ceiling_chunks_s) or (busy.trouble(budget_ms) if busy else "") or clock_trouble(batch)
-    )
+    invalid = calibration.trouble(budget_ms, chunks_s, ceiling_chunks_s) or crowded or clock_trouble(batch)
     return Level(
         concurrency=calibration.concurrency,
         warmups=batch.warmups,

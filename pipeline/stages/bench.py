@@ -120,6 +120,7 @@ def measure(
     at_end = counters.read()
     raw = raw or workspace.artifacts / "raw" / "bench.jsonl.gz"
     write_atomic(raw, compressed(phases.lines))
+    crowded = {entry.concurrency: entry.trouble(settings.client_busy_delay_ms) for entry in busy}
     levels = [
         level_of(
             entry,
@@ -127,7 +128,7 @@ def measure(
             settings.client_delay_ms,
             ceiling,
             limits,
-            next((one for one in busy if one.concurrency >= entry.concurrency), None),
+            next((trouble for concurrency, trouble in crowded.items() if concurrency >= entry.concurrency), ""),
         )
         for entry in calibrations
     ]
@@ -159,7 +160,7 @@ def measure(
     contradictions = [
         *of_all,
         *((f"{arrival}_", fell_behind(level)) for arrival, level in zip(open_loops, open_levels, strict=True)),
-        ("ttft_ms_", cold_hits and _("the server's own counter shows {n} cached prompt tokens in the cold arm", n=cold_hits)),
+        ("ttft_ms_", _("the server's own counter shows {n} cached prompt tokens in the cold arm", n=cold_hits) if cold_hits else ""),
     ]
     return BenchResult(
         launch_id=server.handle.launch_id,
@@ -185,11 +186,11 @@ def measure(
     )
 
 
-def contradicted(figures: Mapping[str, Figure], contradictions: Iterable[tuple[str, str | None]]) -> dict[str, Figure]:
-    """Return the figures, INVALID where a reason stands for the begin of their name; None and "" are no reasons."""
+def contradicted(figures: Mapping[str, Figure], contradictions: Iterable[tuple[str, str]]) -> dict[str, Figure]:
+    """Return the figures, INVALID where a reason stands for the begin of their name; an empty one is none."""
     result = dict(figures)
     for prefix, reason in contradictions:
-        result |= invalidated({name: figure for name, figure in result.items() if name.startswith(prefix)}, reason or "")
+        result |= invalidated({name: figure for name, figure in result.items() if name.startswith(prefix)}, reason)
     return result
 
 

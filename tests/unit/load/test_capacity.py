@@ -59,9 +59,7 @@ def test_the_search_says_how_long_it_takes_before_it_starts() -> None:
     said: list[str] = []
     server = SlotServer(4, "deterministic", 0.05)
     find_capacity(server, BenchConfig(), RequestLimits(), (80.0, 0.05), lambda text: said.append(f"{len(server.trials)} {text}"))
-    assert said == [
-        "0 bench: the search for capacity takes 15.0 minutes at most: up to 12 trials of 30 s or more, from 80 requests/s down"
-    ]
+    assert said == ["0 bench: the search for capacity takes 15.0 minutes at most: up to 12 trials of 30 s or more, from 80 requests/s down"]
 
 
 def test_a_trial_is_judged_by_the_bound_without_its_ramp() -> None:

@@ -65,7 +65,9 @@ def test_a_rate_that_is_none_is_refused(arrival: Arrival, rate: float) -> None:
 
 @pytest.mark.parametrize("n", [2, 3, 4, 5, 6])
 def test_the_chance_of_a_rise_is_that_of_counting_all_orders(n: int) -> None:
-    rises = [sum(1 if after > before else -1 for at, before in enumerate(order) for after in order[at + 1 :]) for order in permutations(range(n))]
+    rises = [
+        sum(1 if after > before else -1 for at, before in enumerate(order) for after in order[at + 1 :]) for order in permutations(range(n))
+    ]
     pairs = n * (n - 1) // 2
     for s in range(-pairs, pairs + 1):
         assert chance_of(s, pairs) == pytest.approx(sum(rise >= s for rise in rises) / len(rises))
