@@ -17,6 +17,7 @@ from pipeline.load.stamps import raw_line
 from pipeline.measure.arrivals import Arrival, schedule
 
 MOST_BUSY_PER_S = 2000
+PACES = 3  # loops at most from which the number of prompts is learned
 SPARE = 4  # times as many prompts as the warm-up's pace needs for the least duration of a level
 QUESTION = "Describe an ordinary day in town number {number}, from morning to night."
 
@@ -51,14 +52,16 @@ class LoadPhases:
         self.numbered += requests
         return range(self.numbered - requests, self.numbered)
 
-    def closed_loop(self, what: str, numbers: range, output_tokens: int, concurrency: int, least: Least | None = None) -> Batch:
-        """Return the answers to these prompts in a closed loop, or to as many of them as `least` asks for."""
+    def closed_loop(self, what: str, numbers: range, output_tokens: int, concurrency: int) -> Batch:
+        """Return the answers to these prompts in a closed loop."""
+        return self.keep(f"{what} c{concurrency}", self.closed(what, numbers, output_tokens, concurrency))
+
+    def closed(self, what: str, numbers: range, output_tokens: int, concurrency: int, least: Least | None = None) -> Batch:
+        """Return the answers to these prompts in a closed loop, or to as many as `least` asks for; they are not counted yet."""
         total = len(numbers) if least is None else least.requests
         on_progress = self.announce(f"{what}, concurrency {concurrency}, {output_tokens} output tokens", total, least)
         payloads = self.payloads(numbers, output_tokens)
-        timeout_s = self.settings.timeout_s
-        crew = self.crews.get(concurrency)
-        return self.keep(f"{what} c{concurrency}", loop(self.target, payloads, concurrency, timeout_s, crew, on_progress, least))
+        return loop(self.target, payloads, concurrency, self.settings.timeout_s, self.crews.get(concurrency), on_progress, least)
 
     def level(self, concurrency: int) -> Batch:
         """Return a closed loop at this concurrency, after as many warm-up requests."""
@@ -66,20 +69,30 @@ class LoadPhases:
         warm = self.closed_loop("warm-up", self.new_numbers(concurrency), settings.output_tokens, concurrency)
         return self.lasting("closed loop", max(settings.requests_per_level, concurrency), concurrency, warm)
 
-    def lasting(self, what: str, requests: int, concurrency: int, warm: Batch) -> Batch:
-        """Return a closed loop of at least so many requests and `level_min_s`; its warm-up tells how many prompts are enough."""
-        settings = self.settings
-        ample = math.ceil(SPARE * settings.level_min_s * len(warm.answers) / warm.wall_s) if settings.level_min_s else 0
-        least = Least(requests, settings.level_min_s)
-        numbers = self.new_numbers(max(requests, ample))
-        batch = self.closed_loop(what, numbers, settings.output_tokens, concurrency, least)
-        return replace(batch, warmups=len(warm.answers))
+    def lasting(self, what: str, requests: int, concurrency: int, warm: Batch, before: Callable[[], object] = lambda: None) -> Batch:
+        """Return a closed loop of at least so many requests and `level_min_s`, after its warm-up; `before` is called as it begins.
+
+        The warm-up's pace tells how many prompts are enough. Where it was so much slower, as while kernels compile, that they run out
+        too soon, that loop counts as a further warm-up, and another one begins.
+        """
+        settings, least = self.settings, Least(requests, self.settings.level_min_s)
+        warmups = len(warm.answers)
+        for left in reversed(range(PACES)):
+            ample = math.ceil(SPARE * least.seconds * len(warm.answers) / warm.wall_s) if least.seconds else 0
+            numbers = self.new_numbers(max(requests, ample))
+            before()
+            batch = self.closed(what, numbers, settings.output_tokens, concurrency, least)
+            if not left or batch.wall_s >= least.seconds or len(batch.answers) < len(numbers):
+                break
+            warm = self.keep(f"warm-up c{concurrency}", batch)
+            warmups += len(batch.answers)
+        return replace(self.keep(f"{what} c{concurrency}", batch), warmups=warmups)
 
     def busy(self, concurrency: int, seconds: float) -> Batch:
         """Keep the server busy for so long with requests that count for no figure."""
-        settings = self.settings
-        numbers = self.new_numbers(max(concurrency, MOST_BUSY_PER_S * math.ceil(seconds)))
-        return self.closed_loop("warm-up", numbers, settings.output_tokens, concurrency, Least(concurrency, seconds))
+        least = Least(concurrency, seconds)
+        numbers = self.new_numbers(max(concurrency, math.ceil(MOST_BUSY_PER_S * seconds)))
+        return self.keep(f"warm-up c{concurrency}", self.closed("warm-up", numbers, self.settings.output_tokens, concurrency, least))
 
     def open_loop(self, arrival: Arrival, rate_per_s: float) -> Batch:
         """Return the answers to requests that arrive at this rate, at least `open_requests` and for at least `open_min_s`."""

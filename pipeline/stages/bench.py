@@ -27,7 +27,7 @@ from pipeline.server.watch import watched
 from pipeline.stages.serve import Server, log_of
 from pipeline.vllm import metrics
 from pipeline.vllm.ledger import LedgerEntry, MeanCheck, mean_check
-from pipeline.vllm.metrics import Counters, rise
+from pipeline.vllm.metrics import Counters, Metrics, rise
 
 BUSY_S = 0.4  # of load on the server while the client is measured beside it; it lasts until the answers are complete
 # The figures, by the begin of their names, that a check of the client's stamps against the server's speaks for or against.
@@ -101,9 +101,9 @@ def measure(
     warm = phases.closed_loop("TTFT, warm prefix cache", cold_numbers, 1, 1)
     after_warm = counters.read()
     alone = phases.closed_loop("warm-up", phases.new_numbers(1), settings.output_tokens, 1)
-    before_decode = counters.read()
-    decode = phases.lasting("decode", settings.decode_requests, 1, alone)
-    after_decode = counters.read()
+    readings: list[Metrics] = []
+    decode = phases.lasting("decode", settings.decode_requests, 1, alone, lambda: readings.append(counters.read()))
+    before_decode, after_decode = readings[-1], counters.read()
     for batch in (cold, decode):
         if not batch.good:
             raise NothingAnsweredError(
