@@ -20,7 +20,9 @@ FIGURES = {
     "system": r"system_tok_s",
     "closed": r"system_tok_s|goodput_c\d",
     "open": r"(poisson|constant)_",
+    "behind": r"(poisson|constant)_",
     "goodput": r"goodput|capacity",
+    "capacity": r"capacity",
     "strict": r"json_strict",
     "valid": r"schema_valid",
     "f1": r"macro_f1",
@@ -117,16 +119,62 @@ DEFINITIONS = (
     Definition(
         "closed",
         _("Closed loop"),
-        _("a fixed number of requests in flight. While full: tok/s from the send that filled the loop to the last send."),
+        _(
+            "a fixed number of requests in flight; it sends at least {requests} requests and lasts at least {seconds} seconds. While full: "
+            "tok/s from the send that filled the loop to the last send.",
+            requests=Code("bench.requests_per_level"),
+            seconds=Code("bench.level_min_s"),
+        ),
     ),
-    Definition("open", _("Open loop"), _("requests arrive by a schedule, whatever the server does.")),
-    Definition("goodput", "Goodput", _("share of all requests that meet every latency limit, failures in the denominator.")),
+    Definition(
+        "level",
+        _("By level"),
+        _(
+            "nearest-rank percentiles of each loop, with their bounds in {record}; p99 only from 299 requests on, where it has an upper "
+            "bound. The values of ITL depend on each other within a request, so n counts requests and there are no bounds.",
+            record=Code("artifacts/bench.json"),
+        ),
+    ),
+    Definition(
+        "open",
+        _("Open loop"),
+        _(
+            "requests arrive by a schedule, whatever the server does. Its rate is the one that came: (n − 1) / (last send − first send); "
+            "Poisson arrivals are drawn given their number and their time, so that chance does not change the rate."
+        ),
+    ),
+    Definition(
+        "behind",
+        _("Fell behind"),
+        _(
+            "latency rose in order of arrival by over 0.1 s per second (Theil–Sen), beyond chance (Kendall, 0.2 %), after the first "
+            "median latency: the latencies then say how long the loop lasted, and are INVALID."
+        ),
+    ),
+    Definition(
+        "goodput",
+        "Goodput",
+        _("share of all requests that meet every latency limit, failures in the denominator; and such requests per second."),
+    ),
+    Definition(
+        "capacity",
+        _("Capacity"),
+        _(
+            "the highest Poisson rate, at most that of the best closed loop, that two trials sustained: the Wilson lower bound of goodput "
+            "reached {goodput} %, and the server did not fall behind (by over 0.05 s per second). A trial lasts {seconds} s, ten times the "
+            "p95 latency of the best closed loop and {requests} requests at least; those of its first p95 latency are not judged, because "
+            "the server was still filling. The upper bound is the lowest rate that was not sustained.",
+            goodput=Code("bench.capacity_goodput"),
+            seconds=Code("bench.capacity_min_s"),
+            requests=Code("bench.capacity_requests"),
+        ),
+    ),
     Definition(
         "client",
         _("Chunk delay"),
         _(
-            "from a stub's send to the client's stamp, on the same machine; over its budget (p95; {setting}), or at more than half of "
-            "what the client can take, the figures are INVALID and count as not measured.",
+            "from a stub's send to the client's stamp, on the same machine, idle and once more while the server computes; over its budget "
+            "(p95; {setting}), or at more than half of what the client can take, the figures are INVALID and count as not measured.",
             setting=Code("bench.client_delay_ms"),
         ),
     ),

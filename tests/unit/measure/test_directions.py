@@ -11,6 +11,7 @@ from pipeline.client.endpoint import Endpoint
 from pipeline.client.tokens import Asker
 from pipeline.config.schema import DeterminismConfig
 from pipeline.contexts import RequestLimits
+from pipeline.load.capacity import capacity_figure
 from pipeline.load.spread import Batch
 from pipeline.measure.directions import DIRECTIONS, direction_of
 from pipeline.measure.figures import Figure
@@ -54,7 +55,7 @@ def made() -> dict[str, str]:
         **bench.closed_figures(record.levels[0], {4: none}, limits),
         **bench.open_figures({"poisson": none, "constant": none}, limits),
         **bench.offered_figures(record.open_levels),
-        "capacity_req_s": bench.capacity_figure([]),
+        "capacity_req_s": capacity_figure([]),
     }
     parts["test-router"] = {**parts["test-router"], **router, **test_router.constraint_cost([], [])}
     asker = Asker(Endpoint(""), "", DeterminismConfig())

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.gpu.nvml import TROUBLES, Gpu
+from pipeline.load.capacity import capacity_figure
 from pipeline.measure.answers import FENCE
 from pipeline.measure.drift import Slope
 from pipeline.measure.figures import Figure
@@ -18,7 +19,6 @@ from pipeline.message import Code, Digits, Message, _, plural
 from pipeline.report.cells import glued, of_settings
 from pipeline.report.words import ENGLISH, Words, words
 from pipeline.server.stop import Closing
-from pipeline.stages.bench import capacity_figure
 from pipeline.vllm.plan import NOTHING_PLANNED, plan_error_figure
 from pipeline.vllm.remedies import NoRemedy, remedy_for
 from tests.builders.texts import KEYWORDS, TEMPLATES, Text, extracted, forms
