@@ -108,7 +108,7 @@ class FrontHandler(HttpHandler):
         with twist.lock:
             number = front.numbered
             front.numbered += 1
-            front.payloads[number] = json.loads(self.body)
+            front.payloads[number] = plain(json.loads(self.body))
             front.began_s = front.began_s or time.monotonic()
             front.in_flight += 1
             self.answering = True
@@ -174,6 +174,14 @@ class FrontHandler(HttpHandler):
     def write(self, data: bytes, chunked: bool) -> None:
         if data:
             self.wfile.write(f"{len(data):x}\r\n".encode() + data + b"\r\n" if chunked else data)
+
+
+def plain(payload: dict[str, Any]) -> dict[str, Any]:
+    """Return the request with each message's content as one text, which some clients send in parts."""
+    for message in payload["messages"]:
+        if isinstance(message["content"], list):
+            message["content"] = "".join(part["text"] for part in message["content"])
+    return payload
 
 
 def read_events(response: http.client.HTTPResponse) -> Iterator[Event]:

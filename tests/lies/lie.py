@@ -42,13 +42,13 @@ class Situation:
 class Twin:
     """The honest twin of a lie, which must get PASS: judged by the lie's gate, settings and margin where it has none of its own."""
 
-    server: Situation = field(default_factory=Situation)
+    server: Situation
     gate: Gate | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     margin: float | None = None
 
 
-HONEST = Twin()
+HONEST = Twin(Situation(lambda: Script(inter_token_s=0.005)))
 
 
 @dataclass(frozen=True, eq=False)

@@ -343,8 +343,11 @@ def cut_off(events: list[Event]) -> list[Event]:
     return events[:5]
 
 
-def no_done(events: list[Event]) -> list[Event]:
-    """Return a stream that lacks its end alone."""
+def no_end(events: list[Event]) -> list[Event]:
+    """Return a stream that lacks its finish reason and [DONE], and nothing else."""
+    for event in events:
+        for choice in event.get("choices", []):
+            choice["finish_reason"] = None
     return [event for event in events if event is not DONE]
 
 

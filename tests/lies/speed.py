@@ -7,7 +7,7 @@ from tests.fakes.script import Script
 from tests.lies.front import Front, Twist
 from tests.lies.lie import FAILS, INVALID, LONG_MS, NO_PASS, UNBELIEVED, Lie, Situation, Twin, gate, gate_on
 from tests.lies.neighbour import late_client, wall_clock_jumps
-from tests.lies.servers import BlankFirst, Counts, Drops, Flushes, Hides, Metrics, Pauses, Queues, Restarts, renamed
+from tests.lies.servers import BlankFirst, Counts, Drops, Flushes, Hides, Pauses, Queues, Restarts, renamed
 
 # One request at a time, and nothing else that takes time.
 ALONE: dict[str, Any] = {"ttft_requests": 3, "decode_requests": 5, "output_tokens": 16, "concurrency": (1,), "open_loop": ()}
@@ -15,7 +15,7 @@ IN_PAIRS: dict[str, Any] = {**ALONE, "output_tokens": 4, "concurrency": (1, 2), 
 FIRST_AT_TWO = 14  # the number of the first request at concurrency 2 with these settings
 FIRST_COLD = 2
 TOO_FAST = 1.5  # a lie is after a rate that is so many times the true one, which no jitter of a loaded machine shows
-HONEST_RATE = gate("throughput", target=1)
+HONEST_RATE = gate("throughput", target=1)  # n = 5 requests
 
 
 def paced(each_s: float, twist: Any = None, **script: Any) -> Situation:
@@ -142,11 +142,6 @@ OTHERS = [
 ]
 
 
-def starts_anew(front: Front, name: str, value: float) -> list[str]:
-    """Return the sample, and beside the first one when the process started: another time after request number 6."""
-    return [f"{name} {value}", *([f"process_start_time_seconds {1e9 + 100 * (front.numbered > 6)}"] if "requests_running" in name else [])]
-
-
 COUNTERS = [
     Lie("counters-still", "has counters that stand still", "bench", HONEST_RATE, paced(0.002, counting=0), UNBELIEVED, settings=ALONE),
     Lie(
@@ -167,15 +162,6 @@ COUNTERS = [
         "bench",
         HONEST_RATE,
         paced(0.002, lambda: Restarts(6)),
-        UNBELIEVED,
-        settings=ALONE,
-    ),
-    Lie(
-        "restart-counters-kept",
-        "is started again in mid-run and takes its counters along; only the start time of the process changes",
-        "bench",
-        HONEST_RATE,
-        paced(0.002, lambda: Metrics(starts_anew)),
         UNBELIEVED,
         settings=ALONE,
     ),

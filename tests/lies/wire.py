@@ -18,7 +18,7 @@ from tests.lies.servers import (
     cut_off,
     kv_gauges,
     new_error,
-    no_done,
+    no_end,
     old_error,
     only_usage,
     renamed,
@@ -31,8 +31,9 @@ EIGHT: dict[str, Any] = {**ALONE, "decode_requests": 5, "output_tokens": 8}
 
 def of_wire(name: str, says: str, twist: Any, twin: Any = Twist, **script: Any) -> Lie:
     """Return a lie whose twin is an answer that is unusual on the wire."""
-    server = Situation(lambda: Script(**script), twist)
-    return Lie(name, says, "bench", ANSWERED, server, FAILS | INVALID, twin=Twin(Situation(twist=twin)), settings=EIGHT)
+    server = Situation(lambda: Script(inter_token_s=0.005, **script), twist)
+    honest = Twin(Situation(lambda: PACED, twin))
+    return Lie(name, says, "bench", ANSWERED, server, FAILS | INVALID, twin=honest, settings=EIGHT)
 
 
 BROKEN = [
@@ -62,9 +63,9 @@ BROKEN = [
         lambda: Wire(has_last_line=False),
     ),
     of_wire(
-        "no-done",
-        "ends without [DONE]; its twin sends 103 Early Hints first",
-        lambda: Spoils(no_done),
+        "no-end",
+        "ends with neither a finish reason nor [DONE]; its twin sends 103 Early Hints first",
+        lambda: Spoils(no_end),
         lambda: Wire(EARLY_HINTS),
     ),
     of_wire(
@@ -88,7 +89,7 @@ def of_identity(name: str, says: str, server: Situation, allowed: frozenset[Verd
     return Lie(name, says, "bench", HONEST_RATE, server, allowed, twin=Twin(Situation(lambda: PACED, identity=identity)), settings=ALONE)
 
 
-PACED = Script(inter_token_s=0.002)
+PACED = Script(inter_token_s=0.005)
 SIMULATED: frozenset[Verdict] = frozenset({"SIMULATED"})
 IDENTITIES = [
     of_identity(
