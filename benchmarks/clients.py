@@ -18,10 +18,11 @@ peer's rate is what it reports, which leaves out its start. The stub has the oth
 Nearly the whole answer arrives in one or two reads, so this measures the cost of parsing tokens. CPU per token is the difference
 of two jobs, with all processes of the client counted: aiperf parses answers in another process, after the time that it reports.
 
-accuracy: mean TTFT and TPOT against the stub's own timestamps of its sends. guidellm and aiperf call (last − first) / (tokens − 1)
-inter-token latency. The error of a TTFT has two parts: how late the first token was seen, and how long the request waited before
-the stub read it. If 64 requests come at once, the stub, in Python, takes them one by one, which is not the client's error. The stub
-sends its role chunk with the first token, as vLLM does, except in the last schedule.
+accuracy: mean TTFT and TPOT against the stub's own timestamps of its sends, each client's TPOT by its own definition: ours is over
+the tokens after the first arrival, a peer's over the tokens after the first. guidellm and aiperf call theirs inter-token latency.
+The error of a TTFT has two parts: how late the first token was seen, and how long the request waited before the stub read it. If 64
+requests come at once, the stub, in Python, takes them one by one, which is not the client's error. The stub sends its role chunk
+with the first token, as vLLM does, except in the last schedule.
 """
 
 import argparse
@@ -48,6 +49,7 @@ from pipeline.client.endpoint import Endpoint
 from pipeline.client.payloads import streamed
 from pipeline.load.calibration import STUB_MODEL, stub
 from pipeline.load.generator import closed_loop
+from pipeline.load.stamps import per_token_ms
 
 ROOT = Path(__file__).resolve().parents[1]
 PEERS = ROOT / ".cache" / "peers"
@@ -187,7 +189,7 @@ def work(job: Job) -> ClientResult:
     late_ns = [answer.first_ns - int(sent) for answer in good if (sent := answer.text.split(maxsplit=1)[0]).isdigit()]
     return ClientResult(
         ttft_ms=mean(answer.first_ns - answer.sent_ns for answer in good) / 1e6,
-        tpot_ms=mean((answer.last_ns - answer.first_ns) / (answer.tokens - 1) for answer in good) / 1e6,
+        tpot_ms=mean(per_token_ms(good) or [0.0]),  # against a stub that never waits all may come at once
         tok_s=sum(answer.tokens for answer in good) / wall_s,
         requests=len(good),
         own_s=sum(answer.last_ns - answer.sent_ns for answer in good) / 1e9,
@@ -497,7 +499,7 @@ def accuracy(clients: list[str], concurrencies: list[int]) -> None:
                     with stub(*SCHEDULE, *arguments) as target:
                         count = ACCURACY_REQUESTS.get(concurrency, 4 * concurrency)
                         ran = run(client, Job(target.base_url, STUB_MODEL, count, ACCURACY_TOKENS, concurrency, first=0))
-                        ttft_ms, tpot_ms = truth(target, count)
+                        ttft_ms, tpot_ms = truth(target, count, by_arrivals=name == "ours")
                 except NotMeasuredError as reason:
                     row(schedule, str(concurrency), name, f"not measured: {reason}", *[""] * 8)
                     continue
@@ -509,12 +511,16 @@ def accuracy(clients: list[str], concurrencies: list[int]) -> None:
                 row(schedule, str(concurrency), name, *figures, f"{ran.others:.0%}", verdict(met) if name == "ours" else "")
 
 
-def truth(target: Endpoint, requests: int) -> tuple[float, float]:
-    """Return the mean TTFT and TPOT (ms) of the stub's last requests, from its own timestamps."""
+def truth(target: Endpoint, requests: int, by_arrivals: bool) -> tuple[float, float]:
+    """Return the mean TTFT and TPOT (ms) of the stub's last requests, from its own timestamps.
+
+    TPOT is over the tokens after the first arrival, as ours is, or after the first token, as a peer's is.
+    """
     with urlopen(f"{target.base_url}/truth") as response:
         sent: list[dict[str, Any]] = json.load(response)[-requests:]
     ttft_ms = mean(one["first_ns"] - one["received_ns"] for one in sent) / 1e6
-    return ttft_ms, mean((one["last_ns"] - one["first_ns"]) / (one["tokens"] - 1) for one in sent) / 1e6
+    paces = [(one["last_ns"] - one["first_ns"]) / (one["tokens"] - (one["at_first"] if by_arrivals else 1)) for one in sent]
+    return ttft_ms, mean(paces) / 1e6
 
 
 def main() -> None:

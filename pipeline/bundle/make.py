@@ -16,10 +16,10 @@ from pipeline.config.schema import ModelConfig
 from pipeline.engine.record import now
 from pipeline.engine.workspace import Workspace
 from pipeline.errors import BundleError, ModelError
+from pipeline.measure.units import MIB
 from pipeline.model import hub
 from pipeline.vllm.sets import VllmSet
 
-MIB = 1 << 20
 README = "README.txt"
 TOP = "vllm-poc"
 AIM = """\
@@ -54,6 +54,7 @@ def make(order: BundleOrder, output: Path, workspace: Workspace) -> Manifest:
         raise BundleError(f"the pipeline alone takes {len(archive) / MIB:.1f} MiB", f"name at least --part-mib {-(-len(archive) // MIB)}")
     whole = output if order.part_mib is None else output / ".whole"
     whole.mkdir(exist_ok=True)
+    remove_other_form(output, in_parts=order.part_mib is not None)
     (output / UNFINISHED).write_text("Run the same `./inv bundle` again: what is whole is kept.\n", encoding="utf-8")
     (whole / PIPELINE).write_bytes(archive)
     wheels = fetch_wheels(order, sets, whole / WHEELS, workspace)
@@ -96,6 +97,15 @@ def claim(output: Path) -> None:
     if output.exists() and not output.is_dir():
         raise BundleError(f"{output} is not a folder", "name another with --output")
     output.mkdir(parents=True, exist_ok=True)
+
+
+def remove_other_form(output: Path, in_parts: bool) -> None:
+    """Remove what an earlier bundle of the other form left in `output`: its wheels and models, or its parts."""
+    for path in output.iterdir():
+        if in_parts and path.name in (WHEELS, MODELS):
+            shutil.rmtree(path)
+        elif not in_parts and (path.name.startswith(PART) or path.name == ".whole"):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def fetch_wheels(order: BundleOrder, sets: list[str], folder: Path, workspace: Workspace) -> int:
@@ -150,7 +160,8 @@ def git(root: Path, *words: str) -> str:
         raise BundleError("git is not installed", "install it (Debian, Ubuntu: `sudo apt install git`)") from None
     if result.returncode != 0:
         raise BundleError(
-            "the project's folder is no git checkout, so which files are its own is not known", "make the bundle in a clone of the project"
+            "the project's folder is no git checkout, so which files are its own is not known",
+            "make the bundle in a clone of the project",
         )
     return result.stdout
 

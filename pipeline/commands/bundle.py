@@ -6,11 +6,10 @@ from pipeline.bundle import make, wheels
 from pipeline.commands.session import Options, Session, locked
 from pipeline.config.schema import Config
 from pipeline.errors import BundleError
+from pipeline.measure.units import MIB
 from pipeline.planning import on_processor
 from pipeline.terminal import Output
 from pipeline.vllm.sets import CPU_SET, ON_GPU, SETS, VllmSet, set_named
-
-MIB = 2**20
 
 
 def bundle(root: Path, options: Options, python: str | None, platform: str | None, output: str, part_mib: str | None) -> Output:

@@ -25,7 +25,7 @@ def clean(root: Path, everything: bool) -> Output:
         if everything:
             paths += [workspace.server_environment, workspace.models, workspace.cache]
         for path in paths:
-            if path.is_dir():
+            if path.is_dir() and not path.is_symlink():  # a link goes, what it leads to stays
                 shutil.rmtree(path)
             else:
                 path.unlink(missing_ok=True)

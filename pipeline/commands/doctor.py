@@ -17,7 +17,7 @@ from pipeline.engine.workspace import Workspace
 from pipeline.errors import BusyError, ConfigError, HubSilentError, InstallError, ModelError, ServerError
 from pipeline.model import hub
 from pipeline.model.shape import read_shape, weight_bytes
-from pipeline.planning import target
+from pipeline.planning import ASK_HUB_S, target
 from pipeline.server import ports, state
 from pipeline.stages.check_gpu import CPU_PROFILE, Machine, check_gpu
 from pipeline.stages.download_model import model_folder
@@ -36,7 +36,6 @@ from pipeline.vllm.settle import settle
 GIB, MIB = 2**30, 2**20
 SHM_MIB = 1024  # containers often have 64 MiB, which vLLM's processes fill
 ENGINE_MIB = 2048  # roughly what vLLM's processes take besides weights and cache
-ASK_HUB_S = 10.0
 Severity = Literal["OK", "WARN", "FAIL"]
 
 
@@ -194,9 +193,9 @@ def memory(config: Config, vllm_set: VllmSet, machine: Machine, folder: Path, wo
     available_mib = psutil.virtual_memory().available / MIB
     if vllm_set == CPU_SET:
         cache_gib = float(config.serve.env.get(CPU_CACHE, 0))
-        yield host_memory(available_mib, weights_mib(folder), cache_gib)
+        yield memory_finding(available_mib, weights_mib(folder), cache_gib)
         return
-    ours = current(workspace)
+    ours = launch_on_record(workspace)
     conflict = None if ours is not None and state.is_running(ours) else crowded(machine.gpus, config.serve)
     if conflict is not None:
         yield Finding("FAIL", "memory", *conflict)
@@ -215,7 +214,7 @@ def weights_mib(folder: Path) -> float | None:
         return None
 
 
-def host_memory(available_mib: float, weights: float | None, cache_gib: float) -> Finding:
+def memory_finding(available_mib: float, weights: float | None, cache_gib: float) -> Finding:
     """Judge the free main memory against weights, KV cache and vLLM's own processes."""
     needed = ENGINE_MIB + (weights or 0) + 1024 * cache_gib
     seen = f"{available_mib:.0f} MiB available, about {needed:.0f} needed"
@@ -252,7 +251,7 @@ def shared_memory(folder: Path) -> Finding:
 
 def port(settings: ServeConfig, workspace: Workspace) -> Finding:
     """Tell whether the port is free, our server's, or taken by another program."""
-    launch = current(workspace)
+    launch = launch_on_record(workspace)
     if launch is not None and launch.port == settings.port and state.is_running(launch):
         return Finding("OK", "port", f"{settings.port} is our own server's (pid {launch.pid})")
     if ports.is_free(settings.host, settings.port):
@@ -282,7 +281,7 @@ def left_over(workspace: Workspace) -> Finding:
     return Finding("WARN", "left over", f"a server that died (pid {launch.pid}), {left} processes of it live", "./inv stop")
 
 
-def current(workspace: Workspace) -> state.Launch | None:
+def launch_on_record(workspace: Workspace) -> state.Launch | None:
     """Return the launch on record; None also if it cannot be read, which `left_over` reports."""
     try:
         return state.read(workspace)

@@ -15,7 +15,7 @@ from pipeline.terminal import Output, OutputPart, TextTable
 from pipeline.vllm.fit import pairs
 from pipeline.vllm.plan import ERROR_MIB, PEAK_ERROR_MIB
 
-HEAD = ("model", "profile", "weights", "from", "KV/token", "utilisation", "context", "peak", "verdict")
+HEADER = ("model", "profile", "weights", "from", "KV/token", "utilisation", "context", "peak", "verdict")
 SOURCES = {HEADERS: "hub", SOURCE: "published", "safetensors headers": "files", "shape in config.json": "config.json"}
 
 
@@ -37,7 +37,7 @@ def lines(survey: Survey) -> Iterator[OutputPart]:
     yield f"planned for {card.name} with {card.total_mib:.0f} MiB{others} ({card.reason})"
     if survey.trouble:
         yield f"{survey.trouble}; models that are not on disk are planned by their {SOURCE}"
-    yield TextTable(HEAD, [cells(row, survey.target_mib) for row in survey.rows])
+    yield TextTable(HEADER, [cells(row, survey.target_mib) for row in survey.rows])
     for row in survey.rows:
         if row.judged is None:
             yield f"{row.name}: unknown: {row.reason}"

@@ -96,7 +96,10 @@ def load_layers(
     if not isinstance(raw_profiles, dict):
         raise ConfigError(f"{base.origins[('profiles',)]}: profiles: expected a mapping of names to settings")
     profiles = {}
-    for name, values in ((str(name), values) for name, values in raw_profiles.items()):
+    for raw_name, values in raw_profiles.items():
+        name = str(raw_name)
+        if ("profiles", name) not in base.origins:
+            raise ConfigError(f"{base.origins[('profiles',)]}: profiles: YAML reads a name as {raw_name!r}", "put it in quotes")
         if not isinstance(values, dict):
             raise ConfigError(f"{base.origins[('profiles', name)]}: profiles.{name}: expected a mapping of settings")
         skip = ("profiles", name)

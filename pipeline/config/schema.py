@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, RootModel, field_validator, model_validator
 
-from pipeline.config.gates import Gates, Waivers
+from pipeline.config.gates import METRIC, Gates, Waivers
 from pipeline.config.section import Positive, Section
 from pipeline.redact import redacted
 
@@ -218,10 +218,12 @@ class DeterminismConfig(Section):
     """The guide's test, the same prompt again and again, and what else may change an answer."""
 
     prompts: str = "suites/determinism-en.txt"
-    count: Positive = 20
+    count: Positive = 32
     runs: Annotated[int, Field(ge=2)] = 10
+    constrained: Annotated[int, Field(ge=0)] = 32
+    constrained_runs: Annotated[int, Field(ge=2)] = 10
     seed: int = 42
-    max_tokens: Positive = 64
+    max_tokens: Positive = 96
     cache_runs: Annotated[int, Field(ge=0)] = 2
     load: tuple[Positive, ...] = (2, 4, 8, 16)
     load_runs: Positive = 2
@@ -329,6 +331,12 @@ class RunsConfig(Section):
     max_mib: Positive = 500
 
 
+class CompareConfig(Section):
+    """Which figures decide whether a run is worse than another."""
+
+    figures: tuple[Annotated[str, Field(pattern=METRIC)], ...] = ()
+
+
 class Alternative(Section):
     """One row of the guide's table of models."""
 
@@ -371,6 +379,7 @@ class Config(Section):
     report: ReportConfig = ReportConfig()
     publish: PublishConfig = PublishConfig()
     runs: RunsConfig = RunsConfig()
+    compare: CompareConfig = CompareConfig()
     sweep: SweepConfig = SweepConfig()
 
     def section(self, kind: type[BaseModel]) -> BaseModel:

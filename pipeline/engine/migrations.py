@@ -9,6 +9,8 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from pipeline.measure.agreement import prompts_share
+
 Data = dict[str, Any]
 Step = Callable[[Data, Mapping[str, Any]], Data]  # takes the record's data and fingerprint (`because`)
 
@@ -50,6 +52,18 @@ def with_plan(data: Data, _because: Mapping[str, Any]) -> Data:
 def with_arms(data: Data, _because: Mapping[str, Any]) -> Data:
     """Add the arms and gaps that were not tested to test-determinism records from before 2026-11-23 17:10."""
     return {"arms": [], **data, "prompts": [{"gap": None, **prompt} for prompt in data["prompts"]]}
+
+
+def by_prompts(data: Data, _because: Mapping[str, Any]) -> Data:
+    """test-determinism, until 2026-11-27 23:59: most shares were of answers, and repeated answers to one prompt are not independent."""
+    of_arms = {name: [arm["prompts"] for arm in data["arms"] if arm["arm"] == name] for name in ("D2", "D3", "D4")}
+    sources = {"identical": [data["prompts"]], **{f"{name.lower()}_identical": prompts for name, prompts in of_arms.items()}}
+    figures = dict(data["figures"])
+    for name, arms in sources.items():
+        if arms and name in figures and figures[name]["value"] is not None:
+            agreeing = [{prompt["prompt"]: prompt["agreeing"] == prompt["runs"] for prompt in prompts} for prompts in arms]
+            figures[name] = prompts_share(agreeing).model_dump(mode="json")
+    return {**data, "figures": figures}
 
 
 def with_pairs(data: Data, _because: Mapping[str, Any]) -> Data:
@@ -103,7 +117,7 @@ STEPS: Mapping[str, tuple[Step, ...]] = {
     "serve": (with_plan,),
     "stop": (with_baseline,),
     "sweep": (without_words,),
-    "test-determinism": (with_arms,),
+    "test-determinism": (with_arms, by_prompts),
     "test-router": (with_pairs,),
 }
 

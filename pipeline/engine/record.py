@@ -104,7 +104,7 @@ class Store:
         except FileNotFoundError:
             return None
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise RecordError(f"{path} is not readable JSON ({error})", f"remove it and run `invoke {stage}` again") from error
+            raise RecordError(f"{path} is not readable JSON ({error})", f"remove it and run `./inv {stage}` again") from error
         version = raw.get("schema_version") if isinstance(raw, dict) else None
         if version not in range(1, SCHEMA_VERSION + 1):
             raise NewerRecordError(f"{path} has record schema {version}, this program reads {SCHEMA_VERSION}", LATER)

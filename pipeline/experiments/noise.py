@@ -2,14 +2,17 @@
 
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from pipeline.contexts import request_limits
-from pipeline.engine.record import Artifact, Measurement
-from pipeline.errors import ConfigError
+from pipeline.engine.record import Artifact, Measurement, Store
+from pipeline.errors import ConfigError, RecordError
 from pipeline.experiments.inputs import ServerInputs
 from pipeline.measure import comparison
+from pipeline.measure.directions import direction_of
 from pipeline.measure.verdicts import digits
+from pipeline.report.formats.document import Environment
 from pipeline.server.stop import stop_current
 from pipeline.server.watch import watched
 from pipeline.stages import bench, test_router
@@ -39,6 +42,17 @@ class RunNoise(Artifact):
     starts: int
     simulated: bool
     figures: dict[str, FigureNoise]
+
+    def fits(self, facts: Environment) -> bool:
+        """Tell whether it was measured on what a run ran on."""
+        return not self.simulated and (self.device, self.model, self.vllm) == (facts.device, facts.model, facts.vllm)
+
+
+def noise_in(folder: Path) -> RunNoise | None:
+    """Return the noise on record in that folder; None where there is none that this program can read."""
+    with suppress(RecordError):
+        return Store(folder).outcome(NOTE, RunNoise).data
+    return None
 
 
 def parse_starts(starts: str) -> int:
@@ -90,10 +104,12 @@ def spreads(measurements: Sequence[Sequence[Measurement]]) -> dict[str, FigureNo
         for name, figure in record.figures.items():
             figures = [records[position].figures.get(name) for records in measurements]
             values = [one.valid for one in figures if one is not None and one.valid is not None]
-            is_timed = figure.unit != "%" and comparison.better_when(name, figure.unit) is not None
+            metric = f"{stages[type(record)]}.{name}"
+            entry = direction_of(metric)
+            is_timed = entry is not None and entry.kind is not None and entry.kind.noise > 0
             spread = comparison.spread(values) if is_timed and len(values) == len(measurements) else None
             if spread is not None:
-                result[f"{stages[type(record)]}.{name}"] = FigureNoise(
+                result[metric] = FigureNoise(
                     unit=figure.unit, n=spread.n, values=values, relative_range=spread.relative_range, variation=spread.variation
                 )
     return result

@@ -12,7 +12,6 @@ from pipeline.measure.units import MIB
 from pipeline.message import _
 from pipeline.values import Frozen
 
-UPDATE_DRIVER = "update the NVIDIA driver"
 READ_S = 30.0  # starting a device takes seconds; a driver that hangs never answers
 
 

@@ -2,15 +2,17 @@
 
 from collections.abc import Mapping
 
+from pipeline.client.answer import Answer
 from pipeline.config.schema import BenchConfig
 from pipeline.contexts import RequestLimits
 from pipeline.load.calibration import Calibration
 from pipeline.load.phases import LoadPhases
 from pipeline.load.spread import Batch
+from pipeline.load.stamps import pace_ms
 from pipeline.measure.arrivals import Arrival, overloaded
 from pipeline.measure.capacity import highest
 from pipeline.measure.figures import Figure, invalidated
-from pipeline.measure.latency import NS_PER_MS, e2e_ms, meets_limits, most_in_flight, steady_tok_s, tpot_ms, ttft_ms
+from pipeline.measure.latency import NS_PER_MS, e2e_ms, meets_limits, most_in_flight, steady_tok_s, ttft_ms
 from pipeline.measure.statistics import quantile
 from pipeline.message import Digits, Sentence, _
 from pipeline.values import Frozen
@@ -66,7 +68,7 @@ def level_of(calibration: Calibration, batch: Batch, budget_ms: float, ceiling_c
     """Return the result of one closed loop; its throughput is output tokens of successful requests / wall time."""
     tokens = sum(answer.tokens for answer in batch.good)
     chunks_s = sum(len(answer.chunk_ns) for answer in batch.good) / batch.wall_s
-    steady = steady_tok_s([(answer.sent_ns, answer.chunk_ns, answer.tokens) for answer in batch.good], calibration.concurrency)
+    steady = steady_tok_s([(answer.sent_ns, answer.chunk_ns, answer.tokens_by_chunk) for answer in batch.good], calibration.concurrency)
     return Level(
         concurrency=calibration.concurrency,
         warmups=batch.warmups,
@@ -141,12 +143,20 @@ def meeting(batch: Batch, limits: RequestLimits) -> int:
     return sum(
         meets_limits(
             ttft_ms(answer.scheduled_ns, answer.first_ns),
-            tpot_ms(answer.first_ns, answer.last_ns, answer.tokens) if answer.tokens > 1 else None,
+            pace_at_worst_ms(answer),
             e2e_ms(answer.scheduled_ns, answer.last_ns),
             limits_ms,
         )
         for answer in batch.good
     )
+
+
+def pace_at_worst_ms(answer: Answer) -> float | None:
+    """Return the answer's TPOT; where all came at once, the most that it can have been; None for one token."""
+    if answer.tokens < 2:
+        return None
+    pace = pace_ms(answer)
+    return e2e_ms(answer.sent_ns, answer.last_ns) / (answer.tokens - 1) if pace is None else pace
 
 
 def judged_valid(entry: Level, figures: Mapping[str, Figure]) -> dict[str, Figure]:

@@ -18,7 +18,12 @@ from typing import Any
 
 PROGRAM = ("-m", "pipeline.load.spread")
 READY = b"ready\n"
-DROPPED = ("RAY_", "VLLM_POC__", "OMP_NUM_THREADS", "PYTHONPATH")  # Ray's own variables, settings of another run, variables that Ray sets
+DROPPED_VARIABLES = (
+    "RAY_",
+    "VLLM_POC__",
+    "OMP_NUM_THREADS",
+    "PYTHONPATH",
+)  # Ray's, another run's settings, and what Ray sets
 
 
 class Holder:
@@ -45,7 +50,7 @@ class Holder:
 
     def start(self, job: bytes) -> str:
         """Start a client with its job; return why it is not ready, or "" if it is."""
-        environment = {name: value for name, value in os.environ.items() if not name.startswith(DROPPED)}
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(DROPPED_VARIABLES)}
         pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         with self._starting:
             self._process = subprocess.Popen([sys.executable, *PROGRAM], cwd=self._folder, env=environment, start_new_session=True, **pipes)

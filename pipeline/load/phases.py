@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from pipeline.client.answer import Answer
 from pipeline.client.endpoint import Endpoint
 from pipeline.client.payloads import streamed
 from pipeline.config.schema import BenchConfig
@@ -41,6 +42,9 @@ class LoadPhases:
         self.answered = 0
         self.tokens = 0
         self.prompt_tokens = 0
+        self.replaced = 0  # idle connections that the server had closed
+        self.contradictory: list[Answer] = []
+        self.uncounted = 0  # answers whose chunks do not tell how many tokens they carry
         self.lines: list[dict[str, Any]] = []
 
     def new_numbers(self, requests: int) -> range:
@@ -98,6 +102,9 @@ class LoadPhases:
         self.answered += sum(answer.ok for answer in answers)
         self.tokens += sum(answer.tokens for answer in answers)
         self.prompt_tokens += sum(answer.prompt_tokens for answer in answers)
+        self.replaced += sum(answer.replaced for answer in answers)
+        self.contradictory += [answer for answer in answers if answer.contradicts_itself]
+        self.uncounted += sum(answer.ok and answer.chunk_tokens is None for answer in answers)
         self.lines += [raw_line(phase, answer, self.began_ns) for answer in answers]
         return batch
 

@@ -22,9 +22,9 @@ from pipeline.client.endpoint import Endpoint
 from pipeline.errors import MeasureError
 from pipeline.load.clocks import Clock, apart_ns, by_ours
 from pipeline.load.generator import LIVENESS_CHECK_S, TARGET_GONE, closed_loop, open_loop, report_span, uncollected
+from pipeline.load.on_node import READY
 
 ROOT = Path(__file__).resolve().parents[2]
-READY = b"ready\n"
 LEAD_NS = int(LIVENESS_CHECK_S * 1e9)  # from the command to start until an open loop starts
 
 

@@ -18,7 +18,7 @@ from pipeline.publish.scrub import Private, scrub, scrubbed_json
 
 BESIDE = ("report.json", "report.html")  # files beside the report that are published with it
 UNKNOWN = "COMMIT"  # stands for the commit's id in a dry run
-AGAIN = "./inv report --only"
+RENDER_AGAIN = "./inv report --only"
 Say = Callable[[str], None]
 
 
@@ -82,13 +82,13 @@ def gathered(project: Path, path: str, headline: str, order: PublishOrder, priva
     try:
         markdown = report.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise PublishError(f"{path} is gone", f"render it again: `{AGAIN}`") from None
+        raise PublishError(f"{path} is gone", f"render it again: `{RENDER_AGAIN}`") from None
     files = {name: report}
     for image in document.images(markdown):
         file = (report.parent / image).resolve()
         if not file.is_relative_to(base) or not file.is_file():
             where = "is not there" if file.is_relative_to(base) else "lies outside the project"
-            raise PublishError(f"the report shows {image}, which {where}; nothing was published", f"render it again: `{AGAIN}`")
+            raise PublishError(f"the report shows {image}, which {where}; nothing was published", f"render it again: `{RENDER_AGAIN}`")
         files[file.relative_to(base).as_posix()] = file
     for other in BESIDE:
         if report.with_name(other).is_file():
@@ -112,7 +112,7 @@ def content_of(file: Path, private: Private) -> bytes:
         try:
             return scrubbed_json(text, private).encode()
         except ValueError:
-            raise PublishError(f"{file.name} is not readable JSON; nothing was published", f"render it again: `{AGAIN}`") from None
+            raise PublishError(f"{file.name} is not readable JSON; nothing was published", f"render it again: `{RENDER_AGAIN}`") from None
     return scrub(text, private).encode()
 
 

@@ -12,12 +12,12 @@ from pipeline.redact import HIDDEN, redacted
 
 USER, HOST, ADDRESS, EMAIL, HOME, PROJECT = "[user]", "[host]", "[address]", "[email]", "~", "."
 # Names that identify nobody: those common to all machines, and our own placeholders.
-NOBODY = {
+COMMON_NAMES = {
     *("root", "user", "users", "admin", "runner", "ubuntu", "debian", "docker", "vagrant", "nobody", "app", "home"),
     *("localhost", "localdomain", "local", "host", "server", "main", "vm", "cpu", "gpu", "address", "email", "redacted"),
 }
 SHORTEST_SECRET = 8
-SECRETS = re.compile(r"gh[pousr]_\w{16,}|github_pat_\w{16,}|\bAKIA[0-9A-Z]{16}\b|(?<=://)[^/\s@\[\]]+(?=@)")
+FURTHER_SECRETS = re.compile(r"gh[pousr]_\w{16,}|github_pat_\w{16,}|\bAKIA[0-9A-Z]{16}\b|(?<=://)[^/\s@\[\]]+(?=@)")
 HOMES = re.compile(r"/(?:home|Users)/[^/\s\"'`,;:()\[\]{}|<>\\~]+|(?<![\w#.~-])/root(?![\w-])")
 EMAILS = re.compile(r"(?<![\w.+-])[\w.+-]+@(?:[A-Za-z0-9-]+\.)+[A-Za-z]{2,}(?![\w-])")
 PRIVATE_HOSTS = re.compile(r"(?<![\w.-])(?:[\w-]+\.)+(?:lan|internal|intranet|corp|localdomain|home\.arpa)(?![\w-])")
@@ -67,7 +67,7 @@ def scrubbed_value(value: Any, private: Private) -> Any:
 def rules(private: Private) -> Iterator[Rule]:
     """Yield the rules in order: known values before mere patterns, and a home folder before the user name in it."""
     yield redacted
-    yield substitution(SECRETS, HIDDEN)
+    yield substitution(FURTHER_SECRETS, HIDDEN)
     for secret in longest_first(private.secrets):
         if len(secret) >= SHORTEST_SECRET and secret not in HIDDEN:
             yield substitution(re.compile(re.escape(secret)), HIDDEN)
@@ -78,12 +78,12 @@ def rules(private: Private) -> Iterator[Rule]:
     yield substitution(HOMES, HOME)
     yield substitution(EMAILS, EMAIL)
     for host in longest_first(private.hosts):
-        if host.lower() not in NOBODY and not is_address(host):
+        if host.lower() not in COMMON_NAMES and not is_address(host):
             # A name of one word must match in case, because it may also be a word of the report (h100 and H100).
             yield substitution(whole_word(host, re.IGNORECASE if re.search(r"[.-]", host) else re.NOFLAG), HOST)
     yield substitution(PRIVATE_HOSTS, HOST)
     for user in longest_first(private.users):
-        if user.lower() not in NOBODY:
+        if user.lower() not in COMMON_NAMES:
             yield substitution(whole_word(user), USER)
     yield lambda text: IPV6.sub(lambda match: without_address(match.group()), text)
     yield lambda text: IPV4.sub(lambda match: without_address(match.group()), text)

@@ -11,7 +11,8 @@ ALWAYS = ("bounds", "verdicts", "source")  # they explain columns of the tables
 # Patterns of the figures that each definition explains, searched for in <stage>.<figure>.
 FIGURES = {
     "ttft": r"ttft",
-    "send": r"ttft|e2e|[.]\w*latency_ms",
+    "ttfat": r"ttfat",
+    "send": r"ttf|e2e|[.]\w*latency_ms",
     "tpot": r"tpot",
     "itl": r"itl",
     "e2e": r"e2e|latency_ms|ms_per_token",
@@ -24,7 +25,7 @@ FIGURES = {
     "valid": r"schema_valid",
     "f1": r"macro_f1",
     "cost": r"constraint_",
-    "tar": r"tarr|tara",
+    "tar": r"tarr|tara|test-determinism",
     "load": r"_(steady|range|change)_mib|drift_mib_h",
     "stable": r"_stable$",
     "pss": r"_pss_",
@@ -57,8 +58,8 @@ DEFINITIONS = (
         _("Bounds"),
         _(
             "percentiles carry one-sided 95 % order-statistic bounds, shares two-sided 95 % Wilson intervals; n is the number of "
-            "requests (samples for memory). A value is rounded at the second significant digit of half the width of its bounds, to "
-            "three significant digits at most, and never across its target."
+            "requests (prompts for determinism, samples for memory). A value is rounded at the second significant digit of half the "
+            "width of its bounds, to three significant digits at most, and never across its target."
         ),
     ),
     Definition(
@@ -77,7 +78,16 @@ DEFINITIONS = (
             file=Code("report.json"),
         ),
     ),
-    Definition("ttft", "TTFT", _("first chunk with content − request send, in ms; the role chunk and empty chunks do not count.")),
+    Definition(
+        "ttft",
+        "TTFT",
+        _("first chunk with content, reasoning or a tool call − request send, in ms; the role chunk and empty chunks do not count."),
+    ),
+    Definition(
+        "ttfat",
+        "TTFAT",
+        _("first chunk of the answer, after the reasoning − request send, in ms. It equals TTFT where the model does not reason."),
+    ),
     Definition(
         "send",
         _("Request send"),
@@ -89,10 +99,18 @@ DEFINITIONS = (
     Definition(
         "tpot",
         "TPOT",
-        _("(last token − first token) / (output tokens − 1), in ms; output tokens from the server's {field}.", field=Code("usage")),
+        _(
+            "(last token − first text) / (tokens that arrived after the first text), in ms. Tokens that arrive together with the first "
+            "text, or before it, show no pace. The tokens of a chunk are its {field}; without them, the tokens of {usage} are spread "
+            "evenly over the chunks.",
+            field=Code("token_ids"),
+            usage=Code("usage"),
+        ),
     ),
-    Definition("itl", "ITL", _("gaps between chunks, in ms; a chunk may hold several tokens.")),
-    Definition("e2e", _("E2E latency"), _("last token − request send.")),
+    Definition(
+        "itl", "ITL", _("gaps between chunks, in ms; a chunk may hold several tokens. Its n is the requests, and so are its bounds' units.")
+    ),
+    Definition("e2e", _("E2E latency"), _("last text or token − request send.")),
     Definition("decode", _("Decode throughput"), _("1000 / TPOT at concurrency 1.")),
     Definition("system", _("System throughput"), _("output tokens / wall time of a closed loop.")),
     Definition(
@@ -115,7 +133,14 @@ DEFINITIONS = (
     Definition("valid", _("Valid"), _("strictly JSON, and it fits the schema.")),
     Definition("f1", "Macro-F1", _("mean over the golden routes of F1, bounds by bootstrap.")),
     Definition("cost", _("Cost of the schema"), _("median of the differences, case by case.")),
-    Definition("tar", "TAR", _("share of prompts whose N answers all agree: as raw text (TARr@N), as canonical JSON (TARa@N).")),
+    Definition(
+        "tar",
+        "TAR",
+        _(
+            "share of prompts whose N answers all agree: as raw text (TARr@N), as canonical JSON (TARa@N); it falls as N grows. "
+            "In the shares of determinism n counts prompts."
+        ),
+    ),
     Definition(
         "load",
         _("Steady, range, drift"),

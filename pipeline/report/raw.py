@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import zlib
 from pathlib import Path
 
 from pipeline.client.answer import Answer
@@ -28,7 +29,7 @@ def latencies_of(bench: BenchResult, root: Path) -> dict[str, list[float]]:
     try:
         for line in map(json.loads, gzip.decompress((root / bench.raw).read_bytes()).splitlines()):
             phases.setdefault(line["phase"], []).append(raw_answer(line))
-    except (OSError, EOFError, ValueError, KeyError, TypeError):
+    except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError):
         return {}
     sources = {name: TIMES[name] for name in LATENCIES}
     return {name: values(phases.get(phase, [])) for name, (phase, values) in sources.items()}

@@ -12,12 +12,13 @@ from pipeline.config.schema import IMAGES, RunsConfig
 from pipeline.engine.record import write_atomic
 from pipeline.engine.workspace import Workspace
 from pipeline.errors import PipelineError, RecordError
+from pipeline.experiments.noise import NOTE, noise_in
 from pipeline.redact import redacted
 from pipeline.report.formats.document import FILE_NAME, Document, read_document
 from pipeline.server import state
 
 RUN_ID = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{6}")
-UNFINISHED = ".unfinished"  # prefix of a run's folder until it is complete
+UNFINISHED_PREFIX = ".unfinished"  # prefix of a run's folder until it is complete
 LIST_THEM = "`./inv history` lists the runs"
 
 
@@ -38,20 +39,23 @@ def folder_of(workspace: Workspace) -> Path:
 def keep(document_path: Path, report_path: Path, settings: RunsConfig, workspace: Workspace) -> Path | None:
     """Copy the last run into a folder of its own, atomically, and prune old runs; return None if nothing ran or it is kept already.
 
-    The folder holds the report, `records/` with the stages' records, `raw/` with the stamps, and `logs/` with logs and memory samples.
+    The folder holds the report, `records/` with the stages' records and the noise between starts where it fits, `raw/` with the
+    stamps, and `logs/` with logs and memory samples.
     """
     document = read_document(document_path.read_bytes(), workspace.relative(document_path))
     parent = folder_of(workspace)
     target = parent / str(document.run_id)
     if document.run_id is None or target.exists():
         return None
-    for leftover in parent.glob(f"{UNFINISHED}*"):  # left by a killed command: we hold the lock, so no other command is writing it
+    for leftover in parent.glob(f"{UNFINISHED_PREFIX}*"):  # left by a killed command: we hold the lock, so no other command is writing it
         shutil.rmtree(leftover)
-    unfinished = parent / f"{UNFINISHED}-{target.name}"
+    unfinished = parent / f"{UNFINISHED_PREFIX}-{target.name}"
     try:
         for path in (document_path, report_path, report_path.with_name("report.html")):
             copy(path, unfinished / (FILE_NAME if path == document_path else path.name))
-        for name in (*(stage.stage for stage in document.stages), "stop"):
+        noise = noise_in(workspace.artifacts)
+        fitting = [NOTE] if noise is not None and noise.fits(document.environment) else []
+        for name in (*(stage.stage for stage in document.stages), "stop", *fitting):
             copy(workspace.artifacts / f"{name}.json", unfinished / "records" / f"{name}.json")
         for path in sorted(report_path.with_name(IMAGES).glob("*.svg")):
             copy(path, unfinished / IMAGES / path.name)

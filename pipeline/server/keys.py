@@ -37,6 +37,8 @@ def read_key(path: Path) -> str:
         mode, key = path.stat().st_mode, path.read_text(encoding="utf-8").strip()
     except FileNotFoundError:
         raise ServerError(f"{path.name} is gone, and with it the key of the running server", "stop it and start it anew") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ServerError(f"{path.name} cannot be read: {error}", "remove it for a new key") from error
     if mode & 0o077:
         raise ServerError(f"{path.name} can be read by other users", f"chmod 600 {path.name}, or remove it for a new key")
     if not key:

@@ -4,9 +4,15 @@ import socket
 
 import psutil
 
+from pipeline.errors import ConfigError
+
 
 def is_free(host: str, port: int) -> bool:
-    """Tell whether a server could bind there now."""
+    """Tell whether a server could bind there now; ConfigError where the host has no address here."""
+    try:
+        socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise ConfigError(f"serve.host: {host} has no address on this machine ({error})", "127.0.0.1 serves this machine alone") from error
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -35,15 +35,15 @@ def unit(root: Path, arguments: Sequence[str], settings: ServeConfig) -> str:
     """Return the unit of the project at `root`; `arguments` are those of `serve --watch`."""
     command = " ".join(quote(word) for word in [str(root / "inv"), "serve", "--watch", *arguments])
     stop_s = settings.drain_timeout_s + settings.stop_timeout_s + MARGIN_S
-    return UNIT_FILE.format(root=escape(str(root)), command=command, stop_s=stop_s)
+    return UNIT_FILE.format(root=escape_percent(str(root)), command=command, stop_s=stop_s)
 
 
-def escape(text: str) -> str:
+def escape_percent(text: str) -> str:
     """Return `text` with each % escaped, which begins a specifier in systemd."""
     return text.replace("%", "%%")
 
 
 def quote(word: str) -> str:
     """Return `word` as one argument of a command line in a unit."""
-    text = escape(word).replace("\\", "\\\\").replace('"', '\\"').replace("$", "$$")
+    text = escape_percent(word).replace("\\", "\\\\").replace('"', '\\"').replace("$", "$$")
     return f'"{text}"' if text != word or not word or set(word) & set(" \t'\"{};") else word

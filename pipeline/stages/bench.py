@@ -1,9 +1,10 @@
 """bench: Measure TTFT, decode throughput, and throughput and latency under closed and open load."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from pipeline.client.answer import Answer
 from pipeline.client.control import Control
 from pipeline.client.endpoint import Endpoint
 from pipeline.config.schema import BenchConfig
@@ -15,29 +16,45 @@ from pipeline.load.calibration import Calibration, calibrate
 from pipeline.load.levels import Level, OpenLevel, Trial, find_capacity, judged_valid, level_of, meeting, open_level_of
 from pipeline.load.phases import LoadPhases, processes_of
 from pipeline.load.spread import Batch, Crew
-from pipeline.load.stamps import NO_GAP, between_ms, compressed, first_ms, per_token_ms, whole_ms
+from pipeline.load.stamps import (
+    NO_GAP,
+    answer_ms,
+    between_ms,
+    compressed,
+    first_byte_ms,
+    first_due_ms,
+    first_ms,
+    gaps_of,
+    pace_ms,
+    per_token_ms,
+    whole_due_ms,
+    whole_ms,
+)
 from pipeline.measure.arrivals import Arrival
 from pipeline.measure.figures import Figure, invalidated, not_measured
-from pipeline.measure.latency import e2e_ms, ttft_ms
-from pipeline.measure.statistics import percentile_figure, share_figure
+from pipeline.measure.latency import arrived_after_first, ttft_ms
+from pipeline.measure.statistics import NO_SUCCESS, clustered_percentile_figure, percentile_figure, quantile, share_figure
 from pipeline.message import Digits, _
 from pipeline.server.watch import watched
 from pipeline.stages.serve import Server, log_of
 from pipeline.vllm import metrics
-from pipeline.vllm.ledger import LedgerEntry, MeanCheck, mean_check
+from pipeline.vllm.ledger import TOLERANCE, TOLERANCE_MS, LedgerEntry, MeanCheck, mean_check
 from pipeline.vllm.metrics import Counters, rise
 
 PER_S = _("requests/s")
+ALL_REASONING = _("no answer began, all of it was reasoning")
 # The figures, by the begin of their names, that a check of the client's stamps against the server's speaks for or against.
 RESTS_ON = {"TTFT": ("ttft_ms_",), "TPOT": ("tpot_ms_", "decode_tok_s_"), "ITL": ("itl_ms_",), "E2E": ("e2e_ms_",)}
+RESTS_ON_PACE = ("tpot_ms_", "decode_tok_s_", "goodput_", "poisson_goodput", "constant_goodput", "capacity_")
 RESTS_ON_LENGTH = ("tpot_ms_", "decode_tok_s_", "e2e_ms_", "system_tok_s_", "goodput_", "poisson_", "constant_", "capacity_")
 
 
 class BenchResult(Measurement):
     """Latency of single requests, throughput and latency under load, the client's calibration, and its ledger against the server's.
 
-    A field is None where an older version did not record it. Hit tokens are None also where the server has no such metric,
-    and `first_request_ttft_ms` where that request failed.
+    `contradictory` counts the answers whose usage is not what their chunks carried, `uncounted` those whose chunks do not say,
+    and `replaced` the idle connections that the server had closed. A field is None where an older version did not record it.
+    Hit tokens are None also where the server has no such metric, and `first_request_ttft_ms` where that request failed.
     """
 
     prompt_tokens: int
@@ -56,6 +73,9 @@ class BenchResult(Measurement):
     ledger: list[LedgerEntry]
     means: list[MeanCheck]
     raw: str
+    contradictory: int | None = None
+    uncounted: int | None = None
+    replaced: int | None = None
 
 
 def bench(settings: BenchConfig, limits: RequestLimits, server: Server, workspace: Workspace) -> BenchResult:
@@ -140,12 +160,15 @@ def measure(
     contradictions = [
         *(("", entry.contradiction) for entry in ledger),
         *((prefix, check.contradiction) for check in means for prefix in RESTS_ON[check.name]),
+        *((prefix, contradicted(phases)) for prefix in RESTS_ON_LENGTH),
         *((prefix, wrong_length([*closed_loops.values(), *open_loops.values()], settings.output_tokens)) for prefix in RESTS_ON_LENGTH),
+        *((prefix, held_back(cold, decode)) for prefix in RESTS_ON_PACE),
         *((f"{arrival}_", fell_behind(level)) for arrival, level in zip(open_loops, open_levels, strict=True)),
         ("ttft_ms_", cold_hits and _("the server's own counter shows {n} cached prompt tokens in the cold arm", n=cold_hits)),
     ]
     for prefix, reason in contradictions:
         figures |= invalidated({name: figure for name, figure in figures.items() if name.startswith(prefix)}, reason or "")
+    figures |= offered_figures(open_levels)
     return BenchResult(
         launch_id=server.handle.launch_id,
         simulated=not server.real,
@@ -166,6 +189,53 @@ def measure(
         ledger=ledger,
         means=means,
         raw=workspace.relative(raw),
+        contradictory=len(phases.contradictory),
+        uncounted=phases.uncounted,
+        replaced=phases.replaced,
+    )
+
+
+def contradicted(phases: LoadPhases) -> str:
+    """Return that the usage of answers is not what their chunks carried; empty where it is, or the server does not tell."""
+    wrong = phases.contradictory
+    if not wrong:
+        return ""
+    carried = wrong[0].chunk_tokens
+    return _(
+        "the usage of {n} of {answered} answers is not what came: of the first it says {usage} tokens, its chunks carried {carried}",
+        n=len(wrong),
+        answered=phases.answered,
+        usage=wrong[0].tokens,
+        carried=_("text") if carried is None else sum(carried),
+    )
+
+
+def held_back(cold: Batch, decode: Batch) -> str:
+    """Return that the first text of long answers comes later than that of one token, so that TPOT reads too low; empty where not.
+
+    Something between holds tokens back, and lets them go faster than they were made. What arrives with the first text may take
+    its time: (tokens then − 1) × TPOT. Compared are the bounds of the medians, the extremes where they are too few for bounds.
+    """
+    waits, paces, shares = [], [], []
+    for answer in decode.good:
+        pace = pace_ms(answer)
+        if pace is not None:
+            later = sum(tokens for _, tokens in arrived_after_first(answer.first_ns, answer.chunk_ns, answer.tokens_by_chunk))
+            made_before = sum(answer.tokens_by_chunk) - later
+            waits.append(ttft_ms(answer.sent_ns, answer.first_ns) - (made_before - 1) * pace)
+            paces.append(pace)
+            shares.append(later)
+    alone = first_ms(cold.answers)
+    if not waits or not alone:
+        return ""
+    low, high = percentile_figure(waits, 0.5, "ms").low, percentile_figure(alone, 0.5, "ms").high
+    late = (min(waits) if low is None else low) - (max(alone) if high is None else high)
+    pace = quantile(paces, 0.5)
+    if late <= TOLERANCE_MS or late / quantile(shares, 0.5) <= TOLERANCE * pace:
+        return ""
+    return _(
+        "the first token of a long answer came {late} ms later than that of an answer of one token: something holds tokens back",
+        late=Digits(f"{late:.3g}"),
     )
 
 
@@ -193,21 +263,32 @@ def capacity_figure(trials: Sequence[Trial]) -> Figure:
     return Figure(value=max(rates_met), unit=PER_S, n=len(trials), low=max(rates_met), high=min(rates_missed, default=None))
 
 
+def latency_figure(batch: Batch, values: Callable[[Sequence[Answer]], list[float]], q: float, reason: str = NO_SUCCESS) -> Figure:
+    """Return a percentile of a batch's latencies, with how many requests gave none."""
+    found = values(batch.answers)
+    return percentile_figure(found, q, "ms", reason, len(batch.answers) - len(found))
+
+
 def lone_figures(cold: Batch, decode: Batch, closed_loops: Iterable[Batch], open_loops: Iterable[Batch]) -> dict[str, Figure]:
-    """Return the figures of requests sent one at a time, and the share of all requests that were answered."""
-    tpot = per_token_ms(decode.answers)
+    """Return the figures of requests sent one at a time, and the share of all requests that were answered.
+
+    TTFAT is of the cold arm, like TTFT. If the single token there is reasoning, it is of the decode arm.
+    """
+    rates = [1000 / pace for pace in per_token_ms(decode.answers)]
+    gaps = [found for found in gaps_of(decode.answers) if found]
+    no_gaps = len(decode.answers) - len(gaps)
     batches = [cold, *closed_loops, *open_loops]
     total = sum(len(batch.answers) for batch in batches)
+    answering = cold if all(answer.answer_ns for answer in cold.good) else decode
     return {
         "answered": share_figure(total - sum(batch.failed for batch in batches), total),
-        "ttft_ms_p50": percentile_figure(first_ms(cold.answers), 0.5, "ms"),
-        "ttft_ms_p95": percentile_figure(first_ms(cold.answers), 0.95, "ms"),
-        "first_byte_ms_p50": percentile_figure([ttft_ms(answer.sent_ns, answer.first_byte_ns) for answer in cold.good], 0.5, "ms"),
-        "tpot_ms_p50": percentile_figure(tpot, 0.5, "ms", NO_GAP),
-        "itl_ms_p50": percentile_figure(between_ms(decode.answers), 0.5, "ms", NO_GAP),
-        "itl_ms_p95": percentile_figure(between_ms(decode.answers), 0.95, "ms", NO_GAP),
-        "decode_tok_s_p50": percentile_figure([1000 / value for value in tpot if value > 0], 0.5, "tok/s", NO_GAP),
-        "e2e_ms_p50": percentile_figure(whole_ms(decode.answers), 0.5, "ms"),
+        **{f"ttft_ms_p{percent}": latency_figure(cold, first_ms, percent / 100) for percent in (50, 95)},
+        **{f"ttfat_ms_p{percent}": latency_figure(answering, answer_ms, percent / 100, ALL_REASONING) for percent in (50, 95)},
+        "first_byte_ms_p50": latency_figure(cold, first_byte_ms, 0.5),
+        "tpot_ms_p50": latency_figure(decode, per_token_ms, 0.5, NO_GAP),
+        **{f"itl_ms_p{percent}": clustered_percentile_figure(gaps, percent / 100, "ms", NO_GAP, no_gaps) for percent in (50, 95)},
+        "decode_tok_s_p50": percentile_figure(rates, 0.5, "tok/s", NO_GAP, len(decode.answers) - len(rates)),
+        "e2e_ms_p50": latency_figure(decode, whole_ms, 0.5),
     }
 
 
@@ -216,7 +297,7 @@ def warm_figures(warm: Batch, hit_tokens: int | None) -> dict[str, Figure]:
     no_counter, no_hits = _("{name} is not available", name=metrics.CACHE_HITS), _("{name} did not rise", name=metrics.CACHE_HITS)
     reason = no_counter if hit_tokens is None else "" if hit_tokens else no_hits
     return {
-        f"ttft_warm_ms_p{percent}": not_measured("ms", reason) if reason else percentile_figure(first_ms(warm.answers), percent / 100, "ms")
+        f"ttft_warm_ms_p{percent}": not_measured("ms", reason) if reason else latency_figure(warm, first_ms, percent / 100)
         for percent in (50, 95)
     }
 
@@ -234,10 +315,13 @@ def open_figures(open_loops: Mapping[Arrival, Batch], limits: RequestLimits) -> 
     """Return the goodput of each open loop, and its latency counted from the scheduled send."""
     figures = {}
     for arrival, batch in open_loops.items():
-        ttft = [ttft_ms(answer.scheduled_ns, answer.first_ns) for answer in batch.good]
-        e2e = [e2e_ms(answer.scheduled_ns, answer.last_ns) for answer in batch.good]
-        figures[f"{arrival}_ttft_ms_p95"] = percentile_figure(ttft, 0.95, "ms")
-        figures[f"{arrival}_e2e_ms_p50"] = percentile_figure(e2e, 0.5, "ms")
-        figures[f"{arrival}_e2e_ms_p95"] = percentile_figure(e2e, 0.95, "ms")
+        figures[f"{arrival}_ttft_ms_p95"] = latency_figure(batch, first_due_ms, 0.95)
+        figures[f"{arrival}_e2e_ms_p50"] = latency_figure(batch, whole_due_ms, 0.5)
+        figures[f"{arrival}_e2e_ms_p95"] = latency_figure(batch, whole_due_ms, 0.95)
         figures[f"{arrival}_goodput"] = share_figure(meeting(batch, limits), len(batch.answers))
     return figures
+
+
+def offered_figures(levels: Iterable[OpenLevel]) -> dict[str, Figure]:
+    """Return the rate that each open loop offered, which stands whatever became of it."""
+    return {f"{level.arrival}_rate_req_s": Figure(value=level.rate_per_s, unit=PER_S, n=level.requests) for level in levels}

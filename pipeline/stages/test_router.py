@@ -17,7 +17,7 @@ from pipeline.errors import MeasureError, NothingAnsweredError
 from pipeline.load.generator import closed_loop
 from pipeline.measure.answers import FAILED, Checked, check, is_right
 from pipeline.measure.classification import Confusion, confusion, macro_f1, majority_share, mcnemar_p
-from pipeline.measure.figures import Figure, not_measured
+from pipeline.measure.figures import Figure, invalidated, not_measured
 from pipeline.measure.latency import e2e_ms, ttft_ms
 from pipeline.measure.statistics import bootstrap_figure, percentile_figure, share_figure
 from pipeline.message import Sentence, _
@@ -208,8 +208,8 @@ def router_figures(rows: Sequence[CaseResult]) -> dict[str, Figure]:
         "route_macro_f1": bootstrap_figure([(row.case.route, row.route_told) for row in rows], f1_percent, "%"),
         "tool_plan_accuracy": share_figure(sum(plans), len(plans)) if plans or not rows else not_measured("%", NO_PLAN),
         "joint_accuracy": share_figure(sum(row.all_right for row in rows), n),
-        "latency_ms_p50": percentile_figure(e2e, 0.5, "ms"),
-        "latency_ms_p95": percentile_figure(e2e, 0.95, "ms"),
+        "latency_ms_p50": percentile_figure(e2e, 0.5, "ms", failed=n - len(good)),
+        "latency_ms_p95": percentile_figure(e2e, 0.95, "ms", failed=n - len(good)),
     }
 
 
@@ -224,7 +224,8 @@ def gain_figure(accuracy: Figure, constant_percent: float) -> Figure:
 
 def first_token_figure(rows: Sequence[CaseResult]) -> Figure:
     """Return the median TTFT of streamed answers."""
-    return percentile_figure([ttft_ms(row.answer.sent_ns, row.answer.first_ns) for row in rows if row.answer.ok], 0.5, "ms")
+    good = [row.answer for row in rows if row.answer.ok]
+    return percentile_figure([ttft_ms(answer.sent_ns, answer.first_ns) for answer in good], 0.5, "ms", failed=len(rows) - len(good))
 
 
 def f1_percent(pairs: Sequence[tuple[str, str]]) -> float:
@@ -239,12 +240,15 @@ def constraint_cost(free: Sequence[CaseResult], bound: Sequence[CaseResult]) -> 
     whole = [e2e_ms(b.sent_ns, b.last_ns) - e2e_ms(a.sent_ns, a.last_ns) for a, b in both]
     # Answers differ in length, so the cost of the grammar itself shows in the time per token.
     per_token = [ms_per_token(b) - ms_per_token(a) for a, b in both if a.tokens and b.tokens]
-    reason = _("no case was answered in both arms")
+    reason, failed = _("no case was answered in both arms"), len(free) - len(both)
+    wrong = sum(answer.contradicts_itself for pair in both for answer in pair)
+    contradiction = _("the usage of {n} answers is not what came", n=wrong) if wrong else ""
+    ms_per_token_figure = percentile_figure(per_token, 0.5, "ms", reason, len(free) - len(per_token))
     gains = [second.route_right - first.route_right for first, second in zip(free, bound, strict=True)]
     return {
-        "constraint_ttft_ms_p50": percentile_figure(first_token, 0.5, "ms", reason),
-        "constraint_latency_ms_p50": percentile_figure(whole, 0.5, "ms", reason),
-        "constraint_ms_per_token_p50": percentile_figure(per_token, 0.5, "ms", reason),
+        "constraint_ttft_ms_p50": percentile_figure(first_token, 0.5, "ms", reason, failed),
+        "constraint_latency_ms_p50": percentile_figure(whole, 0.5, "ms", reason, failed),
+        **invalidated({"constraint_ms_per_token_p50": ms_per_token_figure}, contradiction),
         "constraint_route_accuracy_points": bootstrap_figure(gains, lambda values: 100 * sum(values) / len(values), _("points")),
     }
 
@@ -302,6 +306,8 @@ def case_line(arm: str, row: CaseResult) -> dict[str, Any]:
         "prompt_tokens": answer.prompt_tokens,
         "cached_tokens": answer.cached_tokens,
         "tokens": answer.tokens,
-        "chunk_ns": [at - answer.sent_ns for at in answer.chunk_ns],
+        "chunk_ns": [at - answer.sent_ns for at in answer.chunk_ns if at >= answer.first_ns],
+        "answer_ns": answer.answer_ns - answer.sent_ns if answer.answer_ns else None,
+        "reasoning": answer.reasoning,
         "text": answer.text,
     }

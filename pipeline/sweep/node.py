@@ -21,7 +21,7 @@ from typing import Any
 COPIED = ("tasks.py", "config.yaml")  # not linked: tasks.py resolves links to find the project's folder
 SHARED = ("pipeline", "templates", "suites", "requirements", "models", ".cache")
 MADE = ("models", ".cache")  # shared folders, created if missing
-DROPPED = ("RAY_", "VLLM_POC__", "GITHUB_STEP_SUMMARY", "OMP_NUM_THREADS")  # Ray's own, the node's settings, what Ray sets
+NODE_DROPPED_VARIABLES = ("RAY_", "VLLM_POC__", "GITHUB_STEP_SUMMARY", "OMP_NUM_THREADS")  # Ray's own, the node's settings, what Ray sets
 LARGE = ("launches", "raw", "runs")  # left out, in this order, if the archive would be too large to send
 SWEEPS = Path("artifacts", "sweep")
 PORT_FILE, ORDER_FILE, LOG_FILE, LOCK_FILE = ".port", ".order.json", "cell.log", ".cell.lock"
@@ -148,8 +148,8 @@ def port_of(folder: Path) -> int:
 
 
 def environment(variables: dict[str, str]) -> dict[str, str]:
-    """Return the cell's environment: this node's without the variables in DROPPED, plus the driver's `variables`."""
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(DROPPED)}
+    """Return the cell's environment: this node's without the variables in NODE_DROPPED_VARIABLES, plus the driver's `variables`."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(NODE_DROPPED_VARIABLES)}
     return {**inherited, **variables}
 
 

@@ -211,7 +211,7 @@ class Placing:
             self._give_up(placed, f"its node was lost {placed.lost + placed.unstarted} times, the last time: {why}")
             return None
         where = f" on {placed.where}" if placed.where else ""
-        self._listener.say(f"{placed.order.cell}: lost{where}, to be tried again ({placed.lost} of {self._retries}): {why}")
+        self._listener.say(f"{placed.order.cell}: lost{where}, to be tried again: {why}")
         return placed
 
     def _give_up(self, placed: Placed, why: str) -> None:

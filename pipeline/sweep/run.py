@@ -29,11 +29,10 @@ from pipeline.sweep.fit import CellFit, cell_fit, estimates, gpus_of, minutes
 from pipeline.sweep.grid import Cell
 from pipeline.sweep.node import SWEEPS
 from pipeline.sweep.placing import CellOrder, Ended, Listener, Nodes, Placing
-from pipeline.sweep.summary import PLOT, page
+from pipeline.sweep.summary import PARETO_PLOT, page
 from pipeline.terminal import Output
 
 SUMMARY_FILE = "SWEEP.md"
-LOCAL = "~/.cache/vllm-poc-sweep"  # on nodes that do not see this folder
 MOST_BYTES = 64 * 2**20  # the most that such a node sends back for a cell
 PATIENCE_S = 120.0  # for a lost run of the same cell to release its folder
 STOP_S = 60.0  # for an interrupted pipeline to stop its server
@@ -307,13 +306,13 @@ class Sweeping:
         )
         store.write(SWEEP_NOTE, {"axes": sweep.axes}, self._started, (ended - self._started).total_seconds(), sweep)
         part = sweep_part(Outcome(SWEEP_NOTE, sweep, None), self.layers.config(None).alternatives.root)
-        plot, drawing = self.folder / PLOT, part.picture.drawing if part.picture is not None else None
+        plot, drawing = self.folder / PARETO_PLOT, part.picture.drawing if part.picture is not None else None
         if drawing is not None:
             write_atomic(plot, redacted(drawing(ENGLISH)))
         else:
             plot.unlink(missing_ok=True)
         reports = {cell.name: str(Path(cell.report).relative_to(SWEEPS)) for cell in cells if cell.report}
-        write_atomic(self.folder / SUMMARY_FILE, redacted(page(part, reports, PLOT if drawing is not None else None)))
+        write_atomic(self.folder / SUMMARY_FILE, redacted(page(part, reports, PARETO_PLOT if drawing is not None else None)))
         return sweep
 
 

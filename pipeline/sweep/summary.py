@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pipeline.report.formats.markdown import TableCells
 from pipeline.report.parts import SweepPart
 
-PLOT = "pareto.svg"
+PARETO_PLOT = "pareto.svg"
 
 
 def page(sweep: SweepPart, reports: Mapping[str, str], plot: str | None) -> str:

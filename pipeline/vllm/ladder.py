@@ -44,7 +44,7 @@ def smaller(settings: ServeConfig, cause: str, log: str) -> tuple[ServeConfig, s
         share = share_that_fits(log)
         if share is not None and LEAST_SHARE <= share < (settings.gpu_memory_utilization or 1):
             return with_value(settings, "gpu_memory_utilization", share)
-        if FREE_WORDS.search(log):  # refused before the start; no other setting changes that
+        if share is not None:  # no other setting changes what is free
             return None
     if cause == "warm-up-oom" and settings.max_num_seqs // 2 >= FEWEST_SEQUENCES:
         return with_value(settings, "max_num_seqs", settings.max_num_seqs // 2)

@@ -184,7 +184,7 @@ def closing() -> Closing:
 
 def determinism() -> Determinism:
     prompt = PromptAgreement(prompt="Merhaba", runs=10, agreeing=10, distinct=1, first_divergence=None, gap=None, tokens=64)
-    parted = PromptAgreement(prompt="Merhaba", runs=4, agreeing=3, distinct=2, first_divergence=9, gap=0.0123, tokens=64)
+    parted = PromptAgreement(prompt="Nasılsın", runs=4, agreeing=3, distinct=2, first_divergence=9, gap=0.0123, tokens=64)
     arms = [
         Arm(arm="D2", what="prefix cache cold, then warm", reason="no hit was seen"),
         Arm(arm="D3", what="amid 4 others", evidence="5 ran at once", prompts=[prompt, parted]),

@@ -88,6 +88,12 @@ def test_a_key_file_that_cannot_serve_is_refused(tmp_path: Path, text: str, mode
         make_or_read_key(Workspace(tmp_path))
 
 
+def test_a_key_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    (tmp_path / ".api-key").write_bytes(b"\xff\n")
+    with pytest.raises(ServerError, match=r"\.api-key cannot be read"):
+        read_key(tmp_path / ".api-key")
+
+
 def test_a_lost_key_is_told(tmp_path: Path) -> None:
     with pytest.raises(ServerError, match="is gone, and with it the key of the running server"):
         read_key(tmp_path / ".api-key")

@@ -236,7 +236,7 @@ def stage_outcome(outcome: Outcome[Artifact], stages: Iterable[str]) -> StageOut
         started=envelope.started if envelope else None,
         duration_s=envelope.duration_s if envelope else None,
         launch_id=measured.launch_id if measured is not None else None,
-        settings={key: value for key, value in because.items() if key not in {"schema", "code", *stages}},
+        settings={key: value for key, value in because.items() if key not in {"schema", "code", *stages} - {outcome.stage}},
     )
 
 

@@ -47,11 +47,11 @@ def family(name: str, kind: str, help_text: str, samples: Iterable[tuple[dict[st
     """Return one metric family."""
     lines = [f"# TYPE {name} {kind}", f"# HELP {name} {help_text}"]
     for labels, value in samples:
-        inner = ",".join(f'{key}="{escape(text)}"' for key, text in labels.items())
+        inner = ",".join(f'{key}="{escape_label(text)}"' for key, text in labels.items())
         lines.append(f"{name}{suffix}{f'{{{inner}}}' if inner else ''} {value if isinstance(value, float) else int(value or 0)!r}")
     return "\n".join(lines) + "\n"
 
 
-def escape(text: str) -> str:
+def escape_label(text: str) -> str:
     """Escape a label's value."""
     return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")

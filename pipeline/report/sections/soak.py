@@ -2,13 +2,13 @@
 
 from pipeline.engine.outcomes import Outcomes
 from pipeline.engine.record import SOAK_NOTE
+from pipeline.measure.memory import S_PER_H
 from pipeline.message import Code, Digits, Message, _, joined
 from pipeline.report.cells import Cell, Text, measured, number
 from pipeline.report.parts import Table
 from pipeline.stages.measure_vram import MemoryUse, Soak, SoakState
 from pipeline.stages.serve import Server
 
-S_PER_H = 3600
 SERIES: dict[str, Text] = {"vram": "VRAM", "host_pss": _("host memory (PSS)"), "host_rss": _("host memory (RSS)")}
 FIGURES: dict[str, Text] = {
     "peak_mib": _("peak"),

@@ -20,6 +20,8 @@ from pipeline.vllm.ledger import LedgerEntry, MeanCheck
 LABELS: dict[str, Text] = {
     "ttft_ms_p50": _("TTFT, cold prefix cache, median"),
     "ttft_ms_p95": _("TTFT, cold prefix cache, p95"),
+    "ttfat_ms_p50": _("TTFAT, median"),
+    "ttfat_ms_p95": _("TTFAT, p95"),
     "ttft_warm_ms_p50": _("TTFT, warm prefix cache, median"),
     "ttft_warm_ms_p95": _("TTFT, warm prefix cache, p95"),
     "first_byte_ms_p50": _("time to first byte, median"),
@@ -92,6 +94,7 @@ def how_facts(data: BenchResult) -> list[Text]:
         *(ledger_fact(count) for count in data.ledger),
         *(mean_fact(check) for check in data.means),
         *([] if data.ceiling_chunks_s is None else [ceiling_fact(data.ceiling_chunks_s)]),
+        *([] if data.replaced is None else [_("Idle connections replaced because the server had closed them: {n}.", n=data.replaced)]),
     ]
 
 
@@ -116,6 +119,8 @@ def trouble_facts(data: BenchResult, memory: MemoryUse | None) -> list[Text]:
             for entry in data.open_levels
             if entry.overloaded
         ),
+        *([_("SPREAD EVENLY: {n} answers did not say how many tokens each chunk carried.", n=data.uncounted)] if data.uncounted else []),
+        *([_("CONTRADICTED: the usage of {n} answers is not what came.", n=data.contradictory)] if data.contradictory else []),
         *kernel_facts(data, memory),
         *([_("{failed} requests under load failed.", failed=failed)] if failed else []),
     ]

@@ -140,6 +140,16 @@ def test_parts_hold_the_same_and_are_joined(project: Workspace, tmp_path: Path) 
     assert content.read(joined).wheels == len(list((joined / "wheels").iterdir())) == 3
 
 
+def test_a_bundle_made_again_in_the_other_form_leaves_nothing_of_the_first(project: Workspace, tmp_path: Path) -> None:
+    output = tmp_path / "bundle"
+    made(project, output)
+    made(project, output, part_mib=1)
+    assert not (output / "wheels").exists()
+    made(project, output)
+    assert not list(output.glob("bundle.tar.*"))
+    assert "bundle.tar" not in (output / "SHA256SUMS").read_text(encoding="utf-8")
+
+
 def test_what_opens_a_bundle_needs_nothing_installed() -> None:
     code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import pipeline.bundle.unpack"
     assert subprocess.run([sys.executable, "-I", "-S", "-c", code]).returncode == 0

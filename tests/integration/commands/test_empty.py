@@ -143,6 +143,10 @@ def test_clean_removes_records_and_keeps_what_was_dear(project: Project) -> None
     project.says("clean")
     assert {path.name for path in (project.root / "artifacts").iterdir()} <= {".gitignore", ".lock"}
     assert all((folder / "inner").is_dir() for folder in dear)
+    elsewhere = project.root.parent / "another disk"
+    (project.root / "models").rename(elsewhere)
+    (project.root / "models").symlink_to(elsewhere)
     project.says("clean", "--everything")
+    assert (elsewhere / "inner").is_dir(), "a link goes, what it leads to stays"
     assert not any(folder.exists() for folder in dear)
     assert (project.root / "artifacts" / ".gitignore").exists()

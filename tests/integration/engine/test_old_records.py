@@ -17,6 +17,7 @@ from pipeline.engine.record import Artifact, Store
 from pipeline.engine.workspace import Workspace
 from pipeline.report.formats.document import Document, read_document
 from pipeline.server import state
+from pipeline.stages.test_determinism import Determinism
 from pipeline.terminal import Silent
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -62,6 +63,18 @@ def test_each_record_is_read(form: str) -> None:
         outcome = store.outcome(name, kind)
         assert outcome.data is not None, outcome.failure
         assert outcome.data.identity()
+
+
+@FORMS
+def test_the_shares_of_determinism_count_prompts_in_old_records_too(form: str) -> None:
+    made = Store(RECORDS / form).outcome("test-determinism", Determinism).data
+    assert made is not None
+    assert made.figures["identical"].n == len(made.prompts)
+    for name in ("D2", "D3", "D4"):
+        arms = [arm for arm in made.arms if arm.arm == name and arm.prompts]
+        figure = made.figures.get(f"{name.lower()}_identical")
+        if arms and figure is not None and figure.value is not None:
+            assert figure.n == len({prompt for arm in arms for prompt in arm.by_prompt})
 
 
 def noise() -> type[Artifact]:

@@ -49,7 +49,7 @@ def test_each_start_is_measured_and_nothing_else_changes(project: Project, capsy
     made = measured(project)
     assert (made.model, made.vllm, made.starts, made.simulated) == ("fake-model", VERSION, 3, False)
     assert {"bench.ttft_ms_p50", "bench.decode_tok_s_p50", "test-router.constrained_latency_ms_p50"} <= set(made.figures)
-    assert not any(entry.unit in ("%", "points") for entry in made.figures.values())
+    assert {name for name, entry in made.figures.items() if entry.unit == "%"} <= {"bench.goodput_c1"}, "shares that rest on time"
     assert not any("constraint_" in name for name in made.figures)
     for entry in made.figures.values():
         assert (entry.n, len(entry.values)) == (3, 3)

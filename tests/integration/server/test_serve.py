@@ -12,7 +12,7 @@ import pytest
 from pipeline.client.control import Control
 from pipeline.client.endpoint import Endpoint
 from pipeline.client.payloads import streamed
-from pipeline.errors import ServerError
+from pipeline.errors import ConfigError, ServerError
 from pipeline.load.generator import closed_loop
 from pipeline.server import ports, state
 from pipeline.server.identity import prove
@@ -203,6 +203,12 @@ def test_a_foreign_server_that_takes_the_port_while_ours_loads_is_refused(projec
     assert f"pid {os.getpid()}" in caught.value.message
     assert project.processes() == []
     assert not closing_note(project).port_free
+
+
+def test_a_host_without_an_address_is_refused_before_anything_starts(project: FakeProject) -> None:
+    with pytest.raises(ConfigError, match=r"serve\.host: nosuch\.invalid has no address on this machine"):
+        project.serve(project.settings().model_copy(update={"host": "nosuch.invalid"}))
+    assert project.processes() == []
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "0.0.0.0"])

@@ -1,9 +1,11 @@
 """bench against the fake server."""
 
+import dataclasses
 import gzip
 import json
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
@@ -173,12 +175,13 @@ def test_bench_requests_share_no_prefix_and_have_a_fixed_length(fake: FakeVllm, 
 
 
 def test_bench_keeps_failed_requests_in_the_denominator(fake: FakeVllm, server: Server, workspace: Workspace) -> None:
-    fake.script = Script(by_number={"3": {"status": 500}, "10": {"cut_after": 3}, "15": {"error_after": 2}})
+    fake.script = Script(inter_token_s=0.002, by_number={"3": {"status": 500}, "10": {"cut_after": 3}, "15": {"error_after": 2}})
     result = bench(server, workspace)
     answered = result.figures["answered"]
     assert answered.value == pytest.approx(100 * 13 / 16)
     assert answered.n == 3 + 3 + 4 + 3 + 3
-    assert (result.figures["ttft_ms_p50"].n, result.figures["decode_tok_s_p50"].n) == (2, 2)
+    figures = [result.figures[name] for name in ("ttft_ms_p50", "decode_tok_s_p50", "itl_ms_p50", "e2e_ms_p50")]
+    assert [(figure.n, figure.failed) for figure in figures] == [(2, 1)] * 4, "so that a gate on them is of survivors"
     assert [(level.requests, level.failed, level.output_tokens) for level in result.levels] == [(3, 1, 16), (4, 1, 24)]
     assert not result.ledger[0].agrees, "the server also generated what the cut-off requests did not deliver"
 
@@ -212,3 +215,112 @@ def test_bench_of_an_answer_without_duration_is_no_crash_and_no_figure(
     figure = bench(server, workspace).figures["decode_tok_s_p50"]
     assert figure.value is None
     assert "no request succeeded" not in figure.reason, "all of them did"
+
+
+PACED = Script(first_token_s=0.01, inter_token_s=0.02)
+# 0 the first, 1 warm-up, 2 cold, 3 the same warm, 4 warm-up of 5-6 decode.
+LONG = BENCH.model_copy(update={"output_tokens": 64, "ttft_requests": 1, "decode_requests": 2, "open_loop": (), "concurrency": (1,)})
+
+
+@pytest.mark.parametrize("flush", [4, 16, 32])
+def test_a_proxy_that_flushes_chunks_together_makes_no_server_faster(
+    flush: int, fake: FakeVllm, server: Server, workspace: Workspace
+) -> None:
+    fake.script = dataclasses.replace(PACED, flush_chunks=flush)
+    figures = bench(server, workspace, LONG).figures
+    assert (figures["tpot_ms_p50"].value or 0) >= 20
+    assert (figures["decode_tok_s_p50"].value or 0) <= 50
+
+
+def test_hidden_last_tokens_in_chunks_without_text_keep_the_pace(fake: FakeVllm, server: Server, workspace: Workspace) -> None:
+    fake.script = dataclasses.replace(PACED, by_number={"5": {"silent_last": 24}, "6": {"silent_last": 24}})
+    result = bench(server, workspace, LONG)
+    assert (result.figures["tpot_ms_p50"].value or 0) >= 20
+
+
+LIES = {
+    "in no chunk": ({"unsent_last": 24}, "of the first it says 64 tokens, its chunks carried 40"),
+    "inflated": ({"usage_says": 128}, "it says 128 tokens, its chunks carried 64"),
+    "huge": ({"usage_says": 10**30}, "tokens, its chunks carried 64"),
+    "zero": ({"usage_says": 0}, "it says 0 tokens, its chunks carried 64"),
+    "too few": ({"usage_says": 32}, "it says 32 tokens, its chunks carried 64"),
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_a_usage_that_is_not_what_came_makes_what_rests_on_tokens_invalid(
+    lie: str, fake: FakeVllm, server: Server, workspace: Workspace
+) -> None:
+    change, says = LIES[lie]
+    fake.script = Script(inter_token_s=0.001, metrics=False, by_number={"5": change, "6": change})
+    result = bench(server, workspace, LONG)
+    touched = {name for name, figure in result.figures.items() if figure.invalid}
+    assert {"tpot_ms_p50", "decode_tok_s_p50", "system_tok_s_c1", "goodput_c1", "e2e_ms_p50"} <= touched
+    assert says in result.figures["system_tok_s_c1"].invalid
+    assert result.contradictory
+
+
+def test_a_usage_of_no_tokens_beside_text_is_a_contradiction_without_token_ids_too(
+    fake: FakeVllm, server: Server, workspace: Workspace
+) -> None:
+    fake.script = Script(token_ids=False, usage_says=0, metrics=False)
+    result = bench(server, workspace)
+    assert "its chunks carried text" in result.figures["e2e_ms_p50"].invalid
+    assert result.contradictory == BENCH_REQUESTS
+
+
+def test_a_server_without_token_ids_has_its_tokens_spread_evenly_and_the_record_says_so(
+    fake: FakeVllm, server: Server, workspace: Workspace
+) -> None:
+    fake.script = Script(inter_token_s=0.002, token_ids=False, tokens_per_chunk=2)
+    result = bench(server, workspace)
+    assert (result.uncounted, result.contradictory) == (BENCH_REQUESTS, 0)
+    assert (result.figures["tpot_ms_p50"].value or 0) >= 2, "four chunks of two tokens, 4 ms apart"
+    fake.script = Script(inter_token_s=0.002)
+    assert bench(server, workspace).uncounted == 0
+
+
+def test_a_proxy_that_holds_tokens_back_and_lets_them_go_faster_makes_the_pace_invalid(
+    fake: FakeVllm, server: Server, workspace: Workspace
+) -> None:
+    held = {str(number): {"first_token_s": 1.0, "inter_token_s": 0.001} for number in (9, 10, 11)}
+    fake.script = Script(first_token_s=0.01, inter_token_s=0.02, by_number=held)
+    figures = bench(server, workspace).figures
+    assert "later than that of an answer of one token" in figures["tpot_ms_p50"].invalid
+    assert figures["decode_tok_s_p50"].invalid
+    assert figures["goodput_c1"].invalid
+    assert not figures["ttft_ms_p50"].invalid
+
+
+@pytest.mark.parametrize(("change", "tokens"), [({"honours_ignore_eos": False}, 10), ({"tokens_too_many": 1}, 65)])
+def test_an_answer_of_another_length_than_was_asked_for_is_no_measurement(
+    change: dict[str, Any], tokens: int, fake: FakeVllm, server: Server, workspace: Workspace
+) -> None:
+    fake.script = dataclasses.replace(Script(inter_token_s=0.001), **change)
+    result = bench(server, workspace, LONG)
+    assert f"an answer has {tokens} tokens" in result.figures["decode_tok_s_p50"].invalid
+    assert result.contradictory == 0
+
+
+def test_dropped_requests_are_failures_and_are_not_sent_again(fake: FakeVllm, server: Server, workspace: Workspace) -> None:
+    fake.script = Script(first_token_s=0.01, inter_token_s=0.001, drop_every=4)
+    result = bench(server, workspace)
+    assert len(fake.ledger.requests) == BENCH_REQUESTS, "each was sent once"
+    assert fake.ledger.successes == 3 * BENCH_REQUESTS / 4
+    cold, decode = result.figures["ttft_ms_p50"], result.figures["decode_tok_s_p50"]
+    assert [(figure.n, figure.failed) for figure in (cold, decode)] == [(2, 1), (2, 1)], "requests 3 and 11 of those counted from 0"
+    assert (cold.value or 0) >= 10
+    assert result.replaced == 0
+
+
+@pytest.mark.parametrize("thought_as", ["reasoning", "content"])
+def test_the_answer_of_a_model_that_thinks_begins_after_its_reasoning(
+    thought_as: str, fake: FakeVllm, server: Server, workspace: Workspace
+) -> None:
+    fake.script = Script(first_token_s=0.01, inter_token_s=0.01, thought="Hm, well.", thought_as=thought_as)
+    figures = bench(server, workspace, LONG.model_copy(update={"output_tokens": 16})).figures
+    assert (figures["ttfat_ms_p50"].value or 0) >= 10 + 3 * 10
+    assert (figures["ttfat_ms_p50"].value or 0) > (figures["ttft_ms_p50"].value or 0)
+    fake.script = Script(first_token_s=0.01)
+    figures = bench(server, workspace).figures
+    assert figures["ttfat_ms_p95"] == figures["ttft_ms_p95"]

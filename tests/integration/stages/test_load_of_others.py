@@ -39,12 +39,12 @@ def test_router_determinism_and_bench_note_when_requests_were_in_flight(fake: Fa
     fake.script = Script(texts=(json.dumps(GOLD),), first_token_s=0.01, preemptions=3)
     began = time.monotonic()
     router.test_router(ROUTER, server, workspace)
-    determinism.test_determinism(ARMS, server, workspace)
+    determinism.test_determinism(ARMS, ROUTER, server, workspace)
     bench(server, workspace)
     found = loads_of(workspace)
     assert list(found.spans) == ["test-router", "test-determinism", "bench"]
     assert len(found.spans["test-router"]) == 4, "two arms, each with a first request"
-    assert len(found.spans["test-determinism"]) == 8 + 8 + 6 + 6, "D1, D2, D3's two loads and their two prompts each, D5"
+    assert len(found.spans["test-determinism"]) == 8 + 1 + 8 + 6 + 6, "D1, one word more, D2, D3's two loads and their two prompts each, D5"
     assert len(found.spans["bench"]) == 10, "its loops and their warm-ups, and nothing of the client's calibration"
     assert [count for _, count in found.preemptions] == [3, 3, 3]
     times = [at for spans in found.spans.values() for span in spans for at in span]

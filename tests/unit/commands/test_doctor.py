@@ -83,8 +83,8 @@ def plan_with(weights_mib: int, share: float) -> Plan:
 
 
 def test_memory_of_the_host() -> None:
-    assert doctor.host_memory(8000, 300, 1).level == "OK"
-    short = doctor.host_memory(3000, 300, 1)
+    assert doctor.memory_finding(8000, 300, 1).level == "OK"
+    short = doctor.memory_finding(3000, 300, 1)
     assert (short.level, "about 3372 needed" in short.seen, "VLLM_CPU_KVCACHE_SPACE" in short.fix) == ("FAIL", True, True)
 
 

@@ -368,6 +368,11 @@ def test_profile_that_is_no_mapping_has_its_line(tmp_path: Path) -> None:
     assert trouble(tmp_path, "profiles:\n  small: 5\n").message.startswith("config.yaml:2: profiles.small: expected a mapping")
 
 
+def test_a_profile_whose_name_is_no_text_to_yaml_is_refused(tmp_path: Path) -> None:
+    refusal = trouble(tmp_path, "profiles:\n  on: 5\n")
+    assert (refusal.message, refusal.hint) == ("config.yaml:1: profiles: YAML reads a name as True", "put it in quotes")
+
+
 def test_profile_named_by_a_number_is_told_not_raised(tmp_path: Path) -> None:
     assert trouble(tmp_path, "profiles:\n  7: 5\n").message.startswith("config.yaml:2: profiles.7: ")
 

@@ -67,6 +67,7 @@ def test_the_stage_draws_what_the_raw_stamps_say(house: House) -> None:
         None,
         b"",
         b"not gzip",
+        gzip.compress(b"{}", mtime=0)[:10] + b"\xff" * 8,
         gzip.compress(b"{}", mtime=0),
         gzip.compress(b"[1]", mtime=0),
         gzip.compress(b'{"phase": "decode c1"}', mtime=0),

@@ -28,12 +28,17 @@ def test_the_causes_are_those_of_the_diagnosis() -> None:
 
 
 def test_others_on_the_gpu_first_cost_a_share_of_it() -> None:
-    assert changes(FULL, "free-vram", FREE.format(free="3.21"))[:2] == ["gpu_memory_utilization 0.75 → 0.55", "max_model_len 4096 → 2048"]
+    log = FREE.format(free="3.21")
+    assert changes(FULL, "free-vram", log) == ["gpu_memory_utilization 0.75 → 0.55"], "and no other setting changes what is free"
 
 
-@pytest.mark.parametrize("log", [FREE.format(free="0.31"), FREE.format(free="5.70"), "Free memory, somehow"])
+@pytest.mark.parametrize("log", [FREE.format(free="0.31"), FREE.format(free="5.70")])
 def test_a_share_that_is_useless_or_no_smaller_is_not_tried(log: str) -> None:
-    assert changes(FULL, "free-vram", log)[0] == "max_model_len 4096 → 2048"
+    assert changes(FULL, "free-vram", log) == []
+
+
+def test_a_log_without_the_free_share_leads_to_the_next_step() -> None:
+    assert changes(FULL, "free-vram", "Free memory, somehow")[0] == "max_model_len 4096 → 2048"
 
 
 def test_the_context_that_vllm_names_is_taken() -> None:
