@@ -11,7 +11,6 @@ request. Ours is the figure of the report, with the reason where it is INVALID; 
 import argparse
 import os
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -137,4 +136,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

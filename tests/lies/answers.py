@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from pipeline.measure.verdicts import Verdict
@@ -83,10 +84,10 @@ ROUTERS = [
             f"draft-in-{where}",
             f"names the right route in a draft in its thoughts ({how}), and another one in its answer",
             ACCURACY,
-            router(wrong, lambda parser=parser: Thinks(drafts(right), parser)),
+            router(wrong, partial(Thinks, drafts(right), parser)),
             FAILS,
             # The twin drafts the wrong route, and answers with the right one.
-            Twin(router(right, lambda parser=parser: Thinks(drafts(wrong), parser))),
+            Twin(router(right, partial(Thinks, drafts(wrong), parser))),
         )
         for where, how, parser in (
             ("reasoning-content", "a parser puts them into `reasoning_content`", "reasoning_content"),
@@ -107,7 +108,7 @@ def model(twist: Callable[[], Twist] = Samples, **script: Any) -> Situation:
 
 
 GOOD_MODEL = Twin(model())
-LASTING = {"first_token_s": 0.3}  # so that requests overlap
+LASTING: dict[str, Any] = {"first_token_s": 0.3}  # so that requests overlap
 SLOW_MODEL = Twin(model(**LASTING))
 CACHING_MODEL = Twin(model(cached_tokens=None))
 
@@ -120,7 +121,21 @@ def of_model(
 
 ANSWERS = [
     of_model("temperature-raised", "samples though the temperature is 0", SAME, model(lambda: Samples(at_random)), FAILS),
-    of_model("temperature-ignored", "is greedy whatever the temperature, so equal answers prove nothing", SAME, model(Twist), INVALID),
+    of_model(
+        "temperature-ignored",
+        "is greedy whatever the temperature, so equal answers prove nothing",
+        SAME,
+        model(lambda: Drops(temperature=0)),
+        INVALID,
+    ),
+    of_model(
+        "constrained-at-random",
+        "answers the same every time, except where the answer is streamed and constrained, as the router's is",
+        gate("determinism_constrained"),
+        model(lambda: Samples(lambda payload: at_random(payload) if "response_format" in payload else Samples.true_marks(payload))),
+        FAILS,
+        settings={"count": 4, "runs": 2, "constrained": 20, "constrained_runs": 2},
+    ),
     of_model(
         "seed-ignored",
         "samples without the seed",

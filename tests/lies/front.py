@@ -12,8 +12,9 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from tests.fakes.fake_vllm import FakeVllm, split, token_id
+from tests.fakes.fake_vllm import FakeVllm
 from tests.fakes.plain_http import HttpHandler, HttpServer
+from tests.fakes.tokens import split, token_id
 
 Event = dict[str, Any]  # of a stream; DONE is the last one
 DONE: Event = {"done": True}

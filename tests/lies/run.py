@@ -15,7 +15,6 @@ from unittest.mock import patch
 from pipeline.client.control import Control
 from pipeline.config.gates import Gate
 from pipeline.config.schema import AttachConfig, ModelConfig, RouterConfig
-from pipeline.contexts import RequestLimits
 from pipeline.engine.record import Failure, Measurement
 from pipeline.engine.workspace import Workspace
 from pipeline.errors import PipelineError
@@ -30,7 +29,7 @@ from pipeline.terminal import Silent
 from pipeline.vllm.identity import is_real, serves
 from tests.builders.house import outcomes_of
 from tests.builders.records import outcome
-from tests.builders.stages import BENCH, DETERMINISM, ROUTER, SCHEMA, VRAM, write_samples
+from tests.builders.stages import BENCH, DETERMINISM, LIMITS, ROUTER, SCHEMA, VRAM, write_samples
 from tests.fakes.environment import machine, simulated_server
 from tests.fakes.fake_vllm import FakeVllm
 from tests.fakes.script import VERSION
@@ -139,8 +138,8 @@ def measured(stage: str, situation: Situation, settings_json: str) -> Measuremen
 
 def calibrated(concurrencies: Sequence[int], *_: object) -> tuple[list[Calibration], float]:
     """Return the calibrations of a client that is good enough, without the seconds that they take."""
-    shape = {"chunks": 9, "delay_ms_p50": 0.1, "delay_ms_p95": 0.1, "cpu_us_per_chunk": 10}
-    return [Calibration(concurrency=number, **shape) for number in concurrencies], 1e6
+    made = [Calibration(concurrency=number, chunks=9, delay_ms_p50=0.1, delay_ms_p95=0.1, cpu_us_per_chunk=10) for number in concurrencies]
+    return made, 1e6
 
 
 def server_of(situation: Situation, fake: FakeVllm, base_url: str, workspace: Workspace) -> Server:
@@ -156,8 +155,8 @@ def server_of(situation: Situation, fake: FakeVllm, base_url: str, workspace: Wo
 
 def run_stage(stage: str, settings: Mapping[str, Any], server: Server, workspace: Workspace) -> Measurement:
     """Run a stage, which gets what its parameters ask for, as from the engine."""
-    changes = {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
-    limits = RequestLimits(**{"ttft_ms": 5000, "tpot_ms": 1000, **changes.pop("limits", {})})
+    changes: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
+    limits = LIMITS.model_copy(update=changes.pop("limits", {}))
     router = ROUTER.model_copy(update={"cases": CASES, "max_tokens": 64})
     stages: dict[str, tuple[Callable[..., Measurement], Any]] = {
         "bench": (bench.bench, BENCH),
@@ -188,7 +187,8 @@ def make_workspace(root: Path, situation: Situation) -> Workspace:
     (suite / "suite.yaml").write_text(head, encoding="utf-8")
     (suite / "prompt.j2").write_text("Answer with JSON.", encoding="utf-8")
     routes = {"enum": sorted(set(ROUTES))}
-    schema = {**SCHEMA, "properties": {**SCHEMA["properties"], "route": routes}}
+    properties: dict[str, Any] = SCHEMA["properties"]  # type: ignore[assignment]  # one of the values of several types
+    schema = {**SCHEMA, "properties": {**properties, "route": routes}}
     (suite / "schema.json").write_text(json.dumps(schema), encoding="utf-8")
     golden = {"calendar_intent": "none", "slots": {}}
     cases = [{"id": f"c{at}", "text": utterance(at), "route": ROUTES[at % len(ROUTES)], **golden} for at in range(CASES)]

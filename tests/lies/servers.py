@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from tests.fakes.fake_vllm import split
+from tests.fakes.tokens import split
 from tests.lies.front import CHUNKED, DONE, Event, Front, Twist, visible
 
 Payload = dict[str, Any]
@@ -44,7 +44,8 @@ class Hides(Twist):
         self.leading, self.trailing, self.in_chunks = leading, trailing, in_chunks
 
     def stream(self, front: Front, number: int, events: Iterator[Event]) -> Iterator[list[Event]]:
-        wanted = front.payloads[number]["max_tokens"]
+        asked = front.payloads[number]
+        wanted = asked.get("max_tokens") or asked["max_completion_tokens"]
         if wanted <= self.leading + self.trailing:
             yield from super().stream(front, number, events)  # an answer without any text would be noticed
             return
@@ -62,7 +63,10 @@ class Hides(Twist):
 
 
 class BlankFirst(Twist):
-    """Sends a blank at once, before the model has read the prompt; `told` shows the engine's own histogram of the true TTFT."""
+    """Sends a blank at once, before the model has read the prompt.
+
+    With `told` the blank has the id of a token, which the last chunk lacks, and the engine's own histogram shows the true TTFT.
+    """
 
     def __init__(self, told: bool = False) -> None:
         super().__init__()
@@ -70,12 +74,15 @@ class BlankFirst(Twist):
 
     def stream(self, front: Front, number: int, events: Iterator[Event]) -> Iterator[list[Event]]:
         began, first = time.monotonic(), True
-        yield [{"object": "chat.completion.chunk", "choices": [{"index": 0, "delta": {"content": " "}, "finish_reason": None}]}]
+        blank = {"index": 0, "delta": {"content": " "}, "finish_reason": None, "token_ids": [7] if self.told else []}
+        yield [{"object": "chat.completion.chunk", "choices": [blank]}]
         for event in events:
             if first and visible(event):
                 first = False
                 with self.lock:
                     self.count, self.total_s = self.count + 1, self.total_s + time.monotonic() - began
+            if self.told and visible(event) and event["choices"][0]["finish_reason"]:
+                event["choices"][0]["token_ids"] = []
             yield [event]
 
     def page(self, front: Front, path: str, text: str) -> str:

@@ -88,7 +88,7 @@ def blank(name: str, says: str, told: bool, allowed: frozenset[Verdict]) -> Lie:
 
 FIRSTS = [
     blank("blank-first", "sends a blank before it has read the prompt", False, NO_PASS),
-    blank("blank-first-told", "the same, while the engine's own histogram tells the true TTFT", True, INVALID),
+    blank("blank-first-told", "sends a token's id with the blank, while the engine's own histogram tells the true TTFT", True, INVALID),
     Lie(
         "salt-ignored",
         "has a prefix cache that ignores the salt: the cold arm is warm from an earlier measurement",

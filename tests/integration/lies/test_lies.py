@@ -16,44 +16,10 @@ ROOT = Path(__file__).resolve().parents[3]
 PAGE = ROOT / "docs" / "explanation" / "measurement.md"
 TWIN = "twin of "
 
-ARRIVALS = "TPOT by arrivals, with the tokens of each"
-WIRE = "answers that are unusual on the wire are read"
-RESENT = "no request is sent a second time"
-REASONING = "reasoning is kept apart from the answer"
-IDENTITY = "the server's identity is looked at again after a measurement"
 # What is not caught yet, and the guard that is missing; `twin of` a lie is an honest server that is flagged.
-PENDING = {
-    "flush-4": ARRIVALS,
-    "flush-16": ARRIVALS,
-    "flush-32": ARRIVALS,
-    "hidden-leading-chunks": ARRIVALS,
-    "hidden-leading": ARRIVALS,
-    "hidden-trailing-chunks": ARRIVALS,
-    "hidden-trailing": ARRIVALS,
-    "blank-first": "text that no token stands for does not begin an answer",
-    "survivors": "a percentile knows how many requests failed",
-    "model-swapped": IDENTITY,
-    "root-swapped": IDENTITY,
-    "right-when-cached": "the arm that the gate judges goes first",
-    "draft-in-reasoning-content": REASONING,
-    "twin of draft-in-reasoning-content": REASONING,
-    "draft-in-reasoning": REASONING,
-    "twin of draft-in-reasoning": REASONING,
-    "draft-in-think": REASONING,
-    "twin of draft-in-think": REASONING,
-    "temperature-ignored": "failed controls make answers that agree INVALID",
-    "memory-by-prompt": "answers from memory are noticed",
-    "memory-by-request": "answers from memory are noticed",
-    "error-object": "the older form of an error is one",
-    "twin of error-object": WIRE,
-    "aborted": "an aborted request is a failed one",
-    "twin of only-usage": WIRE,
-    "twin of cut-off": WIRE,
-    "twin of no-end": WIRE,
-    "twin of breaks-off": WIRE,
-    "hangs-up": RESENT,
-    "twin of leak": "memory is judged by its drift over a day",
+PENDING: dict[str, str] = {
     "four-engines": "shares of several engines are not summed",
+    "twin of leak": "memory is judged by its drift over a day",
 }
 
 
