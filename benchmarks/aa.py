@@ -22,7 +22,6 @@ from typing import Any
 
 from pipeline.client.answer import Answer
 from pipeline.config.layers import load_layers
-from pipeline.experiments.noise import FigureNoise, RunNoise
 from pipeline.load.stamps import ALONE, COLD, compressed, first_ms, per_token_ms, raw_line
 from pipeline.measure.comparison import spread
 from pipeline.measure.directions import direction_of
@@ -31,6 +30,7 @@ from pipeline.measure.latency import NS_PER_MS
 from pipeline.measure.statistics import percentile_figure, share_figure, wilson
 from pipeline.measure.verdicts import Judgement
 from pipeline.report.gates import JudgedGate
+from pipeline.report.noise import FigureNoise, RunNoise
 from pipeline.runs.compare import compare
 from pipeline.runs.kept import Run
 from tests.builders.documents import document

@@ -179,7 +179,7 @@ def read_stream(raw: RawAnswer) -> Answer:
 
 
 def read_unary(raw: RawAnswer) -> Answer:
-    """Return the answer that came in one piece."""
+    """Return the answer from a unary response."""
     body = body_of(raw)
     try:
         chunk = decoder().decode(body)

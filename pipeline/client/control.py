@@ -1,6 +1,7 @@
 """Short calls to one server: version, models, metrics, one completion."""
 
 import time
+from collections.abc import Iterable
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -11,7 +12,14 @@ from pipeline.values import Lenient
 CALL_TIMEOUT_S = 10.0
 GREETING_TIMEOUT_S = 120.0  # a server's first answer may wait for kernels to compile
 HEALTH_TIMEOUT_S = 5.0  # a loaded machine is slow, and a false "no" restarts the server
+SHARES = "_perc"  # the end of the name of a metric that is a share: 0.4 of one engine and 0.4 of another are not 0.8 of anything
+
 M = TypeVar("M", bound=BaseModel)
+
+
+def together(name: str, values: Iterable[float]) -> float:
+    """Return one value for those of several engines or servers: their sum, or of shares the highest."""
+    return max(values) if name.endswith(SHARES) else sum(values)
 
 
 class ModelCard(Lenient):
@@ -105,9 +113,9 @@ class Control:
         return self._model(ModelList, self._json("GET", "/v1/models", None, CALL_TIMEOUT_S)).data
 
     def metrics(self, only: str = "") -> dict[str, float]:
-        """Return each sample of /metrics summed over its labels, by name; histogram buckets left out.
+        """Return each sample of /metrics summed over its labels, by name; of a share the highest, for each engine has its own whole.
 
-        `only` is how the names begin that are wanted: reading all takes as long as a token.
+        Histogram buckets are left out. `only` is how the names begin that are wanted: reading all takes as long as a token.
         """
         from prometheus_client.parser import text_string_to_metric_families
 
@@ -119,7 +127,7 @@ class Control:
             for family in text_string_to_metric_families(text):
                 for sample in family.samples:
                     if not sample.name.endswith("_bucket"):
-                        totals[sample.name] = totals.get(sample.name, 0.0) + sample.value
+                        totals[sample.name] = together(sample.name, [totals.get(sample.name, 0.0), sample.value])
         except (self._requests.RequestException, ValueError) as error:
             raise MeasureError(f"{self.base_url}/metrics: {error}") from error
         return totals

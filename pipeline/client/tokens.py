@@ -1,4 +1,4 @@
-"""One request at a time, answered with token ids."""
+"""Single requests whose answers carry token ids."""
 
 import itertools
 import secrets
@@ -142,9 +142,9 @@ class Asker:
         return self.ask(prompt, number, user=f"{self.salt}-{number}", **more)
 
     def gap_at(self, position: int, prompt: str, reference: TokenAnswer, **more: Any) -> float | None:
-        """Return the logprob gap at that token of `reference`, asked for once more: with logprobs each token takes a third longer.
+        """Return the logprob gap at that token of `reference`, or None if the answer to this new request diverges before it.
 
-        None where this answer has left the reference before.
+        The request is a separate one because each token takes a third longer with logprobs.
         """
         again = self.ask(prompt, **more, logprobs=True, top_logprobs=2)
         return again.gap_at(position) if again.ids[:position] == reference.ids[:position] else None

@@ -244,14 +244,19 @@ class BenchConfig(Section):
     output_tokens: Annotated[int, Field(ge=2)] = 64
     concurrency: tuple[Positive, ...] = Field(default=(1, 4, 8), min_length=1)
     requests_per_level: Positive = 16
+    level_min_s: Annotated[float, Field(ge=0)] = 0
     open_loop: tuple[Literal["poisson", "constant"], ...] = ("poisson", "constant")
     open_share: Annotated[float, Field(gt=0)] = 0.6
     open_requests: Positive = 16
+    open_min_s: Annotated[float, Field(ge=0)] = 0
     find_capacity: bool = False
-    capacity_requests: Positive = 64
-    capacity_steps: Positive = 7
-    capacity_goodput: Annotated[float, Field(gt=0, le=100)] = 95
+    capacity_requests: Positive = 200
+    capacity_min_s: Seconds = 30
+    capacity_steps: Annotated[int, Field(ge=2)] = 12
+    capacity_max_s: Seconds = 900
+    capacity_goodput: Annotated[float, Field(gt=0, lt=100)] = 95
     client_delay_ms: Seconds = 1
+    client_busy_delay_ms: Seconds = 2
     ray_address: str | None = None
     ray_clients: Positive = 2
     seed: int = 42
@@ -263,6 +268,9 @@ class VramConfig(Section):
 
     load_s: Seconds = 20
     concurrency: Positive = 4
+    horizon_h: Seconds = 24
+    drift_budget_mib: Seconds = 224
+    fill_s: Annotated[float, Field(ge=0)] = 0
 
 
 IMAGES = "report"  # the folder of the report's pictures, beside the report

@@ -2,57 +2,22 @@
 
 import tempfile
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from pipeline.contexts import request_limits
-from pipeline.engine.record import Artifact, Measurement, Store
-from pipeline.errors import ConfigError, RecordError
+from pipeline.engine.record import Measurement
+from pipeline.errors import ConfigError
 from pipeline.experiments.inputs import ServerInputs
 from pipeline.measure import comparison
 from pipeline.measure.directions import direction_of
 from pipeline.measure.verdicts import digits
-from pipeline.report.formats.document import Environment
+from pipeline.report.noise import NOISE_NOTE, FigureNoise, RunNoise
 from pipeline.server.stop import stop_current
 from pipeline.server.watch import watched
 from pipeline.stages import bench, test_router
 from pipeline.stages.serve import Server, serve
-from pipeline.values import Frozen
 
-NOTE = "noise"
 ROUTER_CASES = 16  # enough for the latency; the whole suite would take minutes per start
-
-
-class FigureNoise(Frozen):
-    """A figure's values, one per start, with (largest − smallest) / median and standard deviation / mean."""
-
-    unit: str
-    n: int
-    values: list[float]
-    relative_range: float
-    variation: float
-
-
-class RunNoise(Artifact):
-    """The spread of figures between starts, by name as in bench.ttft_ms_p50, and the device, model and vLLM that it holds for."""
-
-    device: str
-    model: str
-    vllm: str
-    starts: int
-    simulated: bool
-    figures: dict[str, FigureNoise]
-
-    def fits(self, facts: Environment) -> bool:
-        """Tell whether it was measured on what a run ran on."""
-        return not self.simulated and (self.device, self.model, self.vllm) == (facts.device, facts.model, facts.vllm)
-
-
-def noise_in(folder: Path) -> RunNoise | None:
-    """Return the noise on record in that folder; None where there is none that this program can read."""
-    with suppress(RecordError):
-        return Store(folder).outcome(NOTE, RunNoise).data
-    return None
 
 
 def parse_starts(starts: str) -> int:
@@ -125,7 +90,7 @@ def lines(noise: RunNoise) -> list[str]:
             f"range {percent(entry.relative_range)}, coefficient of variation {percent(entry.variation)}"
             for name, entry in noise.figures.items()
         ),
-        f"artifacts/{NOTE}.json; `./inv compare` takes it where device, model and vLLM are these",
+        f"artifacts/{NOISE_NOTE}.json; `./inv compare` takes it where device, model and vLLM are these",
     ]
 
 

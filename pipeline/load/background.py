@@ -1,4 +1,4 @@
-"""Requests amid others: random ones are kept in flight beside those whose answers count."""
+"""Background load: random requests in flight beside the requests whose answers count."""
 
 import itertools
 import math
@@ -108,14 +108,14 @@ def gauge_read(running: Callable[[], int]) -> Iterator[list[Reading]]:
 
 
 def await_running(running: Callable[[], int], others: int) -> None:
-    """Wait until the whole load has reached the engine; one that never does is seen beside each request."""
+    """Wait until the engine runs the whole load, for 5 s at most; what it runs is counted beside each request anyway."""
     deadline = time.monotonic() + LOAD_STARTS_S
     while running() < others and time.monotonic() < deadline:
         time.sleep(LOOK_S)
 
 
 def in_background(ask: Callable[..., TokenAnswer], prompt: str, **more: Any) -> "Future[TokenAnswer]":
-    """Return the answer to come; an executor would hold up Ctrl-C until it is there."""
+    """Return the future answer, from a daemon thread: an executor would delay Ctrl-C until the answer arrives."""
     future: Future[TokenAnswer] = Future()
 
     def work() -> None:
@@ -135,7 +135,7 @@ def load_tokens(number: int, mean: int) -> int:
 
 @contextmanager
 def under_load(asker: Asker, others: int) -> Iterator[None]:
-    """Keep `others` random requests in flight while inside."""
+    """Keep `others` random requests in flight inside the block."""
     ending = threading.Event()
     payloads = (
         streamed(

@@ -203,7 +203,7 @@ def by_samples(a: Sequence[float], b: Sequence[float], q: float, seed: int = 0) 
 
 
 def rank(n: int, q: float) -> int:
-    """Return the rank of the q-quantile by nearest rank, from 1."""
+    """Return the nearest-rank position of the q-quantile, counted from 1."""
     return max(1, math.ceil(q * n))
 
 
@@ -219,7 +219,7 @@ def resampled(ordered: Sequence[float], q: float, source: random.Random) -> floa
 
 
 def mann_whitney_u(a: Sequence[float], b: Sequence[float]) -> float:
-    """Return U: the pairs in which the value of `a` is larger, ties counting half."""
+    """Return U: the number of pairs in which the value from `a` is larger, with ties counted as half."""
     ranks, at = {}, 0
     for value, count in sorted(Counter([*a, *b]).items()):
         ranks[value] = at + (count + 1) / 2
@@ -240,7 +240,10 @@ def mann_whitney_p(a: Sequence[float], b: Sequence[float]) -> float:
 
 
 def by_pairs(pairs: Sequence[tuple[bool, bool]]) -> Estimate:
-    """Return the ratio of two shares of the same cases, (right in A, right in B) each, told apart by McNemar's exact test."""
+    """Return the ratio of the shares correct in B and in A, from (right in A, right in B) per case, with McNemar's exact test.
+
+    Raises ValueError without cases.
+    """
     if not pairs:
         raise ValueError("no cases in common")
     only_a, only_b = sum(a and not b for a, b in pairs), sum(b and not a for a, b in pairs)
@@ -287,7 +290,7 @@ def logs(*values: float) -> tuple[float, ...]:
 
 @dataclass(frozen=True)
 class Spread:
-    """Equal runs side by side: (largest − smallest) / median, and standard deviation / mean."""
+    """Variation among equal runs: (largest − smallest) / median, and standard deviation / mean."""
 
     n: int
     relative_range: float
@@ -295,7 +298,7 @@ class Spread:
 
 
 def spread(values: Sequence[float]) -> Spread | None:
-    """Return the run-to-run spread of positive values; None of fewer than two, or of others."""
+    """Return the run-to-run spread, or None for fewer than two values or if one is not positive."""
     if len(values) < 2 or min(values) <= 0:
         return None
     ordered, n = sorted(values), len(values)
@@ -306,7 +309,7 @@ def spread(values: Sequence[float]) -> Spread | None:
 
 
 def exit_code(verdicts: Sequence[Word]) -> int:
-    """Return 1 with a figure that is worse, 2 where nothing could be compared, else 0."""
+    """Return 1 if a figure is worse, 2 if nothing could be compared, else 0."""
     if "worse" in verdicts:
         return 1
     return 0 if any(word != "not comparable" for word in verdicts) else 2

@@ -37,6 +37,7 @@ MEMORY = Kind("MiB", absolute=64, relative=0.02, noise=0.03)
 # A range of 64 MiB is what counts as memory that holds still, so one start may show none of it and the next one all.
 MOVEMENT = Kind("MiB", absolute=64, noise=64, by="difference")
 ANSWERS = Kind("%", absolute=1, by="difference")
+COUNT = Kind("", absolute=0.5, by="difference")
 IN_TIME = Kind("%", absolute=1, noise=100 * TIMED, by="difference")  # a share that rests on time, such as goodput
 
 
@@ -69,7 +70,7 @@ SERIES = r"measure-vram\.(vram|host_pss|host_rss)"
 
 DIRECTIONS = (
     Direction(r"bench\.answered", "higher", ANSWERS, LOOPS),
-    Direction(r"bench\.(ttft|ttft_warm|first_byte)_ms_p\d\d", "lower", LATENCY),
+    Direction(r"bench\.(ttft|ttfat|ttft_warm|first_byte)_ms_p\d\d", "lower", LATENCY),
     Direction(r"bench\.e2e_ms_p\d\d", "lower", LATENCY, LENGTH),
     Direction(r"bench\.(tpot|itl)_ms_p\d\d", "lower", TOKEN_TIME, LENGTH),
     Direction(r"bench\.decode_tok_s_p\d\d", "higher", THROUGHPUT, LENGTH),
@@ -103,6 +104,8 @@ DIRECTIONS = (
     Direction(r"measure-vram\.gpu_throttled", "lower", IN_TIME, LOAD),
     Direction(r"measure-vram\.(gpu_utilization|gpu_temperature_c|gpu_power_w|gpu_clock_mhz)", None, why="it is a state of the card"),
     Direction(r"measure-vram\.kv_cache_peak", None, why="it is how full the load made the cache"),
+    Direction(r"measure-vram\.kv_filled_percent", None, why="it is how full the cache was made on purpose"),
+    Direction(r"measure-vram\.preemptions", "lower", COUNT, LOAD),
     Direction(r"measure-vram\.plan_error", None, why="it is the plan's"),
 )
 

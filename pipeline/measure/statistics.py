@@ -88,6 +88,11 @@ def quantile(values: Sequence[float], q: float) -> float:
     return sorted(values)[max(1, math.ceil(q * len(values))) - 1]
 
 
+def least_for_bound(q: float) -> int:
+    """Return the least n for which the q-quantile has an upper bound: 1 − q^n ≥ 95 %, 59 for p95 and 299 for p99."""
+    return math.ceil(math.log(1 - CONFIDENCE) / math.log(q))
+
+
 def binomial_cumulative(n: int, p: float) -> list[float]:
     """Return P(Bin(n, p) ≤ k) for k = 0 … n; terms beyond 12 standard deviations, under 1e-20 in all, are left out."""
     reach = 12 * (math.sqrt(n * p * (1 - p)) + 1)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from statistics import median
 
 from pipeline.config.gates import PLAN, Gate, Gates
 from pipeline.contexts import ActiveWaivers
@@ -9,9 +10,11 @@ from pipeline.engine.outcomes import Outcomes
 from pipeline.engine.record import BLOCKED, Artifact, Failure, Measurement, Outcome
 from pipeline.errors import MeaninglessError, NothingAnsweredError
 from pipeline.measure.figures import Figure, not_measured
-from pipeline.measure.verdicts import Judgement, exit_code, judge
+from pipeline.measure.starts import next_start
+from pipeline.measure.verdicts import START_NOISE, Judgement, exit_code, judge
 from pipeline.message import Digits, _
 from pipeline.report.cells import Text, of_settings
+from pipeline.report.noise import RunNoise
 from pipeline.report.sweep import Sweep
 from pipeline.server.stop import Closing
 from pipeline.stages.download_model import Model
@@ -90,8 +93,8 @@ def trial(outcomes: Outcomes) -> Text:
 
 
 def decisive_outcomes(outcomes: Outcomes) -> list[Outcome[Artifact]]:
-    """Return the outcomes that the exit code depends on; a soak and a sweep have exit codes of their own."""
-    return [outcome for outcome in outcomes if outcome not in (outcomes[Soak], outcomes[Sweep])]
+    """Return the outcomes that the exit code depends on: not a soak, a sweep or noise, which are measurements of their own."""
+    return [outcome for outcome in outcomes if outcome not in (outcomes[Soak], outcomes[Sweep], outcomes[RunNoise])]
 
 
 def drop_other_servers(outcomes: Outcomes) -> Outcomes:
@@ -130,10 +133,22 @@ def judge_all(gates: Mapping[str, Gate], outcomes: Outcomes) -> list[JudgedGate]
         row = apply_plan(row, finding, outcomes) if gate.target == PLAN else row
         if not isinstance(row.gate.target, str):
             by_bound = row.gate.judge_by == "bound"
-            judgement = judge(row.figure, row.gate.comparator, row.gate.target, row.gate.min_n, by_bound, simulated)
+            noise = start_noise(gate.metric, outcomes)
+            judgement = judge(row.figure, row.gate.comparator, row.gate.target, row.gate.min_n, by_bound, simulated, noise)
             row = replace(row, judgement=judgement)
         result.append(row)
     return result
+
+
+def start_noise(metric: str, outcomes: Outcomes) -> float:
+    """Return by how much a figure may move, relative, from one start of this server to the next: as calibrated, or as assumed."""
+    noise, server = outcomes[RunNoise].data, outcomes[Server].data
+    entry = noise.figures.get(metric) if noise is not None and server is not None and noise.fits(server) else None
+    if entry is None or min(entry.values) <= 0:
+        return START_NOISE
+    low, high = next_start(entry.values)
+    middle = median(entry.values)
+    return max(high / middle - 1, 1 - low / middle)
 
 
 def apply_plan(row: JudgedGate, peak: Figure, outcomes: Outcomes) -> JudgedGate:

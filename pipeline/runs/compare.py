@@ -1,4 +1,4 @@
-"""compare: two runs figure by figure, by the stamps where both have them, with a verdict on each."""
+"""compare: two runs figure by figure, from the raw stamps where both runs have them, with a verdict on each figure."""
 
 import gzip
 import json
@@ -14,7 +14,6 @@ from typing import Any
 from pipeline.client.answer import Answer
 from pipeline.config.layers import nearest
 from pipeline.errors import PipelineError
-from pipeline.experiments.noise import RunNoise, noise_in
 from pipeline.load.stamps import TIMES, Values, raw_answer
 from pipeline.measure.comparison import (
     ONE_SIDED,
@@ -38,6 +37,7 @@ from pipeline.measure.statistics import quantile
 from pipeline.measure.verdicts import digits
 from pipeline.report.drawing.ratios import Ratio, ratios
 from pipeline.report.formats.document import ReportedFigure
+from pipeline.report.noise import RunNoise, noise_in
 from pipeline.runs.kept import Run
 from pipeline.terminal import OutputPart, TextTable
 
@@ -88,7 +88,7 @@ class Comparison:
 
 
 class Raw:
-    """The stamps and answers that a run has kept; nothing where it kept none, or none that can be read."""
+    """The raw stamps and answers of a run; empty where the files are missing or unreadable."""
 
     def __init__(self, folder: Path | None) -> None:
         self.folder = folder / "raw" if folder else None
@@ -112,7 +112,7 @@ class Raw:
         return arms
 
     def samples(self, metric: str) -> list[float]:
-        """Return the values of which the figure is a percentile; none where they are not known."""
+        """Return the values behind a percentile figure; empty where they are unknown."""
         stage, _, name = metric.partition(".")
         base = PERCENTILE.sub("", name)
         if stage == "bench":
@@ -188,7 +188,7 @@ def no_direction(entry: Direction | None) -> str:
 
 
 def settings_of(run: Run, name: str) -> dict[str, Any]:
-    """Return the settings that the stage measured with."""
+    """Return the settings of the stage's measurement."""
     return next((stage.settings for stage in run.document.stages if stage.stage == name), {})
 
 
@@ -248,7 +248,7 @@ def figure_pair(metric: str, a: Run, b: Run, raw: tuple[Raw, Raw], run_noise: Ru
 
 
 def not_comparable(a: ReportedFigure | None, b: ReportedFigure | None) -> str:
-    """Return why two figures cannot be compared, whatever their values; empty when they can."""
+    """Return why two figures cannot be compared, whatever their values; empty if they can."""
     if a is None or b is None:
         return f"not in {'A' if a is None else 'B'}"
     for name, figure in (("A", a), ("B", b)):
@@ -267,7 +267,7 @@ def not_comparable(a: ReportedFigure | None, b: ReportedFigure | None) -> str:
 
 
 def plain(figure: ReportedFigure) -> Figure:
-    """Return the figure without its place."""
+    """Return the figure without its location in the records."""
     return Figure(value=figure.value, unit=figure.unit, n=figure.n, low=figure.low, high=figure.high)
 
 
@@ -330,7 +330,7 @@ def lines(comparison: Comparison, run_noise: RunNoise | None, where: str = "") -
 
 
 def run_words(run: Run) -> str:
-    """Return when a run was, on what, and how it ended."""
+    """Return when and on what a run was measured, and its verdict."""
     facts, document = run.document.environment, run.document
     when = f"{document.finished:%Y-%m-%d %H:%M} UTC" if document.finished else "nothing measured"
     return f"{when}, {facts.model} on {facts.device}, vLLM {facts.vllm}, profile {facts.profile}: {document.verdict}"
@@ -356,7 +356,7 @@ def noise_words(row: FigurePair) -> str:
 
 
 def plot(comparison: Comparison) -> str:
-    """Return the comparison as a picture; empty where no figure has a ratio."""
+    """Return the comparison as an SVG plot; empty if no figure has a ratio."""
     drawn = [
         Ratio(row.metric, estimate.ratio, estimate.low, estimate.high, band(row), row.compared.verdict)
         for row in comparison.rows
@@ -373,6 +373,6 @@ def band(row: FigurePair) -> float:
 
 
 def data(comparison: Comparison, plot: str | None = None) -> dict[str, Any]:
-    """Return the comparison for programs; `plot` is where its picture is."""
+    """Return the comparison for programs; `plot` is the path of its SVG."""
     runs = {"a": comparison.a.name, "b": comparison.b.name, "plot": plot}
     return {**runs, "exit_code": comparison.exit_code, "unlike": comparison.unlike, "figures": [asdict(row) for row in comparison.rows]}

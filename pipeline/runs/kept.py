@@ -12,9 +12,9 @@ from pipeline.config.schema import IMAGES, RunsConfig
 from pipeline.engine.record import write_atomic
 from pipeline.engine.workspace import Workspace
 from pipeline.errors import PipelineError, RecordError
-from pipeline.experiments.noise import NOTE, noise_in
 from pipeline.redact import redacted
 from pipeline.report.formats.document import FILE_NAME, Document, read_document
+from pipeline.report.noise import NOISE_NOTE, noise_in
 from pipeline.server import state
 
 RUN_ID = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{6}")
@@ -54,7 +54,7 @@ def keep(document_path: Path, report_path: Path, settings: RunsConfig, workspace
         for path in (document_path, report_path, report_path.with_name("report.html")):
             copy(path, unfinished / (FILE_NAME if path == document_path else path.name))
         noise = noise_in(workspace.artifacts)
-        fitting = [NOTE] if noise is not None and noise.fits(document.environment) else []
+        fitting = [NOISE_NOTE] if noise is not None and noise.fits(document.environment) else []
         for name in (*(stage.stage for stage in document.stages), "stop", *fitting):
             copy(workspace.artifacts / f"{name}.json", unfinished / "records" / f"{name}.json")
         for path in sorted(report_path.with_name(IMAGES).glob("*.svg")):

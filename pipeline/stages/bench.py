@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from pipeline.client.answer import Answer
@@ -12,8 +13,9 @@ from pipeline.contexts import RequestLimits
 from pipeline.engine.record import Measurement, write_atomic
 from pipeline.engine.workspace import Workspace
 from pipeline.errors import NothingAnsweredError
-from pipeline.load.calibration import Calibration, calibrate
-from pipeline.load.levels import Level, OpenLevel, Trial, find_capacity, judged_valid, level_of, meeting, open_level_of
+from pipeline.load.calibration import Calibration, Contention, calibrate, contention
+from pipeline.load.capacity import Trial, best_rate, capacity_figure, find_capacity
+from pipeline.load.levels import FELL_BEHIND, Level, OpenLevel, judged_valid, level_of, meeting, open_level_of
 from pipeline.load.phases import LoadPhases, processes_of
 from pipeline.load.spread import Batch, Crew
 from pipeline.load.stamps import (
@@ -39,10 +41,11 @@ from pipeline.server.watch import watched
 from pipeline.stages.serve import Server, log_of
 from pipeline.vllm import metrics
 from pipeline.vllm.ledger import TOLERANCE, TOLERANCE_MS, LedgerEntry, MeanCheck, mean_check
-from pipeline.vllm.metrics import Counters, rise
+from pipeline.vllm.metrics import Counters, Metrics, rise
 
 PER_S = _("requests/s")
 ALL_REASONING = _("no answer began, all of it was reasoning")
+BUSY_S = 0.4  # of load on the server while the client is measured beside it; it lasts until the answers are complete
 # The figures, by the begin of their names, that a check of the client's stamps against the server's speaks for or against.
 RESTS_ON = {"TTFT": ("ttft_ms_",), "TPOT": ("tpot_ms_", "decode_tok_s_"), "ITL": ("itl_ms_",), "E2E": ("e2e_ms_",)}
 RESTS_ON_PACE = ("tpot_ms_", "decode_tok_s_", "goodput_", "poisson_goodput", "constant_goodput", "capacity_")
@@ -53,8 +56,9 @@ class BenchResult(Measurement):
     """Latency of single requests, throughput and latency under load, the client's calibration, and its ledger against the server's.
 
     `contradictory` counts the answers whose usage is not what their chunks carried, `uncounted` those whose chunks do not say,
-    and `replaced` the idle connections that the server had closed. A field is None where an older version did not record it.
-    Hit tokens are None also where the server has no such metric, and `first_request_ttft_ms` where that request failed.
+    and `replaced` the idle connections that the server had closed. `busy` is the client beside the working server, empty for load
+    clients on other hosts. A field is None where an older version did not record it. Hit tokens are None also where the server
+    has no such metric, and `first_request_ttft_ms` where that request failed.
     """
 
     prompt_tokens: int
@@ -69,6 +73,7 @@ class BenchResult(Measurement):
     trials: list[Trial]
     limits: RequestLimits
     calibrations: list[Calibration]
+    busy: list[Contention] = []
     ceiling_chunks_s: float | None
     ledger: list[LedgerEntry]
     means: list[MeanCheck]
@@ -116,10 +121,10 @@ def measure(
     before_warm = counters.read()
     warm = phases.closed_loop("TTFT, warm prefix cache", cold_numbers, 1, 1)
     after_warm = counters.read()
-    phases.closed_loop("warm-up", phases.new_numbers(1), settings.output_tokens, 1)
-    before_decode = counters.read()
-    decode = replace(phases.closed_loop("decode", phases.new_numbers(settings.decode_requests), settings.output_tokens, 1), warmups=1)
-    after_decode = counters.read()
+    alone = phases.closed_loop("warm-up", phases.new_numbers(1), settings.output_tokens, 1)
+    readings: list[Metrics] = []
+    decode = phases.lasting("decode", settings.decode_requests, 1, alone, lambda: readings.append(counters.read()))
+    before_decode, after_decode = readings[-1], counters.read()
     for batch in (cold, decode):
         if not batch.good:
             raise NothingAnsweredError(
@@ -128,16 +133,27 @@ def measure(
     closed_loops = {1: decode}
     for concurrency in concurrencies[1:]:
         closed_loops[concurrency] = phases.level(concurrency)
-    best_per_s = max(len(batch.good) / batch.wall_s for batch in closed_loops.values())
-    open_loops = {
-        arrival: phases.open_loop(arrival, settings.open_share * best_per_s, settings.open_requests) for arrival in settings.open_loop
-    }
-    trials = find_capacity(phases, settings, limits, best_per_s) if settings.find_capacity else []
+    best = best_rate(closed_loops)
+    offered_per_s = settings.open_share * best[0]
+    open_loops = {arrival: phases.open_loop(arrival, offered_per_s) for arrival in settings.open_loop}
+    trials = find_capacity(phases, settings, limits, best, workspace.say) if settings.find_capacity else []
+    busy = [] if crew else contention({each: partial(phases.busy, each, BUSY_S) for each in sorted({1, concurrencies[-1]})})
     at_end = counters.read()
     raw = raw or workspace.artifacts / "raw" / "bench.jsonl.gz"
     write_atomic(raw, compressed(phases.lines))
-    levels = [level_of(entry, closed_loops[entry.concurrency], settings.client_delay_ms, ceiling) for entry in calibrations]
-    open_levels = [open_level_of(arrival, settings.open_share * best_per_s, batch) for arrival, batch in open_loops.items()]
+    crowded = {entry.concurrency: entry.trouble(settings.client_busy_delay_ms) for entry in busy}
+    levels = [
+        level_of(
+            entry,
+            closed_loops[entry.concurrency],
+            settings.client_delay_ms,
+            ceiling,
+            limits,
+            next((trouble for concurrency, trouble in crowded.items() if concurrency >= entry.concurrency), ""),
+        )
+        for entry in calibrations
+    ]
+    open_levels = [open_level_of(arrival, offered_per_s, batch, limits, levels[-1].invalid) for arrival, batch in open_loops.items()]
     warm_hits, cold_hits = rise(before_warm, after_warm, metrics.CACHE_HITS), rise(before_cold, before_warm, metrics.CACHE_HITS)
     ledger = [
         LedgerEntry(name=_("output tokens"), client=phases.tokens, server=rise(at_start, at_end, metrics.GENERATED_TOKENS)),
@@ -157,22 +173,22 @@ def measure(
         **judged_valid(levels[-1], open_figures(open_loops, limits)),
         **judged_valid(levels[-1], {"capacity_req_s": capacity_figure(trials)}),
     }
-    contradictions = [
+    of_all = [
         *(("", entry.contradiction) for entry in ledger),
         *((prefix, check.contradiction) for check in means for prefix in RESTS_ON[check.name]),
-        *((prefix, contradicted(phases)) for prefix in RESTS_ON_LENGTH),
+        *((prefix, wrong_usage(phases)) for prefix in RESTS_ON_LENGTH),
         *((prefix, wrong_length([*closed_loops.values(), *open_loops.values()], settings.output_tokens)) for prefix in RESTS_ON_LENGTH),
         *((prefix, held_back(cold, decode)) for prefix in RESTS_ON_PACE),
-        *((f"{arrival}_", fell_behind(level)) for arrival, level in zip(open_loops, open_levels, strict=True)),
-        ("ttft_ms_", cold_hits and _("the server's own counter shows {n} cached prompt tokens in the cold arm", n=cold_hits)),
     ]
-    for prefix, reason in contradictions:
-        figures |= invalidated({name: figure for name, figure in figures.items() if name.startswith(prefix)}, reason or "")
-    figures |= offered_figures(open_levels)
+    contradictions = [
+        *of_all,
+        *((f"{arrival}_", fell_behind(level)) for arrival, level in zip(open_loops, open_levels, strict=True)),
+        ("ttft_ms_", _("the server's own counter shows {n} cached prompt tokens in the cold arm", n=cold_hits) if cold_hits else ""),
+    ]
     return BenchResult(
         launch_id=server.handle.launch_id,
         simulated=not server.real,
-        figures=figures,
+        figures={**contradicted(figures, contradictions), **offered_figures(open_levels)},
         prompt_tokens=cold.good[0].prompt_tokens,
         output_tokens=settings.output_tokens,
         tokens_per_chunk=round(sum(answer.tokens for answer in decode.good) / sum(len(answer.chunk_ns) for answer in decode.good), 3),
@@ -180,11 +196,12 @@ def measure(
         first_request_ttft_ms=next(iter(first_ms(first.answers)), None),
         cold_hit_tokens=cold_hits,
         warm_hit_tokens=warm_hits,
-        levels=levels,
-        open_levels=open_levels,
+        levels=[entry.model_copy(update={"figures": contradicted(entry.figures, of_all)}) for entry in levels],
+        open_levels=[entry.model_copy(update={"figures": contradicted(entry.figures, of_all)}) for entry in open_levels],
         trials=trials,
         limits=limits,
         calibrations=calibrations,
+        busy=busy,
         ceiling_chunks_s=ceiling,
         ledger=ledger,
         means=means,
@@ -195,7 +212,7 @@ def measure(
     )
 
 
-def contradicted(phases: LoadPhases) -> str:
+def wrong_usage(phases: LoadPhases) -> str:
     """Return that the usage of answers is not what their chunks carried; empty where it is, or the server does not tell."""
     wrong = phases.contradictory
     if not wrong:
@@ -239,6 +256,14 @@ def held_back(cold: Batch, decode: Batch) -> str:
     )
 
 
+def contradicted(figures: Mapping[str, Figure], contradictions: Iterable[tuple[str, str]]) -> dict[str, Figure]:
+    """Return the figures, INVALID where a reason stands for the begin of their name; an empty one is none."""
+    result = dict(figures)
+    for prefix, reason in contradictions:
+        result |= invalidated({name: figure for name, figure in result.items() if name.startswith(prefix)}, reason)
+    return result
+
+
 def wrong_length(batches: Iterable[Batch], output_tokens: int) -> str:
     """Return that an answer is not of the length that max_tokens and ignore_eos ask for; empty where all are."""
     wrong = next((answer.tokens for batch in batches for answer in batch.good if answer.tokens != output_tokens), None)
@@ -249,18 +274,7 @@ def wrong_length(batches: Iterable[Batch], output_tokens: int) -> str:
 
 def fell_behind(level: OpenLevel) -> str:
     """Return that the server did not keep up with an open loop, whose latencies then say how long it lasted; empty where it did."""
-    return _("the server fell behind: latency rose with each arrival") if level.overloaded else ""
-
-
-def capacity_figure(trials: Sequence[Trial]) -> Figure:
-    """Return the highest rate that met the limits; its upper bound is the lowest rate that did not."""
-    if not trials:
-        return not_measured(PER_S, _("bench.find_capacity is false"))
-    rates_met = [trial.rate_per_s for trial in trials if trial.meets]
-    rates_missed = [trial.rate_per_s for trial in trials if not trial.meets]
-    if not rates_met:
-        return not_measured(PER_S, _("no rate met the limits, down to {value} requests/s", value=Digits(f"{min(rates_missed):.3g}")))
-    return Figure(value=max(rates_met), unit=PER_S, n=len(trials), low=max(rates_met), high=min(rates_missed, default=None))
+    return FELL_BEHIND if level.overloaded else ""
 
 
 def latency_figure(batch: Batch, values: Callable[[Sequence[Answer]], list[float]], q: float, reason: str = NO_SUCCESS) -> Figure:

@@ -1,4 +1,4 @@
-"""test-determinism: Send the same requests again, alone, cached, under load and after a restart, and compare the answers token by token."""
+"""test-determinism: Repeat the same requests alone, cached, under load and after a restart, and compare the answers token by token."""
 
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -33,7 +33,11 @@ ARM_OF = {"d2_identical": "D2", "d3_identical": "D3", "d4_identical": "D4"}
 
 
 class PromptAgreement(Frozen):
-    """How N answers to one prompt agree; token positions count from 0, `gap` is the logprob of the best token − the next there."""
+    """The agreement of N answers to one prompt.
+
+    `first_divergence` is a token position, counted from 0. `gap` is the logprob of the best token there minus that of the
+    second best.
+    """
 
     prompt: str
     runs: int
@@ -81,9 +85,9 @@ class Determinism(Measurement):
 
 
 class Side(Frozen):
-    """A server without or with the remedy: its environment, what its launches gave, and what went wrong if something did.
+    """A server without or with the remedy: its environment, the results of its launches, and its failure if there was one.
 
-    `errors` are those of the requests for speed, one for each that failed.
+    `errors` has one entry per failed request of the speed measurement.
     """
 
     environment: dict[str, str]
@@ -98,7 +102,7 @@ class Side(Frozen):
 
 
 class Remedied(Artifact):
-    """The same measured on a server without and on one with the remedy; the settings had it already if `in_settings`."""
+    """The same measurements on a server without and one with the remedy; `in_settings` where the settings already had it."""
 
     variable: str
     value: str
@@ -135,7 +139,7 @@ class Series:
 
 
 def test_determinism(settings: DeterminismConfig, router: RouterConfig, server: Server, workspace: Workspace) -> Determinism:
-    """Send each prompt again and again at temperature 0 and compare the answers as token ids."""
+    """Send each prompt repeatedly at temperature 0 and compare the answers as token ids."""
     return all_arms(settings, router, server, workspace, restart)
 
 
@@ -146,7 +150,7 @@ def all_arms(
     workspace: Workspace,
     restart: Callable[[Server, Workspace], Server],
 ) -> Determinism:
-    """Return every arm's outcome; `restart` is how arm D4 does it."""
+    """Run every arm and return the record; `restart` restarts the server for arm D4."""
     insist_on_answers(server)
     questions = load_prompts(workspace.root / settings.prompts)[: settings.count]
     cases = constrained_requests(settings, router, workspace)
@@ -211,7 +215,7 @@ def arms_beside(series: Series, workspace: Workspace) -> list[Arm]:
 
 
 def with_progress(prompts: Collection[str], arm: str, workspace: Workspace) -> Iterator[str]:
-    """Yield the prompts, telling how many are done."""
+    """Yield the prompts and report how many are done."""
     on_progress = workspace.progress(f"determinism, prompts of {arm}", len(prompts))
     for done, prompt in enumerate(prompts, 1):
         yield prompt
@@ -310,7 +314,7 @@ def restart_arms(
 
 
 def control_arms(series: Series, workspace: Workspace) -> tuple[Arm, Arm]:
-    """D5: with a temperature the same seed must agree and another must differ, or the test proves nothing."""
+    """Run D5, the controls: above temperature 0 the same seed must agree and another must differ, or the test proves nothing."""
     asker, settings = series.asker, series.asker.settings
     warm: dict[str, Any] = {"temperature": settings.control_temperature}
     workspace.say(f"determinism: controls at temperature {settings.control_temperature:g}")
@@ -329,17 +333,17 @@ def control_arms(series: Series, workspace: Workspace) -> tuple[Arm, Arm]:
 
 
 def compare(
-    asker: Asker | None, prompt: str, reference: TokenAnswer, agreed: Agreement, answers: Iterable[TokenAnswer], **more: Any
+    asker: Asker | None, prompt: str, reference: TokenAnswer, result: Agreement, answers: Iterable[TokenAnswer], **options: Any
 ) -> PromptAgreement:
-    """Return the record of one prompt's comparison; `asker` finds the gap where it parts, `more` is what the reference was asked with."""
-    parted = agreed.first_divergence
+    """Return the record of one prompt's comparison; `asker` measures the gap at the divergence with the reference's `options`."""
+    divergence = result.first_divergence
     return PromptAgreement(
         prompt=prompt,
-        runs=agreed.runs,
-        agreeing=agreed.agreeing,
-        distinct=agreed.distinct,
-        first_divergence=agreed.first_divergence,
-        gap=asker.gap_at(parted, prompt, reference, **more) if asker is not None and parted is not None else None,
+        runs=result.runs,
+        agreeing=result.agreeing,
+        distinct=result.distinct,
+        first_divergence=result.first_divergence,
+        gap=asker.gap_at(divergence, prompt, reference, **options) if asker is not None and divergence is not None else None,
         tokens=max(len(answer.ids) for answer in (reference, *answers)),
     )
 

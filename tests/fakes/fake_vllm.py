@@ -333,7 +333,7 @@ def metrics_text(fake: FakeVllm, script: Script) -> str:
             "prompt_tokens": fake.ledger.prompt_tokens,
             "request_success": fake.ledger.successes,
             "prefix_cache_hits": fake.ledger.hit_tokens,
-            "num_preemptions": script.preemptions,
+            "num_preemptions": script.preemptions + (script.preempts if len(fake.ledger.requests) > 1 else 0),
         }
         for name, value in counters.items():
             lines += [f"# HELP vllm:{name}_total Counted.", f"# TYPE vllm:{name}_total counter", f"vllm:{name}_total {float(value)}"]

@@ -65,6 +65,7 @@ class Script:
     metrics_status: int = 200
     counting: float = 1.0  # how much the counter rises for each token
     preemptions: int = 0  # the counter
+    preempts: int = 0  # how far that counter rises after the first request
     kv_usage: float = 0.25  # while there are requests in flight
     bodies: dict[str, str] = field(default_factory=dict)  # verbatim answers to GET, by path
     # Life and death of the program.

@@ -19,6 +19,7 @@ from pipeline.measure.verdicts import Verdict
 from pipeline.report.gates import Judged, JudgedGate
 from pipeline.report.headline import Word, headline, word
 from pipeline.report.sweep import Sweep
+from pipeline.stages.bench import BenchResult
 from pipeline.stages.check_gpu import Machine
 from pipeline.stages.download_model import Model
 from pipeline.stages.install import Installation
@@ -90,6 +91,20 @@ class ReportedFigure(Part):
         return f"{self.stage}.{self.name}"
 
 
+class ReportedLevel(Part):
+    """One closed loop (`concurrency` is set) or open loop (its rates are) of `bench`, with its figures by name."""
+
+    load: Literal["closed", "poisson", "constant"]
+    concurrency: int | None = None
+    rate_per_s: float | None = None
+    came_per_s: float | None = None
+    requests: int
+    failed: int
+    wall_s: float
+    simulated: bool
+    figures: dict[str, Figure]
+
+
 class ReportedGate(Part):
     """A gate: its target, the figure it judged, the verdict, and whether a waiver covers it."""
 
@@ -130,6 +145,7 @@ class Document(Part):
     gates: list[ReportedGate]
     figures: list[ReportedFigure]
     stages: list[StageOutcome]
+    levels: list[ReportedLevel] = []
     sweep: Sweep | None = None
 
     def figure(self, metric: str) -> ReportedFigure | None:
@@ -154,6 +170,7 @@ def build_document(profile: str, judged: Judged) -> Document:
         gates=[reported_gate(row) for row in judged.gates],
         figures=[figure for outcome in outcomes.measuring for figure in reported_figures(outcome)],
         stages=[stage_outcome(outcome, names) for outcome in outcomes.stages],
+        levels=reported_levels(outcomes[BenchResult].data),
         sweep=outcomes[Sweep].data,
     )
 
@@ -222,6 +239,24 @@ def reported_figure(stage: str, name: str, figure: Figure, simulated: bool) -> R
     """Return the figure with its location in the stage's record."""
     artifact, key = f"artifacts/{stage}.json", f"data.figures.{name}"
     return ReportedFigure(stage=stage, name=name, **figure.model_dump(), simulated=simulated, artifact=artifact, key=key)
+
+
+def reported_levels(bench: BenchResult | None) -> list[ReportedLevel]:
+    """Return the levels of `bench` that have figures of their own, which those of an older version do not."""
+    if bench is None:
+        return []
+    shared = {"requests", "failed", "wall_s", "figures"}
+    closed = [
+        ReportedLevel(load="closed", simulated=bench.simulated, **entry.model_dump(include={"concurrency", *shared}))
+        for entry in bench.levels
+        if entry.figures
+    ]
+    opened = [
+        ReportedLevel(load=entry.arrival, simulated=bench.simulated, **entry.model_dump(include={"rate_per_s", "came_per_s", *shared}))
+        for entry in bench.open_levels
+        if entry.figures
+    ]
+    return [*closed, *opened]
 
 
 def stage_outcome(outcome: Outcome[Artifact], stages: Iterable[str]) -> StageOutcome:

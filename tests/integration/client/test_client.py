@@ -18,7 +18,7 @@ from pipeline.errors import MeasureError
 from pipeline.load.calibration import stub
 from pipeline.load.generator import TARGET_GONE, Channel, Route, closed_loop, open_loop
 from pipeline.load.stamps import pace_ms
-from pipeline.vllm.metrics import GENERATED_TOKENS
+from pipeline.vllm.metrics import GENERATED_TOKENS, Counters
 from tests.fakes.environment import free_port, until
 from tests.fakes.fake_vllm import FakeVllm
 from tests.fakes.script import Script
@@ -354,3 +354,13 @@ def test_reasoning_is_apart_streamed_and_in_one_piece(thought_as: str) -> None:
     assert (answer.text, answer.reasoning) == (whole.text, whole.reasoning) == (TEXT, "Let me think about it.")
     assert answer.first_ns < answer.answer_ns
     assert whole.first_ns == whole.answer_ns
+
+
+def test_shares_of_several_engines_are_not_summed_and_counts_are() -> None:
+    lines = [f'vllm:kv_cache_usage_perc{{engine="{engine}"}} 0.4{engine}' for engine in range(4)]
+    lines += [f'vllm:num_preemptions_total{{engine="{engine}"}} 2' for engine in range(4)]
+    with FakeVllm(Script(bodies={"/metrics": "\n".join(lines) + "\n"})) as one, FakeVllm(Script(kv_usage=0.9)) as other:
+        control = Control(one.base_url)
+        assert control.metrics() == {"vllm:kv_cache_usage_perc": 0.43, "vllm:num_preemptions_total": 8}
+        together = Counters([control, Control(other.base_url)]).read()
+        assert (together["vllm:kv_cache_usage_perc"], together["vllm:num_preemptions_total"]) == (0.43, 8)

@@ -12,7 +12,7 @@ from pipeline.engine.pipeline import Pipeline
 from pipeline.engine.record import Store, write_atomic
 from pipeline.errors import ConfigError, ServerError
 from pipeline.experiments import noise
-from pipeline.experiments.noise import NOTE
+from pipeline.report.noise import NOISE_NOTE, RunNoise
 from pipeline.server import state
 from tests.fakes.environment import code_of
 from tests.fakes.script import VERSION, Script
@@ -34,8 +34,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project
     made.close()
 
 
-def measured(project: Project) -> noise.RunNoise:
-    found = project.store.outcome(NOTE, noise.RunNoise).data
+def measured(project: Project) -> RunNoise:
+    found = project.store.outcome(NOISE_NOTE, RunNoise).data
     assert found is not None
     return found
 
@@ -76,7 +76,7 @@ def test_a_server_that_was_not_up_is_not_left_up(project: Project) -> None:
 
 def test_a_start_that_fails_leaves_the_last_noise_and_nothing_running(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     assert code_of(calibrate_noise(project.root, Options(), "2")) == 0
-    kept = project.store.path(NOTE).read_bytes()
+    kept = project.store.path(NOISE_NOTE).read_bytes()
     taking = noise.measured
 
     def and_break(*arguments: object) -> object:
@@ -88,7 +88,7 @@ def test_a_start_that_fails_leaves_the_last_noise_and_nothing_running(project: P
     monkeypatch.setattr(noise, "measured", and_break)
     with pytest.raises(ServerError, match="its disk broke"):
         calibrate_noise(project.root, Options(), "2")
-    assert project.store.path(NOTE).read_bytes() == kept
+    assert project.store.path(NOISE_NOTE).read_bytes() == kept
     assert project.processes() == []
 
 

@@ -9,13 +9,16 @@ from typing import Any
 
 import pytest
 
+from pipeline.client.endpoint import Endpoint
 from pipeline.contexts import RequestLimits
 from pipeline.engine.record import Store, now
 from pipeline.engine.workspace import Workspace
 from pipeline.errors import MeasureError, NothingAnsweredError
-from pipeline.load.calibration import Calibration, calibrate
+from pipeline.load.calibration import Calibration, Contention, calibrate, contention
+from pipeline.load.levels import Level, OpenLevel
+from pipeline.load.phases import LoadPhases
+from pipeline.load.spread import Batch
 from pipeline.load.stamps import raw_answer
-from pipeline.measure.capacity import highest
 from pipeline.stages import bench as benching
 from pipeline.stages.serve import Server
 from tests.builders.stages import BENCH, bench
@@ -115,26 +118,52 @@ def test_bench_counts_a_late_answer_from_when_it_was_due_and_against_goodput(fak
     assert all(level.delay_ms_max >= 0 for level in result.open_levels)
 
 
-def test_bench_searches_for_the_highest_rate_that_meets_the_limits(fake: FakeVllm, server: Server, workspace: Workspace) -> None:
-    asked = BENCH.model_copy(update={"find_capacity": True, "capacity_requests": 9, "capacity_steps": 3})
+def test_bench_searches_for_the_highest_rate_that_is_sustained(fake: FakeVllm, server: Server, workspace: Workspace) -> None:
+    small = {"find_capacity": True, "capacity_requests": 9, "capacity_steps": 3, "capacity_min_s": 0.1, "capacity_goodput": 1}
+    asked = BENCH.model_copy(update=small)
     assert bench(server, workspace).figures["capacity_req_s"].reason == "bench.find_capacity is false"
-    easy = bench(server, workspace, asked)
-    tried = iter(easy.trials)
-
-    def meets(rate_per_s: float) -> bool:
-        trial = next(tried)
-        assert trial.rate_per_s == pytest.approx(rate_per_s, rel=1e-2)
-        return trial.meets
-
-    best, _ = highest(meets, easy.trials[0].rate_per_s, asked.capacity_steps)
-    assert list(tried) == [], "each trial follows from those before it; the search stops at a top that meets the limits"
-    assert easy.figures["capacity_req_s"].value == (pytest.approx(best, rel=1e-2) if best else None)
     fake.script = Script(first_token_s=0.02)
+    result = bench(server, workspace, asked)
+    assert 1 <= len(result.trials) <= 3
+    assert all(count.agrees for count in result.ledger), "trials count as well"
+    lines = [json.loads(line) for line in gzip.decompress((workspace.root / result.raw).read_bytes()).splitlines()]
+    trials = [line for line in lines if line["phase"].startswith("capacity ")]
+    assert len(trials) >= sum(trial.requests or 0 for trial in result.trials) > 0
+    assert all(len(line["chunks"]) == 2 for line in trials), "they would fill the disk otherwise"
     hopeless = bench(server, workspace, asked, RequestLimits(ttft_ms=1))
     assert [trial.meets for trial in hopeless.trials] == [False] * 3
     rates = [trial.rate_per_s for trial in hopeless.trials]
     assert rates[1] == pytest.approx(rates[0] / 2, rel=1e-3)
-    assert "no rate met the limits" in hopeless.figures["capacity_req_s"].reason
+    assert "no rate was sustained" in hopeless.figures["capacity_req_s"].reason
+
+
+def test_a_level_lasts_as_long_as_asked_and_says_how_long_it_lasted(fake: FakeVllm, server: Server, workspace: Workspace) -> None:
+    fake.script = Script(first_token_s=0.01)
+    result = bench(server, workspace, BENCH.model_copy(update={"level_min_s": 0.3, "open_min_s": 0.2}))
+    assert [level.requests >= least for level, least in zip(result.levels, (3, 4), strict=True)] == [True, True]
+    assert all(level.wall_s > 0 for level in result.levels)
+    assert all(count.agrees for count in result.ledger)
+    for opened in result.open_levels:
+        assert opened.requests >= 0.2 * opened.rate_per_s
+        assert opened.came_per_s is not None
+
+
+def test_each_level_has_its_own_percentiles_and_goodput(fake: FakeVllm, server: Server, workspace: Workspace) -> None:
+    fake.script = Script(first_token_s=0.02, inter_token_s=0.005, by_number={"15": {"status": 500}})
+    result = bench(server, workspace, limits=RequestLimits(ttft_ms=5000))
+    one, two = result.levels
+    assert (two.requests, two.failed, two.figures["e2e_ms_p50"].n, two.figures["e2e_ms_p50"].failed) == (4, 1, 3, 1)
+    assert two.figures["goodput_percent"].value == 75
+    assert two.figures["goodput_req_s"].value == pytest.approx(3 / two.wall_s, rel=0.01)
+    assert one.figures["e2e_ms_p50"].value == result.figures["e2e_ms_p50"].value
+    assert {name.rpartition("_")[0] for name in one.figures} == {"goodput", "goodput_req", "ttft_ms", "tpot_ms", "itl_ms", "e2e_ms"}
+    every: list[Level | OpenLevel] = [*result.levels, *result.open_levels]
+    for level in every:
+        assert level.figures["ttft_ms_p99"].value is None
+        assert level.figures["ttft_ms_p99"].reason == f"n = {level.requests - level.failed}, and p99 takes 299"
+        values = [level.figures[f"ttft_ms_p{percent}"].value or 0 for percent in (50, 90, 95)]
+        assert values == sorted(values)
+        assert level.figures["itl_ms_p50"].low is None, "gaps of one request are not independent"
 
 
 @pytest.mark.parametrize(
@@ -153,6 +182,40 @@ def test_bench_figures_of_a_client_over_its_budget_are_invalid(
     assert all(result.figures[name].valid is None for name in touched)
     assert ("ttft_ms_p95" in touched) == ("system_tok_s_c1" in touched) == (ceiling == 1), "concurrency 1 has its own calibration"
     assert result.figures["answered"].value == 100
+
+
+@pytest.mark.parametrize(("late_at", "touches"), [(2, False), (1, True)])
+def test_bench_figures_of_a_client_that_is_late_while_the_server_computes_are_invalid(
+    late_at: int, touches: bool, fake: FakeVllm, server: Server, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = [Contention(concurrency=each, chunks=9, delay_ms_p50=1, delay_ms_p95=7 if each == late_at else 1) for each in (1, 2)]
+    monkeypatch.setattr(benching, "contention", lambda loads: [entry for entry in made if entry.concurrency in loads])
+    result = bench(server, workspace)
+    assert result.busy == made
+    assert bool(result.figures["ttft_ms_p95"].invalid) is touches
+    assert bool(result.levels[0].figures["ttft_ms_p50"].invalid) is touches
+    assert bool(result.figures["system_tok_s_c2"].invalid) is not touches
+    assert bool(result.open_levels[0].figures["e2e_ms_p50"].invalid) is not touches
+    assert "while the server computed, the client saw chunks 7 ms late" in result.levels[late_at - 1].invalid
+    assert bench(server, workspace, BENCH.model_copy(update={"client_busy_delay_ms": 8})).levels[late_at - 1].invalid == ""
+
+
+def test_the_client_is_measured_only_while_there_is_load(fake: FakeVllm, server: Server, workspace: Workspace) -> None:
+    fake.script = Script(first_token_s=0.2, inter_token_s=0.05)
+    phases = LoadPhases(fake.model, Endpoint(fake.base_url), BENCH, workspace)
+    batches: list[Batch] = []
+
+    def load() -> Batch:
+        batches.append(phases.busy(2, 0.1))
+        return batches[-1]
+
+    (made,) = contention({2: load})
+    assert made.concurrency == 2
+    assert 0 < made.delay_ms_p50 <= made.delay_ms_p95
+    spans_s = (max(one.last_ns for one in batches[0].good) - min(one.sent_ns for one in batches[0].good)) / 1e9
+    assert made.chunks <= 2 * (spans_s / 0.005 + 2), "two answers of a chunk every 5 ms"
+    fake.script = Script(status=500)
+    assert contention({2: load}) == []
 
 
 def test_the_real_client_is_within_its_budget_against_a_real_stub(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,10 +10,11 @@ from pipeline.client.tokens import Asker
 from pipeline.config.layers import load_layers
 from pipeline.dag import STAGES
 from pipeline.load.spread import Batch
-from pipeline.measure.memory import SERIES, series_figures
+from pipeline.measure.memory import SERIES, Budget, series_figures
 from pipeline.stages import bench, test_determinism, test_router
 
 ROOT = Path(__file__).resolve().parents[3]
+BUDGET = Budget(mib=224, horizon_h=24)
 SHIPPED = load_layers(ROOT / "config.yaml", {})
 
 
@@ -57,7 +58,7 @@ def made_figures() -> dict[str, set[str]]:
         "bench": set(bench.lone_figures(alone, alone, [], [])),
         "test-router": {f"{name}_{figure}" for name in ("prompt_only", "constrained") for figure in arm},
         "test-determinism": {name for series in no_series for name in test_determinism.series_figures(series, [], [])},
-        "measure-vram": {name for series in SERIES for name in series_figures(series, [], [], [], None, "")},
+        "measure-vram": {name for series in SERIES for name in series_figures(series, [], [], [], BUDGET, "")},
     }
 
 

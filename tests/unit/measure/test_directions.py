@@ -11,10 +11,11 @@ from pipeline.client.endpoint import Endpoint
 from pipeline.client.tokens import Asker
 from pipeline.config.schema import DeterminismConfig
 from pipeline.contexts import RequestLimits
+from pipeline.load.capacity import capacity_figure
 from pipeline.load.spread import Batch
 from pipeline.measure.directions import DIRECTIONS, direction_of
 from pipeline.measure.figures import Figure
-from pipeline.measure.memory import States, series_figures
+from pipeline.measure.memory import Budget, States, series_figures
 from pipeline.stages import bench, test_determinism, test_router
 from tests.builders.records import bench_result, determinism, memory_use, router_result
 
@@ -54,14 +55,14 @@ def made() -> dict[str, str]:
         **bench.closed_figures(record.levels[0], {4: none}, limits),
         **bench.open_figures({"poisson": none, "constant": none}, limits),
         **bench.offered_figures(record.open_levels),
-        "capacity_req_s": bench.capacity_figure([]),
+        "capacity_req_s": capacity_figure([]),
     }
     parts["test-router"] = {**parts["test-router"], **router, **test_router.constraint_cost([], [])}
     asker = Asker(Endpoint(""), "", DeterminismConfig())
     for constrained in (False, True):
         parts["test-determinism"] |= test_determinism.series_figures(test_determinism.Series(asker, {}, constrained), [], [])
     for series in ("vram", "host_pss", "host_rss"):
-        parts["measure-vram"] |= series_figures(series, [], [(0, 1)], [], 0, "no sample")
+        parts["measure-vram"] |= series_figures(series, [], [(0, 1)], [], Budget(mib=64, horizon_h=24), "no sample")
     parts["measure-vram"] |= States().figures("no driver")
     return found | {f"{stage}.{name}": figure.unit for stage, figures in parts.items() for name, figure in figures.items()}
 

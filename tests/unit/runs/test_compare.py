@@ -12,10 +12,10 @@ import pytest
 from pipeline.client.answer import Answer
 from pipeline.engine.record import Store, now, write_atomic
 from pipeline.errors import PipelineError
-from pipeline.experiments.noise import NOTE, FigureNoise, RunNoise
 from pipeline.load.stamps import first_ms, per_token_ms, raw_line
 from pipeline.measure.figures import Figure
 from pipeline.measure.statistics import percentile_figure, share_figure
+from pipeline.report.noise import NOISE_NOTE, FigureNoise, RunNoise
 from pipeline.runs.compare import FigurePair, compare, data, lines, noise_that_fits, plot
 from pipeline.runs.kept import Run
 from pipeline.terminal import plain
@@ -180,13 +180,13 @@ def test_noise_is_of_one_device_model_and_version() -> None:
 def kept_with(folder: Path, number: int, measured: RunNoise | None, **facts: Any) -> Run:
     """Return a run in a folder that holds this noise."""
     if measured is not None:
-        Store(folder / "records").write(NOTE, {}, now(), 1, measured)
+        Store(folder / "records").write(NOISE_NOTE, {}, now(), 1, measured)
     return Run(f"run {number}", document({RATE: figure(100.0, "tok/s")}, number=number, **facts), folder)
 
 
 def test_the_noise_of_a_comes_before_that_of_b_and_both_before_this_machines_own(tmp_path: Path) -> None:
     mine, none, bad = tmp_path / "artifacts", kept_with(tmp_path / "none", 1, None), noise(0.5, device="Another")
-    Store(mine).write(NOTE, {}, now(), 1, noise(0.3))
+    Store(mine).write(NOISE_NOTE, {}, now(), 1, noise(0.3))
     a, b = kept_with(tmp_path / "a", 1, noise(0.1)), kept_with(tmp_path / "b", 2, noise(0.2))
     for first, second, relative, where in (
         (a, b, 0.1, "kept with A"),

@@ -12,8 +12,8 @@ from pipeline.config.schema import RunsConfig
 from pipeline.engine.record import Store, now, write_atomic
 from pipeline.engine.workspace import Workspace
 from pipeline.errors import PipelineError, RecordError
-from pipeline.experiments.noise import NOTE, RunNoise
 from pipeline.report.formats.document import Document, text_of
+from pipeline.report.noise import NOISE_NOTE, RunNoise
 from pipeline.runs import history
 from pipeline.runs import kept as runs
 from pipeline.terminal import Silent, plain
@@ -78,7 +78,7 @@ def test_a_run_keeps_the_noise_that_was_measured_on_what_it_ran_on(workspace: Wo
     facts = {"model": "SmolLM2", "vllm": "0.32.0", "starts": 5, "simulated": False, "figures": {}}
     for number, device in enumerate(("A card", "Another card"), 1):
         noise = RunNoise.model_validate({**facts, "device": device})
-        Store(workspace.artifacts).write(NOTE, {}, now(), 1, noise)
+        Store(workspace.artifacts).write(NOISE_NOTE, {}, now(), 1, noise)
         copy = kept(number, workspace) / "records" / "noise.json"
         assert copy.exists() == (device == "A card")
         if copy.exists():
