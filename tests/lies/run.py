@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import pytest
+
 from pipeline.client.control import Control
 from pipeline.config.gates import Gate
 from pipeline.config.schema import AttachConfig, ModelConfig, RouterConfig
@@ -29,7 +31,7 @@ from pipeline.terminal import Silent
 from pipeline.vllm.identity import is_real, serves
 from tests.builders.house import outcomes_of
 from tests.builders.records import outcome
-from tests.builders.stages import BENCH, DETERMINISM, LIMITS, ROUTER, SCHEMA, VRAM, write_samples
+from tests.builders.stages import BENCH, DETERMINISM, LIMITS, ROUTER, SCHEMA, VRAM, forgive_the_machine, write_samples
 from tests.fakes.environment import machine, simulated_server
 from tests.fakes.fake_vllm import FakeVllm
 from tests.fakes.script import VERSION
@@ -122,7 +124,9 @@ def measured(stage: str, situation: Situation, settings_json: str) -> Measuremen
     settings = json.loads(settings_json)
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         workspace = make_workspace(Path(folder), situation)
+        forgive_the_machine(stack.enter_context(pytest.MonkeyPatch.context()))
         stack.enter_context(patch.object(bench, "calibrate", calibrate if settings.pop("calibrate", False) else calibrated))
+        stack.enter_context(patch.object(bench, "contention", lambda _: []))
         fake = stack.enter_context(FakeVllm(situation.script()))
         base_url = fake.base_url
         if situation.twist is not None:
