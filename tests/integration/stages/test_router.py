@@ -77,8 +77,8 @@ def test_router_keeps_failed_requests_in_the_denominator(fake: FakeVllm, server:
 def test_router_sends_the_schema_in_the_constrained_arm_only(fake: FakeVllm, server: Server, workspace: Workspace) -> None:
     router.test_router(ROUTER, server, workspace)
     per_arm = len(CASES) + 1  # and one that is not counted
-    plain, constrained = fake.ledger.requests[:per_arm], fake.ledger.requests[per_arm:]
-    assert len(constrained) == per_arm
+    constrained, plain = fake.ledger.requests[:per_arm], fake.ledger.requests[per_arm:]
+    assert len(plain) == per_arm
     assert all("response_format" not in request for request in plain)
     assert all(request["response_format"]["json_schema"]["schema"] == SCHEMA for request in constrained)
     assert [request["messages"][-1]["content"] for request in plain[1:]] == list(CASES)
@@ -88,8 +88,8 @@ def test_router_sends_the_schema_in_the_constrained_arm_only(fake: FakeVllm, ser
 
 def test_router_asks_some_cases_once_more_in_one_piece(fake: FakeVllm, server: Server, workspace: Workspace) -> None:
     changed = {"texts": [json.dumps({**GOLD, "route": "unknown"})]}
-    # In each arm one request that is not counted, 8 streamed, one more uncounted, 3 in one piece.
-    fake.script = dataclasses.replace(answers_to_cases(), by_number={"11": changed})
+    # In each arm, constrained first: one request that is not counted, 8 streamed, one more uncounted, 3 in one piece.
+    fake.script = dataclasses.replace(answers_to_cases(), by_number={"24": changed})
     result = router.test_router(ROUTER.model_copy(update={"unary_cases": 3}), server, workspace)
     streams = [bool(request.get("stream")) for request in fake.ledger.requests]
     assert streams == ([True] * 9 + [False] * 4) * 2
@@ -103,8 +103,8 @@ def test_router_asks_some_cases_once_more_in_one_piece(fake: FakeVllm, server: S
 
 def test_router_compares_the_arms_case_by_case(fake: FakeVllm, server: Server, workspace: Workspace) -> None:
     wrong = {"texts": [json.dumps({**GOLD, "route": "smalltalk"})]}
-    # Requests 1-8 are prompt-only: "right" and "wrong slot" lose their route there.
-    fake.script = dataclasses.replace(answers_to_cases(), by_number={"1": wrong, "2": wrong})
+    # Requests 10-17 are prompt-only: "right" and "wrong slot" lose their route there.
+    fake.script = dataclasses.replace(answers_to_cases(), by_number={"10": wrong, "11": wrong})
     result = router.test_router(ROUTER, server, workspace)
     pairs = result.routes_paired
     assert pairs is not None
@@ -198,5 +198,5 @@ def test_router_leaves_every_answer_verbatim(fake: FakeVllm, server: Server, wor
 
 def test_router_without_one_success_is_a_failure(fake: FakeVllm, server: Server, workspace: Workspace) -> None:
     fake.script = Script(status=500)
-    with pytest.raises(NothingAnsweredError, match=r"prompt-only: no request succeeded: HTTP 500"):
+    with pytest.raises(NothingAnsweredError, match=r"constrained: no request succeeded: HTTP 500"):
         router.test_router(ROUTER, server, workspace)

@@ -141,6 +141,14 @@ def test_chunks_without_text_that_carry_tokens_are_stamped_and_do_not_begin_the_
     assert not made.contradicts_itself
 
 
+def test_text_before_the_first_token_does_not_begin_the_answer_where_the_server_tells_tokens() -> None:
+    made = answer(ROLE, content(" ", 0), content("a", 1), content("b", 2), usage(3), DONE)
+    assert (made.first_ns, made.answer_ns) == (30, 30)
+    assert answer(ROLE, content(" "), content("a"), content("b"), USAGE, DONE).first_ns == 20
+    assert answer(ROLE, content("", 1), content("a", 0), usage(1), DONE).first_ns == 30, "it shows a token that came before"
+    assert answer(ROLE, content("a", 0), usage(3), DONE).first_ns == 20, "its usage contradicts it"
+
+
 @pytest.mark.parametrize(("said", "wrong"), [(4, False), (3, True), (5, True), (0, True), (10**9, True)])
 def test_usage_that_is_not_what_the_chunks_carried_is_a_contradiction(said: int, wrong: bool) -> None:
     made = answer(content("a", 1), content("b", 3), usage(said), DONE)
