@@ -259,6 +259,7 @@ class BenchConfig(Section):
     client_busy_delay_ms: Seconds = 2
     ray_address: str | None = None
     ray_clients: Positive = 2
+    starts: Positive = 1
     seed: int = 42
     timeout_s: Seconds = 300
 

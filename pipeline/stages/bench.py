@@ -12,7 +12,7 @@ from pipeline.config.schema import BenchConfig
 from pipeline.contexts import RequestLimits
 from pipeline.engine.record import Measurement, write_atomic
 from pipeline.engine.workspace import Workspace
-from pipeline.errors import NothingAnsweredError
+from pipeline.errors import ConfigError, NothingAnsweredError
 from pipeline.load.calibration import Calibration, Contention, calibrate, contention
 from pipeline.load.capacity import Trial, best_rate, capacity_figure, find_capacity
 from pipeline.load.levels import FELL_BEHIND, Level, OpenLevel, judged_valid, level_of, meeting, open_level_of
@@ -35,10 +35,11 @@ from pipeline.load.stamps import (
 from pipeline.measure.arrivals import Arrival
 from pipeline.measure.figures import Figure, invalidated, not_measured
 from pipeline.measure.latency import arrived_after_first, ttft_ms
+from pipeline.measure.starts import over_starts
 from pipeline.measure.statistics import NO_SUCCESS, clustered_percentile_figure, percentile_figure, quantile, share_figure
 from pipeline.message import Digits, _
 from pipeline.server.watch import watched
-from pipeline.stages.serve import Server, log_of
+from pipeline.stages.serve import Server, log_of, restart
 from pipeline.vllm import metrics
 from pipeline.vllm.ledger import TOLERANCE, TOLERANCE_MS, LedgerEntry, MeanCheck, mean_check
 from pipeline.vllm.metrics import Counters, Metrics, rise
@@ -85,6 +86,19 @@ class BenchResult(Measurement):
 
 def bench(settings: BenchConfig, limits: RequestLimits, server: Server, workspace: Workspace) -> BenchResult:
     """Calibrate the client, then measure TTFT, TPOT and throughput under closed and open load."""
+    if server.attached and settings.starts > 1:
+        trouble = f"bench.starts is {settings.starts}, and the server at {server.attached} is not ours to start"
+        raise ConfigError(trouble, "measure it on one start: --set bench.starts=1")
+    records = [measure_start(settings, limits, server, workspace)]
+    while len(records) < settings.starts:
+        server = restart(server, workspace)
+        records.append(measure_start(settings, limits, server, workspace))
+    names = records[-1].figures
+    return records[-1].model_copy(update={"figures": {name: over_starts([record.figures[name] for record in records]) for name in names}})
+
+
+def measure_start(settings: BenchConfig, limits: RequestLimits, server: Server, workspace: Workspace) -> BenchResult:
+    """Return the record of one start of the server, watched meanwhile; its stamps replace those of the start before."""
     from pipeline.load.workers import crew_of  # imported here to save an unchanged run 5 ms
 
     urls = (server.handle.base_url, *server.replicas)

@@ -13,7 +13,7 @@ from pipeline.client.endpoint import Endpoint
 from pipeline.contexts import RequestLimits
 from pipeline.engine.record import Store, now
 from pipeline.engine.workspace import Workspace
-from pipeline.errors import MeasureError, NothingAnsweredError
+from pipeline.errors import ConfigError, MeasureError, NothingAnsweredError
 from pipeline.load.calibration import Calibration, Contention, calibrate, contention
 from pipeline.load.levels import LATENCIES, Level, OpenLevel
 from pipeline.load.phases import LoadPhases
@@ -387,3 +387,31 @@ def test_the_answer_of_a_model_that_thinks_begins_after_its_reasoning(
     fake.script = Script(first_token_s=0.01)
     figures = bench(server, workspace).figures
     assert figures["ttfat_ms_p95"] == figures["ttft_ms_p95"]
+
+
+def test_figures_of_several_starts_have_the_bounds_of_a_further_one(
+    fake: FakeVllm, server: Server, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake.script = Script(first_token_s=0.02)
+    started: list[str] = []
+
+    def restarted(old: Server, _: Workspace) -> Server:
+        started.append(old.handle.launch_id)
+        fake.script = Script(first_token_s=0.2, by_number={str(len(fake.ledger.requests) + 14): {"status": 500}})
+        return old.model_copy(update={"handle": old.handle.model_copy(update={"launch_id": "second"})})
+
+    monkeypatch.setattr(benching, "restart", restarted)
+    result = bench(server, workspace, BENCH.model_copy(update={"starts": 2}))
+    ttft = result.figures["ttft_ms_p50"]
+    assert (started, result.launch_id, ttft.starts, ttft.n) == (["a-launch"], "second", 2, 6)
+    assert ttft.value is not None
+    assert ttft.value > 100, "halfway between the two starts"
+    answered = result.figures["answered"]
+    assert (answered.n, answered.starts) == (2 * 16, 2)
+    assert answered.value == pytest.approx(100 * 31 / 32), "both starts' answers count"
+
+
+def test_an_attached_server_has_one_start(server: Server, workspace: Workspace) -> None:
+    attached = server.model_copy(update={"attached": "http://gpu:8000"})
+    with pytest.raises(ConfigError, match=r"bench\.starts is 2, and the server at http://gpu:8000 is not ours to start"):
+        bench(attached, workspace, BENCH.model_copy(update={"starts": 2}))
