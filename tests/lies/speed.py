@@ -207,11 +207,11 @@ CLIENT = [
         "cannot keep up with the open loop: each request waits longer than the one before, so latency says how long it lasted",
         "bench",
         gate_on("bench.poisson_e2e_ms_p95", "<", LONG_MS, "ms"),
-        Situation(twist=lambda: Queues(0.05)),
+        Situation(twist=lambda: Queues(0.15)),
         frozenset({"INVALID", "FAIL"}),
-        # At a fifth of the closed loop's rate nobody waits for long.
-        twin=Twin(Situation(twist=lambda: Queues(0.05)), settings={"open_share": 0.2, "open_requests": 8}),
-        settings={**ALONE, "open_loop": ("poisson",), "open_requests": 60, "open_share": 1.8},
+        # At half of the closed loop's rate nobody waits for long.
+        twin=Twin(Situation(twist=lambda: Queues(0.15)), settings={"open_share": 0.5, "open_requests": 8}),
+        settings={**ALONE, "open_loop": ("poisson",), "open_requests": 40, "open_share": 2.2},
     ),
 ]
 
