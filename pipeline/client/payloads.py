@@ -22,4 +22,5 @@ def streamed(model: str, messages: Iterable[dict[str, str]], max_tokens: int, **
 
     The ids tell how many tokens a chunk carries. Usage in each chunk would too, but costs vLLM 10 µs more for each.
     """
-    return unary(model, messages, max_tokens, stream=True, stream_options={"include_usage": True}, **{"return_token_ids": True, **more})
+    form = {"stream": True, "stream_options": {"include_usage": True}, "return_token_ids": True}
+    return unary(model, messages, max_tokens, **{**form, **more})
