@@ -34,6 +34,13 @@ COPIED = ("tasks.py", "config.yaml", "pipeline", "templates", "suites", "require
 PATIENCE_S = 1800  # a command that hangs must end some day; how long one takes is no test's business
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give these tests more time than the others have: a real server starts in each, on however slow a machine."""
+    for item in items:
+        if item.path.parent == Path(__file__).parent:
+            item.add_marker(pytest.mark.timeout(2 * PATIENCE_S))
+
+
 class Project:
     """A copy of the project's files with records, environment and models of its own."""
 
