@@ -103,7 +103,7 @@ def trial_of(rate_per_s: float, batch: Batch, ramp_s: float, limits: RequestLimi
     judged = replace(batch, answers=[answer for answer in batch.answers if answer.scheduled_ns >= begin_ns])
     good, n = meeting(judged, limits), len(judged.answers)
     low = wilson(good, n)[0]
-    behind = falls_behind(batch, RISE)
+    behind = falls_behind(batch, RISE) is not False
     came = came_per_s([answer.sent_ns / 1e9 for answer in batch.answers])
     return Trial(
         rate_per_s=round(rate_per_s, 4),

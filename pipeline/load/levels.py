@@ -27,6 +27,9 @@ LATENCIES: dict[str, Values] = {
 NO_LIMITS = RequestLimits()
 PERCENTS = (50, 90, 95, 99)
 FELL_BEHIND = _("the server fell behind: latency rose with each arrival")
+TOO_SHORT = _(
+    "latency rose until the arrivals ended, too soon to tell whether the server keeps up: lower bench.open_share, or raise bench.open_min_s"
+)
 NEEDS_BOUND = 99  # a percentile this high is measured only where n allows an upper bound
 
 
@@ -56,7 +59,8 @@ class Level(Frozen):
 class OpenLevel(Frozen):
     """One open loop: the rate of its schedule and the rate at which requests came, its result, and how late the client itself sent.
 
-    `figures` are those of `level_figures`. An older version recorded neither them nor `came_per_s`.
+    `overloaded` is None where the arrivals ended too soon to tell. `figures` are those of `level_figures`. An older version recorded
+    neither them nor `came_per_s`.
     """
 
     arrival: Arrival
@@ -68,8 +72,13 @@ class OpenLevel(Frozen):
     delay_ms_p50: float
     delay_ms_max: float
     in_flight_max: int
-    overloaded: bool
+    overloaded: bool | None
     figures: dict[str, Figure] = {}
+
+    @property
+    def doubt(self) -> Sentence:
+        """Return why its latencies say how long it lasted, or may; empty where they do not."""
+        return TOO_SHORT if self.overloaded is None else FELL_BEHIND if self.overloaded else ""
 
 
 def level_of(
@@ -121,9 +130,8 @@ def open_level_of(arrival: Arrival, rate_per_s: float, batch: Batch, limits: Req
     """Return the result of one open loop; `invalid` is why its figures are, if so."""
     delays = [(answer.sent_ns - answer.scheduled_ns) / NS_PER_MS for answer in batch.answers]
     came = came_per_s([answer.sent_ns / 1e9 for answer in batch.answers])
-    behind = falls_behind(batch)
     figures = level_figures(batch, limits, came or len(batch.answers) / batch.wall_s)
-    return OpenLevel(
+    level = OpenLevel(
         arrival=arrival,
         rate_per_s=round(rate_per_s, 4),
         came_per_s=None if came is None else round(came, 4),
@@ -133,13 +141,13 @@ def open_level_of(arrival: Arrival, rate_per_s: float, batch: Batch, limits: Req
         delay_ms_p50=round(quantile(delays, 0.5), 3),
         delay_ms_max=round(max(delays), 3),
         in_flight_max=most_in_flight([(answer.sent_ns, answer.last_ns) for answer in batch.good]),
-        overloaded=behind,
-        figures=invalidated(invalidated(figures, invalid), FELL_BEHIND if behind else ""),
+        overloaded=falls_behind(batch),
     )
+    return level.model_copy(update={"figures": invalidated(invalidated(figures, invalid), level.doubt)})
 
 
-def falls_behind(batch: Batch, rise: float = RISE) -> bool:
-    """Tell whether the server cannot keep up: latency from the scheduled send rises in order of arrival."""
+def falls_behind(batch: Batch, rise: float = RISE) -> bool | None:
+    """Tell whether the server cannot keep up: latency from the scheduled send rises in order of arrival; None where too few tell."""
     good = sorted(batch.good, key=lambda answer: answer.scheduled_ns)
     return overloaded([answer.scheduled_ns / 1e9 for answer in good], whole_ms(as_scheduled(good)), rise)
 

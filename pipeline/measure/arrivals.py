@@ -11,7 +11,7 @@ from typing import Literal
 Arrival = Literal["poisson", "constant"]
 MOST_BLOCKS = 40
 CHANCE = 0.002
-RISE = 0.1  # seconds of latency per second of arrivals: requests arrive 11 % faster than they are answered
+RISE = 0.1  # seconds of latency per second of arrivals: requests arrive 10 % faster than they are answered
 Point = tuple[float, float]
 
 
@@ -40,18 +40,30 @@ def came_per_s(sent_s: Sequence[float]) -> float | None:
     return (len(sent_s) - 1) / (max(sent_s) - min(sent_s))
 
 
-def overloaded(due_s: Sequence[float], latencies_ms: Sequence[float], rise: float = RISE) -> bool:
-    """Tell whether the server falls behind: latency rises in order of arrival, by more than `rise` seconds per second of arrivals.
+def overloaded(due_s: Sequence[float], latencies_ms: Sequence[float], rise: float = RISE) -> bool | None:
+    """Tell whether the server falls behind: latency rises in order of arrival; None where the arrivals ended too soon to tell.
 
-    Where requests arrive at a rate λ above the rate µ at which they are answered, latency rises by 1 − µ/λ per second. The slope
-    is Theil and Sen's, over the medians of at most 40 blocks of successive requests. The rise must also be beyond chance: under
-    exchangeable latencies, Kendall's S is as large in at most 0.2 % of the cases by its exact distribution (Kendall 1975; ties make
-    that rarer), which takes at least 6 blocks. Requests due within the first median latency are left out: they found an emptier server.
+    Requests due within the first median latency found an emptier server, and a rise among them may be its filling. At twice the
+    capacity, and where answers take as long as the arrivals do, they are most. So a rise over all arrivals that the others do not
+    confirm may be either.
     """
     if not latencies_ms:
         return False
+    points = list(zip(due_s, latencies_ms, strict=True))
     full_s = due_s[0] + median(latencies_ms) / 1000
-    points = [point for point in zip(due_s, latencies_ms, strict=True) if point[0] >= full_s]
+    if rises([point for point in points if point[0] >= full_s], rise):
+        return True
+    return None if rises(points, rise) else False
+
+
+def rises(points: Sequence[Point], rise: float) -> bool:
+    """Tell whether the latencies (ms) of requests, by when they are due (s), rise by more than `rise` seconds per second of arrivals.
+
+    Where requests arrive at a rate λ above the rate µ at which they are answered, latency rises by λ/µ − 1 per second. The slope
+    is Theil and Sen's, over the medians of at most 40 blocks of successive requests. The rise must also be beyond chance: under
+    exchangeable latencies, Kendall's S is as large in at most 0.2 % of the cases by its exact distribution (Kendall 1975; ties make
+    that rarer), which takes at least 6 blocks.
+    """
     pairs = list(combinations(block_medians(points), 2))
     s = sum((after[1] > before[1]) - (after[1] < before[1]) for before, after in pairs)
     if chance_of(s, len(pairs)) > CHANCE:

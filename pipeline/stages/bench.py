@@ -15,7 +15,7 @@ from pipeline.engine.workspace import Workspace
 from pipeline.errors import ConfigError, NothingAnsweredError
 from pipeline.load.calibration import Calibration, Contention, calibrate, contention
 from pipeline.load.capacity import Trial, best_rate, capacity_figure, find_capacity
-from pipeline.load.levels import FELL_BEHIND, Level, OpenLevel, judged_valid, level_of, meeting, open_level_of
+from pipeline.load.levels import Level, OpenLevel, judged_valid, level_of, meeting, open_level_of
 from pipeline.load.phases import LoadPhases, processes_of
 from pipeline.load.spread import Batch, Crew
 from pipeline.load.stamps import (
@@ -196,7 +196,7 @@ def measure(
     ]
     contradictions = [
         *of_all,
-        *((f"{arrival}_", fell_behind(level)) for arrival, level in zip(open_loops, open_levels, strict=True)),
+        *((f"{arrival}_", level.doubt) for arrival, level in zip(open_loops, open_levels, strict=True)),
         ("ttft_ms_", _("the server's own counter shows {n} cached prompt tokens in the cold arm", n=cold_hits) if cold_hits else ""),
     ]
     return BenchResult(
@@ -284,11 +284,6 @@ def wrong_length(batches: Iterable[Batch], output_tokens: int) -> str:
     if wrong is None:
         return ""
     return _("an answer has {n} tokens where max_tokens and ignore_eos asked for {needed}", n=wrong, needed=output_tokens)
-
-
-def fell_behind(level: OpenLevel) -> str:
-    """Return that the server did not keep up with an open loop, whose latencies then say how long it lasted; empty where it did."""
-    return FELL_BEHIND if level.overloaded else ""
 
 
 def latency_figure(batch: Batch, values: Callable[[Sequence[Answer]], list[float]], q: float, reason: str = NO_SUCCESS) -> Figure:

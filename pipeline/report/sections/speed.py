@@ -118,6 +118,11 @@ def trouble_facts(data: BenchResult, memory: MemoryUse | None) -> list[Text]:
             for entry in data.open_levels
             if entry.overloaded
         ),
+        *(
+            _("INVALID at {rate} requests/s ({arrival}): {why}.", rate=rate_of(entry), arrival=entry.arrival, why=entry.doubt)
+            for entry in data.open_levels
+            if entry.overloaded is None
+        ),
         *([_("SPREAD EVENLY: {n} answers did not say how many tokens each chunk carried.", n=data.uncounted)] if data.uncounted else []),
         *([_("CONTRADICTED: the usage of {n} answers is not what came.", n=data.contradictory)] if data.contradictory else []),
         *kernel_facts(data, memory),

@@ -92,7 +92,7 @@ def open_table(data: BenchResult) -> Table:
             entry.failed,
             entry.in_flight_max,
             Amount(milliseconds(entry.delay_ms_p50, entry.delay_ms_max), entry.delay_ms_p50),
-            yes(not entry.overloaded),
+            NONE if entry.overloaded is None else yes(not entry.overloaded),
         ]
         for entry in data.open_levels
     ]

@@ -79,7 +79,7 @@ def test_noise_alone_is_no_overload(requests: int, spread: float) -> None:
     """At most 1 % of honest servers may be flagged, however much their latencies vary: 0.2 % by construction."""
     source = random.Random(requests)
     due = schedule("constant", 8.0, requests, 0)
-    flagged = sum(overloaded(due, [source.lognormvariate(6, spread) for _ in due]) for _ in range(300))
+    flagged = sum(overloaded(due, [source.lognormvariate(6, spread) for _ in due]) is not False for _ in range(300))
     assert flagged <= 3
     assert CHANCE <= 0.01
 
@@ -94,7 +94,7 @@ def flagged(slots: int, service: Service, load: float, requests: int = 100, leas
     for seed in range(RUNS):
         server = SlotServer(slots, service, seed=seed)
         rate = load * server.capacity_per_s
-        count += falls_behind(server.open_loop(schedule("poisson", rate, max(requests, int(least_s * rate)), seed)))
+        count += falls_behind(server.open_loop(schedule("poisson", rate, max(requests, int(least_s * rate)), seed))) is not False
     return count
 
 
@@ -108,6 +108,23 @@ def test_a_server_at_six_tenths_of_its_capacity_keeps_up(slots: int, service: Se
     assert flagged(slots, service, 0.6) == 0
 
 
+@pytest.mark.parametrize("load", [2.0, 3.0, 5.0])
+@pytest.mark.parametrize(("slots", "service"), [(1, "erlang"), (16, "deterministic"), (16, "erlang"), (4, "exponential")])
+def test_a_server_at_a_multiple_of_its_capacity_never_keeps_up(slots: int, service: Service, load: float) -> None:
+    """Most requests are then due within the first median latency."""
+    for seed in range(RUNS // 2):
+        server = SlotServer(slots, service, seed=seed)
+        assert falls_behind(server.open_loop(schedule("poisson", load * server.capacity_per_s, 100, seed))) is not False
+
+
+@pytest.mark.parametrize("length_s", [0.5, 1.0, 1.5])
+def test_arrivals_that_last_no_longer_than_their_answers_tell_nothing_of_a_server_that_fills(length_s: float) -> None:
+    """Its latency rises while it fills, whether it will keep up or not: as in a batch, where each token takes longer in company."""
+    due = [length_s * number / 100 for number in range(100)]
+    assert overloaded(due, [1000 + 1000 * at for at in due]) is None
+    assert overloaded(due, [1500.0 for _ in due]) is False, "nothing rises"
+
+
 @given(st.lists(st.floats(1, 1000), max_size=30))
 def test_equal_falling_or_few_latencies_are_no_overload(latencies: list[float]) -> None:
     due = [float(number) for number in range(len(latencies))]
@@ -119,8 +136,8 @@ def test_equal_falling_or_few_latencies_are_no_overload(latencies: list[float]) 
 def test_a_slight_rise_is_no_overload_and_a_steep_one_is() -> None:
     due = [0.5 * number for number in range(30)]
     assert not overloaded(due, [100 + 45 * number for number in range(30)]), "0.09 s per second"
-    assert overloaded(due, [100 + 55 * number for number in range(30)]), "0.11 s per second"
-    assert overloaded(due, [100 + 45 * number for number in range(30)], 0.05)
+    assert overloaded(due, [100 + 55 * number for number in range(30)]) is True, "0.11 s per second"
+    assert overloaded(due, [100 + 45 * number for number in range(30)], 0.05) is True
 
 
 def test_the_ramp_of_a_server_that_starts_empty_is_no_overload() -> None:

@@ -63,12 +63,12 @@ def test_load_and_the_client_there_are_tables(house: House) -> None:
 
 
 def test_each_level_has_a_row_and_what_is_invalid_or_too_few_is_told(house: House) -> None:
-    assert "| 4 in flight | 9 s | 16 | 2 | 87.5 % | 18.5 | 110, 150, 155, – | 111, 151, 156, – |" in house.text()
+    assert "| 4 in flight | 9 s | 16 | 2 | 87.5 % | 18.5 | 110, 150, 155, – | – | 111, 151, 156, – |" in house.text()
     assert "| poisson, 1.2 requests/s | 13 s | 16 | 0 | 87.5 % | 1.1 | 130, 170, 175, – |" in house.text()
     made = bench_result()
     levels = [made.levels[0].model_copy(update={"figures": level_figures(18.5, 60, "the client was late")})]
     house.results["bench"] = made.model_copy(update={"levels": levels, "open_levels": []})
-    assert "| 4 in flight | 9 s | 16 | 2 | INVALID | INVALID | INVALID | INVALID | INVALID | INVALID |" in house.text()
+    assert "| 4 in flight | 9 s | 16 | 2 | INVALID | INVALID | INVALID | – | INVALID | INVALID | INVALID |" in house.text()
     house.results["bench"] = made.model_copy(update={"levels": [levels[0].model_copy(update={"figures": {}})], "open_levels": []})
     assert "By level" not in house.text(), "an older version recorded none"
 
@@ -88,3 +88,14 @@ def test_a_client_over_budget_and_a_server_that_falls_behind_are_told(house: Hou
     assert "- INVALID at concurrency 4: the client was late." in text
     assert "- OVER-SATURATED at 1.2 requests/s (poisson): latency kept rising." in text
     assert "Search for capacity" not in text
+
+
+def test_arrivals_that_ended_too_soon_to_tell_are_told_with_what_to_do(house: House) -> None:
+    made = bench_result()
+    opened = [made.open_levels[0].model_copy(update={"overloaded": None})]
+    house.results["bench"] = made.model_copy(update={"open_levels": opened})
+    text = house.text()
+    assert "- INVALID at 1.2 requests/s (poisson): latency rose until the arrivals ended, too soon to tell" in text
+    assert "lower bench.open_share, or raise bench.open_min_s" in text
+    assert "OVER-SATURATED" not in text
+    assert [line.split("|")[-2].strip() for line in text.splitlines() if line.startswith("| poisson | ")] == ["–"]
