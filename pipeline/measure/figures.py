@@ -9,6 +9,7 @@ from pipeline.values import Frozen
 class Figure(Frozen):
     """A value with its unit, sample size and 95 % bounds; `value` is None when it could not be measured, with the reason.
 
+    Without a value but with both bounds it was measured, and the measurement does not decide between them.
     `failed` counts the requests that gave no value, beside the n that did. `invalid` says what contradicts the value.
     """
 
@@ -21,6 +22,11 @@ class Figure(Frozen):
     failed: int = 0
     starts: int = 1  # of the server, over which it was measured
     invalid: Sentence = ""
+
+    @property
+    def undecided(self) -> bool:
+        """Tell whether it was measured and only bounds came out."""
+        return self.value is None and self.low is not None and self.high is not None
 
     @property
     def valid(self) -> float | None:

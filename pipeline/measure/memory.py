@@ -219,7 +219,7 @@ def series_figures(
 
 
 def stable(slope: Slope | None, samples: int, missing: Gaps, load_s: float, budget: Budget) -> Figure:
-    """Return 100 % where the upper bound of the drift keeps the budget over the horizon, 0 % where the lower one does not; else neither.
+    """Return 100 % where the upper bound of the drift keeps the budget over the horizon, 0 % where the lower one does not; else undecided.
 
     n is the whole seconds of load: it is for the gate to say how many it takes. A rise of which the second half of the load
     sees less than half of what the first saw is no steady one: nothing follows from it for the horizon.
@@ -237,23 +237,32 @@ def stable(slope: Slope | None, samples: int, missing: Gaps, load_s: float, budg
     first, second = slope.halves
     if slope.low > budget.mib_h and second < SETTLING_SHARE * first:
         rises = {"first": digits(first), "second": digits(second)}
-        why = _("it rose by {first} MiB in the first half of the load and by {second} in the second: it may still be settling", **rises)
-        return not_measured("%", why)
+        why = _(
+            "it rose by {first} MiB in the first half of the load and by {second} in the second: it may still be settling, and more load "
+            "would tell (vram.load_s)",
+            **rises,
+        )
+        return undecided(why, load_s)
     if slope.low > budget.mib_h:
         why = _("rises by at least {low} MiB in {hours} h of load; {target} are allowed", low=low, **said)
         return Figure(value=0.0, unit="%", n=int(load_s), reason=why)
     short = _("the load was too short to say so: between {low} and {high} MiB in {hours} h", low=low, high=high, hours=said["hours"])
-    return not_measured("%", _("{reason}; {more}", reason=short, more=what_tells(slope, budget)))
+    return undecided(_("{reason}; {more}", reason=short, more=what_tells(slope, budget)), load_s)
+
+
+def undecided(reason: Sentence, load_s: float) -> Figure:
+    """Return that this load does not show whether memory is stable, and why."""
+    return Figure(value=None, unit="%", n=int(load_s), low=0.0, high=100.0, reason=reason)
 
 
 def what_tells(slope: Slope, budget: Budget) -> Sentence:
     """Return how much load on one launch would tell, if memory goes on as it does."""
     span_h = telling_span(slope, budget.mib_h)
     if span_h is None or span_h > budget.horizon_h:
-        return _("no load of less than {hours} h would tell", hours=Digits(f"{budget.horizon_h:g}"))
+        return _("no load of less than {hours} h would tell, only a larger vram.drift_budget_mib", hours=Digits(f"{budget.horizon_h:g}"))
     load_s = with_warm_up_s(span_h * S_PER_H)
     unit = 10 ** max(0, len(str(int(load_s))) - 2)  # two digits: it is an estimate
-    return _("about {n} s of load after one start would tell", n=ceil(load_s / unit) * unit)
+    return _("about {n} s of load after one start would tell (vram.load_s)", n=ceil(load_s / unit) * unit)
 
 
 class States:

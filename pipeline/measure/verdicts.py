@@ -1,8 +1,9 @@
 """Verdict on a figure by its target. Pure.
 
 PASS: the figure and its confidence bound meet the target. INCONCLUSIVE: the figure does, its bound or its n does not, or so many
-requests failed that it is a figure of survivors. FAIL: the figure does not, or no request succeeded. INVALID: the measurement
-contradicts itself. NOT_MEASURED: there is no figure, with the reason. SIMULATED: not from a real vLLM.
+requests failed that it is a figure of survivors, or the measurement does not decide the figure. FAIL: the figure does not, or no
+request succeeded. INVALID: the measurement contradicts itself. NOT_MEASURED: there is no figure, with the reason. SIMULATED: not
+from a real vLLM.
 """
 
 import math
@@ -45,13 +46,15 @@ def judge(
     """Return the verdict on `figure` against `target`; `noise` is by how much starts of the server differ, relative."""
     if figure is None:
         return Judgement("NOT_MEASURED", _("no such figure on record"))
-    if figure.value is None or not math.isfinite(figure.value):
+    if not figure.undecided and (figure.value is None or not math.isfinite(figure.value)):
         none = _("no value") if figure.value is None else _("{value} is no measured value", value=Digits(figure.value))
         return Judgement("NOT_MEASURED", figure.reason or none)
     if simulated:
         return Judgement("SIMULATED", _("not measured on a server proven to be a real vLLM"))
     if figure.invalid:
         return Judgement("INVALID", figure.invalid)
+    if figure.value is None:
+        return Judgement("INCONCLUSIVE", figure.reason)
     meets = COMPARE[comparator]
     text = shown(figure.value, figure.low, figure.high, (target, *ends_of(figure.unit)))
     limit = {"sign": SIGNS[comparator], "target": Digits(f"{target:g}")}

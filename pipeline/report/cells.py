@@ -71,6 +71,8 @@ class Measured:
 
 def measured(figure: Figure | None, marks: Collection[float] = (), reason: Text = "", aside: Text = "") -> Measured:
     """Return the figure as a cell."""
+    if figure is not None and figure.undecided:
+        return Measured(None, reason=reason, word="INCONCLUSIVE")
     if figure is None or figure.value is None:
         return Measured(None, reason=reason)
     if figure.invalid:

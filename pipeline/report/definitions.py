@@ -206,7 +206,7 @@ DEFINITIONS = (
         _("Stable"),
         _(
             "100 %: the upper bound of the drift over {horizon} hours of load is at most {budget}; 0 %: the lower bound is more; otherwise "
-            "NOT_MEASURED, with the bounds and the load that would tell. Its n is the seconds of load.",
+            "INCONCLUSIVE, with the bounds and the load that would tell. Its n is the seconds of load.",
             horizon=Code("vram.horizon_h"),
             budget=Code("vram.drift_budget_mib"),
         ),

@@ -15,7 +15,7 @@ def target_words(gate: ReportedGate) -> str:
 def measured_words(gate: ReportedGate) -> str:
     """Return the gate's figure."""
     if gate.value is None:
-        return "not measured"
+        return "not measured" if gate.low is None or gate.high is None else "undecided"
     marks = () if isinstance(gate.target, str) else (gate.target,)
     return PLAIN.text(Measured(gate.value, gate.unit, gate.n, gate.low, gate.high, marks))
 

@@ -54,9 +54,7 @@ def test_no_gate_passes_on_a_simulated_server(
     assert all(result.simulated for result in measured.values())
     outcomes = {stage: Outcome(stage, result, None) for stage, result in measured.items()}
     judged = judge_all(gates(), outcomes_of(outcomes))
-    too_short = {"vram_stable", "host_memory_stable"}  # 0.3 s of load give no figure to simulate
-    assert {gate.judgement.verdict for gate in judged if gate.id not in too_short} == {"SIMULATED"}
-    assert {gate.judgement.verdict for gate in judged if gate.id in too_short} == {"NOT_MEASURED"}
+    assert {gate.judgement.verdict for gate in judged} == {"SIMULATED"}
     assert exit_code((gate.judgement, gate.gate.required) for gate in judged) == 2
 
 

@@ -76,6 +76,13 @@ def test_missing_figure_is_not_measured() -> None:
     assert judge(None, "<", 500, 1, True, False) == Judgement("NOT_MEASURED", "no such figure on record")
 
 
+@pytest.mark.parametrize("by_bound", [True, False])
+def test_a_measurement_that_decides_nothing_is_inconclusive_however_it_is_judged(by_bound: bool) -> None:
+    made = Figure(value=None, unit="%", n=300, low=0, high=100, reason="more load would tell")
+    assert judge(made, "==", 100, 300, by_bound, False) == Judgement("INCONCLUSIVE", "more load would tell")
+    assert judge(made, "==", 100, 300, by_bound, True).verdict == "SIMULATED"
+
+
 def test_figure_without_value_is_not_measured_with_its_reason() -> None:
     assert judge(not_measured("ms", "no GPU"), "<", 500, 1, True, False) == Judgement("NOT_MEASURED", "no GPU")
 

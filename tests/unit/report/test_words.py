@@ -145,11 +145,19 @@ def no_remedy(attached: str | None = None) -> str:
 NOT_REAL = "not measured on a server proven to be a real vLLM"
 NO_DRIVER = TROUBLES["NVMLError_LibraryNotFound"].reason
 UNTOLD = "100 MiB more are held, by the server or by others: the driver does not tell"
-SHORT = "the load was too short to say so: between -48 and 480 MiB in 24 h; about 44000 s of load after one start would tell"
-NEVER = "the load was too short to say so: between 0 and 480 MiB in 24 h; no load of less than 24 h would tell"
+SHORT = "the load was too short to say so: between -48 and 480 MiB in 24 h; about 44000 s of load after one start would tell (vram.load_s)"
+NEVER = (
+    "the load was too short to say so: between 0 and 480 MiB in 24 h; "
+    "no load of less than 24 h would tell, only a larger vram.drift_budget_mib"
+)
 TOO_SHORT = "yük bunu söylemek için çok kısaydı"
-SETTLING = "it rose by 5 MiB in the first half of the load and by 1 in the second: it may still be settling"
-SETTLING_TR = "yükün ilk yarısında 5 MiB, ikinci yarısında 1 MiB arttı: henüz yerine oturuyor olabilir"
+SETTLING = (
+    "it rose by 5 MiB in the first half of the load and by 1 in the second: "
+    "it may still be settling, and more load would tell (vram.load_s)"
+)
+SETTLING_TR = (
+    "yükün ilk yarısında 5 MiB, ikinci yarısında 1 MiB arttı: henüz yerine oturuyor olabilir, daha uzun bir yük bunu gösterir (vram.load_s)"
+)
 OLD_CARD = "VLLM_BATCH_INVARIANT=1 needs compute capability 8.0, and Tesla T4 has 7.5"
 NOT_OURS = "the server at http://x is not ours to start with another environment"
 
@@ -174,9 +182,14 @@ NOT_OURS = "the server at http://x is not ours to start with another environment
         (
             steadiness(-2, 20),
             SHORT,
-            f"{TOO_SHORT}: 24 saatte -48 ile 480 MiB arasında; tek bir başlatmadan sonra yaklaşık 44000 s yük bunu gösterir",
+            f"{TOO_SHORT}: 24 saatte -48 ile 480 MiB arasında; tek bir başlatmadan sonra yaklaşık 44000 s yük bunu gösterir (vram.load_s)",
         ),
-        (steadiness(0, 20), NEVER, f"{TOO_SHORT}: 24 saatte 0 ile 480 MiB arasında; 24 saatten kısa hiçbir yük bunu göstermez"),
+        (
+            steadiness(0, 20),
+            NEVER,
+            f"{TOO_SHORT}: 24 saatte 0 ile 480 MiB arasında; 24 saatten kısa hiçbir yük bunu göstermez, yalnızca daha büyük bir "
+            "vram.drift_budget_mib gösterir",
+        ),
         (steadiness(20, 30, halves=(5, 1)), SETTLING, SETTLING_TR),
         (residual(None), UNTOLD, "100 MiB daha tutuluyor; sunucu mu başka programlar mı, sürücü söylemiyor"),
         (residual([900.0]), "other programs took 800 MiB meanwhile", "bu sırada başka programlar 800 MiB aldı"),
