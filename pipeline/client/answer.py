@@ -59,9 +59,10 @@ class Choice(msgspec.Struct, gc=False):
 class Chunk(msgspec.Struct, gc=False):
     """One event of a streamed chat completion, or a whole unary one; fields that we do not use are ignored.
 
-    An older vLLM reports an error as `message`, beside `"object": "error"`, in place of `error`.
+    An older vLLM reports an error as `"object": "error"`, mostly with a `message`, in place of `error`.
     """
 
+    object: str | None = None  # in the server's order
     choices: list[Choice] = []
     usage: Usage | None = None
     error: Any = None
@@ -226,8 +227,8 @@ def trouble_in(chunk: Chunk) -> str:
     """Return the error in a chunk that has not exactly one choice; empty if it has none."""
     if chunk.error is not None:
         return f"error from the server: {json.dumps(chunk.error)[:200]}"
-    if chunk.message is not None and not chunk.choices:
-        return f"error from the server: {json.dumps(chunk.message)[:200]}"
+    if not chunk.choices and (chunk.object == "error" or chunk.message is not None):
+        return f"error from the server: {json.dumps(chunk.message or 'without a message')[:200]}"
     return "several choices in one answer" if len(chunk.choices) > 1 else ""
 
 
@@ -321,11 +322,12 @@ def thought_apart(content: str, reasoning: str) -> tuple[str, str, int]:
     """Return (reasoning, answer, where in `content` the answer begins).
 
     Reasoning is what the server tells apart, and `<think>…</think>` at the begin of the content; white space that follows it
-    belongs to neither. One that is never closed leaves no answer.
+    belongs to neither. One that is never closed leaves no answer. Where the chat template opens it, only `</think>` is there.
     """
     answer = content
     begin = content.lstrip()
-    if begin.startswith(THINK):
+    closed = begin.find(THOUGHT)
+    if begin.startswith(THINK) or (closed >= 0 and THINK not in begin[:closed]):
         thought, _, answer = begin.removeprefix(THINK).partition(THOUGHT)
         reasoning += thought
     elif not reasoning:

@@ -84,15 +84,16 @@ ROUTERS = [
             f"draft-in-{where}",
             f"names the right route in a draft in its thoughts ({how}), and another one in its answer",
             ACCURACY,
-            router(wrong, partial(Thinks, drafts(right), parser)),
+            router(wrong, partial(Thinks, drafts(right), *parser)),
             FAILS,
             # The twin drafts the wrong route, and answers with the right one.
-            Twin(router(right, partial(Thinks, drafts(wrong), parser))),
+            Twin(router(right, partial(Thinks, drafts(wrong), *parser))),
         )
         for where, how, parser in (
-            ("reasoning-content", "a parser puts them into `reasoning_content`", "reasoning_content"),
-            ("reasoning", "a parser puts them into `reasoning`", "reasoning"),
-            ("think", "no parser: `<think>` in the text", None),
+            ("reasoning-content", "a parser puts them into `reasoning_content`", ("reasoning_content",)),
+            ("reasoning", "a parser puts them into `reasoning`", ("reasoning",)),
+            ("think", "no parser: `<think>` in the text", ()),
+            ("think-opened", "no parser, and the chat template opens them: only `</think>` in the text", (None, "")),
         )
     ),
 ]

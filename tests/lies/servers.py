@@ -273,16 +273,16 @@ class Exchanges(Samples):
 
 
 class Thinks(Twist):
-    """Thinks before it answers, as `draft` says for the last message: in a field of its own, or in the text, between marks."""
+    """Thinks before it answers, as `draft` says for the last message: in a field of its own, or in the text, from `begin` on."""
 
-    def __init__(self, draft: Callable[[str], str], parser: str | None = None) -> None:
+    def __init__(self, draft: Callable[[str], str], parser: str | None = None, begin: str = "<think>\n") -> None:
         super().__init__()
-        self.draft, self.parser = draft, parser
+        self.draft, self.parser, self.begin = draft, parser, begin
 
     def thought(self, front: Front, number: int) -> dict[str, str]:
         """Return the delta of the thought."""
         thought = self.draft(front.payloads[number]["messages"][-1]["content"])
-        return {self.parser: thought} if self.parser else {"content": f"<think>\n{thought}\n</think>\n\n"}
+        return {self.parser: thought} if self.parser else {"content": f"{self.begin}{thought}\n</think>\n\n"}
 
     def stream(self, front: Front, number: int, events: Iterator[Event]) -> Iterator[list[Event]]:
         delta = self.thought(front, number)
@@ -325,6 +325,11 @@ def old_error(events: list[Event]) -> list[Event]:
     """Return a stream with the older form of an error in its middle, and an end as if all were well."""
     error = {"object": "error", "message": "the engine died", "type": "InternalServerError", "param": None, "code": 500}
     return [*events[:4], error, *events[4:]]
+
+
+def bare_error(events: list[Event]) -> list[Event]:
+    """Return a stream with the older form of an error that says nothing more in its middle, and an end as if all were well."""
+    return [*events[:4], {"object": "error", "code": 500}, *events[4:]]
 
 
 def new_error(events: list[Event]) -> list[Event]:

@@ -15,6 +15,7 @@ from tests.lies.servers import (
     Swaps,
     Wire,
     abort,
+    bare_error,
     cut_off,
     kv_gauges,
     new_error,
@@ -44,6 +45,7 @@ BROKEN = [
         lambda: Spoils(old_error),
         lambda: Wire(line_end="\r"),
     ),
+    of_wire("error-object-bare", 'puts {"object": "error"} without a message into a stream with status 200', lambda: Spoils(bare_error)),
     of_wire(
         "aborted",
         "ends with finish_reason abort; its twin ends lines by CR and LF",

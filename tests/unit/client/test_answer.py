@@ -127,6 +127,13 @@ def test_the_error_of_an_older_server_is_a_failure_in_a_stream_and_in_a_body() -
     assert "engine died" in read_answer(RawAnswer(0, 200, [(1, body)], "", streamed=False)).error
 
 
+@pytest.mark.parametrize("left", [{}, {"message": None}, {"message": ""}, {"code": 500}, {"choices": []}])
+def test_the_error_of_an_older_server_is_a_failure_without_a_message_too(left: dict[str, Any]) -> None:
+    error = {"object": "error", **left}
+    assert answer(ROLE, content("a"), error, USAGE, DONE).error == 'error from the server: "without a message"'
+    assert "error from the server" in read_answer(RawAnswer(0, 200, [(1, json.dumps(error).encode())], "", streamed=False)).error
+
+
 def test_several_choices_are_a_failure() -> None:
     two = {"choices": [{"index": 0, "delta": {"content": "a"}}, {"index": 1, "delta": {"content": "b"}}]}
     assert answer(two, USAGE, DONE).error == "several choices in one answer"

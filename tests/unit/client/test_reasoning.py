@@ -42,6 +42,14 @@ def test_the_answer_may_begin_in_the_chunk_that_ends_the_reasoning() -> None:
     assert streamed({"content": "<think>Hm."}, {"content": "</think>Yes."}).answer_ns == 20
 
 
+def test_reasoning_that_the_chat_template_opened_is_no_part_of_the_answer() -> None:
+    thought, answer = 'Perhaps {"route": "a"}', '{"route": "b"}'
+    made = streamed({"content": thought[:9]}, {"content": f"{thought[9:]}</thi"}, {"content": "nk>\n\n"}, {"content": answer})
+    whole = unary({"content": f"{thought}</think>\n\n{answer}"})
+    assert (made.reasoning, made.text) == (whole.reasoning, whole.text) == (thought, answer)
+    assert (made.first_ns, made.answer_ns) == (10, 40)
+
+
 @pytest.mark.parametrize("text", ["Yes.", " <thinking> is hard", "I <think>so</think>", "<thin", "\n{}"])
 def test_where_nothing_is_thought_the_answer_begins_with_the_first_token(text: str) -> None:
     made = streamed({"content": text[:2]}, {"content": text[2:]})
@@ -82,14 +90,14 @@ def cut(text: str, at: list[int]) -> list[str]:
     return [text[begin:end] for begin, end in zip([0, *ends], [*ends, len(text)], strict=True)]
 
 
-@given(texts, texts, texts, st.sampled_from(["reasoning", "reasoning_content", "content"]), places, places, places)
+@given(texts, texts, texts, st.sampled_from(["reasoning", "reasoning_content", "content", "opened"]), places, places, places)
 def test_an_answer_split_anywhere_is_the_same_answer_in_one_piece(
     thought: str, answer: str, arguments: str, field: str, first: list[int], second: list[int], third: list[int]
 ) -> None:
-    content = f"<think>{thought}</think>{answer}" if field == "content" else answer
+    content = {"content": f"<think>{thought}</think>{answer}", "opened": f"{thought}</think>{answer}"}.get(field, answer)
     deltas: list[dict[str, Any]] = [{"role": "assistant", "content": ""}]
     message: dict[str, Any] = {"role": "assistant", "content": content}
-    if field != "content":
+    if field not in ("content", "opened"):
         deltas += [{field: part} for part in cut(thought, first)]
         message[field] = thought
     deltas += [{"content": part} for part in cut(content, second)]
