@@ -1,6 +1,7 @@
 """Check whether a router answer is JSON and matches the schema. Pure."""
 
 import json
+import re
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from pipeline.message import Message, _
 if TYPE_CHECKING:  # at run time the caller passes the validator
     from jsonschema import Draft202012Validator
 
+BRACE_OR_STRING = re.compile(r'[{}]|"(?:[^"\\\n]|\\.)*(?:"|$)', re.MULTILINE)
 ONE_I = str.maketrans("\u0130I\u0131", "iii")  # İ, I and ı
 
 # Failure classes.
@@ -78,12 +80,15 @@ def extract_object(text: str) -> dict[str, Any] | None:
 
 
 def closing_brace(text: str, start: int) -> int:
-    """Return the index of the brace that closes the one at `start`, or the length of the text if none does."""
+    """Return the index of the brace that closes the one at `start`, or the length of the text if none does.
+
+    Braces in strings do not count; a string ends at the end of its line, because JSON's have none.
+    """
     depth = 0
-    for position in range(start, len(text)):
-        depth += {"{": 1, "}": -1}.get(text[position], 0)
+    for found in BRACE_OR_STRING.finditer(text, start):
+        depth += {"{": 1, "}": -1}.get(found[0], 0)
         if depth == 0:
-            return position
+            return found.start()
     return len(text)
 
 

@@ -177,6 +177,28 @@ def test_object_is_found_whatever_stands_round_it(value: dict[str, Any], before:
 
 
 @pytest.mark.parametrize(
+    ("malformed", "nested"),
+    [
+        ("""{'a': "{"}""", False),
+        ("""{'a': "}"}""", False),
+        ("""{'a': "} {\\"b\\": 1}"}""", False),
+        ("""{"a": "} {}", b}""", False),
+        ("""{'a': "\\"{"}""", False),
+        ("""{"a": "{\n}""", False),
+        ("""{'a': "}", "b": """, True),
+    ],
+)
+def test_a_brace_in_a_string_of_a_malformed_object_opens_and_closes_nothing(malformed: str, nested: bool) -> None:
+    found = extract_object(f'{malformed} {{"route": "x"}}')
+    assert found == (None if nested else {"route": "x"})
+
+
+@given(st.dictionaries(st.text(max_size=5), JSON, max_size=3), st.dictionaries(st.text(max_size=5), JSON, max_size=3))
+def test_the_object_after_a_malformed_one_is_found_whatever_its_strings_hold(broken: dict[str, Any], value: dict[str, Any]) -> None:
+    assert extract_object(f"{{bad: {json.dumps(broken)}}} {json.dumps(value)}") == value
+
+
+@pytest.mark.parametrize(
     ("one", "other"),
     [
         ("Dentist", "dentist"),
