@@ -19,16 +19,20 @@ _writing = threading.Lock()  # the background load of determinism's arms ends in
 
 @dataclass(frozen=True)
 class Loads:
-    """A launch's load: its spans by sender, and (time, count) readings of the server's preemption counter."""
+    """A launch's load: its spans by sender, and (time, count) readings of the server's preemption counter.
+
+    `fills` are when the KV cache was filled on purpose, and how many requests that preempted; None where the server does not tell.
+    """
 
     spans: Mapping[str, list[Span]] = field(default_factory=dict)
     preemptions: list[tuple[float, int]] = field(default_factory=list)
+    fills: list[tuple[float, int | None]] = field(default_factory=list)
 
     def __or__(self, other: "Loads") -> "Loads":
         """Return the spans and readings of both."""
         names = dict.fromkeys((*self.spans, *other.spans))
         spans = {who: [*self.spans.get(who, ()), *other.spans.get(who, ())] for who in names}
-        return Loads(spans, [*self.preemptions, *other.preemptions])
+        return Loads(spans, [*self.preemptions, *other.preemptions], [*self.fills, *other.fills])
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,10 @@ class Notebook:
         """Record a reading of the server's preemption counter."""
         self._add({"at": round(at_s, 3), "preemptions": count})
 
+    def fill(self, at_s: float, preempted: int | None) -> None:
+        """Record that the KV cache was filled from `at_s` on, and the preemptions meanwhile."""
+        self._add({"filled": round(at_s, 3), "preempted": preempted})
+
     def _add(self, facts: dict[str, Any]) -> None:
         with _writing, suppress(OSError), self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"who": self.who, **facts}) + "\n")
@@ -55,12 +63,16 @@ def read_loads(path: Path) -> Loads:
     """Return the load in the file, none where it is missing; lines damaged by a kill or a full disk are skipped."""
     spans: dict[str, list[Span]] = {}
     preemptions: list[tuple[float, int]] = []
+    fills: list[tuple[float, int | None]] = []
     with suppress(OSError):
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
             with suppress(ValueError, TypeError, KeyError):
                 entry = json.loads(line)
                 if "preemptions" in entry:
                     preemptions.append((float(entry["at"]), int(entry["preemptions"])))
+                elif "filled" in entry:
+                    count = entry["preempted"]
+                    fills.append((float(entry["filled"]), None if count is None else int(count)))
                 elif float(entry["begin"]) <= float(entry["end"]):
                     spans.setdefault(str(entry["who"]), []).append((float(entry["begin"]), float(entry["end"])))
-    return Loads(spans, preemptions)
+    return Loads(spans, preemptions, fills)

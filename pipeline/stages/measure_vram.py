@@ -25,7 +25,7 @@ from pipeline.measure import memory
 from pipeline.measure.figures import Figure, not_measured
 from pipeline.measure.memory import Budget, Gaps, Sample, Span
 from pipeline.message import Sentence, _
-from pipeline.server.loads import LOADS_FILE, Loads, read_loads
+from pipeline.server.loads import LOADS_FILE, Loads, Notebook, read_loads
 from pipeline.server.state import Left
 from pipeline.server.watch import watched
 from pipeline.stages.check_gpu import Machine
@@ -130,9 +130,12 @@ def load_and_read(settings: VramConfig, machine: Machine, server: Server, target
     last seconds count: what came before has allocated what a first request of each kind takes. The first minute of each
     launch's load (a fifth of less than five) is its warm-up, and left out where it counts. The KV cache is filled before.
     """
-    before = [read_loads((workspace.root / launch.samples).with_name(LOADS_FILE)) for launch in server.handle.launches]
-    spans = [memory.united(chain(*known.spans.values())) for known in before]
+    paths = [(workspace.root / launch.samples).with_name(LOADS_FILE) for launch in server.handle.launches]
     filled_at, fill = time.monotonic(), fill_once(settings, server, target, workspace)
+    if fill.requests:
+        Notebook(paths[-1], OWN).fill(filled_at, fill.preempted)
+    before = [read_loads(path) for path in paths]
+    spans = [memory.united(chain(*known.spans.values())) for known in before]
     budget = budget_of(settings)
     tells_s = budget.load_s("host_rss" if machine.reason else "vram")
     lacks_s = tells_s - memory.total_s(spans[-1]) if tells_s <= settings.load_s else 0.0
@@ -149,8 +152,6 @@ def load_and_read(settings: VramConfig, machine: Machine, server: Server, target
     counted = memory.latest(list(chain(*spans)), settings.load_s)
     calm = chain(*(memory.latest(each, memory.warmed_s(memory.total_s(each))) for each in spans))
     preempted = preempted_since(counted[0][0], before, spans, meter.preemptions)
-    if preempted is not None and counted[0][0] < filled_at:  # what the filling preempted is not the load's doing
-        preempted = None if fill.preempted is None else preempted - fill.preempted
     load = load.model_copy(update={"spans": counted, "seconds_by": seconds_by(before, counted), "preempted": preempted})
     watches = [
         *(LaunchMemory(launch, workspace, may_be_gone=True) for launch in server.handle.earlier),
@@ -206,15 +207,20 @@ def seconds_by(launches: Sequence[Loads], counted: Sequence[Span]) -> dict[str, 
 
 
 def preempted_since(at_s: float, launches: Sequence[Loads], spans: Sequence[Sequence[Span]], now: int | None) -> int | None:
-    """Return the preemptions since `at_s`, or since the last reading before it; None where a launch's count is unknown."""
+    """Return the preemptions since `at_s`, or since the last reading before it; None where a launch's count is unknown.
+
+    What filling the KV cache preempted, now or when this stage ran before, is not the load's doing.
+    """
     total = 0
     for number, (loads, loaded) in enumerate(zip(launches, spans, strict=True), 1):
         if not loaded or loaded[-1][1] <= at_s:
             continue
         last = now if number == len(launches) else max((count for _, count in loads.preemptions), default=None)
-        if last is None:
+        since_s, before = max(((at, count) for at, count in loads.preemptions if at <= at_s), default=(0.0, 0))
+        by_fills = [count for at, count in loads.fills if at >= since_s]
+        if last is None or None in by_fills:
             return None
-        total += last - max((count for at, count in loads.preemptions if at <= at_s), default=0)
+        total += last - before - sum(count or 0 for count in by_fills)
     return total
 
 

@@ -170,6 +170,17 @@ def test_what_filling_the_cache_preempts_is_not_the_loads(fake: FakeVllm, server
     full = memory.measure_vram(settings, machine(), server, workspace)
     assert full.fill is not None
     assert (full.fill.preempted, full.load.preempted, full.preemptions) == (5, 0, 5)
+    fake.script = Script(kv_usage=0.95, inter_token_s=0.02, preemptions=5, preempts=7)
+    fake.ledger.requests.clear()
+    again = memory.measure_vram(settings, machine(), server, workspace)
+    assert again.fill is not None
+    assert (again.fill.preempted, again.load.preempted, again.preemptions) == (7, 0, 12), "nor is what an earlier filling preempted"
+
+
+def test_a_filling_between_two_readings_of_the_counter_is_not_the_loads(server: Server) -> None:
+    launch, spans = Loads({"bench": [(5.0, 9.0)]}, [(1.0, 10)], [(0.5, 10), (3.0, 4), (7.0, 2)]), [[(5.0, 9.0)]]
+    assert memory.preempted_since(5.0, [launch], spans, 17) == 1, "17 - 10 - 4 - 2; the first is in the reading"
+    assert memory.preempted_since(5.0, [launch | Loads(fills=[(8.0, None)])], spans, 17) is None
 
 
 def test_a_cache_of_unknown_size_is_not_filled_and_none_is_where_no_time_is_given(

@@ -12,7 +12,11 @@ def test_what_is_noted_is_read_by_who_sent_it(tmp_path: Path) -> None:
     bench.span(3.0, 4.5)
     bench.span(5.0, 6.0)
     bench.preemptions(6.1, 3)
-    assert read_loads(path) == Loads({"test-router": [(1.0, 2.0)], "bench": [(3.0, 4.5), (5.0, 6.0)]}, [(6.1, 3)])
+    bench.fill(7.0, 2)
+    bench.fill(8.0, None)
+    made = Loads({"test-router": [(1.0, 2.0)], "bench": [(3.0, 4.5), (5.0, 6.0)]}, [(6.1, 3)], [(7.0, 2), (8.0, None)])
+    assert read_loads(path) == made
+    assert (made | Loads(fills=[(9.0, 1)])).fills == [(7.0, 2), (8.0, None), (9.0, 1)]
 
 
 def test_of_a_file_that_a_kill_spoilt_the_whole_lines_count(tmp_path: Path) -> None:
