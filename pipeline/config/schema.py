@@ -15,8 +15,6 @@ from pipeline.redact import redacted
 
 CUDA_DEVICES = "CUDA_VISIBLE_DEVICES"
 Seconds = Annotated[float, Field(gt=0)]
-
-
 SECRET_ARGUMENTS = ("--api-key", "--hf-token")
 SECRET_NAME = re.compile(r"(^|_)(API_?KEY|KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)$", re.IGNORECASE)
 
@@ -165,6 +163,7 @@ class AttachConfig(Section):
 
     url: str | None = None
     replicas: tuple[str, ...] = ()
+    warm_up: bool = True
 
     @model_validator(mode="after")
     def replicas_have_a_first(self) -> "AttachConfig":
@@ -247,6 +246,7 @@ class BenchConfig(Section):
     level_min_s: Annotated[float, Field(ge=0)] = 0
     open_loop: tuple[Literal["poisson", "constant"], ...] = ("poisson", "constant")
     open_share: Annotated[float, Field(gt=0)] = 0.6
+    open_rate_req_s: Seconds | None = None
     open_requests: Positive = 16
     open_min_s: Annotated[float, Field(ge=0)] = 0
     find_capacity: bool = False

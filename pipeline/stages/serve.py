@@ -16,6 +16,7 @@ from pipeline.server.keys import control_of, key_file, key_of
 from pipeline.server.start import await_ready, clear_old, relaunch
 from pipeline.server.state import Handle, Launch
 from pipeline.server.stop import stop_server
+from pipeline.server.watch import watched
 from pipeline.stages.check_gpu import CPU_PROFILE, Machine
 from pipeline.stages.download_model import Model
 from pipeline.stages.install import Installation
@@ -27,10 +28,14 @@ from pipeline.vllm.plan import Plan
 from pipeline.vllm.preflight import Site, insist_on_site, plan_start
 from pipeline.vllm.sets import CPU_SET
 from pipeline.vllm.settle import settle
+from pipeline.vllm.warm_up import MOST_TOGETHER, warm_up
 
 
 class Server(Artifact):
-    """The served model, the vLLM that serves it, its flags, the proofs of its identity, and the handle of its launch."""
+    """The served model, the vLLM that serves it, its flags, the proofs of its identity, and the handle of its launch.
+
+    `warm_ups` counts an attached server's answered warm-up requests; None where an older version sent none, and for a server of ours.
+    """
 
     model: str
     vllm: str
@@ -42,6 +47,7 @@ class Server(Artifact):
     random_weights: bool
     attached: str | None = None
     replicas: tuple[str, ...] = ()
+    warm_ups: int | None = None
     attempts: list[Attempt] = []
     plan: Plan | None
     real: bool
@@ -49,8 +55,8 @@ class Server(Artifact):
     handle: Handle
 
     def identity(self) -> dict[str, Any]:
-        """Return what measurements depend on, so without host and port, the launch, its plan, proofs and failed attempts."""
-        facts = self.model_dump(mode="json", exclude={"handle", "proofs", "command", "plan", "attempts"})
+        """Return what measurements depend on, so without host and port, the launch and how it came about."""
+        facts = self.model_dump(mode="json", exclude={"handle", "proofs", "command", "plan", "attempts", "warm_ups"})
         return {**facts, "flags": " ".join(without_host_and_port(self.command))}
 
 
@@ -216,6 +222,7 @@ def attach_server(settings: AttachConfig, model: ModelConfig, workspace: Workspa
             proof.model_copy(update={"claim": _("{claim} ({address})", claim=proof.claim, address=replica)}) for proof in replica_proofs
         ]
     workspace.say(f"attached to {', '.join((url, *settings.replicas))}: {card.id}, vLLM {version}")
+    warm_ups = sum(warm_up_attached(each, card, workspace) for each in (url, *settings.replicas)) if settings.warm_up else 0
     return Server(
         model=card.id,
         vllm=version,
@@ -227,11 +234,21 @@ def attach_server(settings: AttachConfig, model: ModelConfig, workspace: Workspa
         random_weights=False,
         attached=url,
         replicas=settings.replicas,
+        warm_ups=warm_ups,
         plan=None,
         real=is_real(proofs),
         proofs=proofs,
         handle=attached_handle(url),
     )
+
+
+def warm_up_attached(url: str, card: ModelCard, workspace: Workspace) -> int:
+    """Send the server the kinds of requests that the tests send; return how many were answered, which it may refuse."""
+    with watched(attached_handle(url), workspace) as target:
+        start_s = time.monotonic()
+        count = warm_up(target, card.id, MOST_TOGETHER, card.max_model_len or 0)
+        workspace.say(f"warmed up {url} with {count} requests in {time.monotonic() - start_s:.1f} s")
+    return count
 
 
 def inspect_endpoint(url: str, model: str, workspace: Workspace) -> tuple[ModelCard, str, list[Proof]]:

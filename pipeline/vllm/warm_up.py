@@ -26,6 +26,7 @@ KINDS: tuple[dict[str, Any], ...] = (
     CONSTRAINED,
 )
 TOGETHER = (1, 3, 16)  # Triton compiles a kernel separately for size 1, for multiples of 16, and for other sizes
+MOST_TOGETHER = max(TOGETHER)
 LONG_WORDS = 400
 MAX_TOKENS = 8
 WARM_UP_TIMEOUT_S = 120

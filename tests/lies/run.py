@@ -149,7 +149,7 @@ def calibrated(concurrencies: Sequence[int], *_: object) -> tuple[list[Calibrati
 def server_of(situation: Situation, fake: FakeVllm, base_url: str, workspace: Workspace) -> Server:
     """Return the record of the server, real as far as its identity is proven; ServerError where it cannot be used."""
     if situation.identity == "attached":
-        return attach_server(AttachConfig(url=base_url), ModelConfig(name=fake.model), workspace)
+        return attach_server(AttachConfig(url=base_url, warm_up=False), ModelConfig(name=fake.model), workspace)
     server = simulated_server(fake, workspace)
     real = True
     if situation.identity == "started":

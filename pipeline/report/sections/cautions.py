@@ -37,6 +37,13 @@ def server_cautions(server: Server) -> list[Text]:
                 address=server.attached,
             )
         )
+        if not server.warm_ups:
+            result.append(
+                _(
+                    "That server got no warm-up requests: the first of each kind may have waited for kernels to compile ({setting}).",
+                    setting=Code("attach.warm_up"),
+                )
+            )
     result += [
         _("A start failed and was repeated with {changed}: {cause}.", changed=entry.changed, cause=entry.cause) for entry in server.attempts
     ]

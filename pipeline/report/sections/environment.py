@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pipeline.engine.outcomes import Outcomes
-from pipeline.message import Digits, Message, _
+from pipeline.message import Digits, Message, _, plural
 from pipeline.report.cells import Text, comma_separated, glued
 from pipeline.stages.check_gpu import Machine
 from pipeline.stages.download_model import Model
@@ -40,6 +40,8 @@ def environment(outcomes: Outcomes) -> EnvironmentPart:
     if server and not server.attached:
         phases = comma_separated(glued(Message(name), " ", Digits(f"{seconds:.1f}")) for name, seconds in server.handle.phases_s.items())
         facts.append((_("Server ready after"), glued(Digits(f"{server.handle.ready_s:.1f}"), " s (", phases, ")")))
+    if server and server.warm_ups:
+        facts.append((_("Warm-up"), plural("1 request before any was timed", "{count} requests before any was timed", server.warm_ups)))
     envelope = outcomes[Machine].envelope
     if envelope:
         facts.append((_("Pipeline"), envelope.host))

@@ -105,6 +105,21 @@ def test_a_server_of_somebody_else_is_measured_and_left_alone(project: FakeProje
     assert not server_present(server, project.workspace)
 
 
+def test_a_server_of_somebody_else_is_warmed_up_with_the_kinds_that_the_tests_send(project: FakeProject) -> None:
+    with FakeVllm() as fake:
+        server = attach(project, fake)
+        sent = fake.ledger.requests
+        assert server.warm_ups == len(sent) - 2 > 100, "two prove that it is a vLLM"
+        assert {"logprobs", "response_format", "seed"} <= {name for payload in sent for name in payload}
+        assert "warm_ups" not in server.identity()
+        sent.clear()
+        cold = attach_server(AttachConfig(url=fake.base_url, warm_up=False), ModelConfig(name="fake-model"), project.workspace)
+        assert (cold.warm_ups, len(sent)) == (0, 2)
+    with FakeVllm() as first, FakeVllm() as second:
+        settings = AttachConfig(url=first.base_url, replicas=(second.base_url,))
+        assert attach_server(settings, ModelConfig(name="fake-model"), project.workspace).warm_ups == 2 * server.warm_ups
+
+
 @pytest.mark.parametrize(
     "lie",
     [Script(owned_by="a mock"), Script(version="mock"), Script(counting=0), Script(metrics=False)],

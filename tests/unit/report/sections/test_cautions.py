@@ -80,3 +80,14 @@ def test_another_model_or_setting_than_asked_is_never_hidden(house: House) -> No
     head = text[: text.index("## Performance targets")]
     assert "**Asked for profile big (A), took profile small: the GPU ran out of memory.**" in head
     assert "**A start failed and was repeated with max_num_seqs 16 → 8: the server did not start: the GPU ran out of memory.**" in head
+
+
+def test_an_attached_server_without_warm_up_says_so_and_one_with_it_tells_how_many_requests(house: House) -> None:
+    attached = server().model_copy(update={"attached": "http://x", "command": [], "warm_ups": 0})
+    house.results["serve"] = house.measured_on = attached
+    cold = "That server got no warm-up requests: the first of each kind may have waited for kernels to compile (`attach.warm_up`)."
+    assert cold in house.text()
+    house.results["serve"] = house.measured_on = attached.model_copy(update={"warm_ups": 120})
+    text = house.text()
+    assert cold not in text
+    assert "120 requests before any was timed" in text
