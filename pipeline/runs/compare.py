@@ -227,7 +227,8 @@ def other_rate(a: ReportedFigure | None, b: ReportedFigure | None) -> list[str]:
     if a is None or b is None or not a.value or not b.value:
         return ["the rate that was offered is not on record"]
     apart = max(a.value, b.value) / min(a.value, b.value) > 1 + RATE_APART
-    return [f"offered {digits(a.value)} against {digits(b.value)} requests/s"] if apart else []
+    said = f"offered {digits(a.value)} against {digits(b.value)} requests/s: measure B again with"
+    return [f"{said} --set bench.open_rate_req_s={digits(a.value)}"] if apart else []
 
 
 def figure_pair(metric: str, a: Run, b: Run, raw: tuple[Raw, Raw], run_noise: RunNoise | None, anyway: bool) -> Pair | str:

@@ -148,7 +148,7 @@ def measure(
     for concurrency in concurrencies[1:]:
         closed_loops[concurrency] = phases.level(concurrency)
     best = best_rate(closed_loops)
-    offered_per_s = settings.open_share * best[0]
+    offered_per_s = settings.open_rate_req_s or settings.open_share * best[0]
     open_loops = {arrival: phases.open_loop(arrival, offered_per_s) for arrival in settings.open_loop}
     trials = find_capacity(phases, settings, limits, best, workspace.say) if settings.find_capacity else []
     busy = [] if crew else contention({each: partial(phases.busy, each, BUSY_S) for each in sorted({1, concurrencies[-1]})})

@@ -184,7 +184,7 @@ def constrained_requests(settings: DeterminismConfig, router: RouterConfig, work
     """Return the suite's first cases by id, as test-router sends them, constrained and streamed."""
     if not settings.constrained:
         return {}
-    suite = load_suite(workspace.root / router.suite)
+    suite = load_suite(workspace.root / router.suite, router.system)
     form = request_fields(suite)[BOUND]
     cases = list({case.text.strip(): case for case in suite.cases}.values())[: settings.constrained]  # what is asked twice counts once
     return {case.id: TokenRequest(suite.messages(case), router.max_tokens, form, True) for case in cases}

@@ -50,6 +50,12 @@ def test_bench_counts_what_the_server_counts(fake: FakeVllm, server: Server, wor
     assert result.simulated
 
 
+def test_an_open_loop_at_a_rate_of_its_own_does_not_follow_the_servers_speed(server: Server, workspace: Workspace) -> None:
+    result = bench(server, workspace, BENCH.model_copy(update={"open_rate_req_s": 40.0}))
+    assert {level.rate_per_s for level in result.open_levels} == {40}
+    assert result.figures["poisson_rate_req_s"].value == 40
+
+
 @pytest.mark.parametrize("counting", [0.0, 0.5, 2.0])
 def test_bench_notices_a_server_that_counts_otherwise(counting: float, fake: FakeVllm, server: Server, workspace: Workspace) -> None:
     fake.script = Script(counting=counting)

@@ -132,6 +132,12 @@ def test_the_suite_is_asked_as_the_router_test_asks(fake: FakeVllm, server: Serv
     assert [(prompt.prompt, prompt.runs, prompt.tokens) for prompt in alone.prompts] == [("c0", 3, 10), ("c1", 3, 10), ("c2", 3, 10)]
 
 
+def test_the_system_prompt_stands_where_the_router_test_puts_it(fake: FakeVllm, server: Server, workspace: Workspace) -> None:
+    determinism.test_determinism(CONSTRAINED, ROUTER.model_copy(update={"system": "user"}), server, workspace)
+    asked = [payload for payload in fake.ledger.requests if payload.get("response_format")]
+    assert {tuple(message["role"] for message in payload["messages"]) for payload in asked} == {("user",)}
+
+
 def test_a_constrained_answer_that_differs_is_seen_in_its_own_figures_alone(fake: FakeVllm, server: Server, workspace: Workspace) -> None:
     class Shaky(Script):
         def for_request(self, number: int, prompt: str) -> Script:

@@ -384,8 +384,8 @@ def test_figures_of_another_load_are_not_compared(metric: str, setting: str, val
     ("rates", "reason"),
     [
         ((1.25, 1.3), ""),
-        ((1.25, 1.5), "offered 1.25 against 1.5 requests/s"),
-        ((1.5, 1.25), "offered 1.5 against 1.25 requests/s"),
+        ((1.25, 1.5), "offered 1.25 against 1.5 requests/s: measure B again with --set bench.open_rate_req_s=1.25"),
+        ((1.5, 1.25), "offered 1.5 against 1.25 requests/s: measure B again with --set bench.open_rate_req_s=1.5"),
         ((1.25, None), "the rate that was offered is not on record"),
     ],
 )
