@@ -118,7 +118,7 @@ def test_the_suite_is_asked_as_the_router_test_asks(fake: FakeVllm, server: Serv
     settings = CONSTRAINED.model_copy(update={"cache_runs": 1})
     result = determinism.test_determinism(settings, ROUTER, server, workspace)
     asked = [payload for payload in fake.ledger.requests if payload.get("response_format")]
-    assert len(asked) == 3 * (3 + 2)
+    assert len(asked) == 3 * (3 + 1), "D1 has the warm answer of D2"
     for payload, text in zip(asked[::3][:3], CASES, strict=False):
         assert payload["response_format"]["json_schema"]["schema"] == SCHEMA
         assert [message["role"] for message in payload["messages"]] == ["system", "user"]
@@ -172,7 +172,7 @@ def test_a_stream_whose_usage_counts_other_tokens_is_no_answer(fake: FakeVllm, s
 
 
 def test_an_answer_without_its_hit_or_with_one_cold_is_left_out_of_d2(fake: FakeVllm, server: Server, workspace: Workspace) -> None:
-    """The steady prompt's second salt is warm at once, the shaky prompt has no hit at all."""
+    """The steady prompt's second salt is warm at once, the shaky prompt has no hit at all, so that it is asked again for one."""
 
     class Half(Script):
         def for_request(self, number: int, prompt: str) -> Script:
@@ -186,6 +186,15 @@ def test_an_answer_without_its_hit_or_with_one_cold_is_left_out_of_d2(fake: Fake
     assert [(prompt.prompt, prompt.runs) for prompt in arm.prompts] == [("steady", 3)]
     assert (result.figures["d2_identical"].value, result.figures["d2_identical"].n) == (100, 1)
     assert arm.evidence == "no hit in 3 of 4 cold, a hit in 2 of 4 warm; only these count"
+    asked = [payload["messages"][-1]["content"] for payload in fake.ledger.requests if "user" in payload and not payload["temperature"]]
+    assert [asked.count(prompt) for prompt in ("steady", "shaky")] == [2 + 2, 2 + 2 + 2]
+
+
+def test_the_controls_ask_a_few_prompts(fake: FakeVllm, server: Server, workspace: Workspace) -> None:
+    (workspace.root / "prompts.txt").write_text("".join(f"Number {number}?\n" for number in range(12)), encoding="utf-8")
+    result = determinism.test_determinism(DETERMINISM.model_copy(update={"count": 12, "runs": 2}), ROUTER, server, workspace)
+    assert [len(arm.prompts) for arm in result.arms if arm.arm == "D5"] == [8, 8]
+    assert result.figures["identical"].n == 12
 
 
 def readings(values: list[int]) -> Callable[[], int]:
