@@ -13,6 +13,7 @@ from pipeline.config.gates import METRIC, Gates, Waivers
 from pipeline.config.section import Positive, Section
 from pipeline.redact import redacted
 
+IMAGES = "report"  # the folder of the report's pictures, beside the report
 CUDA_DEVICES = "CUDA_VISIBLE_DEVICES"
 Seconds = Annotated[float, Field(gt=0)]
 SECRET_ARGUMENTS = ("--api-key", "--hf-token")
@@ -205,6 +206,7 @@ class RouterConfig(Section):
     suite: str = "suites/router-en"
     system: Literal["suite", "role", "user"] = "suite"
     cases: Positive = 24
+    prompt_only_cases: Positive | None = None
     unary_cases: Annotated[int, Field(ge=0)] = 24
     max_tokens: Positive = 128
     timeout_s: Seconds = 120
@@ -272,9 +274,6 @@ class VramConfig(Section):
     horizon_h: Seconds = 24
     drift_budget_mib: Seconds = 224
     fill_s: Annotated[float, Field(ge=0)] = 0
-
-
-IMAGES = "report"  # the folder of the report's pictures, beside the report
 
 
 class ReportConfig(Section):

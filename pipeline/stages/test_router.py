@@ -122,16 +122,18 @@ def send_suite(settings: RouterConfig, server: Server, target: Endpoint, workspa
     suite = load_suite(workspace.root / settings.suite, settings.system)
     cases = suite.cases[: settings.cases]
     unary_cases = cases[: settings.unary_cases]
+    most = {FREE: settings.prompt_only_cases or len(cases), BOUND: len(cases)}
     sender = Sender(settings, suite, server, target, workspace)
     arms: dict[str, list[CaseResult]] = {}
     # The gates judge the constrained arm, so it goes first: a server that knows a prompt when it comes again gains nothing there.
     for name, extra in reversed(request_fields(suite).items()):
-        arms[name] = sender.send(name, cases, streamed, extra)
+        arms[name] = sender.send(name, cases[: most[name]], streamed, extra)
         if unary_cases:
-            arms[f"{name}_unary"] = sender.send(f"{name}_unary", unary_cases, unary, extra)
+            arms[f"{name}_unary"] = sender.send(f"{name}_unary", unary_cases[: most[name]], unary, extra)
     arms = {name: arms[name] for name in sorted(arms, key=lambda name: name.startswith(BOUND))}
     figures = {f"{arm}_{name}": figure for arm, rows in arms.items() for name, figure in router_figures(rows).items()}
     figures |= {f"{arm}_ttft_ms_p50": first_token_figure(arms[arm]) for arm in (FREE, BOUND)}
+    both = arms[BOUND][: len(arms[FREE])]
     majority_route, count = majority_share([route for case in cases for route in case.routes])
     raw = raw or workspace.artifacts / "raw" / "test-router.jsonl"
     write_atomic(raw, "".join(json.dumps(case_line(arm, row), ensure_ascii=False) + "\n" for arm, rows in arms.items() for row in rows))
@@ -141,8 +143,8 @@ def send_suite(settings: RouterConfig, server: Server, target: Endpoint, workspa
         figures={
             **figures,
             "majority_baseline": share_figure(count, len(cases)),
-            **{f"{arm}_route_gain_points": gain_figure(figures[f"{arm}_route_accuracy"], 100 * count / len(cases)) for arm in arms},
-            **constraint_cost(arms[FREE], arms[BOUND]),
+            **{f"{arm}_route_gain_points": gain_figure(figures[f"{arm}_route_accuracy"], constant(rows)) for arm, rows in arms.items()},
+            **constraint_cost(arms[FREE], both),
             **{f"{arm}_unary_same_text": same_text(arms[arm], arms[f"{arm}_unary"]) for arm in (FREE, BOUND) if unary_cases},
         },
         suite=suite.name,
@@ -153,7 +155,7 @@ def send_suite(settings: RouterConfig, server: Server, target: Endpoint, workspa
         majority_route=majority_route,
         failures={arm: dict(Counter(row.failure for row in rows if row.failure)) for arm, rows in arms.items()},
         confusion={arm: confusion([row.case.route for row in arms[arm]], [row.route_told for row in arms[arm]]) for arm in (FREE, BOUND)},
-        routes_paired=compare_routes(arms[FREE], arms[BOUND]),
+        routes_paired=compare_routes(arms[FREE], both),
         examples=[example for arm, rows in arms.items() for example in examples(arm, rows)],
         raw=workspace.relative(raw),
     )
@@ -213,6 +215,11 @@ def router_figures(rows: Sequence[CaseResult]) -> dict[str, Figure]:
         "latency_ms_p50": percentile_figure(e2e, 0.5, "ms", failed=n - len(good)),
         "latency_ms_p95": percentile_figure(e2e, 0.95, "ms", failed=n - len(good)),
     }
+
+
+def constant(rows: Sequence[CaseResult]) -> float:
+    """Return the share of the cases in percent for which the route is right that most of them have."""
+    return 100 * majority_share([route for row in rows for route in row.case.routes])[1] / len(rows)
 
 
 def gain_figure(accuracy: Figure, constant_percent: float) -> Figure:

@@ -101,6 +101,17 @@ def test_router_asks_some_cases_once_more_in_one_piece(fake: FakeVllm, server: S
     assert "prompt_only_unary_ttft_ms_p50" not in result.figures, "an answer in one piece has no first token"
 
 
+def test_the_prompt_only_arm_may_have_fewer_cases(fake: FakeVllm, server: Server, workspace: Workspace) -> None:
+    fake.script = answers_to_cases()
+    result = router.test_router(ROUTER.model_copy(update={"prompt_only_cases": 2, "unary_cases": 3}), server, workspace)
+    counts = {name: result.figures[f"{name}_route_accuracy"].n for name in ("prompt_only", "prompt_only_unary", "constrained")}
+    assert counts == {"prompt_only": 2, "prompt_only_unary": 2, "constrained": 8}
+    assert result.figures["constraint_latency_ms_p50"].n == 2, "the cases that both arms have"
+    pairs = result.routes_paired
+    assert pairs is not None
+    assert pairs.both + pairs.only_prompt_only + pairs.only_constrained + pairs.neither == 2
+
+
 def test_router_compares_the_arms_case_by_case(fake: FakeVllm, server: Server, workspace: Workspace) -> None:
     wrong = {"texts": [json.dumps({**GOLD, "route": "smalltalk"})]}
     # Requests 10-17 are prompt-only: "right" and "wrong slot" lose their route there.

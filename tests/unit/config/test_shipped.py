@@ -72,3 +72,25 @@ def test_every_gate_names_a_figure_that_a_stage_makes(profile: str | None) -> No
         stage, _, figure = gate.metric.partition(".")
         assert stage in stages
         assert figure in made[stage]
+
+
+def test_the_full_profile_for_processors_requires_every_gate_that_it_can_pass_with_samples_that_are_large_enough() -> None:
+    config = SHIPPED.config("cpu-full")
+    gates = config.gates.root
+    assert {name for name, gate in gates.items() if not gate.required} == {"vram_usage", "vram_stable", "router_accuracy", "router_gain"}
+    assert config.determinism.runs >= 10
+    assert config.determinism.max_tokens >= 96
+    n = {
+        "bench.ttft_ms_p95": config.bench.ttft_requests,
+        "bench.decode_tok_s_p50": config.bench.decode_requests,
+        "bench.answered": config.bench.ttft_requests,
+        **{gate.metric: config.router.cases for gate in gates.values() if gate.metric.startswith("test-router.")},
+        **{gate.metric: config.determinism.count for gate in gates.values() if gate.metric.startswith("test-determinism.")},
+        **{
+            gate.metric: config.determinism.constrained
+            for gate in gates.values()
+            if ".constrained_" in gate.metric and "determ" in gate.metric
+        },
+        **{gate.metric: int(config.vram.load_s) for gate in gates.values() if gate.metric.startswith("measure-vram.")},
+    }
+    assert {name: n[gate.metric] for name, gate in gates.items() if n[gate.metric] < gate.min_n} == {}
