@@ -6,8 +6,11 @@ their own; each figure's standard deviation is drawn between those two percentag
 in twenty takes longer by a Pareto factor. The figures with gates in config.yaml decide. Each pair is compared with the noise of 5
 starts, and without any. A pair in which B takes 1.25 times as long shows how often a fall of 20 % in speed is found.
 
-`.venv/bin/python -m benchmarks.aa --real N` runs the embedded model 2 N times by `./inv all`, 90 s each, with a server of its own each
-time, after `./inv calibrate-noise --starts 5`, and counts in how many of the N pairs the second run is worse. It takes hours.
+`.venv/bin/python -m benchmarks.aa --real N` runs the embedded model N + 1 times by `./inv all`, with a server of its own each time,
+after `./inv calibrate-noise --starts 5`, and counts in how many of the N pairs of successive runs the second is worse. Each run but
+the first and the last is in two pairs, once as A and once as B: a run is one start, as everywhere, and no server is started for one
+pair alone. The share of pairs stays what it is; it scatters a little more than that of N pairs without a common run. Samples are those
+of profile `cpu`, without what no gate judges. `--plan` prints what would run and how long it takes, and runs nothing.
 """
 
 import argparse
@@ -42,6 +45,18 @@ MOST_WORSE = 0.05
 TTFT_MS, TPOT_MS, ROUTER_MS, TOKENS = 40.0, 13.0, 900.0, 128
 COLD_REQUESTS, DECODE_REQUESTS, CASES, PROMPTS = 100, 30, 120, 32
 ARMS = ("identical", "tarr", "d3_identical", "constrained_identical", "constrained_d3_identical")
+# What is measured of real pairs: profile cpu, less what no gate judges, and 3 repetitions of each prompt.
+REAL = (
+    "router.prompt_only_cases=1",
+    "router.unary_cases=0",
+    "determinism.runs=3",
+    "determinism.cache_runs=0",
+    "bench.open_loop=[]",
+    "vram.fill_s=0",
+)
+# Of the embedded model on two cores (benchmarks/README.md): tok/s of one request and of 8, seconds until a later start is ready and
+# of all that is neither a start nor an answer, TTFT, and the tokens of a constrained answer.
+TOK_S, TOK_S_OF_8, READY_S, OTHER_S, TTFT_S, JSON_TOKENS = 76, 447, 26, 12, 0.035, 66
 PEAK_MIB, RANGE_MIB = 3000.0, 15.0
 OUTLIERS = 0.05
 
@@ -182,19 +197,49 @@ def inv(*words: str) -> tuple[int, dict[str, Any]]:
     return done.returncode, json.loads(done.stdout)
 
 
+def estimate_s() -> tuple[float, float]:
+    """Return the seconds of the calibration and of one run, from the numbers of requests and tokens."""
+    config = load_layers(ROOT / "config.yaml", {}, REAL).config("cpu")
+    router, arms, bench = config.router, config.determinism, config.bench
+    cases = router.cases + (router.prompt_only_cases or router.cases) + 2
+    alone = arms.count * arms.max_tokens * (arms.runs + 3) + arms.constrained * arms.constrained_runs * JSON_TOKENS
+    loaded = len(arms.load) * arms.load_runs * (arms.count * arms.max_tokens + arms.constrained * JSON_TOKENS)
+    levels = sum(max(bench.requests_per_level, each) + each for each in bench.concurrency if each > 1)
+    router_s = cases * (JSON_TOKENS / TOK_S + TTFT_S)
+    determinism_s = (alone + loaded) / TOK_S
+    first_tokens_s = (2 * bench.ttft_requests + bench.warmup_requests) * TTFT_S
+    bench_s = first_tokens_s + bench.output_tokens * ((bench.decode_requests + 1) / TOK_S + levels / TOK_S_OF_8)
+    started_s = READY_S + OTHER_S + router_s + bench_s
+    return STARTS * started_s, started_s + determinism_s
+
+
+def plan(pairs: int) -> list[str]:
+    """Return what `--real` would run, and how long that takes on two cores."""
+    calibration_s, run_s = estimate_s()
+    return [
+        f"./inv calibrate-noise --starts {STARTS}: {calibration_s / 60:.0f} minutes",
+        f"{pairs + 1} runs of ./inv all, each with a start of its own: {run_s:.0f} s each, {(pairs + 1) * run_s / 60:.0f} minutes",
+        f"{pairs} pairs of successive runs: {(calibration_s + (pairs + 1) * run_s) / 60:.0f} minutes in all on two cores at {TOK_S} tok/s",
+    ]
+
+
 def real(pairs: int) -> int:
-    """Measure so many pairs of runs of the embedded model; return in how many the second was worse."""
-    settings = ("--profile", "cpu", "--set", "report.output=.cache/benchmarks/aa/REPORT.md", "--set", f"runs.keep={2 * pairs + 20}")
-    inv("calibrate-noise", "--profile", "cpu", "--starts", str(STARTS))
+    """Measure so many pairs of successive runs of the embedded model; return in how many the second was worse."""
+    settings = ["--profile", "cpu", *(word for setting in REAL for word in ("--set", setting))]
+    inv("calibrate-noise", *settings, "--starts", str(STARTS))
+    keep = ("--set", "report.output=.cache/benchmarks/aa/REPORT.md", "--set", f"runs.keep={pairs + 21}")
     found = 0
-    for number in range(1, pairs + 1):
-        folders = [inv("all", "--force", *settings)[1]["kept"] for _ in range(2)]
-        code, compared = inv("compare", *folders)
-        if code == 2:
-            raise SystemExit(f"pair {number} could not be compared: {folders}")
-        found += code
-        names = [row["metric"] for row in compared["figures"] if row["decides"] and row["compared"]["verdict"] == "worse"]
-        print(f"pair {number} of {pairs}: {'worse in ' + ', '.join(names) if code else 'not worse'}", flush=True)
+    before = ""
+    for number in range(pairs + 1):
+        folder = inv("all", "--force", *settings, *keep)[1]["kept"]
+        if before:
+            code, compared = inv("compare", before, folder)
+            if code == 2:
+                raise SystemExit(f"pair {number} could not be compared: {before}, {folder}")
+            found += code
+            names = [row["metric"] for row in compared["figures"] if row["decides"] and row["compared"]["verdict"] == "worse"]
+            print(f"pair {number} of {pairs}: {'worse in ' + ', '.join(names) if code else 'not worse'}", flush=True)
+        before = folder
     return found
 
 
@@ -204,8 +249,12 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=1000)
     parser.add_argument("--deviation", type=float, nargs=2, default=(2, 10), metavar=("LEAST", "MOST"))
     parser.add_argument("--real", type=int, metavar="N")
+    parser.add_argument("--plan", action="store_true", help="with --real: print what would run, and run nothing")
     chosen = parser.parse_args()
     if chosen.real:
+        print(*plan(chosen.real), sep="\n", flush=True)
+        if chosen.plan:
+            return
         print(said("A/A, measured", real(chosen.real), chosen.real, MOST_WORSE))
         return
     least, most = (percent / 100 for percent in chosen.deviation)

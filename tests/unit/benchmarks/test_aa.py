@@ -37,3 +37,25 @@ def test_the_stamps_and_cases_of_the_simulated_runs_are_used(tmp_path: Path) -> 
     assert {metric for metric, row in made.items() if row.decides} == {
         gate.gate.metric for gate in aa.gates() if not gate.gate.metric.endswith(("_stable", "_gain_points"))
     }
+
+
+def test_thirty_real_pairs_take_an_hour_at_most_and_each_run_is_a_start_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calibration_s, run_s = aa.estimate_s()
+    assert calibration_s + 31 * run_s <= 3600
+    assert "30 pairs of successive runs" in aa.plan(30)[-1]
+    sent: list[tuple[str, ...]] = []
+    compared = {"figures": [{"metric": "m", "decides": True, "compared": {"verdict": "worse"}}]}
+
+    def inv(*words: str) -> tuple[int, dict[str, object]]:
+        sent.append(words)
+        if words[0] == "compare":
+            return int(words[1] == "run-3"), compared
+        return 1, {"kept": f"run-{sum(each[0] == 'all' for each in sent)}"}
+
+    monkeypatch.setattr(aa, "inv", inv)
+    assert aa.real(3) == 1
+    assert [words[1:] for words in sent if words[0] == "compare"] == [("run-1", "run-2"), ("run-2", "run-3"), ("run-3", "run-4")]
+    assert sum(words[0] == "all" for words in sent) == 4
+    assert capsys.readouterr().out.splitlines() == ["pair 1 of 3: not worse", "pair 2 of 3: not worse", "pair 3 of 3: worse in m"]
