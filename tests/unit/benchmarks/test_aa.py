@@ -2,6 +2,7 @@
 
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -46,9 +47,9 @@ def test_thirty_real_pairs_take_an_hour_at_most_and_each_run_is_a_start_of_its_o
     assert calibration_s + 31 * run_s <= 3600
     assert "30 pairs of successive runs" in aa.plan(30)[-1]
     sent: list[tuple[str, ...]] = []
-    compared = {"figures": [{"metric": "m", "decides": True, "compared": {"verdict": "worse"}}]}
+    compared: dict[str, Any] = {"figures": [{"metric": "m", "decides": True, "compared": {"verdict": "worse"}}]}
 
-    def inv(*words: str) -> tuple[int, dict[str, object]]:
+    def inv(*words: str) -> tuple[int, dict[str, Any]]:
         sent.append(words)
         if words[0] == "compare":
             return int(words[1] == "run-3"), compared
