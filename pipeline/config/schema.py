@@ -15,8 +15,6 @@ from pipeline.redact import redacted
 
 CUDA_DEVICES = "CUDA_VISIBLE_DEVICES"
 Seconds = Annotated[float, Field(gt=0)]
-
-
 SECRET_ARGUMENTS = ("--api-key", "--hf-token")
 SECRET_NAME = re.compile(r"(^|_)(API_?KEY|KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)$", re.IGNORECASE)
 
@@ -327,6 +325,7 @@ class SweepConfig(Section):
     """The matrix that `sweep` runs the pipeline over, and how much of Ray it takes."""
 
     grid: dict[str, tuple[Any, ...]] = {}
+    exclusive: Literal["auto"] | bool = "auto"
     max_cells: Positive = 64
     retries: Annotated[int, Field(ge=0)] = 2
     object_store_mib: Annotated[int, Field(ge=80)] = 128
