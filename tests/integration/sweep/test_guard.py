@@ -234,7 +234,7 @@ def test_no_archive_is_larger_than_its_limit_and_the_report_is_the_last_to_be_le
 
 
 def test_two_cells_never_get_the_same_port_nor_one_that_a_client_may_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(node.zlib, "crc32", lambda _: 7)  # cells whose first choice is the same
+    monkeypatch.setattr("zlib.crc32", lambda _: 7)  # cells whose first choice is the same
     limit = tmp_path / "range"
     limit.write_text("32768\t60999\n", encoding="ascii")
     monkeypatch.setattr(node, "CLIENT_PORTS", limit)

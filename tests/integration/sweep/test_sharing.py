@@ -15,7 +15,7 @@ from pipeline.engine.record import SWEEP_NOTE, Store, now
 from pipeline.engine.workspace import Workspace
 from pipeline.report.formats.document import text_of
 from pipeline.report.sweep import ACCURACY, LATENCY, CellRecord, Sweep
-from pipeline.sweep import placing
+from pipeline.sweep import node, placing
 from pipeline.sweep.node import SWEEPS, Runner
 from pipeline.sweep.placing import CellOrder, Ended, Listener, Nodes, Placing
 from pipeline.sweep.run import Job, Sweeping, SweepOptions
@@ -224,7 +224,7 @@ def test_a_cell_that_is_lost_before_it_starts_is_placed_again_after_a_pause(
         def run(self, order: dict[str, Any], project: bytes | None) -> dict[str, Any]:
             return {"code": 0, "took_s": 0.1, "said": "", "archive": None, "left": []}
 
-    monkeypatch.setattr(placing.on_node, "Runner", Dying)
+    monkeypatch.setattr(node, "Runner", Dying)
     ends: list[Ended] = []
     said: list[str] = []
     (tmp_path / SWEEPS).mkdir(parents=True)
