@@ -197,7 +197,10 @@ def survey(layers: Layers, machine: Machine, workspace: Workspace, total_mib: fl
     at = card(machine, total_mib, ours, config.serve)
     library = Library(machine, workspace)
     limit = target(config)
-    profiles = [*([first] if first else []), *(name for name in layers.profiles if name != first)]
+    others = [name for name in layers.profiles if name != first]
+    if config.serve.load_format != "dummy":  # shapes with random weights are no models to choose from
+        others = [name for name in others if layers.config(name).serve.load_format != "dummy"]
+    profiles = [*([first] if first else []), *others]
     processor = tuple(name for name in profiles if on_processor(layers.config(name)))
     models = candidates(layers, [name for name in profiles if name not in processor], config)
     rows = tuple(model_fit(candidate, at, limit, library) for candidate in models)

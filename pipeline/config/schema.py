@@ -326,6 +326,7 @@ class SweepConfig(Section):
     """The matrix that `sweep` runs the pipeline over, and how much of Ray it takes."""
 
     grid: dict[str, tuple[Any, ...]] = {}
+    exclusive: Literal["auto"] | bool = "auto"
     max_cells: Positive = 64
     retries: Annotated[int, Field(ge=0)] = 2
     object_store_mib: Annotated[int, Field(ge=80)] = 128

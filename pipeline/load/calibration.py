@@ -108,7 +108,8 @@ def best_calibration(target: Endpoint, concurrency: int, budget_ms: float) -> Ca
     """Return the first calibration within the budget, else the one with the shortest delays."""
     tries: list[Calibration] = []
     processes = 1
-    while processes <= min(concurrency, os.cpu_count() or 1):
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    while processes <= min(concurrency, cores):
         for _attempt in range(TRIES):
             tries.append(calibration(target, concurrency, processes))
             if tries[-1].delay_ms_p95 <= budget_ms:

@@ -24,7 +24,8 @@ class CellRecord(Frozen):
     """A cell: its values, its state with the reason, where it ran, and the results of its report.
 
     The state `measured` means that every stage ran, whatever the verdicts. `passed`: every required gate passes on a real
-    server. `report` is the path of its REPORT.md, `source` the report.json that its figures were read from.
+    server; `speed_passed`: every one that does not judge answers. `again`: why a cell that shared its node (`shared`) was measured
+    again alone. `report` is the path of its REPORT.md, `source` the report.json that its figures were read from.
     """
 
     name: str
@@ -42,7 +43,11 @@ class CellRecord(Frozen):
     lost: int = 0
     exit_code: int | None = None
     measured_at: datetime | None = None
+    shared: bool = False
+    again: Sentence = ""
     passed: bool = False
+    speed_passed: bool = False
+    random_weights: bool = False
     simulated: bool = False
     verdict: str | None = None
     headline: str | None = None
@@ -77,8 +82,25 @@ def best_of(cells: Sequence[CellRecord]) -> CellRecord | None:
     return min(complete, key=lambda row: (-row[1], row[2], row[0].name))[0] if complete else None
 
 
-def rule() -> Message:
-    """Return the rule of `best_of` in words."""
+def quickest_of(cells: Sequence[CellRecord]) -> CellRecord | None:
+    """Return the cell with random weights that decodes fastest among those that pass on speed and memory; of equals the smallest."""
+    candidates = [(cell, cell.value(DECODE), cell.value(VRAM)) for cell in cells if cell.random_weights and cell.speed_passed]
+    complete = [(cell, decode, peak) for cell, decode, peak in candidates if decode is not None and peak is not None]
+    return min(complete, key=lambda row: (-row[1], row[2], row[0].name))[0] if complete else None
+
+
+def recommended(cells: Sequence[CellRecord]) -> CellRecord | None:
+    """Return the recommended cell: the best, or where none passes every gate, the quickest with random weights."""
+    return best_of(cells) or quickest_of(cells)
+
+
+def rule(cells: Sequence[CellRecord] = ()) -> Message:
+    """Return the rule of `recommended` in words."""
+    if best_of(cells) is None and quickest_of(cells) is not None:
+        return _(
+            "the fastest decode among the cells with random weights that pass every gate on speed and memory; of equals the one with "
+            "the lowest peak of memory. Their answers were not judged."
+        )
     return _("the best router accuracy among the cells that pass every gate; of equals the one with the lowest p95 latency.")
 
 
@@ -95,6 +117,13 @@ def recommendation(cells: Sequence[CellRecord]) -> Message:
             accuracy=number(accuracy, ends_of("%")),
             latency=number(latency),
         )
+    quickest = quickest_of(cells)
+    if quickest is not None:
+        decode, peak = quickest.value(DECODE), quickest.value(VRAM)
+        assert decode is not None
+        assert peak is not None
+        values = {"decode": number(decode), "peak": number(peak)}
+        return _("{cell}, by speed and memory alone (decode {decode} tok/s, peak {peak} MiB)", cell=quickest.name, **values)
     if any(cell.passed for cell in cells):
         return _("none, because no cell that passes every gate has a router accuracy and latency")
     measured = sum(cell.state == "measured" for cell in cells)

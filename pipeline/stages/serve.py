@@ -182,11 +182,13 @@ def insist_on_answers(server: Server) -> None:
 
 
 def server_present(server: Server, workspace: Workspace) -> bool:
-    """Tell whether the launch on record still runs and answers, or the attached server still serves the same model and version."""
+    """Tell whether the launch on record still runs and answers, or the attached ones still serve the same model and version."""
     if server.attached:
-        control = control_of(server.handle, workspace)
+        controls = [control_of(attached_handle(url), workspace) for url in (server.attached, *server.replicas)]
         try:
-            return control.version() == server.vllm and any(card.id == server.model for card in control.models())
+            return all(
+                control.version() == server.vllm and any(card.id == server.model for card in control.models()) for control in controls
+            )
         except MeasureError:
             return False
     launch = state.current(workspace, server.handle.launch_id)

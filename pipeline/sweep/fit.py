@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from pipeline.config.schema import Config
+from pipeline.config.schema import CUDA_DEVICES, Config
 from pipeline.measure.digits import counted
 from pipeline.message import _
 from pipeline.planning import Candidate, Card, Library, model_fit, on_processor
@@ -28,6 +28,16 @@ def gpus_of(config: Config) -> int:
     if config.attach.url or on_processor(config):
         return 0
     return serve.tensor_parallel_size * serve.pipeline_parallel_size * serve.data_parallel_size
+
+
+def may_share(config: Config) -> bool:
+    """Tell whether other cells may run beside this one: it has GPUs, which Ray chooses for it, and its load comes from its own cores.
+
+    A server that takes its own choice of devices, or Ray's cluster, could meet its neighbours there.
+    """
+    serve = config.serve
+    own_choice = CUDA_DEVICES in serve.env or serve.distributed_executor_backend == "ray" or config.bench.ray_address is not None
+    return config.sweep.exclusive is not True and gpus_of(config) > 0 and not own_choice
 
 
 def cell_fit(config: Config, card: Card | None, most_gpus: int, library: Library) -> CellFit:

@@ -37,6 +37,8 @@ def main(order: dict[str, Any]) -> int:
         # A handler, because the commands would inherit SIG_IGN.
         signal.signal(end_signal, lambda number, _frame: end_signals.append(number))
     ctypes.CDLL(None).prctl(SUBREAPER, 1, 0, 0, 0)
+    if order.get("cores"):
+        os.sched_setaffinity(0, order["cores"])  # inherited by all that is started here: server, sampler, load clients
     code = 0
     try:
         with Path(order["log"]).open("a", encoding="utf-8") as log, ExitStack() as folder_lock:

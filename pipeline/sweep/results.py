@@ -11,12 +11,14 @@ from pipeline.engine.record import BLOCKED, Store, write_atomic
 from pipeline.errors import MeaninglessError, RecordError
 from pipeline.measure.figures import Figure
 from pipeline.measure.units import MIB
-from pipeline.message import WHOLE
+from pipeline.message import WHOLE, Sentence
 from pipeline.redact import redacted
 from pipeline.report.formats.document import FILE_NAME, Document, ReportedFigure, read_document
-from pipeline.report.sweep import METRICS, CellRecord
+from pipeline.report.sweep import DECODE, METRICS, CellRecord
+from pipeline.stages.bench import BenchResult
 
 CELL_FILE = "cell.json"
+OF_ANSWERS = ("test-router", "test-determinism")
 
 
 def read_cell(folder: Path) -> CellRecord | None:
@@ -55,6 +57,8 @@ def ended(cell: CellRecord, code: int, root: Path, folder: Path, message: str) -
             "exit_code": code,
             "passed": code == 0 and document.exit_code == 0 and not simulated,
             "simulated": simulated,
+            "random_weights": document.environment.random_weights,
+            "speed_passed": speed_passes(document) and not simulated,
             "verdict": document.verdict,
             "headline": document.headline,
             "measured_at": document.started,
@@ -66,6 +70,18 @@ def ended(cell: CellRecord, code: int, root: Path, folder: Path, message: str) -
             "figures": {metric: plain(figure) for metric, figure in figures.items()},
         }
     )
+
+
+def speed_passes(document: Document) -> bool:
+    """Tell whether every required gate passes, apart from those on answers, which mean nothing where the weights are random."""
+    required = [gate for gate in document.gates if gate.required and gate.metric.partition(".")[0] not in OF_ANSWERS]
+    return document.figure(DECODE) is not None and all(gate.verdict == "PASS" for gate in required)
+
+
+def disturbed(folder: Path) -> Sentence:
+    """Return why the load client of the cell in `folder` was not good enough, by its own calibration; empty where it was."""
+    bench = Store(folder / "artifacts").outcome("bench", BenchResult).data
+    return next((level.invalid for level in bench.levels if level.invalid), "") if bench is not None else ""
 
 
 def failure_kind(folder: Path, stage: str) -> str:

@@ -20,12 +20,12 @@ from pipeline.planning import Card, Library
 from pipeline.redact import redacted
 from pipeline.report.formats.document import FILE_NAME, Document
 from pipeline.report.sections.sweep import sweep_part
-from pipeline.report.sweep import INTERRUPTED, CellRecord, Sweep, best_of, exit_code, recommendation
+from pipeline.report.sweep import INTERRUPTED, CellRecord, Sweep, exit_code, recommendation, recommended
 from pipeline.report.words import ENGLISH
 from pipeline.runs import kept as runs
 from pipeline.stages.check_gpu import Machine
 from pipeline.sweep import grid, results
-from pipeline.sweep.fit import CellFit, cell_fit, estimates, gpus_of, minutes
+from pipeline.sweep.fit import CellFit, cell_fit, estimates, gpus_of, may_share, minutes
 from pipeline.sweep.grid import Cell
 from pipeline.sweep.node import SWEEPS
 from pipeline.sweep.placing import CellOrder, Ended, Listener, Nodes, Placing
@@ -112,6 +112,7 @@ class Sweeping:
         self.axes, origin = (dict(self.settings.grid), "sweep.grid") if options.grid is None else (grid.parse_axes(options.grid), "--grid")
         self._cells = [(cell, *self._config(cell, origin)) for cell in grid.cells(self.axes, origin, self.settings.max_cells)]
         self._records: dict[str, CellRecord] = {}
+        self._jobs_by_folder: dict[str, Job] = {}
         self._started = now()
 
     def dry_run(self) -> Output:
@@ -160,6 +161,7 @@ class Sweeping:
                 record = record.model_copy(update={"state": "skipped", "reason": job.fit.words})
                 self.say(f"▫ {job.cell.name}: left out: {job.fit.words}")
             self._records[record.folder] = record
+        self._jobs_by_folder = {job.cell.folder: job for job in jobs}
         orders = [self._order(job) for job in jobs if job.fit.runs and not self._skips(job)]
         self._write(finished=False)
         try:
@@ -243,7 +245,9 @@ class Sweeping:
             if document is not None:
                 yield document
 
-    def _order(self, job: Job) -> CellOrder:
+    def _order(self, job: Job, again: bool = False) -> CellOrder:
+        """Return the order for a cell; `again`: alone, whatever is on record of it."""
+        options = replace(self.options, force=True) if again else self.options
         root = self.workspace.root
         (self.folder / job.cell.folder / results.CELL_FILE).unlink(missing_ok=True)  # after a crash the cell counts as not run
         inherited = {k: v for k, v in os.environ.items() if k.startswith(ENVIRONMENT_PREFIX) or k == "OMP_NUM_THREADS"}
@@ -256,12 +260,13 @@ class Sweeping:
                 "local": self.settings.node_folder,
                 "code": re.sub(r"\W", "", digest([self._code(), content_digest(root / "config.yaml"), str(root)])),
                 "environment": self._environment(job),
-                "steps": self.command(job, self.options),
+                "steps": self.command(job, options),
                 "variables": {**inherited, "UV_VENV_CLEAR": "1", "PYTHONUNBUFFERED": "1"},
                 "patience_s": PATIENCE_S,
                 "stop_s": STOP_S,
                 "most_bytes": MOST_BYTES,
             },
+            shared=may_share(job.config) and not again,
         )
 
     def _environment(self, job: Job) -> str:
@@ -274,10 +279,17 @@ class Sweeping:
     def _on_start(self, order: CellOrder, where: str) -> None:
         self.say(f"▶ {self._records[order.cell].name}: started on {where}; log {SWEEPS / order.cell / 'cell.log'}")
 
-    def _on_end(self, order: CellOrder, how: Ended) -> None:
-        """Record how a cell ended, and print it."""
+    def _on_end(self, order: CellOrder, how: Ended) -> CellOrder | None:
+        """Record how a cell ended, and print it; return the order to run it again alone if a neighbour disturbed its client."""
         record, folder = self._records[order.cell], self.folder / order.cell
-        record = record.model_copy(update={"where": how.where or None, "took_s": how.took_s, "lost": how.lost})
+        record = record.model_copy(update={"where": how.where or None, "took_s": how.took_s, "lost": how.lost, "shared": order.shared})
+        job = self._jobs_by_folder[order.cell]
+        trouble = results.disturbed(folder) if order.shared and how.code is not None and job.config.sweep.exclusive == "auto" else ""
+        if trouble:
+            self._records[order.cell] = record.model_copy(update={"again": trouble})
+            self._write(finished=False)
+            self.say(f"✗ {record.name}: INVALID beside its neighbour, to be run again alone: {trouble}")
+            return self._order(job, again=True)
         if how.code is None:
             record = record.model_copy(update={"state": "failed", "reason": how.said})
         else:
@@ -291,11 +303,12 @@ class Sweeping:
         mark = "✓" if record.state == "measured" else "✗"
         left_text = f"; too large to come back, left on the node: {', '.join(how.left)}" if how.left else ""
         self.say(f"{mark} {record.name}: {result_words(record)}{took} ({ended_cells} of {len(self._records)}){left_text}")
+        return None
 
     def _write(self, finished: bool) -> Sweep:
         """Write the sweep's record, SWEEP.md and the plot; return the sweep."""
         cells = list(self._records.values())
-        best, store, ended = best_of(cells), Store(self.workspace.artifacts), now()
+        best, store, ended = recommended(cells), Store(self.workspace.artifacts), now()
         sweep = Sweep(
             started=self._started,
             finished=ended if finished else None,

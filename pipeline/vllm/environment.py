@@ -8,6 +8,9 @@ from pipeline.config.layers import ENVIRONMENT_PREFIX
 from pipeline.vllm.toolkit import toolkit_environment
 
 API_KEY = "VLLM_API_KEY"  # not an argument, which every user of the machine could read
+# The number of a server's share of a node that cells of a sweep share. Each share has caches of its own, which the cells there use one
+# after the other: Triton, inductor, vLLM and FlashInfer write to them in mid-run. The first has the project's.
+SLOT = "VLLM_POC_SLOT"
 # Variables that would alter the server's Python, secrets that it does not need, and a key that our client does not send.
 NOT_INHERITED = (
     "PYTHONDONTWRITEBYTECODE",
@@ -17,6 +20,7 @@ NOT_INHERITED = (
     "HF_TOKEN",
     "HUGGING_FACE_HUB_TOKEN",
     API_KEY,
+    SLOT,
 )
 
 # The cache folder of each library, below ours.
@@ -33,6 +37,7 @@ CACHES = {
 
 def base_environment(inherited: Mapping[str, str], cache: Path, python: Path) -> dict[str, str]:
     """Return `inherited` as if `python`'s environment were active, without harmful variables, telemetry and hub; caches are in `cache`."""
+    cache = cache / "slots" / inherited[SLOT] if inherited.get(SLOT) else cache
     variables = {k: v for k, v in inherited.items() if k not in NOT_INHERITED and not k.startswith(ENVIRONMENT_PREFIX)}
     return {
         **variables,

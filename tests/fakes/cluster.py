@@ -2,8 +2,11 @@
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
+
+import pytest
 
 
 class Cluster:
@@ -22,6 +25,19 @@ class Cluster:
     def add(self) -> None:
         os.environ.pop("RAY_worker_niceness", None)  # of a local sweep
         self.ray.add_node(num_cpus=2, object_store_memory=80 * 2**20)
+
+    @contextmanager
+    def gpus(self, count: int, cores: int, **variables: str) -> Iterator[None]:
+        """Add a node that says it has so many GPUs and cores, with these environment variables, while the block runs."""
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("RAY_worker_niceness", "0")
+            for name, value in variables.items():
+                patch.setenv(name, value)
+            node = self.ray.add_node(num_cpus=cores, num_gpus=count, object_store_memory=80 * 2**20)
+        try:
+            yield
+        finally:
+            self.ray.remove_node(node)
 
     def kill(self, beginning: str) -> None:
         """Kill the node whose id begins so, as a machine that loses its power."""

@@ -131,7 +131,7 @@ def plan_facts(plan: Plan, data: MemoryUse) -> list[Text]:
     facts: list[Text] = []
     log, devices = data.breakdown, data.device_peaks_mib
     peak = max(devices.values()) if len(devices) > 1 else data.figures["vram_peak_mib"].value
-    if peak is not None:
+    if peak:  # 0 where the server shows nothing on its device: no percentage of it
         facts.append(
             _(
                 "Peak: {planned} MiB planned, {measured} measured ({off} %).",
@@ -149,7 +149,7 @@ def plan_facts(plan: Plan, data: MemoryUse) -> list[Text]:
             context=number(plan.context_mib),
         )
     )
-    if log.kv_tokens is not None:
+    if log.kv_tokens:
         facts.append(
             _(
                 "KV cache: {seen} tokens by the log, {planned} planned ({off} %).",

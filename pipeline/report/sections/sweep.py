@@ -61,7 +61,7 @@ def sweep_part(outcome: Outcome[Sweep], alternatives: Sequence[Alternative], mar
         title,
         facts=facts(sweep),
         recommendation=recommendation(sweep.cells),
-        rule=rule(),
+        rule=rule(sweep.cells),
         header=list(HEADER),
         rows=[cell_row(cell, guide, marks or {}) for cell in sweep.cells],
         charts=[Chart("sweep-plot", TITLE, drawings=[inlined(drawing)], wide=True)] if drawing is not None else [],
@@ -80,6 +80,14 @@ def facts(sweep: Sweep) -> list[Text]:
     ]
     if sweep.finished is None:
         result.append(_("The sweep was not run to its end; the same command goes on with it."))
+    shared = sum(cell.shared for cell in sweep.cells)
+    if shared:
+        result.append(_("Cells that shared a node, each with GPUs, cores and caches of its own: {count}.", count=shared))
+    result += [
+        _("{cell} was INVALID beside its neighbour and was measured again alone: {reason}.", cell=cell.name, reason=cell.again)
+        for cell in sweep.cells
+        if cell.again
+    ]
     devices = sorted({cell.device for cell in sweep.cells if cell.device})
     if len(devices) > 1:
         result.append(_("Measured on unlike devices, so speeds do not compare: {devices}.", devices=", ".join(devices)))

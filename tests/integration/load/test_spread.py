@@ -173,6 +173,6 @@ def test_more_processes_are_taken_where_one_sees_chunks_late(
         )
 
     monkeypatch.setattr(calibration, "calibration", scripted)
-    monkeypatch.setattr("os.cpu_count", lambda: cores)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(cores)))
     made = best_calibration(Endpoint("http://127.0.0.1:9"), 64, 1.0)
     assert (made.processes, made.delay_ms_p95) == taken

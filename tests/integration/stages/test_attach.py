@@ -205,6 +205,18 @@ def test_replicas_share_the_load_and_their_counters_are_summed(project: FakeProj
         assert min(shares) > sum(shares) / 3
 
 
+def test_replicas_are_there_only_while_each_of_them_is(project: FakeProject) -> None:
+    with FakeVllm() as first:
+        with FakeVllm() as second:
+            server = attach_all(project, first, second)
+            assert server_present(server, project.workspace)
+            second.script = Script(version="0.1.0")
+            assert not server_present(server, project.workspace), "another version"
+            second.script = Script()
+            assert server_present(server, project.workspace)
+        assert not server_present(server, project.workspace), "gone"
+
+
 def test_processes_of_the_client_take_turns_of_their_own_among_replicas() -> None:
     with FakeVllm() as first, FakeVllm() as second:
         target = Endpoint(first.base_url, replicas=(second.base_url,))

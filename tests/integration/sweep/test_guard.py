@@ -15,6 +15,7 @@ from pipeline.cluster import pack as packed_files
 from pipeline.sweep import node
 from pipeline.sweep.node import Runner, arrange, packed, unpacked
 from pipeline.sweep.placing import PROJECT, unpack
+from pipeline.vllm.environment import SLOT, base_environment
 from tests.fakes.environment import dead, until
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -189,7 +190,9 @@ def test_runner_sees_whether_the_folder_is_shared(tmp_path: Path) -> None:
     assert not runner.where(str(token), "word")["shared"]
     token.write_text("word", encoding="utf-8")
     niceness = os.getpriority(os.PRIO_PROCESS, 0)
-    assert runner.where(str(token), "word") == {"node": "n", "host": "h", "shared": True, "niceness": niceness}
+    found = runner.where(str(token), "word")
+    assert found.pop("gpus") == os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    assert found == {"node": "n", "host": "h", "shared": True, "niceness": niceness}
 
 
 def test_a_node_of_its_own_works_on_a_copy_and_sends_back_what_it_made(tmp_path: Path) -> None:
@@ -216,6 +219,79 @@ def test_what_is_too_large_to_come_back_is_left_and_named(tmp_path: Path) -> Non
     assert len(archive) < 30_000
 
 
+def test_no_archive_is_larger_than_its_limit_and_the_report_is_the_last_to_be_left(tmp_path: Path) -> None:
+    for name, size in (("a.log", 50_000), ("report.json", 9_000), ("b.bin", 20_000), ("c.log", 60_000)):
+        (tmp_path / name).write_bytes(os.urandom(size))
+    archive, left = packed(tmp_path, 31_000)
+    assert left == ["c.log", "a.log"]
+    assert len(archive) <= 31_000
+    target = tmp_path / "back"
+    unpack(archive, target)
+    assert {path.name for path in target.iterdir()} == {"report.json", "b.bin"}
+    archive, left = packed(tmp_path, 1000)
+    assert "report.json" in left
+    assert len(archive) <= 1000
+
+
+def test_two_cells_never_get_the_same_port_nor_one_that_a_client_may_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zlib.crc32", lambda _: 7)  # cells whose first choice is the same
+    limit = tmp_path / "range"
+    limit.write_text("32768\t60999\n", encoding="ascii")
+    monkeypatch.setattr(node, "CLIENT_PORTS", limit)
+    folders = [tmp_path / "cells" / name for name in "abc"]
+    for folder in folders:
+        folder.mkdir(parents=True)
+    ports = [node.port_of(folder) for folder in folders]
+    assert len(set(ports)) == 3
+    assert all(node.FIRST_PORT <= port < 32768 for port in ports)
+    assert [node.port_of(folder) for folder in folders] == ports
+    limit.unlink()
+    (folders[0] / node.PORT_FILE).write_text(str(ports[1]), encoding="ascii")
+    assert node.port_of(folders[0]) not in ports[1:], "a neighbour's port, and nothing known of the kernel's range"
+
+
+TOPOLOGY = [(0, 0), (0, 1), (0, 2), (0, 3), (1, 0), (1, 1), (0, 0), (0, 1), (0, 2), (0, 3), (1, 0), (1, 1)]
+
+
+@pytest.mark.parametrize(
+    ("total", "slots", "cores"),
+    [
+        (2, (0,), [0, 1, 2, 6, 7, 8]),
+        (2, (1,), [3, 4, 5, 9, 10, 11]),
+        (4, (1, 2), [1, 2, 7, 8]),
+        (4, (3,), [3, 9]),
+        (1, (0,), list(range(12))),
+    ],
+)
+def test_a_slot_has_whole_cores_of_its_own(monkeypatch: pytest.MonkeyPatch, total: int, slots: tuple[int, ...], cores: list[int]) -> None:
+    monkeypatch.setattr(node, "place_of_core", lambda core: TOPOLOGY[core])
+    assert node.cores_of(slots, total, set(range(12))) == cores
+    shares = [set(node.cores_of((slot,), total, set(range(12)))) for slot in range(total)]
+    assert sum(map(len, shares)) == len(set.union(*shares)), "no core is in two shares"
+
+
+SEES = "import os; open('seen', 'w').write(repr((os.sched_getaffinity(0), dict(os.environ))))"
+
+
+def test_a_cell_that_shares_its_node_keeps_to_its_cores_and_caches(tmp_path: Path) -> None:
+    every = sorted(os.sched_getaffinity(0))
+    if len(every) < 2:
+        pytest.skip("one core cannot be shared")
+    root = project(tmp_path / "project")
+
+    def seen_by(**changes: Any) -> tuple[set[int], str]:
+        Runner(lambda: ("n", "h")).run(order_of(root, SEES, **changes), None)
+        cores, variables = eval((root / node.SWEEPS / "a.b" / "seen").read_text(encoding="utf-8"))
+        caches = base_environment(variables, root / ".cache", root / "venv-vllm" / "bin" / "python")
+        assert node.SLOT not in caches
+        return cores, caches["TRITON_CACHE_DIR"]
+
+    first, second, alone = (seen_by(slots=(0,), slots_of=2), seen_by(slots=(1,), slots_of=2), seen_by())
+    assert first[0] & second[0] == set()
+    assert alone[0] == set(every)
+    assert (first[1], second[1], alone[1]) == tuple(str(root / ".cache" / name) for name in ("triton", "slots/1/triton", "triton"))
+
+
 def test_links_are_made_anew_where_they_point_elsewhere(tmp_path: Path) -> None:
     root = project(tmp_path / "project")
     folder = root / node.SWEEPS / "a"
@@ -238,3 +314,7 @@ def test_runner_travels_without_the_project(tmp_path: Path) -> None:
     code = "import runpy, sys; runpy.run_path(sys.argv[1]); print(sorted({name.partition('.')[0] for name in sys.modules}))"
     done = subprocess.run([sys.executable, "-I", "-S", "-c", code, node.__file__], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert "'tarfile'" in done.stdout
+
+
+def test_both_sides_have_one_name_for_the_slot() -> None:
+    assert node.SLOT == SLOT

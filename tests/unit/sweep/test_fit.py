@@ -10,8 +10,8 @@ from pipeline.config.layers import load_layers
 from pipeline.engine.workspace import Workspace
 from pipeline.errors import MachineError
 from pipeline.planning import Card, Library
-from pipeline.sweep.fit import cell_fit, estimates, gpus_of, minutes
-from pipeline.sweep.placing import CellOrder, cores_for, slots
+from pipeline.sweep.fit import cell_fit, estimates, gpus_of, may_share, minutes
+from pipeline.sweep.placing import CellOrder, cores_for, shareable, slots
 from pipeline.sweep.run import largest
 from tests.builders.documents import document
 from tests.fakes.environment import machine
@@ -92,6 +92,49 @@ def test_cores_leave_no_room_for_a_second_cell_on_any_node(nodes: list[dict[str,
     found = cores_for(nodes, gpus)
     assert found == cores
     assert all(found * 2 > one.get("CPU", 0) for one in nodes if one.get("GPU", 0) >= gpus) or not found
+
+
+@pytest.mark.parametrize(
+    ("nodes", "gpus", "cores", "at_once"),
+    [
+        ([node(32, gpus=2)], 1, 16, 2),
+        ([node(64, gpus=8)], 2, 16, 4),
+        ([node(33, gpus=3)], 1, 11, 3),
+        ([node(32, gpus=2), node(8, gpus=1)], 1, 8, 3),
+        ([node(16, gpus=3)], 2, 0, 0),  # a group and a GPU that is left over: nothing to share
+        ([node(7, gpus=2)], 1, 0, 0),  # too few cores for two
+        ([node(16, gpus=1), node(16, gpus=1)], 1, 0, 0),
+        ([node(64)], 0, 0, 0),
+        ([], 1, 0, 0),
+    ],
+)
+def test_cells_share_the_nodes_where_gpus_are_the_scarce_thing(
+    nodes: list[dict[str, float]], gpus: int, cores: float, at_once: int
+) -> None:
+    assert shareable(nodes, gpus) is (at_once > 0)
+    if at_once:
+        assert cores_for(nodes, gpus, shared=True) == cores
+        assert slots(nodes, [CellOrder("a", gpus, {}, shared=True)]) == at_once
+        assert all(slots([each], [CellOrder("a", gpus, {}, shared=True)]) * cores <= each["CPU"] for each in nodes)
+
+
+@pytest.mark.parametrize(
+    ("profile", "sets", "shares"),
+    [
+        ("qwen2.5-1.5b", (), True),
+        ("qwen2.5-1.5b", ("sweep.exclusive=false",), True),
+        ("qwen2.5-1.5b", ("sweep.exclusive=true",), False),
+        ("qwen2.5-1.5b", ("serve.tensor_parallel_size=2",), True),
+        ("cpu", (), False),
+        ("cpu", ("sweep.exclusive=false",), False),
+        ("qwen2.5-1.5b", ("attach.url=http://127.0.0.1:1",), False),
+        ("qwen2.5-1.5b", ("serve.env.CUDA_VISIBLE_DEVICES=0",), False),
+        ("qwen2.5-1.5b", ("serve.distributed_executor_backend=ray",), False),
+        ("qwen2.5-1.5b", ("bench.ray_address=auto",), False),
+    ],
+)
+def test_only_a_cell_whose_gpus_are_given_to_it_may_share(profile: str, sets: tuple[str, ...], shares: bool) -> None:
+    assert may_share(load_layers(ROOT / "config.yaml", {}, sets).config(profile)) is shares
 
 
 def test_slots_are_the_nodes_that_some_cell_can_use() -> None:

@@ -22,6 +22,7 @@ from pipeline.report.parts import CellRow, Picture, SweepPart
 from pipeline.report.sections.sweep import sweep_part
 from pipeline.report.sweep import (
     ACCURACY,
+    DECODE,
     INTERRUPTED,
     LATENCY,
     VRAM,
@@ -29,12 +30,14 @@ from pipeline.report.sweep import (
     best_of,
     exit_code,
     recommendation,
+    recommended,
     rule,
 )
 from pipeline.report.words import ENGLISH, words
-from pipeline.sweep.results import ended, read_cell, write_cell
+from pipeline.sweep.results import disturbed, ended, read_cell, speed_passes, write_cell
 from pipeline.sweep.summary import page
 from tests.builders.documents import WHEN, document, figure, gate
+from tests.builders.records import bench_result
 from tests.builders.sweeps import GUIDE, cell, failed, skipped, sweep
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -57,6 +60,42 @@ def test_recommended_is_the_most_accurate_that_passes_and_of_equals_the_quickest
     found = best_of(cells)
     assert (found.name if found else None) == best
     assert recommendation(cells).startswith(f"{best} (router accuracy" if best else "none, because ")
+
+
+def random(name: str, decode: float | None, peak: float | None = 5000.0, **changes: Any) -> CellRecord:
+    """Return a cell with random weights that passes on speed and memory."""
+    figures = {VRAM: (peak, "MiB"), DECODE: (decode, "tok/s")}
+    made = cell(name, None, None, passed=False, verdict="NOT MEASURED", random_weights=True, speed_passed=True)
+    values = {metric: Figure(value=value, unit=unit, n=64) for metric, (value, unit) in figures.items()}
+    return made.model_copy(update={"figures": {**made.figures, **values}, **changes})
+
+
+@pytest.mark.parametrize(
+    ("cells", "quickest"),
+    [
+        ([random("a", 200), random("b", 300)], "b"),
+        ([random("a", 300, 6000), random("b", 300, 5000)], "b"),
+        ([random("a", 300, speed_passed=False), random("b", 200)], "b"),
+        ([random("a", None), random("b", 200)], "b"),
+        ([random("a", 300, None), random("b", 200)], "b"),
+        ([random("a", 300, random_weights=False)], None),
+        ([random("a", 300, simulated=True, speed_passed=False), failed("b")], None),
+    ],
+)
+def test_where_weights_are_random_speed_and_memory_alone_recommend(cells: list[CellRecord], quickest: str | None) -> None:
+    found = recommended(cells)
+    assert (found.name if found else None) == quickest
+    said = recommendation(cells)
+    assert exit_code(cells) in (1, 2), "no cell passes"
+    if quickest is None:
+        assert said.startswith("none, because ")
+        assert rule(cells) == rule()
+    else:
+        assert said.startswith(f"{quickest}, by speed and memory alone (decode ")
+        assert rule(cells).endswith("Their answers were not judged.")
+        both = [*cells, cell("judged", 50)]
+        assert recommendation(both).startswith("judged (router accuracy 50 %"), "a cell that passes every gate comes first"
+        assert rule(both) == rule()
 
 
 @pytest.mark.parametrize(
@@ -224,6 +263,38 @@ def test_a_cell_that_ended_is_read_from_its_own_report(tmp_path: Path) -> None:
     assert (made.source, made.measured_at) == ("a/report.json", WHEN)
     write_cell(tmp_path / "a", made)
     assert read_cell(tmp_path / "a") == made
+
+
+@pytest.mark.parametrize(
+    ("gates", "decode", "passes"),
+    [
+        ((gate(), gate("b", "NOT_MEASURED", metric="test-router.constrained_route_accuracy")), 300.0, True),
+        ((gate(), gate("b", "NOT_MEASURED", metric="test-determinism.identical")), 300.0, True),
+        ((gate(), gate("b", "FAIL", metric="bench.ttft_ms_p95")), 300.0, False),
+        ((gate(), gate("b", "INCONCLUSIVE", metric="measure-vram.vram_stable")), 300.0, False),
+        ((gate(), gate("b", "FAIL", required=False, metric="bench.ttft_ms_p95")), 300.0, True),
+        ((gate(),), None, False),
+    ],
+)
+def test_speed_passes_where_every_gate_does_that_judges_no_answers(gates: tuple[Any, ...], decode: float | None, passes: bool) -> None:
+    figures = {} if decode is None else {DECODE: figure(decode, "tok/s")}
+    assert speed_passes(document(figures, gates, exit_code=2)) is passes
+
+
+@pytest.mark.parametrize("invalid", ["", "late"])
+def test_a_disturbed_cell_is_one_whose_client_was_late(tmp_path: Path, invalid: str) -> None:
+    assert disturbed(tmp_path) == ""
+    result = bench_result()
+    levels = [level.model_copy(update={"invalid": invalid}) for level in result.levels]
+    Store(tmp_path / "artifacts").write("bench", {}, now(), 1.0, result.model_copy(update={"levels": levels}))
+    assert disturbed(tmp_path) == invalid
+
+
+def test_shared_cells_and_those_run_again_are_told() -> None:
+    made = section(cell("a", shared=True), cell("b", again="the client was late"))
+    assert "Cells that shared a node, each with GPUs, cores and caches of its own: 1." in made.facts
+    assert "b was INVALID beside its neighbour and was measured again alone: the client was late." in made.facts
+    assert not any("shared" in fact or "neighbour" in fact for fact in section(cell("a")).facts)
 
 
 def test_simulated_figures_never_pass(tmp_path: Path) -> None:

