@@ -133,7 +133,7 @@ def install(settings: InstallConfig, machine: Machine, workspace: Workspace) -> 
         if trouble:
             raise InstallError(f"{vllm_set.distribution} was installed but does not load: {trouble}", "see the log", log)
         workspace.say("preparing the first start")
-        rehearse(REHEARSALS[vllm_set.distribution], workspace, log)
+        rehearse(vllm_set, workspace, log)
         (environment / MARKER_FILE).write_text(json.dumps(marker), encoding="utf-8")
     return describe(workspace.server_python, vllm_set.name, sha256, wheel, reason, log, workspace)
 
@@ -248,14 +248,14 @@ def fastest_of(interpreters: Sequence[Interpreter]) -> Interpreter:
     return next(candidate for candidate in candidates if candidate.loop_s <= SLOWER * least_s)
 
 
-def rehearse(programs: Sequence[str], workspace: Workspace, log: Path) -> None:
-    """Run `programs` in parallel to fill the caches that the first start reads.
+def rehearse(vllm_set: VllmSet, workspace: Workspace, log: Path) -> None:
+    """Run the set's programs in parallel to fill the caches that the first start reads.
 
     A failure here does no harm: the first start does that work itself, and reports its own errors.
     """
     env = {
         **base_environment(os.environ, workspace.cache, workspace.server_python),
-        **quick_start({}),
+        **quick_start({vllm_set.distribution: vllm_set.vllm}),
         # As vLLM and the cpu profile set them: precompiled headers depend on the flags.
         "TORCHINDUCTOR_COMPILE_THREADS": "1",
         "TORCHINDUCTOR_CPP_DYNAMIC_THREADS": "1",
@@ -272,7 +272,7 @@ def rehearse(programs: Sequence[str], workspace: Workspace, log: Path) -> None:
                 stderr=file,
                 start_new_session=True,  # so that killing the group also ends the compilers that they started
             )
-            for program in programs
+            for program in REHEARSALS[vllm_set.distribution]
         ]
         try:
             for process in processes:

