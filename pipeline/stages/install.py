@@ -26,12 +26,12 @@ from pipeline.message import Sentence, _
 from pipeline.stages.check_gpu import CPU_PROFILE, Machine
 from pipeline.vllm.environment import base_environment
 from pipeline.vllm.rehearsals import COLLECT_LESS, REHEARSALS
-from pipeline.vllm.sets import CPU_SET, SETS, UPDATE_DRIVER, VllmSet, no_set_for, set_for_driver, set_named
+from pipeline.vllm.sets import CPU_SET, SETS, VllmSet, set_for, set_named, why_no_set
 from pipeline.vllm.settle import quick_start
 
 MARKER_FILE = "vllm-poc.json"
 RECIPE = 2  # increase it when `build` creates a different environment from the same packages
-PINNED_PLATFORM = "Linux x86_64"
+PINNED_PLATFORMS = tuple(f"Linux {machine}" for machine in CPU_SET.kernels)
 EXISTING = "existing"
 PROBE = """
 import importlib.metadata, json, platform
@@ -183,18 +183,24 @@ def environment_present(installation: Installation, workspace: Workspace) -> boo
 def choose_set(choice: str, machine: Machine) -> tuple[VllmSet, str]:
     """Return (requirement set, reason); InstallError when none fits."""
     platform = f"{machine.host.system} {machine.host.machine}"
-    if platform != PINNED_PLATFORM:
-        raise InstallError(f"the pinned vLLM sets are for {PINNED_PLATFORM}, this is {platform}", f"run it on {PINNED_PLATFORM}")
+    if platform not in PINNED_PLATFORMS:
+        places = " and ".join(PINNED_PLATFORMS)
+        raise InstallError(f"the pinned vLLM sets are for {places}, this is {platform}", f"run it on {' or '.join(PINNED_PLATFORMS)}")
+    capability = machine.gpus[0].compute_capability if machine.gpus else ""
     if choice != "auto":
         vllm_set = set_named(choice)
         if vllm_set is None:
             raise InstallError(f"install.set: no set {choice!r}", f"sets: auto, {', '.join(entry.name for entry in SETS)}")
+        if machine.host.machine not in vllm_set.kernels:
+            raise InstallError(f"{vllm_set.name} has no wheels for {machine.host.machine}", "leave install.set at auto")
+        if vllm_set.min_driver and capability and not vllm_set.has_kernels_for(capability, machine.host.machine):
+            raise InstallError(f"{vllm_set.name} has no kernels for compute capability {capability}", "leave install.set at auto")
         return vllm_set, _("chosen by install.set")
-    if machine.driver is None or machine.profile == CPU_PROFILE:
+    if machine.driver is None or not machine.gpus or machine.profile == CPU_PROFILE:
         return CPU_SET, machine.profile_reason
-    vllm_set = set_for_driver(machine.driver.version)
+    vllm_set = set_for(machine.driver.version, capability, machine.host.machine)
     if vllm_set is None:
-        raise InstallError(no_set_for(machine.driver.version), f"{UPDATE_DRIVER}, or name a set with install.set")
+        raise InstallError(*why_no_set(machine.driver.version, capability, machine.host.machine))
     return vllm_set, _("NVIDIA driver {name} runs CUDA {value}", name=machine.driver.version, value=vllm_set.cuda)
 
 

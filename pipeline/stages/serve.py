@@ -134,7 +134,7 @@ def site_of(machine: Machine, installation: Installation, model: Model, workspac
 
 def prepare(settings: ServeConfig, site: Site, workspace: Workspace) -> ServeConfig:
     """Stop our earlier server and return the settings with `auto` resolved for this machine; ServerError where none can start."""
-    settings = settle(settings, site.host, site.distribution, site.versions)
+    settings = settle(settings, site.host, site.distribution, site.versions, site.gpus)
     if not site.on_cpu:
         settings = by_number(settings, os.environ, site.gpus, release(site.versions))
     insist_on_site(settings, site)

@@ -1,22 +1,30 @@
 """The resolution of settings that `auto` leaves to the machine."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 from pipeline.config.schema import ServeConfig
 from pipeline.gpu.host import Host
+from pipeline.gpu.nvml import UNIFIED_SHARE, Gpu
+from pipeline.vllm.demand import arguments
 from pipeline.vllm.plan import DEFAULT_UTILIZATION
-from pipeline.vllm.releases import DEFAULT_SHARE, SAMPLER, STARTUP_PLAN, UNPINNED
+from pipeline.vllm.releases import DEFAULT_SHARE, FLASHINFER, SAMPLER, STARTUP_PLAN, UNPINNED
 from pipeline.vllm.sets import CPU_SET
 
 # With more cores vLLM's binding of threads to them should outweigh the cost of a worker process; measured on 2 cores only.
 MOST_UNBOUND_CORES = 4
 
 
-def settle(settings: ServeConfig, host: Host, distribution: str, versions: Mapping[str, str] = MappingProxyType({})) -> ServeConfig:
+def settle(
+    settings: ServeConfig,
+    host: Host,
+    distribution: str,
+    versions: Mapping[str, str] = MappingProxyType({}),
+    gpus: Sequence[Gpu] = (),
+) -> ServeConfig:
     """Return the settings with `auto` resolved for this host, by the measurements in benchmarks/README.md.
 
-    `versions` are those of the packages in the server's environment.
+    `versions` are those of the packages in the server's environment, `gpus` the visible devices.
     """
     on_cpu = distribution == CPU_SET.distribution
     eager, executor = settings.enforce_eager, settings.distributed_executor_backend
@@ -30,12 +38,16 @@ def settle(settings: ServeConfig, host: Host, distribution: str, versions: Mappi
     share = settings.gpu_memory_utilization
     if share is None and not on_cpu and not DEFAULT_SHARE.holds_in(release(versions)):
         share = DEFAULT_UTILIZATION
+    if not on_cpu and any(gpu.unified for gpu in gpus):
+        share = min(share or DEFAULT_UTILIZATION, UNIFIED_SHARE)
+    words = settings.extra_args if on_cpu else (*settings.extra_args, *attention(settings, release(versions), gpus))
     on_gpu = {**quick_start(versions, alone), **(under_wsl(versions) if host.wsl else {})}
     env = {**({} if on_cpu else on_gpu), **(threads if on_cpu and executor == "uni" else {}), **settings.env}
-    changed = {"enforce_eager": eager, "distributed_executor_backend": executor, "gpu_memory_utilization": share, "env": env}
-    return settings.model_copy(update=changed)
+    changed = {"enforce_eager": eager, "distributed_executor_backend": executor, "gpu_memory_utilization": share}
+    return settings.model_copy(update={**changed, "env": env, "extra_args": words})
 
 
+ATTENTION = "--attention-backend"
 KERNELS = "flashinfer-jit-cache"  # FlashInfer's precompiled kernels
 
 
@@ -59,6 +71,14 @@ def quick_start(versions: Mapping[str, str], alone: bool = True) -> dict[str, st
         # A later start reuses the size of the KV cache that the first one measured.
         **({"VLLM_ENABLE_STARTUP_PLAN": "1"} if STARTUP_PLAN.holds_in(vllm) else {}),
     }
+
+
+def attention(settings: ServeConfig, version: str, gpus: Sequence[Gpu]) -> tuple[str, ...]:
+    """Return the argument that keeps a release off FlashInfer's attention where its set cannot compile it."""
+    compiled = any(gpu.compute_capability == "7.5" or gpu.compute_capability.startswith("10.") for gpu in gpus)
+    if FLASHINFER.holds_in(version) or not compiled or ATTENTION in arguments(settings.extra_args):
+        return ()
+    return (f"{ATTENTION}=TRITON_ATTN",)
 
 
 def under_wsl(versions: Mapping[str, str]) -> dict[str, str]:

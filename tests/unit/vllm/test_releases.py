@@ -104,6 +104,20 @@ def test_unpinned() -> None:
     assert settled("0.24.0", wsl=True, env=asked).env.items() >= asked.items(), "what the user asks for stands"
 
 
+def words(version: str, capability: str, *extra_args: str) -> tuple[str, ...]:
+    device = gpu().model_copy(update={"compute_capability": capability})
+    return settle(ServeConfig(extra_args=extra_args), host(), "vllm", {"vllm": version}, [device]).extra_args
+
+
+def test_flashinfer() -> None:
+    for capability in ("7.5", "10.0", "10.3"):
+        assert words(OLDER, capability) == ("--attention-backend=TRITON_ATTN",), capability
+        assert words(NEWER, capability) == (), capability
+    for capability in ("7.0", "8.9", "9.0", "12.0"):
+        assert words(OLDER, capability) == (), capability
+    assert words(OLDER, "7.5", "--attention-backend", "FLEX_ATTENTION") == ("--attention-backend", "FLEX_ATTENTION")
+
+
 ROW_TESTS: dict[str, Callable[[], None]] = {
     name: globals()[f"test_{name.lower()}"] for name, value in vars(releases).items() if isinstance(value, Difference)
 }

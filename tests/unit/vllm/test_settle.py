@@ -6,8 +6,10 @@ from typing import Any
 import pytest
 
 from pipeline.config.schema import ServeConfig
+from pipeline.gpu.nvml import UNIFIED_SHARE
 from pipeline.vllm.command import server_command
 from pipeline.vllm.settle import settle
+from tests.builders.machines import gpu
 from tests.fakes.environment import machine
 
 
@@ -68,3 +70,12 @@ def test_a_server_on_a_gpu_gets_what_makes_its_start_quick() -> None:
 def test_the_user_s_own_number_of_threads_stands() -> None:
     host = machine().host.model_copy(update={"physical_cores": 2})
     assert settle(ServeConfig(env={"OMP_NUM_THREADS": "1"}), host, "vllm-cpu").env["OMP_NUM_THREADS"] == "1"
+
+
+@pytest.mark.parametrize(("asked", "share"), [(None, UNIFIED_SHARE), (0.92, UNIFIED_SHARE), (0.5, 0.5)])
+def test_memory_shared_with_the_processor_is_not_taken_whole(asked: float | None, share: float) -> None:
+    unified = gpu().model_copy(update={"unified": True})
+    settings = ServeConfig(gpu_memory_utilization=asked)
+    assert settle(settings, machine().host, "vllm", {}, [unified]).gpu_memory_utilization == share
+    assert settle(settings, machine().host, "vllm", {}, [gpu()]).gpu_memory_utilization == asked
+    assert settle(settings, machine().host, "vllm-cpu", {}, [unified]).gpu_memory_utilization == asked
