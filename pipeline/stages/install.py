@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from pipeline import packages
+from pipeline.bundle.content import read as read_manifest
 from pipeline.bundle.content import refuse_other_set
 from pipeline.config.schema import InstallConfig
 from pipeline.engine.programs import run_program
@@ -219,29 +220,40 @@ def build(vllm_set: VllmSet, requirements: str, wheel: str | None, workspace: Wo
     requirements_file = workspace.cache / f"{vllm_set.name}.txt"
     requirements_file.parent.mkdir(parents=True, exist_ok=True)
     requirements_file.write_text(requirements, encoding="utf-8")
-    workspace.say(f"making venv-vllm with {vllm_set.distribution} {vllm_set.vllm} (Python {vllm_set.python})")
-    run_uv([packages.uv(), "venv", "--quiet", "--python", fastest(vllm_set.python, workspace), str(environment)], log)
+    workspace.say(f"making venv-vllm with {vllm_set.distribution} {vllm_set.vllm}")
+    pythons = vllm_set.pythons if workspace.bundle is None else (read_manifest(workspace.bundle).server_python,)
+    run_uv([packages.uv(), "venv", "--quiet", "--python", fastest(pythons, workspace), str(environment)], log)
     locations = packages.pip_locations(os.environ, packages.pip_files(os.environ))
-    backend_flags = (
-        [] if vllm_set != CPU_SET or has_wheel(locations.get("find-links", []), "torch", vllm_set.torch) else ["--torch-backend", "cpu"]
-    )
+    (packages_folder,) = environment.glob("lib/python3.*/site-packages")
+    tag = packages_folder.parent.name.replace("python", "cp").replace(".", "")
+    has_torch = vllm_set != CPU_SET or has_wheel(locations.get("find-links", []), "torch", vllm_set.torch, tag)
+    backend_flags = [] if has_torch else ["--torch-backend", "cpu"]
     run_uv(packages.install_command(workspace.server_python, requirements_file, os.environ, *backend_flags), log)
-    (environment / "lib" / f"python{vllm_set.python}" / "site-packages" / "collect_less.pth").write_text(COLLECT_LESS, encoding="utf-8")
+    (packages_folder / "collect_less.pth").write_text(COLLECT_LESS, encoding="utf-8")
     if wheel:
         run_uv([packages.uv(), "pip", "install", "--python", str(workspace.server_python), "--no-deps", wheel], log)
 
 
-def fastest(version: str, workspace: Workspace) -> str:
-    """Return the path of the fastest installed Python of this version; without one the version itself, for uv to fetch."""
+def fastest(versions: Sequence[str], workspace: Workspace) -> str:
+    """Return the path of the fastest installed Python of the first of these versions that is installed, best one with headers.
+
+    Without any it is the first version itself, for uv to fetch.
+    """
+    found = [best for best in (fastest_installed(version, workspace) for version in versions) if best is not None]
+    return next((best.path for best in found if best.headers), found[0].path if found else versions[0])
+
+
+def fastest_installed(version: str, workspace: Workspace) -> Interpreter | None:
+    """Return the fastest installed Python of this version; None without one."""
     answers = (subprocess.run([path, "-I", "-c", SPEED], capture_output=True) for path in packages.pythons(version))
     interpreters = [Interpreter(**json.loads(answer.stdout)) for answer in answers if answer.returncode == 0]
     if not interpreters:
-        return version
+        return None
     best = fastest_of(interpreters)
     slowest = max(interpreters, key=lambda other: other.loop_s)
     if slowest.loop_s > SLOWER * best.loop_s:
         workspace.say(f"taking {best.path}: {slowest.path} is {slowest.loop_s / best.loop_s:.1f} times as slow")
-    return best.path
+    return best
 
 
 def fastest_of(interpreters: Sequence[Interpreter]) -> Interpreter:
@@ -315,10 +327,10 @@ def without_package(requirements: str, name: str) -> str:
     return re.sub(rf"(?m)^{re.escape(name)}==[^\n]*(\n +--hash[^\n]*)*\n?", "", requirements)
 
 
-def has_wheel(folders: list[str], name: str, version: str) -> bool:
-    """Tell whether one of the local folders holds a wheel of that version."""
+def has_wheel(folders: list[str], name: str, version: str, tag: str) -> bool:
+    """Tell whether one of the local folders holds a wheel of that version for that Python ("cp311")."""
     paths = [Path(unquote(folder.removeprefix("file://"))) for folder in folders]
-    return any(path.is_dir() and any(path.glob(f"{name}-{version}-*.whl")) for path in paths)
+    return any(path.is_dir() and any(path.glob(f"{name}-{version}-{tag}-*.whl")) for path in paths)
 
 
 def marker_of(requirements_sha256: str, wheel: str | None) -> dict[str, Any]:

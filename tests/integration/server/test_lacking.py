@@ -142,7 +142,10 @@ MIG = (
 
 def test_an_instance_is_named_by_its_gpu_because_vllm_takes_its_number_for_a_gpus(house: House) -> None:
     assert house.serve(MIG, "MIG-11")["visible"] == "0"
-    assert "visible" not in house.serve(MIG), "where nothing is chosen, nothing is set"
+
+
+def test_where_no_instance_is_chosen_nothing_is_set(house: House) -> None:
+    assert "visible" not in house.serve(MIG)
 
 
 def test_an_instance_that_vllm_cannot_find_is_told(house: House) -> None:

@@ -124,13 +124,33 @@ def test_an_environment_without_vllm_is_refused(workspace: Workspace) -> None:
 
 def test_of_the_installed_pythons_one_of_the_version_is_taken(workspace: Workspace) -> None:
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
-    taken = install.fastest(version, workspace)
+    taken = install.fastest((version, "3.99"), workspace)
     told = subprocess.run([taken, "-c", "import sys; print(*sys.version_info[:2], sep='.')"], capture_output=True, text=True)
     assert told.stdout.strip() == version
 
 
 def test_a_python_that_is_not_installed_is_left_to_uv(workspace: Workspace) -> None:
-    assert install.fastest("3.99", workspace) == "3.99"
+    assert install.fastest(("3.99", "3.98"), workspace) == "3.99"
+
+
+@pytest.mark.parametrize(
+    ("installed", "taken"),
+    [
+        ({"3.11": True, "3.12": True}, "3.11"),
+        ({"3.13": True}, "3.13"),
+        ({"3.11": False, "3.12": True}, "3.12"),
+        ({"3.12": False, "3.13": False}, "3.12"),
+        ({}, "3.11"),
+    ],
+)
+def test_the_set_takes_the_first_of_its_pythons_that_is_installed_with_headers(
+    monkeypatch: pytest.MonkeyPatch, workspace: Workspace, installed: dict[str, bool], taken: str
+) -> None:
+    def one(version: str, _: Workspace) -> install.Interpreter | None:
+        return install.Interpreter(version, installed[version], 1.0) if version in installed else None
+
+    monkeypatch.setattr(install, "fastest_installed", one)
+    assert install.fastest(CPU_SET.pythons, workspace) == taken
 
 
 def test_a_rehearsal_that_fails_or_hangs_harms_nothing(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:

