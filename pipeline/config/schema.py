@@ -38,7 +38,7 @@ class AutoProfile(Section):
     min_total_mib: Positive
     profile: str
     non_commercial: bool = False
-    min_capability: str = Field("0.0", pattern=r"^\d+\.\d+$")
+    min_capability: Annotated[str, Field(pattern=r"^\d+\.\d+$")] = "0.0"
 
 
 class GpuConfig(Section):
