@@ -235,12 +235,17 @@ def build(vllm_set: VllmSet, requirements: str, wheel: str | None, workspace: Wo
 
 
 def fastest(versions: Sequence[str], workspace: Workspace) -> str:
-    """Return the path of the fastest installed Python of the first of these versions that is installed, best one with headers.
+    """Return the path of the fastest installed Python of the first of these versions that is installed, with its headers if any is.
 
     Without any it is the first version itself, for uv to fetch.
     """
-    found = [best for best in (fastest_installed(version, workspace) for version in versions) if best is not None]
-    return next((best.path for best in found if best.headers), found[0].path if found else versions[0])
+    without_headers = None
+    for version in versions:
+        best = fastest_installed(version, workspace)
+        if best is not None and best.headers:
+            return best.path
+        without_headers = without_headers or best
+    return without_headers.path if without_headers else versions[0]
 
 
 def fastest_installed(version: str, workspace: Workspace) -> Interpreter | None:
