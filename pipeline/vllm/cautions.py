@@ -9,7 +9,7 @@ from pipeline.message import Sentence
 from pipeline.values import Frozen
 from pipeline.vllm.limits import unmet
 from pipeline.vllm.releases import UNPINNED
-from pipeline.vllm.sets import ON_GPU, VllmSet, set_for, why_no_set
+from pipeline.vllm.sets import ON_GPU, VllmSet, set_for, too_old, why_no_set
 
 NOTABLE_MIB = 256.0  # about what the driver of an idle device reserves, where it does not report its reserve
 
@@ -36,6 +36,7 @@ def device_cautions(reading: Reading, host: Host) -> list[Caution]:
                 fix=limit.instead,
             )
             for limit in unmet(gpu.compute_capability)
+            if not too_old([gpu.compute_capability], host.machine)
         ]
         if gpu.mig:
             problem = f"it is one instance of GPU {gpu.index}, which is in MIG mode, of which CUDA sees one"

@@ -41,7 +41,7 @@ LIMITS = (
     Limit(
         "FlashAttention",
         (8, 0),
-        "nothing: vLLM takes Triton's attention, which is slower",
+        "expect slower answers to long prompts: vLLM takes Triton's attention",
         "vllm/v1/attention/backends/flash_attn.py, supports_compute_capability (0.19.1 and 0.33.0)",
     ),
     Limit(

@@ -293,12 +293,13 @@ def test_a_v100_gets_the_set_that_has_kernels_for_it(nvml: FakeNvml) -> None:
     assert f"needs compute capability 7.5, and Tesla V100-PCIE-32GB has 7.0: so vLLM {OLDEST.vllm} -> nothing newer runs on it" in facts(
         machine
     )
-    assert "FlashAttention needs 8.0 -> nothing: vLLM takes Triton's attention" in facts(machine)
+    assert "FlashAttention needs 8.0 -> expect slower answers to long prompts: vLLM takes Triton's attention" in facts(machine)
 
 
 def test_a_pascal_card_is_told_that_nothing_runs(nvml: FakeNvml) -> None:
     machine = nvml.check_gpu(SYSTEM + V100.replace("Tesla_V100-PCIE-32GB", "GTX_1080").replace("7.0", "6.1"))
     assert (machine.profile, choose_set("auto", machine)[0].name) == ("cpu", "vllm-cpu")
+    assert len(machine.cautions) == 1, "what a vLLM that does not run would lack is no matter"
     assert machine.profile_reason == "GTX 1080: no vLLM set has kernels for compute capability 6.1: on x86_64 they begin at 7.0"
 
 
