@@ -11,7 +11,7 @@ from pipeline.errors import HubSilentError, ModelError
 from pipeline.model.published import EMBEDDED, NON_COMMERCIAL, SOURCE, published_shape, repository
 from pipeline.model.remote import remote_weights
 from pipeline.model.shape import Shape, estimated_bytes, read_shape, weight_bytes
-from pipeline.stages.check_gpu import Machine
+from pipeline.stages.check_gpu import Machine, largest_choice
 from pipeline.stages.download_model import model_folder
 from pipeline.values import Frozen
 from pipeline.vllm.demand import demand, devices, unplanned
@@ -121,15 +121,16 @@ def card(machine: Machine, total_mib: float | None, ours: bool, settings: ServeC
         return Card(name=LAPTOP, total_mib=LAPTOP_MIB, available_mib=LAPTOP_MIB, reason=f"the guide's card, because {machine.reason}")
     gpus = devices(machine.gpus, settings)
     smallest = min(gpus, key=lambda gpu: gpu.total_mib)
-    free = smallest.total_mib if ours else min(gpu.free_mib for gpu in gpus)
+    free = smallest.plannable_mib if ours else min(smallest.plannable_mib, *(gpu.free_mib for gpu in gpus))
     reason = "check-gpu" if len(gpus) == 1 else f"check-gpu, the smallest of {len(gpus)} that share the model"
     return Card(name=smallest.name, total_mib=smallest.total_mib, available_mib=free, reason=reason)
 
 
-def profile_for(settings: GpuConfig, total_mib: float) -> str | None:
-    """Return the profile that check-gpu would choose on a device of that size; None if there is no GPU profile for it."""
-    fitting = [choice for choice in settings.auto if choice.min_total_mib <= total_mib]
-    return max(fitting, key=lambda choice: choice.min_total_mib).profile if fitting else None
+def profile_for(settings: GpuConfig, total_mib: float, machine: Machine | None = None) -> str | None:
+    """Return the profile that check-gpu would choose on a device of that size, the machine's if one is given; None for the processor's."""
+    gpu = machine.gpus[0] if machine and machine.gpus else None
+    choice = largest_choice(settings.auto, gpu.plannable_mib if gpu else total_mib, gpu.compute_capability if gpu else None)
+    return choice.profile if choice else None
 
 
 def candidates(layers: Layers, profiles: Iterable[str], base: Config) -> list[Candidate]:
@@ -192,7 +193,7 @@ def survey(layers: Layers, machine: Machine, workspace: Workspace, total_mib: fl
     first: str | None = requested
     if requested == "auto":
         default_card = card(machine, total_mib, ours, ServeConfig())
-        first = profile_for(layers.config(None).gpu, default_card.total_mib)
+        first = profile_for(layers.config(None).gpu, default_card.total_mib, None if total_mib else machine)
     config = layers.config(first)
     at = card(machine, total_mib, ours, config.serve)
     library = Library(machine, workspace)

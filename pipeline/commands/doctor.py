@@ -166,7 +166,7 @@ def servers_python(settings: InstallConfig, vllm_set: VllmSet, workspace: Worksp
     """Return the server's Python, or before its installation the one that install would choose: a path, or a version that uv fetches."""
     if settings.python:
         return str(Path(settings.python).expanduser())
-    return str(workspace.server_python) if workspace.server_python.exists() else fastest(vllm_set.python, workspace)
+    return str(workspace.server_python) if workspace.server_python.exists() else fastest(vllm_set.pythons, workspace)
 
 
 def model(config: Config, folder: Path) -> Finding:

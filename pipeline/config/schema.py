@@ -29,7 +29,7 @@ def is_loopback(host: str) -> bool:
 
 
 class AutoProfile(Section):
-    """The profile that `profile: auto` takes on a GPU with at least this much memory.
+    """The profile that `profile: auto` takes on a GPU with at least this much memory and this compute capability ("7.5").
 
     `non_commercial`: the licence of its model forbids commercial use, which check-gpu reports.
     """
@@ -37,6 +37,7 @@ class AutoProfile(Section):
     min_total_mib: Positive
     profile: str
     non_commercial: bool = False
+    min_capability: Annotated[str, Field(pattern=r"^\d+\.\d+$")] = "0.0"
 
 
 class GpuConfig(Section):

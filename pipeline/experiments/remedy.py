@@ -52,7 +52,8 @@ def remedy_of(inputs: ServerInputs, inherited: Mapping[str, str]) -> Remedy:
 
 def prove(remedy: Remedy, inputs: ServerInputs) -> Remedied:
     """Measure a server without the remedy and one with it, with settings that are otherwise equal."""
-    settings = settle(inputs.config.serve, inputs.machine.host, inputs.installation.distribution)
+    installation, machine = inputs.installation, inputs.machine
+    settings = settle(inputs.config.serve, machine.host, installation.distribution, installation.versions, machine.gpus)
     bare = {name: value for name, value in settings.env.items() if name != remedy.variable}
     inputs.workspace.say("the client itself, against a stub")
     client = calibrate(sorted({1, inputs.concurrency}), inputs.config.bench.client_delay_ms)

@@ -4,12 +4,16 @@ from typing import Any, NamedTuple
 
 
 class Memory(NamedTuple):
-    """Bytes; `used` leaves out what the driver reserves for itself. If the driver does not report that, `reserved` is None."""
+    """Bytes; `used` leaves out what the driver reserves for itself. If the driver does not report that, `reserved` is None.
+
+    `unified`: the device has no memory of its own; these are the machine's bytes.
+    """
 
     total: int
     free: int
     used: int
     reserved: int | None
+    unified: bool = False
 
 
 def memory_of(pynvml: Any, handle: Any) -> Memory:
@@ -17,9 +21,20 @@ def memory_of(pynvml: Any, handle: Any) -> Memory:
     try:
         info = pynvml.nvmlDeviceGetMemoryInfo(handle, version=pynvml.nvmlMemory_v2)
     except (pynvml.NVMLError_FunctionNotFound, pynvml.NVMLError_NotSupported, pynvml.NVMLError_ArgumentVersionMismatch):
-        info = pynvml.nvmlDeviceGetMemoryInfo(handle)  # before driver 510, and some MIG instances
+        try:
+            info = pynvml.nvmlDeviceGetMemoryInfo(handle)  # before driver 510, and some MIG instances
+        except pynvml.NVMLError_NotSupported:
+            return of_machine()
         return Memory(info.total, info.free, info.used, None)
     return Memory(info.total, info.free, info.used, info.reserved)
+
+
+def of_machine() -> Memory:
+    """Return the machine's memory, which is the device's where NVML reports none: of a GB10 or a Jetson."""
+    import psutil
+
+    memory = psutil.virtual_memory()
+    return Memory(memory.total, memory.available, memory.total - memory.available, 0, unified=True)
 
 
 def running(pynvml: Any, handle: Any, kind: str) -> list[Any] | None:

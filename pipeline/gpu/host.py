@@ -12,7 +12,7 @@ VECTOR_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "am
 class Host(Frozen):
     """Processor and memory; `cores` are those that we may use, `physical_cores` the same without hyperthreads.
 
-    `vector` lists the instruction sets that decide which CPU kernels vLLM uses.
+    `vector` lists the instruction sets that decide which CPU kernels vLLM uses; `wsl` tells whether this is Linux under Windows.
     """
 
     system: str
@@ -22,6 +22,7 @@ class Host(Frozen):
     physical_cores: int
     vector: list[str]
     memory_mib: int
+    wsl: bool = False
 
 
 def read() -> Host:
@@ -37,7 +38,13 @@ def read() -> Host:
         physical_cores=max(1, cores // threads_per_core(info)),
         vector=[flag for flag in VECTOR_FLAGS if flag in flags],
         memory_mib=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20,
+        wsl=is_wsl(platform.release()),
     )
+
+
+def is_wsl(kernel: str) -> bool:
+    """Tell whether a kernel's release is that of the Windows Subsystem for Linux: "5.15.167.4-microsoft-standard-WSL2"."""
+    return "microsoft" in kernel.lower()
 
 
 def threads_per_core(info: dict[str, str]) -> int:

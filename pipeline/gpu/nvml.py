@@ -4,6 +4,7 @@ import os
 import threading
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pipeline.gpu.holders import memory_of, running
@@ -12,6 +13,9 @@ from pipeline.measure.units import MIB
 from pipeline.message import _
 from pipeline.values import Frozen
 
+# Of memory that device and processor share. A decision, not measured: programs, page cache and the server's own processes need the rest.
+UNIFIED_SHARE = 0.75
+JETSON = Path("/etc/nv_tegra_release")  # NVIDIA's system for Jetson has this file
 READ_S = 30.0  # starting a device takes seconds; a driver that hangs never answers
 
 
@@ -27,7 +31,8 @@ class Gpu(Frozen):
     """One device as NVML shows it: a GPU, or an instance of a GPU in MIG mode.
 
     None means that the driver does not report a value: `reserved_mib` is the memory it keeps for itself, `display` whether a
-    screen is active on the device, `mig` whether MIG mode is on. `listed` is false if the driver lists no processes.
+    screen is active on the device, `mig` whether MIG mode is on. `listed` is false if the driver lists no processes. `unified`:
+    the device has no memory of its own, so that the sizes are the machine's.
     """
 
     index: int
@@ -41,6 +46,12 @@ class Gpu(Frozen):
     display: bool | None = None
     mig: bool | None = None
     listed: bool = True
+    unified: bool = False
+
+    @property
+    def plannable_mib(self) -> float:
+        """Return the memory that a server may plan with: of memory shared with the processor the rest stays for its programs."""
+        return self.total_mib * UNIFIED_SHARE if self.unified else self.total_mib
 
     @property
     def taken_mib(self) -> float:
@@ -106,6 +117,10 @@ MIG_DENIED = Trouble(
 MIG_EMPTY = Trouble(
     "the GPU is in MIG mode and has no instance to compute on",
     "make one (`sudo nvidia-smi mig -cgi 0 -C` takes the whole GPU), or turn MIG off: `sudo nvidia-smi -mig 0`",
+)
+NO_JETSON = Trouble(
+    "this is a Jetson whose system brings no NVML, so no driver for which a vLLM set is pinned",
+    "install JetPack 7 (driver 580, CUDA 13), or name an environment with a vLLM of your own: install.python",
 )
 NAME_DEVICES = f"`nvidia-smi -L` lists the devices; unset {VISIBLE_DEVICES} to use all"
 NO_DEVICE = Trouble("the NVIDIA driver is loaded but shows no device", "check the device with `lspci | grep -i nvidia`")
@@ -214,6 +229,8 @@ def of_board(failure: BoardFailure) -> Trouble:
 
 def trouble_of(error: Exception) -> Trouble:
     """Return the trouble that an NVMLError means."""
+    if type(error).__name__ == "NVMLError_LibraryNotFound" and JETSON.exists():
+        return NO_JETSON
     return TROUBLES.get(type(error).__name__, Trouble(f"NVML: {error}", "see whether `nvidia-smi` works"))
 
 
@@ -234,6 +251,7 @@ def device(pynvml: Any, one: Device) -> Gpu:
         display=has_display(pynvml, one.board),
         mig=one.mig,
         listed=holders is not None,
+        unified=memory.unified,
     )
 
 

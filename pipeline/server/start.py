@@ -14,7 +14,7 @@ from pipeline.server.readiness import DEATH_S, died, gone, wait_until_ready
 from pipeline.server.state import Handle, Launch
 from pipeline.server.stop import stop_current, stop_server
 from pipeline.vllm.identity import Proof, is_real
-from pipeline.vllm.kernels import is_monitored
+from pipeline.vllm.kernels import compiles_on_demand
 from pipeline.vllm.warm_up import warm_up
 
 
@@ -78,7 +78,7 @@ def await_proofs(version: str, workspace: Workspace) -> Ready:
             log,
         )
     workspace.say(f"ready after {ready_s:.1f} s")
-    if is_monitored(log.read_text(encoding="utf-8", errors="replace")):
+    if compiles_on_demand(log.read_text(encoding="utf-8", errors="replace")):
         start_s = time.monotonic()
         target = Endpoint(launch.base_url, lambda: state.is_running(launch), key_of(launch, workspace))
         count = warm_up(target, launch.model, launch.settings.max_num_seqs, launch.settings.max_model_len)

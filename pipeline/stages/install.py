@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from pipeline import packages
+from pipeline.bundle.content import read as read_manifest
 from pipeline.bundle.content import refuse_other_set
 from pipeline.config.schema import InstallConfig
 from pipeline.engine.programs import run_program
@@ -26,12 +27,12 @@ from pipeline.message import Sentence, _
 from pipeline.stages.check_gpu import CPU_PROFILE, Machine
 from pipeline.vllm.environment import base_environment
 from pipeline.vllm.rehearsals import COLLECT_LESS, REHEARSALS
-from pipeline.vllm.sets import CPU_SET, SETS, UPDATE_DRIVER, VllmSet, no_set_for, set_for_driver, set_named
+from pipeline.vllm.sets import CPU_SET, SETS, VllmSet, set_for, set_named, why_no_set
 from pipeline.vllm.settle import quick_start
 
 MARKER_FILE = "vllm-poc.json"
 RECIPE = 2  # increase it when `build` creates a different environment from the same packages
-PINNED_PLATFORM = "Linux x86_64"
+PINNED_PLATFORMS = tuple(f"Linux {machine}" for machine in CPU_SET.kernels)
 EXISTING = "existing"
 PROBE = """
 import importlib.metadata, json, platform
@@ -133,7 +134,7 @@ def install(settings: InstallConfig, machine: Machine, workspace: Workspace) -> 
         if trouble:
             raise InstallError(f"{vllm_set.distribution} was installed but does not load: {trouble}", "see the log", log)
         workspace.say("preparing the first start")
-        rehearse(REHEARSALS[vllm_set.distribution], workspace, log)
+        rehearse(vllm_set, workspace, log)
         (environment / MARKER_FILE).write_text(json.dumps(marker), encoding="utf-8")
     return describe(workspace.server_python, vllm_set.name, sha256, wheel, reason, log, workspace)
 
@@ -183,18 +184,24 @@ def environment_present(installation: Installation, workspace: Workspace) -> boo
 def choose_set(choice: str, machine: Machine) -> tuple[VllmSet, str]:
     """Return (requirement set, reason); InstallError when none fits."""
     platform = f"{machine.host.system} {machine.host.machine}"
-    if platform != PINNED_PLATFORM:
-        raise InstallError(f"the pinned vLLM sets are for {PINNED_PLATFORM}, this is {platform}", f"run it on {PINNED_PLATFORM}")
+    if platform not in PINNED_PLATFORMS:
+        places = " and ".join(PINNED_PLATFORMS)
+        raise InstallError(f"the pinned vLLM sets are for {places}, this is {platform}", f"run it on {' or '.join(PINNED_PLATFORMS)}")
+    capability = machine.gpus[0].compute_capability if machine.gpus else ""
     if choice != "auto":
         vllm_set = set_named(choice)
         if vllm_set is None:
             raise InstallError(f"install.set: no set {choice!r}", f"sets: auto, {', '.join(entry.name for entry in SETS)}")
+        if machine.host.machine not in vllm_set.kernels:
+            raise InstallError(f"{vllm_set.name} has no wheels for {machine.host.machine}", "leave install.set at auto")
+        if vllm_set.min_driver and capability and not vllm_set.has_kernels_for(capability, machine.host.machine):
+            raise InstallError(f"{vllm_set.name} has no kernels for compute capability {capability}", "leave install.set at auto")
         return vllm_set, _("chosen by install.set")
-    if machine.driver is None or machine.profile == CPU_PROFILE:
+    if machine.driver is None or not machine.gpus or machine.profile == CPU_PROFILE:
         return CPU_SET, machine.profile_reason
-    vllm_set = set_for_driver(machine.driver.version)
+    vllm_set = set_for(machine.driver.version, capability, machine.host.machine)
     if vllm_set is None:
-        raise InstallError(no_set_for(machine.driver.version), f"{UPDATE_DRIVER}, or name a set with install.set")
+        raise InstallError(*why_no_set(machine.driver.version, capability, machine.host.machine))
     return vllm_set, _("NVIDIA driver {name} runs CUDA {value}", name=machine.driver.version, value=vllm_set.cuda)
 
 
@@ -213,29 +220,45 @@ def build(vllm_set: VllmSet, requirements: str, wheel: str | None, workspace: Wo
     requirements_file = workspace.cache / f"{vllm_set.name}.txt"
     requirements_file.parent.mkdir(parents=True, exist_ok=True)
     requirements_file.write_text(requirements, encoding="utf-8")
-    workspace.say(f"making venv-vllm with {vllm_set.distribution} {vllm_set.vllm} (Python {vllm_set.python})")
-    run_uv([packages.uv(), "venv", "--quiet", "--python", fastest(vllm_set.python, workspace), str(environment)], log)
+    workspace.say(f"making venv-vllm with {vllm_set.distribution} {vllm_set.vllm}")
+    pythons = vllm_set.pythons if workspace.bundle is None else (read_manifest(workspace.bundle).server_python,)
+    run_uv([packages.uv(), "venv", "--quiet", "--python", fastest(pythons, workspace), str(environment)], log)
     locations = packages.pip_locations(os.environ, packages.pip_files(os.environ))
-    backend_flags = (
-        [] if vllm_set != CPU_SET or has_wheel(locations.get("find-links", []), "torch", vllm_set.torch) else ["--torch-backend", "cpu"]
-    )
+    (packages_folder,) = environment.glob("lib/python3.*/site-packages")
+    tag = packages_folder.parent.name.replace("python", "cp").replace(".", "")
+    has_torch = vllm_set != CPU_SET or has_wheel(locations.get("find-links", []), "torch", vllm_set.torch, tag)
+    backend_flags = [] if has_torch else ["--torch-backend", "cpu"]
     run_uv(packages.install_command(workspace.server_python, requirements_file, os.environ, *backend_flags), log)
-    (environment / "lib" / f"python{vllm_set.python}" / "site-packages" / "collect_less.pth").write_text(COLLECT_LESS, encoding="utf-8")
+    (packages_folder / "collect_less.pth").write_text(COLLECT_LESS, encoding="utf-8")
     if wheel:
         run_uv([packages.uv(), "pip", "install", "--python", str(workspace.server_python), "--no-deps", wheel], log)
 
 
-def fastest(version: str, workspace: Workspace) -> str:
-    """Return the path of the fastest installed Python of this version; without one the version itself, for uv to fetch."""
+def fastest(versions: Sequence[str], workspace: Workspace) -> str:
+    """Return the path of the fastest installed Python of the first of these versions that is installed, with its headers if any is.
+
+    Without any it is the first version itself, for uv to fetch.
+    """
+    without_headers = None
+    for version in versions:
+        best = fastest_installed(version, workspace)
+        if best is not None and best.headers:
+            return best.path
+        without_headers = without_headers or best
+    return without_headers.path if without_headers else versions[0]
+
+
+def fastest_installed(version: str, workspace: Workspace) -> Interpreter | None:
+    """Return the fastest installed Python of this version; None without one."""
     answers = (subprocess.run([path, "-I", "-c", SPEED], capture_output=True) for path in packages.pythons(version))
     interpreters = [Interpreter(**json.loads(answer.stdout)) for answer in answers if answer.returncode == 0]
     if not interpreters:
-        return version
+        return None
     best = fastest_of(interpreters)
     slowest = max(interpreters, key=lambda other: other.loop_s)
     if slowest.loop_s > SLOWER * best.loop_s:
         workspace.say(f"taking {best.path}: {slowest.path} is {slowest.loop_s / best.loop_s:.1f} times as slow")
-    return best.path
+    return best
 
 
 def fastest_of(interpreters: Sequence[Interpreter]) -> Interpreter:
@@ -248,14 +271,14 @@ def fastest_of(interpreters: Sequence[Interpreter]) -> Interpreter:
     return next(candidate for candidate in candidates if candidate.loop_s <= SLOWER * least_s)
 
 
-def rehearse(programs: Sequence[str], workspace: Workspace, log: Path) -> None:
-    """Run `programs` in parallel to fill the caches that the first start reads.
+def rehearse(vllm_set: VllmSet, workspace: Workspace, log: Path) -> None:
+    """Run the set's programs in parallel to fill the caches that the first start reads.
 
     A failure here does no harm: the first start does that work itself, and reports its own errors.
     """
     env = {
         **base_environment(os.environ, workspace.cache, workspace.server_python),
-        **quick_start({}),
+        **quick_start({vllm_set.distribution: vllm_set.vllm}),
         # As vLLM and the cpu profile set them: precompiled headers depend on the flags.
         "TORCHINDUCTOR_COMPILE_THREADS": "1",
         "TORCHINDUCTOR_CPP_DYNAMIC_THREADS": "1",
@@ -272,7 +295,7 @@ def rehearse(programs: Sequence[str], workspace: Workspace, log: Path) -> None:
                 stderr=file,
                 start_new_session=True,  # so that killing the group also ends the compilers that they started
             )
-            for program in programs
+            for program in REHEARSALS[vllm_set.distribution]
         ]
         try:
             for process in processes:
@@ -309,10 +332,10 @@ def without_package(requirements: str, name: str) -> str:
     return re.sub(rf"(?m)^{re.escape(name)}==[^\n]*(\n +--hash[^\n]*)*\n?", "", requirements)
 
 
-def has_wheel(folders: list[str], name: str, version: str) -> bool:
-    """Tell whether one of the local folders holds a wheel of that version."""
+def has_wheel(folders: list[str], name: str, version: str, tag: str) -> bool:
+    """Tell whether one of the local folders holds a wheel of that version for that Python ("cp311")."""
     paths = [Path(unquote(folder.removeprefix("file://"))) for folder in folders]
-    return any(path.is_dir() and any(path.glob(f"{name}-{version}-*.whl")) for path in paths)
+    return any(path.is_dir() and any(path.glob(f"{name}-{version}-{tag}-*.whl")) for path in paths)
 
 
 def marker_of(requirements_sha256: str, wheel: str | None) -> dict[str, Any]:

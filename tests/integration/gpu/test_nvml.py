@@ -3,15 +3,17 @@
 import os
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
 
 from pipeline.commands.words import machine_lines
 from pipeline.config.schema import InstallConfig
 from pipeline.errors import InstallError
+from pipeline.measure.units import MIB
 from pipeline.stages.check_gpu import Machine
 from pipeline.stages.install import choose_set
-from pipeline.vllm.sets import ON_GPU, UPDATE_DRIVER
+from pipeline.vllm.sets import ON_GPU
 from tests.builders.project import Project
 from tests.fakes.nvml import LIBRARY, RTX_4050, SYSTEM, FakeNvml, look
 
@@ -254,9 +256,8 @@ def test_an_instance_stands_for_its_board_and_is_told(nvml: FakeNvml) -> None:
     (gpu,) = machine.gpus
     assert (gpu.name, gpu.total_mib, gpu.taken_mib, gpu.compute_capability, gpu.mig) == ("A100 MIG 1g.5gb", 4864, 13, "8.0", True)
     assert machine.profile == "small"
-    assert "one instance of GPU 0, which is in MIG mode, of which CUDA sees one -> choose it by CUDA_VISIBLE_DEVICES=MIG-11" in facts(
-        machine
-    )
+    told = "one instance of GPU 0, which is in MIG mode, of which CUDA sees one -> name its GPU, CUDA_VISIBLE_DEVICES=0, for the first one"
+    assert told in facts(machine)
 
 
 def test_mig_that_is_off_is_no_matter(nvml: FakeNvml) -> None:
@@ -277,6 +278,44 @@ def test_mig_without_an_instance_is_told(nvml: FakeNvml) -> None:
     machine = nvml.check_gpu("".join(line for line in MIG.splitlines(keepends=True) if not line.startswith("instance")))
     assert machine.reason == "the GPU is in MIG mode and has no instance to compute on"
     assert "nvidia-smi mig -cgi 0 -C" in machine.fix
+
+
+# Cards that nobody here has: by what their drivers say.
+
+V100 = "device uuid=GPU-v name=Tesla_V100-PCIE-32GB total=32768 cc=7.0\n"
+NO_MEMORY = "error fn=nvmlDeviceGetMemoryInfo_v2 code=3\nerror fn=nvmlDeviceGetMemoryInfo code=3\n"
+GB10 = f"{SYSTEM}device uuid=GPU-g name=NVIDIA_GB10 cc=12.1\n{NO_MEMORY}"
+
+
+def test_a_v100_gets_the_set_that_has_kernels_for_it(nvml: FakeNvml) -> None:
+    machine = nvml.check_gpu(SYSTEM + V100)
+    assert choose_set("auto", machine)[0] == OLDEST
+    assert f"needs compute capability 7.5, and Tesla V100-PCIE-32GB has 7.0: so vLLM {OLDEST.vllm} -> nothing newer runs on it" in facts(
+        machine
+    )
+    assert "FlashAttention needs 8.0 -> expect slower answers to long prompts: vLLM takes Triton's attention" in facts(machine)
+
+
+def test_a_pascal_card_is_told_that_nothing_runs(nvml: FakeNvml) -> None:
+    machine = nvml.check_gpu(SYSTEM + V100.replace("Tesla_V100-PCIE-32GB", "GTX_1080").replace("7.0", "6.1"))
+    assert (machine.profile, choose_set("auto", machine)[0].name) == ("cpu", "vllm-cpu")
+    assert len(machine.cautions) == 1, "what a vLLM that does not run would lack is no matter"
+    assert machine.profile_reason == "GTX 1080: no vLLM set has kernels for compute capability 6.1: on x86_64 they begin at 7.0"
+
+
+def test_memory_that_the_processor_shares_is_the_machines(nvml: FakeNvml) -> None:
+    machine = nvml.check_gpu(GB10)
+    (gpu,) = machine.gpus
+    assert gpu.unified
+    assert gpu.total_mib == pytest.approx(psutil.virtual_memory().total / MIB)
+    assert 0 < gpu.free_mib < gpu.total_mib
+    assert machine.profile == ("large" if gpu.plannable_mib >= 5600 else "small" if gpu.plannable_mib >= 3600 else "cpu")
+    assert "GPU 0: NVIDIA GB10 has no memory of its own, and a server gets at most 75% of the machine's" in facts(machine)
+
+
+def test_a_device_whose_memory_fails_otherwise_is_not_the_machines(nvml: FakeNvml) -> None:
+    machine = nvml.check_gpu(GB10.replace("code=3", "code=15"))
+    assert (machine.gpus, machine.profile) == ([], "cpu")
 
 
 # Driver and vLLM: what check-gpu says and what install takes follow one table.
@@ -300,8 +339,8 @@ def test_check_gpu_and_install_follow_the_table(nvml: FakeNvml, driver: str, set
     if set_name is None:
         with pytest.raises(InstallError) as refused:
             choose_set(InstallConfig().set, machine)
-        assert facts(machine) == f"{refused.value.message} -> {UPDATE_DRIVER}"
-        assert refused.value.hint.startswith(UPDATE_DRIVER)
+        assert facts(machine) == f"{refused.value.message} -> {refused.value.hint}"
+        assert refused.value.hint == f"update the driver to {NEWEST.min_driver} or newer ({OLDEST.min_driver} at least)"
         assert refused.value.message == says
     else:
         assert choose_set(InstallConfig().set, machine)[0].name == set_name

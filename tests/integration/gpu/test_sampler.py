@@ -238,6 +238,14 @@ def test_an_instance_has_its_own_memory_and_its_boards_sensors(started: Started)
     assert (first["gpu_used_mib"], first["devices"][0]["temperature_c"]) == ([20], 61)
 
 
+def test_memory_that_the_processor_shares_is_sampled_as_the_machines(started: Started) -> None:
+    silent = "error fn=nvmlDeviceGetMemoryInfo_v2 code=3\nerror fn=nvmlDeviceGetMemoryInfo code=3\n"
+    first = started(SYSTEM + RTX_4050 + silent).samples()[0]
+    (used,) = first["gpu_used_mib"]
+    assert 0 < used < psutil.virtual_memory().total / 2**20
+    assert "gpu_error" not in first
+
+
 def test_only_visible_devices_are_sampled(started: Started) -> None:
     other = RTX_4050.replace("GPU-a1b2", "GPU-c3d4").replace("used=100", "used=900")
     assert started(SYSTEM + RTX_4050 + other, visible="GPU-c").samples()[0]["gpu_used_mib"] == [900]

