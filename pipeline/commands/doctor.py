@@ -16,7 +16,8 @@ from pipeline.contexts import visible_devices
 from pipeline.engine.workspace import Workspace
 from pipeline.errors import BusyError, ConfigError, HubSilentError, InstallError, ModelError, ServerError
 from pipeline.model import hub
-from pipeline.model.shape import read_shape, weight_bytes
+from pipeline.model.shape import read_shape
+from pipeline.model.weights import weight_bytes
 from pipeline.planning import ASK_HUB_S, target
 from pipeline.server import ports, state
 from pipeline.stages.check_gpu import CPU_PROFILE, Machine, check_gpu

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from pipeline.errors import ModelError
 from pipeline.model.hub import hub_troubles
-from pipeline.model.shape import INDEX, Shape, bytes_by_dtype, files_in_index, served_bytes, shape_of
+from pipeline.model.shape import Shape, shape_of
+from pipeline.model.weights import INDEX, UnknownSizeError, bytes_by_dtype, files_in_index, served_bytes
 
 SINGLE = "model.safetensors"
 HEADERS = "safetensors headers on the hub"
@@ -29,9 +30,10 @@ def remote_weights(repo: str, revision: str, dtype: str, timeout_s: float) -> tu
             for name in names:
                 header = api.parse_safetensors_file_metadata(repo, name, revision=revision, timeout=timeout_s)
                 tensors = ((tensor, info.dtype, info.data_offsets) for tensor, info in header.tensors.items())
-                stored.update(bytes_by_dtype(tensors, shape.tied))
+                stored.update(bytes_by_dtype(tensors, shape))
         except (EntryNotFoundError, NotASafetensorsRepoError, SafetensorsParsingError) as error:
-            raise ModelError(f"{repo} has no safetensors weights that can be read", "name a repository with safetensors weights") from error
+            reason, hint = f"{repo} has no safetensors weights that can be read", "name a repository with safetensors weights"
+            raise UnknownSizeError(reason, hint, shape) from error
     return shape, served_bytes(stored, shape.served_dtype(dtype)), HEADERS
 
 

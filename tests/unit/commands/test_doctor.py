@@ -14,16 +14,15 @@ from pipeline.engine.workspace import Workspace
 from pipeline.errors import HubSilentError, ModelError
 from pipeline.gpu.nvml import Driver, GpuProcess
 from pipeline.model import hub
-from pipeline.model.shape import Shape
+from pipeline.model.published import published_shape
 from pipeline.stages.check_gpu import Machine
 from pipeline.vllm.plan import Demand, Plan
 from pipeline.vllm.sets import CPU_SET, VllmSet, set_named
 from tests.fakes.environment import machine
 
 CUDA13, CUDA12 = set_named("vllm-cuda13"), set_named("vllm-cuda12")
-QWEN_3B = Shape(
-    layers=36, hidden=2048, intermediate=11008, heads=16, kv_heads=2, head_dim=128, vocabulary=151936, tied=True, dtype="bfloat16"
-)
+QWEN_3B = published_shape("Qwen/Qwen2.5-3B-Instruct")
+assert QWEN_3B is not None
 
 
 def with_gpu(**changes: object) -> Machine:

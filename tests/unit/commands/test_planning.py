@@ -132,7 +132,7 @@ def test_a_hub_that_refuses_a_model_leaves_what_is_published(tmp_path: Path, mon
 def test_the_profile_in_force_is_judged_as_it_stands(tmp_path: Path) -> None:
     fits = surveyed(tmp_path, shipped())
     *_, stands, best = plain(lines(fits))
-    assert stands.startswith("profile rtx4050-6gb (auto: what 6141 MiB take) as it stands, with utilisation 0.65: fits with 46230 tokens")
+    assert stands.startswith("profile rtx4050-6gb (auto: what 6141 MiB take) as it stands, with utilisation 0.65: fits with 46216 tokens")
     assert stands.endswith("peak 4528 of 6141 MiB, target 4768")
     assert "2992 × 16 (0.66)" in best
     assert code(fits) == 0
