@@ -98,9 +98,7 @@ class RawConfig(Lenient):
     tie_word_embeddings: bool | None = Field(None, validation_alias=AliasChoices("tie_word_embeddings", "tie_embedding"))
     dtype: str = Field("bfloat16", validation_alias=AliasChoices("dtype", "torch_dtype"))
     max_position_embeddings: int | None = None
-    quantization_config: RawQuantization | None = Field(
-        None, validation_alias=AliasChoices("quantization_config", "compression_config")
-    )
+    quantization_config: RawQuantization | None = Field(None, validation_alias=AliasChoices("quantization_config", "compression_config"))
     attention_bias: bool = False
 
     layer_types: list[str] | None = Field(None, validation_alias=AliasChoices("layer_types", "layers_block_type"))
@@ -127,9 +125,7 @@ class RawConfig(Lenient):
     qk_nope_head_dim: int | None = None
     v_head_dim: int | None = None
 
-    experts: int = Field(
-        0, validation_alias=AliasChoices("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
-    )
+    experts: int = Field(0, validation_alias=AliasChoices("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"))
     experts_per_token: int = Field(
         1, validation_alias=AliasChoices("num_experts_per_tok", "num_experts_per_token", "top_k_experts", "moe_top_k")
     )
@@ -202,13 +198,19 @@ def read_config(text: bytes | str) -> RawConfig:
         own_form = next((name for name in OWN_FORMS if fields.get(name)), None)
         if own_form or (family == "minicpm3" and fields.get("kv_lora_rank")):
             raise ModelError(f"{NO_PLAN}: a KV cache with {own_form or 'kv_lora_rank of minicpm3'} has a form that is not planned here")
-        stated = {name: one_value(value) for name, value in fields.items() if value is not None and name not in ("family", "parts")}
+        stated = {name: one_value(value) for name, value in without_nulls(fields).items() if name not in ("family", "parts")}
         return RawConfig.model_validate({**DEFAULTS.get(family, {}), **stated, "family": family, "parts": parts})
     except ValidationError as error:
         where = ".".join(str(part) for part in error.errors()[0]["loc"])
         raise ModelError(f"{NO_PLAN}: {where}: {error.errors()[0]['msg']}") from error
     except (ValueError, AttributeError, TypeError) as error:
         raise ModelError(f"{NO_PLAN}: it is no JSON object ({str(error).splitlines()[0]})", "download the model again") from error
+
+
+def without_nulls(fields: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields without those that are null, which mean the same as left out."""
+    stated = {name: value for name, value in fields.items() if value is not None}
+    return {name: without_nulls(value) if isinstance(value, dict) else value for name, value in stated.items()}
 
 
 def one_value(value: object) -> object:
@@ -224,7 +226,7 @@ def text_fields(config: dict[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]
     if inner is None:
         return dict(config.items()), parts
     outer = {name: config[name] for name in OUTER if config.get(name) is not None}
-    return {**outer, **{name: value for name, value in inner.items() if value is not None}}, parts
+    return {**outer, **without_nulls(inner)}, parts
 
 
 def family_of(fields: dict[str, Any]) -> str:

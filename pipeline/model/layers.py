@@ -188,7 +188,7 @@ def mamba1_state(raw: RawConfig) -> tuple[int, int, int, int]:
 
 def mamba2_state(raw: RawConfig) -> tuple[int, int, int, int]:
     """Return the same of a Mamba-2 layer (Nemotron-H, Granite 4, Bamba, Falcon-H1)."""
-    heads, groups, states, kernel = known(raw.mamba_heads, raw.mamba_groups, raw.mamba_states, raw.mamba_kernel)
+    groups, states, kernel = known(raw.mamba_groups, raw.mamba_states, raw.mamba_kernel)
     inner = mamba2_width(raw)
     return (kernel - 1) * inner, groups, (kernel - 1) * 2 * states, inner * states
 

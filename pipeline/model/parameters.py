@@ -51,7 +51,9 @@ def count(raw: RawConfig, kinds: list[Kind]) -> tuple[Parameters | None, str]:
             matrices += faces(raw) * hidden * prod(known(dense_width(raw)))
         rest += NORMS.get(raw.family, 2) * hidden
     (vocabulary,) = known(raw.vocab_size)
-    return Parameters(matrices=matrices, experts=experts, embeddings=vocabulary * hidden * (1 if raw.is_tied else 2), rest=rest + hidden), ""
+    return Parameters(
+        matrices=matrices, experts=experts, embeddings=vocabulary * hidden * (1 if raw.is_tied else 2), rest=rest + hidden
+    ), ""
 
 
 def uncounted(raw: RawConfig, kinds: list[Kind]) -> str:

@@ -54,7 +54,7 @@ def quantization_of(raw: RawQuantization) -> Quantization:
         alike = len({(group.num_bits, group.group_size) for group in groups}) == 1
         scale = 8 if first.strategy == "tensor_group" else SCALE_BITS
         overhead = scale / first.group_size if first.group_size and first.group_size > 0 else 0.0
-        sizes = {"bits": first.num_bits if alike else None, "overhead_bits": overhead, "block": pair(first.block_structure)}
+        sizes: dict[str, Any] = {"bits": first.num_bits if alike else None, "overhead_bits": overhead, "block": pair(first.block_structure)}
         return Quantization(**common, **sizes, group=first.group_size)
     shared = (SCALE_BITS + raw.bits) / raw.group_size if raw.bits and raw.group_size and raw.group_size > 0 else 0.0
     return Quantization(**common, bits=raw.bits, overhead_bits=shared, group=raw.group_size)

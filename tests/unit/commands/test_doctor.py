@@ -1,5 +1,6 @@
 """Each check of the doctor by the facts it is given: how it stands, and the fix."""
 
+import json
 import shutil
 import socket
 from collections.abc import Callable
@@ -13,16 +14,15 @@ from pipeline.config.schema import Config, GpuConfig, ModelConfig, Profile, Serv
 from pipeline.engine.workspace import Workspace
 from pipeline.errors import HubSilentError, ModelError
 from pipeline.gpu.nvml import Driver, GpuProcess
-from pipeline.model import hub
-from pipeline.model.published import published_shape
+from pipeline.model import hub, published
+from pipeline.model.shape import shape_of
 from pipeline.stages.check_gpu import Machine
 from pipeline.vllm.plan import Demand, Plan
 from pipeline.vllm.sets import CPU_SET, VllmSet, set_named
 from tests.fakes.environment import machine
 
 CUDA13, CUDA12 = set_named("vllm-cuda13"), set_named("vllm-cuda12")
-QWEN_3B = published_shape("Qwen/Qwen2.5-3B-Instruct")
-assert QWEN_3B is not None
+QWEN_3B = shape_of(json.dumps(published.QWEN_3B))
 
 
 def with_gpu(**changes: object) -> Machine:

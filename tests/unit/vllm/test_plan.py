@@ -15,8 +15,8 @@ from pipeline.config.layers import load_layers
 from pipeline.config.schema import AutoProfile, ServeConfig
 from pipeline.measure.figures import Figure, not_measured
 from pipeline.measure.units import MIB
-from pipeline.model.published import CONFIGS, NON_COMMERCIAL, QWEN_3B, published_shape
 from pipeline.model.layers import AttentionLayers, StateLayers
+from pipeline.model.published import CONFIGS, NON_COMMERCIAL, QWEN_3B, published_shape
 from pipeline.model.shape import Shape, read_shape
 from pipeline.model.weights import estimated_bytes
 from pipeline.planning import profile_for
