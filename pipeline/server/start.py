@@ -10,7 +10,7 @@ from pipeline.server import launch as launching
 from pipeline.server import state
 from pipeline.server.identity import prove
 from pipeline.server.keys import control_of, key_of
-from pipeline.server.readiness import DEATH_S, died, gone, wait_until_ready
+from pipeline.server.readiness import DEATH_S, died, gone, log_words, wait_until_ready
 from pipeline.server.state import Handle, Launch
 from pipeline.server.stop import stop_current, stop_server
 from pipeline.vllm.identity import Proof, is_real
@@ -69,7 +69,7 @@ def await_proofs(version: str, workspace: Workspace) -> Ready:
         proofs = prove(launch, control, version)
     except MeasureError as error:
         dead = state.dies_within(launch.pid, launch.created, DEATH_S)
-        raise (died(log) if dead else ServerError(error.message, "see its log", log)) from error
+        raise (died(log) if dead else ServerError(error.message, log_words(log), log)) from error
     failures = [proof for proof in proofs if not proof.holds]
     if failures:
         raise ServerError(
