@@ -1,5 +1,6 @@
 """The survey of what fits: which device, which models with which settings, what is known of them, and what is said."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from pipeline.config.schema import ModelConfig, ServeConfig
 from pipeline.engine.workspace import Workspace
 from pipeline.errors import ConfigError, HubSilentError, ModelError
 from pipeline.model.shape import Shape
-from pipeline.planning import Library, Survey, card, survey, target
+from pipeline.planning import Library, ModelFit, Survey, card, survey, target
 from pipeline.terminal import Silent, plain
 from pipeline.vllm.plan import LAPTOP, LAPTOP_MIB
 from tests.builders.machines import gpu, machine
@@ -183,3 +184,45 @@ def test_a_size_that_is_none_is_told(text: str) -> None:
     with pytest.raises(ConfigError, match=f"--total-mib {text}: expected the device's memory in MiB"):
         total(text)
     assert (total(None), total("24564")) == (None, 24564)
+
+
+HYBRID = {
+    "architectures": ["NemotronHForCausalLM"],
+    "num_hidden_layers": 14,
+    "hybrid_override_pattern": "M-M-M*-M-M*-M-",
+    "hidden_size": 512,
+    "intermediate_size": 1024,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 2,
+    "head_dim": 64,
+    "vocab_size": 1024,
+    "tie_word_embeddings": False,
+    "mamba_num_heads": 16,
+    "mamba_head_dim": 64,
+    "n_groups": 4,
+    "ssm_state_size": 64,
+    "conv_kernel": 4,
+}
+
+
+def row_of(tmp_path: Path, config: dict[str, Any]) -> tuple[ModelFit, list[str]]:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    sets = ("model.source=path", "model.path=mine", "model.name=mine", "serve.max_model_len=4096")
+    found = surveyed(tmp_path, shipped(*sets, profile="qwen2.5-1.5b"), 24564)
+    return next(row for row in found.rows if row.name == "mine"), plain(lines(found))
+
+
+def test_a_row_says_what_a_request_takes_for_each_token_and_beside(tmp_path: Path) -> None:
+    row, words = row_of(tmp_path, HYBRID)
+    assert (row.kv_bytes_per_token, row.tensor_parallel_sizes) == (2 * 2 * 2 * 64 * 2, (1, 2, 4, 8))
+    assert row.asked is not None
+    assert row.fixed_bytes_per_request == row.asked.request_bytes - 4096 * 1024
+    assert any(line.startswith("mine ") and f"1 + {row.fixed_bytes_per_request / 2**20:.0f} MiB" in line for line in words)
+    assert any(line.startswith("KV per token, + MiB: what a request") for line in words)
+
+
+def test_a_row_of_unknown_weights_still_has_its_cache(tmp_path: Path) -> None:
+    row, words = row_of(tmp_path, {**HYBRID, "ssm_state_size": None})
+    assert (row.kv_bytes_per_token, row.judged, row.parameters) == (1024, None, None)
+    assert "mine: unknown: the size of the weights is unknown: config.json does not state ssm_state_size" in words
