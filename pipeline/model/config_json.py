@@ -5,7 +5,7 @@ Source of the defaults: the configuration classes of Transformers 5.19, whose fa
 
 import json
 import re
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AliasChoices, Field, ValidationError
 
@@ -49,6 +49,10 @@ OWN_FORMS = (
 )
 
 
+Size = Annotated[int, Field(gt=0, le=1 << 31)]
+Count = Annotated[int, Field(ge=0, le=1 << 31)]
+
+
 class RawWeights(Lenient):
     """The weights of a group in the compressed-tensors format."""
 
@@ -88,86 +92,86 @@ class RawConfig(Lenient):
 
     family: str = ""
     parts: tuple[str, ...] = ()  # what the repository holds beside the text model
-    num_hidden_layers: int | None = None
-    hidden_size: int | None = None
-    intermediate_size: int | None = Field(None, validation_alias=AliasChoices("block_ff_dim", "intermediate_size"))
-    num_attention_heads: int | None = Field(None, gt=0)
-    num_key_value_heads: int | None = Field(None, validation_alias=AliasChoices("num_key_value_heads", "num_kv_heads"))
-    head_dim: int | None = None
-    vocab_size: int | None = None
+    num_hidden_layers: Annotated[int, Field(gt=0, le=10_000)] | None = None
+    hidden_size: Size | None = None
+    intermediate_size: Count | None = Field(None, validation_alias=AliasChoices("block_ff_dim", "intermediate_size"))
+    num_attention_heads: Size | None = None
+    num_key_value_heads: Size | None = Field(None, validation_alias=AliasChoices("num_key_value_heads", "num_kv_heads"))
+    head_dim: Count | None = None
+    vocab_size: Size | None = None
     tie_word_embeddings: bool | None = Field(None, validation_alias=AliasChoices("tie_word_embeddings", "tie_embedding"))
     dtype: str = Field("bfloat16", validation_alias=AliasChoices("dtype", "torch_dtype"))
-    max_position_embeddings: int | None = None
+    max_position_embeddings: Count | None = None
     quantization_config: RawQuantization | None = Field(None, validation_alias=AliasChoices("quantization_config", "compression_config"))
     attention_bias: bool = False
 
     layer_types: list[str] | None = Field(None, validation_alias=AliasChoices("layer_types", "layers_block_type"))
     hybrid_override_pattern: str | None = None
     attn_layer_indices: list[int] | None = Field(None, validation_alias=AliasChoices("attn_layer_indices", "full_attn_idxs"))
-    attn_layer_period: int | None = None
-    attn_layer_offset: int = 0
-    full_attention_interval: int | None = None
+    attn_layer_period: Count | None = None
+    attn_layer_offset: Count = 0
+    full_attention_interval: Count | None = None
     no_rope_layers: list[int] | None = None
-    no_rope_layer_interval: int | None = None
-    attention_chunk_size: int | None = None
-    sliding_window: int | None = None
-    sliding_window_pattern: int | str | None = None
+    no_rope_layer_interval: Count | None = None
+    attention_chunk_size: Count | None = None
+    sliding_window: Count | None = None
+    sliding_window_pattern: Count | str | None = None
     use_sliding_window: bool | None = None
-    max_window_layers: int | None = None
-    num_kv_shared_layers: int = 0
-    global_head_dim: int | None = None
-    num_global_key_value_heads: int | None = None
+    max_window_layers: Count | None = None
+    num_kv_shared_layers: Count = 0
+    global_head_dim: Count | None = None
+    num_global_key_value_heads: Count | None = None
     attention_k_eq_v: bool = False
 
-    kv_lora_rank: int | None = None
-    q_lora_rank: int | None = None
-    qk_rope_head_dim: int | None = None
-    qk_nope_head_dim: int | None = None
-    v_head_dim: int | None = None
+    kv_lora_rank: Count | None = None
+    q_lora_rank: Count | None = None
+    qk_rope_head_dim: Count | None = None
+    qk_nope_head_dim: Count | None = None
+    v_head_dim: Count | None = None
 
-    experts: int = Field(0, validation_alias=AliasChoices("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"))
-    experts_per_token: int = Field(
+    experts: Count = Field(0, validation_alias=AliasChoices("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"))
+    experts_per_token: Count = Field(
         1, validation_alias=AliasChoices("num_experts_per_tok", "num_experts_per_token", "top_k_experts", "moe_top_k")
     )
-    moe_intermediate_size: int | None = None
-    n_shared_experts: int = Field(0, validation_alias=AliasChoices("n_shared_experts", "num_shared_experts"))
-    shared_expert_intermediate_size: int | None = Field(
+    moe_intermediate_size: Count | None = None
+    n_shared_experts: Count = Field(0, validation_alias=AliasChoices("n_shared_experts", "num_shared_experts"))
+    shared_expert_intermediate_size: Count | None = Field(
         None, validation_alias=AliasChoices("shared_expert_intermediate_size", "moe_shared_expert_intermediate_size")
     )
-    shared_intermediate_size: int | None = None
-    intermediate_size_mlp: int | None = None
-    moe_latent_size: int | None = None
-    first_k_dense_replace: int = Field(0, validation_alias=AliasChoices("first_k_dense_replace", "num_dense_layers"))
-    moe_layer_freq: int | list[int] = 1
-    decoder_sparse_step: int = 1
+    shared_intermediate_size: Count | None = None
+    intermediate_size_mlp: Count | None = None
+    moe_latent_size: Count | None = None
+    first_k_dense_replace: Count = Field(0, validation_alias=AliasChoices("first_k_dense_replace", "num_dense_layers"))
+    moe_layer_freq: Size | list[int] = 1
+    decoder_sparse_step: Size = 1
     mlp_only_layers: list[int] | None = None
-    expert_layer_period: int = 1
-    expert_layer_offset: int = 0
-    interleave_moe_layer_step: int = 1
+    expert_layer_period: Size = 1
+    expert_layer_offset: Count = 0
+    interleave_moe_layer_step: Size = 1
     block_auto_adjust_ff_dim: bool = False
-    block_multiple_of: int = 256
-    block_ffn_dim_multiplier: float = 1.0
-    hidden_size_per_layer_input: int | None = None
+    block_multiple_of: Size = 256
+    block_ffn_dim_multiplier: Annotated[float, Field(gt=0, le=1024)] = 1.0
+    hidden_size_per_layer_input: Count | None = None
     enable_moe_block: bool = False
 
-    linear_num_key_heads: int | None = None
-    linear_num_value_heads: int | None = None
-    linear_key_head_dim: int | None = None
-    linear_value_head_dim: int | None = None
-    linear_conv_kernel_dim: int | None = None
-    mamba_heads: int | None = Field(None, validation_alias=AliasChoices("mamba_num_heads", "mamba_n_heads", "n_mamba_heads"))
-    mamba_head_dim: int | Literal["auto"] | None = Field(
+    linear_num_key_heads: Size | None = None
+    linear_num_value_heads: Size | None = None
+    linear_key_head_dim: Size | None = None
+    linear_value_head_dim: Size | None = None
+    linear_conv_kernel_dim: Size | None = None
+    mamba_heads: Size | None = Field(None, validation_alias=AliasChoices("mamba_num_heads", "mamba_n_heads", "n_mamba_heads"))
+    mamba_head_dim: Size | Literal["auto"] | None = Field(
         None, validation_alias=AliasChoices("mamba_head_dim", "mamba_d_head", "mamba_headdim")
     )
-    mamba_groups: int | None = Field(None, validation_alias=AliasChoices("mamba_n_groups", "mamba_ngroups", "n_groups"))
-    mamba_states: int | None = Field(None, validation_alias=AliasChoices("ssm_state_size", "mamba_d_state"))
-    mamba_kernel: int | None = Field(None, validation_alias=AliasChoices("conv_kernel", "mamba_d_conv"))
-    mamba_expand: float | None = Field(None, validation_alias=AliasChoices("mamba_expand", "expand"))
-    mamba_d_ssm: int | None = None
-    mamba_dt_rank: int | Literal["auto"] | None = None
+    mamba_groups: Size | None = Field(None, validation_alias=AliasChoices("mamba_n_groups", "mamba_ngroups", "n_groups"))
+    mamba_states: Size | None = Field(None, validation_alias=AliasChoices("ssm_state_size", "mamba_d_state"))
+    mamba_kernel: Size | None = Field(None, validation_alias=AliasChoices("conv_kernel", "mamba_d_conv"))
+    mamba_expand: Annotated[float, Field(gt=0, le=1024)] | None = Field(None, validation_alias=AliasChoices("mamba_expand", "expand"))
+    mamba_d_ssm: Count | None = None
+    mamba_dt_rank: Size | Literal["auto"] | None = None
     mamba_ssm_dtype: str = Field("auto", validation_alias=AliasChoices("mamba_ssm_dtype", "mamba_ssm_cache_dtype"))
-    conv_kernel_of_layers: int | None = Field(None, validation_alias="conv_L_cache")
-    conv_dim: int | None = None
+    conv_kernel_of_layers: Size | None = Field(None, validation_alias="conv_L_cache")
+    conv_dim: Count | None = None
 
     @property
     def is_tied(self) -> bool | None:

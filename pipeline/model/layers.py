@@ -53,6 +53,11 @@ def kinds_of(raw: RawConfig) -> list[Kind]:
     if count is None:
         raise ModelError(f"{NO_PLAN}: num_hidden_layers: Field required")
     listed = raw.layer_types or raw.hybrid_override_pattern
+    freq = raw.moe_layer_freq if isinstance(raw.moe_layer_freq, list) else None
+    lists = {"hybrid_override_pattern": raw.hybrid_override_pattern, "no_rope_layers": raw.no_rope_layers, "moe_layer_freq": freq}
+    short = next((name for name, each in lists.items() if each and len(each) < count), None)
+    if short:
+        raise ModelError(f"{NO_PLAN}: {short} names fewer than its {count} layers")
     if listed:
         unknown = sorted(set(listed) - KINDS.keys())
         if unknown:
@@ -123,7 +128,7 @@ def heads_and_values(raw: RawConfig, kind: str) -> tuple[int, int]:
     heads, size = raw.num_key_value_heads or raw.num_attention_heads, raw.size_of_head
     if kind == "full":
         heads, size = raw.num_global_key_value_heads or heads, raw.global_head_dim or size
-    if heads is None or size is None:
+    if not heads or not size:
         raise ModelError(f"{NO_PLAN}: num_attention_heads: Field required")
     return heads, 2 * size
 

@@ -5,11 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import AliasChoices
 
 from pipeline.config.schema import ServeConfig
 from pipeline.errors import ModelError
 from pipeline.measure.units import GIB, MIB
-from pipeline.model.config_json import read_config
+from pipeline.model.config_json import RawConfig, read_config
 from pipeline.model.shape import Shape, kv_bytes_per_token, shape_of
 from pipeline.model.weights import UnknownSizeError, estimated_bytes, is_loaded
 from pipeline.vllm.demand import demand, kv_bytes
@@ -171,6 +174,12 @@ def test_a_window_caps_what_a_request_takes() -> None:
     assert mib(4096) == pytest.approx(4096 * 336 / 1024, rel=0.01), "within the window every layer keeps every token"
 
 
+def test_fields_of_zero_are_as_left_out() -> None:
+    granite = next(case["config"] for case in CASES if case["model"] == "Granite-4.0-micro")
+    zeros = {"num_local_experts": 0, "num_experts_per_tok": 0, "head_dim": 0, "sliding_window": 0, "shared_expert_intermediate_size": 0}
+    assert known({**granite, **zeros}) == known(granite).model_copy(update={"experts_per_token": 0})
+
+
 def test_a_window_that_never_fills_is_none() -> None:
     mistral = {**GEMMA_2_9B, "model_type": "mistral", "sliding_window": 8192}
     assert per_token(known(mistral)) == 336 * 1024
@@ -307,3 +316,26 @@ def test_a_config_that_is_none_is_told(text: str) -> None:
     with pytest.raises(ModelError, match=r"config\.json tells no memory plan") as caught:
         read_config(text)
     assert "\n" not in caught.value.message
+
+
+ALIASES = [field.validation_alias for field in RawConfig.model_fields.values()]
+CHOICES = [name for alias in ALIASES if isinstance(alias, AliasChoices) for name in alias.choices]
+FIELDS = sorted({*RawConfig.model_fields, *map(str, CHOICES)} - {"quantization_config", "compression_config"})
+ODD = st.one_of(
+    st.none(), st.booleans(), st.integers(-2, 5), st.sampled_from([2**40, "", "M*", "auto", [], [0], ["mamba"], {}, {"a": 1}, 0.5])
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.sampled_from(BY_HAND), st.dictionaries(st.sampled_from(FIELDS), ODD, max_size=4))
+def test_an_odd_config_is_planned_or_told_but_no_traceback(known_case: tuple[dict[str, Any], float], odd: dict[str, Any]) -> None:
+    message = ""
+    try:
+        shape = known({**known_case[0], **odd})
+        need = demand(ServeConfig(tensor_parallel_size=2), shape, 10**9, "headers", 24564)
+        assert need.request_bytes >= 0
+        assert fit_of(need, 24564, None).words
+        assert set(tensor_parallel_sizes(shape)) <= {1, 2, 4, 8}
+    except ModelError as error:
+        message = error.message
+    assert "\n" not in message
