@@ -45,7 +45,8 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 # Fields of models whose cache has a form of its own, which no formula here describes.
 OWN_FORMS = (
     *("index_topk", "compress_ratios", "linear_attn_config", "hybrid_layer_pattern", "swa_num_key_value_heads", "block_configs"),
-    *("attn_type_list", "encoder_layers", "rswa_window", "cross_attention_layers"),
+    *("encoder_layers", "rswa_window", "cross_attention_layers", "num_mem_blocks", "block_types", "mamba_step", "ssm_cfg", "use_cla"),
+    "attention_other_setting",
 )
 
 
@@ -199,9 +200,9 @@ def read_config(text: bytes | str) -> RawConfig:
     try:
         fields, parts = text_fields(json.loads(text))
         family = family_of(fields)
-        own_form = next((name for name in OWN_FORMS if fields.get(name)), None)
-        if own_form or (family == "minicpm3" and fields.get("kv_lora_rank")):
-            raise ModelError(f"{NO_PLAN}: a KV cache with {own_form or 'kv_lora_rank of minicpm3'} has a form that is not planned here")
+        own_form = own_form_of(fields, family)
+        if own_form:
+            raise ModelError(f"{NO_PLAN}: a KV cache with {own_form} has a form that is not planned here")
         stated = {name: one_value(value) for name, value in without_nulls(fields).items() if name not in ("family", "parts")}
         return RawConfig.model_validate({**DEFAULTS.get(family, {}), **stated, "family": family, "parts": parts})
     except ValidationError as error:
@@ -209,6 +210,15 @@ def read_config(text: bytes | str) -> RawConfig:
         raise ModelError(f"{NO_PLAN}: {where}: {error.errors()[0]['msg']}") from error
     except (ValueError, AttributeError, TypeError) as error:
         raise ModelError(f"{NO_PLAN}: it is no JSON object ({str(error).splitlines()[0]})", "download the model again") from error
+
+
+def own_form_of(fields: dict[str, Any], family: str) -> str:
+    """Return the field by which a model's cache has a form of its own; empty for the planned forms."""
+    if family == "minicpm3" and fields.get("kv_lora_rank"):
+        return "kv_lora_rank of minicpm3"
+    if 0 in (fields.get("attn_type_list") or ()):
+        return "attn_type_list"
+    return next((name for name in OWN_FORMS if fields.get(name)), "")
 
 
 def without_nulls(fields: dict[str, Any]) -> dict[str, Any]:
@@ -250,12 +260,15 @@ def family_of(fields: dict[str, Any]) -> str:
         "qwen35": "linear_num_value_heads" in fields,
         "gemma4": "global_head_dim" in fields,
         "gemma3": "sliding_window_pattern" in fields and vocabulary in (262144, 262145, 262208),
+        "cohere2": vocabulary == 256000 and fields.get("sliding_window") and "sliding_window_pattern" in fields,
         "gemma2": fields.get("attn_logit_softcapping") or (vocabulary == 256000 and fields.get("sliding_window")),
         "gptoss": (fields.get("quantization_config") or {}).get("quant_method") == "mxfp4" and "num_local_experts" in fields,
         "llama4": vocabulary == 202048 or bool({"no_rope_layers", "interleave_moe_layer_step"} & fields.keys()),
+        "granitemoehybrid": "shared_intermediate_size" in fields,
         "lfm2": "conv_L_cache" in fields,
         "qwen3moe": vocabulary == 151936 and fields.get("num_experts"),
         "qwen3": vocabulary == 151936 and "head_dim" in fields,
         "qwen2": vocabulary in (151936, 152064) and "head_dim" not in fields,
+        "mixtral": "num_local_experts" in fields and "moe_intermediate_size" not in fields,
     }
     return next((family for family, marked in marks.items() if marked), "")

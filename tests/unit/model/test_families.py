@@ -305,10 +305,21 @@ def test_quantisation_and_states_limit_the_split(config: dict[str, Any], ways: i
         ({"model_type": "gemma3", "text_config": {"model_type": "gemma3_text"}}, "gemma3"),
         ({"architectures": ["GraniteMoeHybridForCausalLM"]}, "granitemoehybrid"),
         ({"num_hidden_layers": 2}, ""),
+        ({"num_local_experts": 8}, "mixtral"),
+        ({"vocab_size": 256000, "sliding_window": 4096, "sliding_window_pattern": 4}, "cohere2"),
+        ({"attn_type_list": [1, 1]}, ""),
     ],
 )
 def test_the_family_is_told_by_type_or_architecture(fields: dict[str, Any], family: str) -> None:
     assert read_config(json.dumps(fields)).family == family
+
+
+@pytest.mark.parametrize(
+    "field", [{"attn_type_list": [0, 1]}, {"index_topk": 2048}, {"num_mem_blocks": 2}, {"linear_attn_config": {"kda_layers": [1]}}]
+)
+def test_a_cache_of_its_own_form_is_told_by_its_field(field: dict[str, Any]) -> None:
+    with pytest.raises(ModelError, match=f"a KV cache with {next(iter(field))} has a form that is not planned here"):
+        known({**LLAMA_8B, **field})
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '"x"', "null", '{"num_attention_heads": 0}'])
