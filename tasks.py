@@ -203,12 +203,13 @@ COMMANDS = [
     command(
         "runs:compare",
         "Compare two runs figure by figure; exit code 1 when the second is worse beyond chance and noise.",
-        "json",
+        *(*SETTINGS, "json"),
         first=Option(
             "the reference: latest, previous, an id or its beginning, a path, or a git ref (git:REF) that holds a report.json",
             Parameter.empty,
         ),
         second=Option("the run to judge, named the same way", Parameter.empty),
+        only=Option("figures that decide, as in bench.ttft_ms_p95,bench.decode_tok_s_p50, in place of compare.figures"),
         anyway=flag("compare runs on different devices, models or vLLM versions too"),
     ),
     command(
@@ -226,7 +227,7 @@ COMMANDS = [
         "experiments:calibrate_noise",
         "Measure how far figures move from one start of the server to the next, for `compare` (artifacts/noise.json).",
         *(*SETTINGS, *LAST),
-        starts=Option("how often the server is started and measured", "3"),
+        starts=Option("how often the server is started and measured", "5"),
     ),
     command(
         "sweep:sweep",

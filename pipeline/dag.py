@@ -2,6 +2,7 @@
 
 from pipeline.engine.record import SOAK_NOTE, SWEEP_NOTE, Artifact
 from pipeline.engine.stage import Stage
+from pipeline.report.noise import NOISE_NOTE, RunNoise
 from pipeline.report.stage import report, report_present
 from pipeline.report.sweep import Sweep
 from pipeline.server.stop import STOP_NOTE, Closing
@@ -27,4 +28,4 @@ STAGES = (
 )
 ATTACHED = tuple(Stage(attach_server, present=server_present, called="serve") if stage.name == "serve" else stage for stage in STAGES)
 MEASURING = tuple(stage.name for stage in STAGES if stage.measures)
-NOTES: dict[type[Artifact], str] = {Closing: STOP_NOTE, Remedied: REMEDY_NOTE, Soak: SOAK_NOTE, Sweep: SWEEP_NOTE}
+NOTES: dict[type[Artifact], str] = {Closing: STOP_NOTE, Remedied: REMEDY_NOTE, Soak: SOAK_NOTE, Sweep: SWEEP_NOTE, RunNoise: NOISE_NOTE}

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from jsonschema import Draft202012Validator
 
 
+System = Literal["role", "user"]  # where the system prompt stands: in a message of its own role, or in front of the user's text
+
+
 class SuiteFile(Frozen):
     """suite.yaml: what the suite is and the files it consists of."""
 
@@ -25,17 +28,40 @@ class SuiteFile(Frozen):
     prompt: str
     schema_file: str
     cases: str
+    system: System = "role"
+
+
+class Alternative(Frozen):
+    """What another right answer has in place of the golden answer's."""
+
+    route: str | None = None
+    calendar_intent: str | None = None
+    slots: dict[str, str] | None = None
+    tool_plan: list[str] | None = None
 
 
 class Case(Frozen):
-    """One utterance with its golden answer."""
+    """One utterance with its golden answer; without a `tool_plan` any plan is right."""
 
     id: str
     text: str
     route: str
     calendar_intent: str
     slots: dict[str, str]
+    tool_plan: list[str] | None = None
+    alternatives: list[Alternative] = []
     tags: list[str] = []
+
+    @property
+    def answers(self) -> list[dict[str, Any]]:
+        """Return every right answer, the golden one first, an alternative merged over it."""
+        golden = self.model_dump(include={"route", "calendar_intent", "slots", "tool_plan"}, exclude_none=True)
+        return [golden, *(golden | alternative.model_dump(exclude_none=True) for alternative in self.alternatives)]
+
+    @property
+    def routes(self) -> set[str]:
+        """Return the routes that are right."""
+        return {answer["route"] for answer in self.answers}
 
 
 @dataclass(frozen=True)
@@ -47,6 +73,7 @@ class Suite:
     prompt: str
     schema: dict[str, Any]
     cases: list[Case]
+    system: System = "role"
 
     @cached_property
     def validator(self) -> "Draft202012Validator":
@@ -55,12 +82,14 @@ class Suite:
         return Draft202012Validator(self.schema)
 
     def messages(self, case: Case) -> list[dict[str, str]]:
-        """Return the chat messages, the stable part first so that the prefix cache can serve it."""
+        """Return the chat messages, the stable part first so that the prefix cache serves it."""
+        if self.system == "user":
+            return [{"role": "user", "content": f"{self.prompt}\n\n{case.text}"}]
         return [{"role": "system", "content": self.prompt}, {"role": "user", "content": case.text}]
 
 
-def load_suite(folder: Path) -> Suite:
-    """Return the suite in `folder`; ConfigError names file, line and what is wrong."""
+def load_suite(folder: Path, system: System | Literal["suite"] = "suite") -> Suite:
+    """Return the suite in `folder`, its system prompt where `system` says; ConfigError names file, line and what is wrong."""
     path = folder / "suite.yaml"
     try:
         raw = yaml.safe_load(text_of(path))
@@ -73,7 +102,8 @@ def load_suite(folder: Path) -> Suite:
     except ValidationError as error:
         raise ConfigError(f"{path}: {complaint(error)}") from error
     schema = load_schema(folder / suite.schema_file)
-    return Suite(suite.name, suite.language, render(folder / suite.prompt), schema, load_cases(folder / suite.cases, schema))
+    prompt, cases = render(folder / suite.prompt), load_cases(folder / suite.cases, schema)
+    return Suite(suite.name, suite.language, prompt, schema, cases, suite.system if system == "suite" else system)
 
 
 def load_schema(path: Path) -> dict[str, Any]:
@@ -93,7 +123,7 @@ def load_schema(path: Path) -> dict[str, Any]:
 
 
 def load_cases(path: Path, schema: dict[str, Any]) -> list[Case]:
-    """Return the cases in `path`, one JSON object a line; ids must be unique, and `schema` must allow the golden answers."""
+    """Return the cases in `path`, one JSON object a line, ids unique, right answers such as `schema` allows."""
     from jsonschema import Draft202012Validator
 
     allowed = Draft202012Validator({"properties": schema.get("properties", {})})
@@ -107,10 +137,10 @@ def load_cases(path: Path, schema: dict[str, Any]) -> list[Case]:
             raise ConfigError(f"{path}:{number}: {complaint(error)}") from error
         if any(case.id == known.id for known in cases):
             raise ConfigError(f"{path}:{number}: id {case.id!r} is used twice")
-        golden = case.model_dump(include={"route", "calendar_intent", "slots"})
-        for problem in allowed.iter_errors(golden):
-            where = problem.json_path.removeprefix("$.")
-            raise ConfigError(f"{path}:{number}: {where}: {problem.message}", "the suite's schema allows no such golden answer")
+        for position, answer in enumerate(case.answers):
+            for problem in allowed.iter_errors(answer):
+                where = problem.json_path.removeprefix("$.") if position == 0 else f"alternatives.{position - 1}{problem.json_path[1:]}"
+                raise ConfigError(f"{path}:{number}: {where}: {problem.message}", "the suite's schema allows no such golden answer")
         cases.append(case)
     if not cases:
         raise ConfigError(f"{path}: no cases", "write one JSON object a line")

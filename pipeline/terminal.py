@@ -23,7 +23,7 @@ SHOWN_S = 0.05  # shorter durations are not shown
 STYLES = {
     **dict.fromkeys(("PASS", "OK", "better", "made"), "green"),
     **dict.fromkeys(("FAIL", "NOT", "worse", "failed", "blocked"), "bold red"),
-    **dict.fromkeys(("INCONCLUSIVE", "NOT_MEASURED", "SIMULATED", "WARN", "caution"), "yellow"),
+    **dict.fromkeys(("INCONCLUSIVE", "NOT_MEASURED", "INVALID", "SIMULATED", "TRIAL", "WARN", "caution"), "yellow"),
     **dict.fromkeys(("unchanged", "same"), "dim"),
 }
 OnProgress = Callable[[int], None]

@@ -1,5 +1,7 @@
 """Short calls to one server: version, models, metrics, one completion."""
 
+import time
+from collections.abc import Iterable
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -10,7 +12,14 @@ from pipeline.values import Lenient
 CALL_TIMEOUT_S = 10.0
 GREETING_TIMEOUT_S = 120.0  # a server's first answer may wait for kernels to compile
 HEALTH_TIMEOUT_S = 5.0  # a loaded machine is slow, and a false "no" restarts the server
+SHARES = "_perc"  # the end of the name of a metric that is a share: 0.4 of one engine and 0.4 of another are not 0.8 of anything
+
 M = TypeVar("M", bound=BaseModel)
+
+
+def together(name: str, values: Iterable[float]) -> float:
+    """Return one value for those of several engines or servers: their sum, or of shares the highest."""
+    return max(values) if name.endswith(SHARES) else sum(values)
 
 
 class ModelCard(Lenient):
@@ -103,18 +112,22 @@ class Control:
     def models(self) -> list[ModelCard]:
         return self._model(ModelList, self._json("GET", "/v1/models", None, CALL_TIMEOUT_S)).data
 
-    def metrics(self) -> dict[str, float]:
-        """Return the samples of /metrics by name, summed over labels and without histogram buckets."""
+    def metrics(self, only: str = "") -> dict[str, float]:
+        """Return each sample of /metrics summed over its labels, by name; of a share the highest, for each engine has its own whole.
+
+        Histogram buckets are left out. `only` is how the names begin that are wanted: reading all takes as long as a token.
+        """
         from prometheus_client.parser import text_string_to_metric_families
 
         totals: dict[str, float] = {}
         try:
             response = self._session.get(f"{self.base_url}/metrics", timeout=CALL_TIMEOUT_S)
             response.raise_for_status()
-            for family in text_string_to_metric_families(response.text):
+            text = "".join(line for line in response.text.splitlines(keepends=True) if line.startswith(only)) if only else response.text
+            for family in text_string_to_metric_families(text):
                 for sample in family.samples:
                     if not sample.name.endswith("_bucket"):
-                        totals[sample.name] = totals.get(sample.name, 0.0) + sample.value
+                        totals[sample.name] = together(sample.name, [totals.get(sample.name, 0.0), sample.value])
         except (self._requests.RequestException, ValueError) as error:
             raise MeasureError(f"{self.base_url}/metrics: {error}") from error
         return totals
@@ -122,6 +135,17 @@ class Control:
     def chat(self, payload: dict[str, Any], timeout_s: float) -> Completion:
         """Return the answer to a unary chat completion."""
         return self._model(Completion, self._json("POST", "/v1/chat/completions", payload, timeout_s))
+
+    def stream(self, payload: dict[str, Any], timeout_s: float) -> list[tuple[int, bytes]]:
+        """Return the blocks of a streamed chat completion as they came, with their stamps (perf_counter ns)."""
+        path = "/v1/chat/completions"
+        try:
+            with self._session.post(f"{self.base_url}{path}", json=payload, timeout=timeout_s, stream=True) as response:
+                if response.status_code != 200:
+                    raise MeasureError(f"{self.base_url}{path}: HTTP {response.status_code}: {response.text[:200]}")
+                return [(time.perf_counter_ns(), block) for block in response.iter_content(None)]
+        except self._requests.RequestException as error:
+            raise MeasureError(f"{self.base_url}{path}: {type(error).__name__}: {error}") from error
 
     def greet(self, model: str) -> Completion:
         """Return the answer to one short request."""

@@ -18,5 +18,9 @@ def unary(model: str, messages: Iterable[dict[str, str]], max_tokens: int, **mor
 
 
 def streamed(model: str, messages: Iterable[dict[str, str]], max_tokens: int, **more: Any) -> dict[str, Any]:
-    """Return the payload of a greedy streamed request with the usage chunk on."""
-    return unary(model, messages, max_tokens, stream=True, stream_options={"include_usage": True}, **more)
+    """Return the payload of a greedy streamed request with the usage chunk on, and the token ids of each chunk.
+
+    The ids tell how many tokens a chunk carries. Usage in each chunk would too, but costs vLLM 10 µs more for each.
+    """
+    form = {"stream": True, "stream_options": {"include_usage": True}, "return_token_ids": True}
+    return unary(model, messages, max_tokens, **{**form, **more})

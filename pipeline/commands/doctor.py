@@ -257,7 +257,10 @@ def port(settings: ServeConfig, workspace: Workspace) -> Finding:
         return Finding("OK", "port", f"{settings.port} is our own server's (pid {launch.pid})")
     if ports.is_free(settings.host, settings.port):
         return Finding("OK", "port", f"{settings.port} is free")
-    owner = ports.describe_owner(settings.host, settings.port)
+    try:
+        owner = ports.describe_owner(settings.host, settings.port)
+    except ConfigError as error:
+        return Finding("FAIL", "port", str(error.message), str(error.hint))
     return Finding("FAIL", "port", f"{settings.port} is taken by {owner}", f"end it, or --set serve.port={settings.port + 1}")
 
 

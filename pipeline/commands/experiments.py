@@ -12,6 +12,7 @@ from pipeline.experiments import noise
 from pipeline.experiments import remedy as remedies
 from pipeline.experiments import soak as soaks
 from pipeline.experiments.inputs import ServerInputs
+from pipeline.report.noise import NOISE_NOTE
 from pipeline.server import state
 from pipeline.stages.check_gpu import Machine
 from pipeline.stages.download_model import Model
@@ -101,6 +102,6 @@ def calibrate_noise(root: Path, options: Options, starts: str) -> Output:
         with remedies.set_aside(inputs.installation.vllm, workspace), workspace.screen.running("calibrate-noise", ""):
             started, clock = now(), time.perf_counter()
             spread = noise.calibrated(inputs, number)
-            session.pipeline.store.write(noise.NOTE, inputs.because(), started, time.perf_counter() - clock, spread)
+            session.pipeline.store.write(NOISE_NOTE, inputs.because(), started, time.perf_counter() - clock, spread)
         facts = {"exit_code": 0, "profile": session.profile_data(), "data": spread.model_dump(mode="json")}
         return Output(0, [*noise.lines(spread), session.profile_words()], facts)

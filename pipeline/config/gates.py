@@ -12,6 +12,7 @@ from pipeline.config.section import Positive, Section
 Comparator = Literal["<", "<=", ">", ">=", "=="]
 # A target that is no number: the peak that the server's plan predicts, plus the plan's error.
 PLAN: Literal["plan"] = "plan"
+METRIC = r"^[a-z-]+\.[a-z0-9_]+$"  # <stage>.<figure>
 PLANNED_METRIC = "measure-vram.vram_peak_mib"
 
 
@@ -19,7 +20,7 @@ class Gate(Section):
     """A target that a figure must meet; `metric` is <stage>.<figure>."""
 
     label: str
-    metric: Annotated[str, Field(pattern=r"^[a-z-]+\.[a-z0-9_]+$")]
+    metric: Annotated[str, Field(pattern=METRIC)]
     statistic: str = ""
     comparator: Comparator
     target: float | Literal["plan"]

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, RootModel, field_validator, model_validator
 
-from pipeline.config.gates import Gates, Waivers
+from pipeline.config.gates import METRIC, Gates, Waivers
 from pipeline.config.section import Positive, Section
 from pipeline.redact import redacted
 
@@ -204,6 +204,7 @@ class RouterConfig(Section):
     """The router test."""
 
     suite: str = "suites/router-en"
+    system: Literal["suite", "role", "user"] = "suite"
     cases: Positive = 24
     unary_cases: Annotated[int, Field(ge=0)] = 24
     max_tokens: Positive = 128
@@ -217,10 +218,12 @@ class DeterminismConfig(Section):
     """The guide's test, the same prompt again and again, and what else may change an answer."""
 
     prompts: str = "suites/determinism-en.txt"
-    count: Positive = 20
+    count: Positive = 32
     runs: Annotated[int, Field(ge=2)] = 10
+    constrained: Annotated[int, Field(ge=0)] = 32
+    constrained_runs: Annotated[int, Field(ge=2)] = 10
     seed: int = 42
-    max_tokens: Positive = 64
+    max_tokens: Positive = 96
     cache_runs: Annotated[int, Field(ge=0)] = 2
     load: tuple[Positive, ...] = (2, 4, 8, 16)
     load_runs: Positive = 2
@@ -241,16 +244,22 @@ class BenchConfig(Section):
     output_tokens: Annotated[int, Field(ge=2)] = 64
     concurrency: tuple[Positive, ...] = Field(default=(1, 4, 8), min_length=1)
     requests_per_level: Positive = 16
+    level_min_s: Annotated[float, Field(ge=0)] = 0
     open_loop: tuple[Literal["poisson", "constant"], ...] = ("poisson", "constant")
     open_share: Annotated[float, Field(gt=0)] = 0.6
     open_requests: Positive = 16
+    open_min_s: Annotated[float, Field(ge=0)] = 0
     find_capacity: bool = False
-    capacity_requests: Positive = 64
-    capacity_steps: Positive = 7
-    capacity_goodput: Annotated[float, Field(gt=0, le=100)] = 95
+    capacity_requests: Positive = 200
+    capacity_min_s: Seconds = 30
+    capacity_steps: Annotated[int, Field(ge=2)] = 12
+    capacity_max_s: Seconds = 900
+    capacity_goodput: Annotated[float, Field(gt=0, lt=100)] = 95
     client_delay_ms: Seconds = 1
+    client_busy_delay_ms: Seconds = 2
     ray_address: str | None = None
     ray_clients: Positive = 2
+    starts: Positive = 1
     seed: int = 42
     timeout_s: Seconds = 300
 
@@ -260,6 +269,9 @@ class VramConfig(Section):
 
     load_s: Seconds = 20
     concurrency: Positive = 4
+    horizon_h: Seconds = 24
+    drift_budget_mib: Seconds = 224
+    fill_s: Annotated[float, Field(ge=0)] = 0
 
 
 IMAGES = "report"  # the folder of the report's pictures, beside the report
@@ -328,6 +340,12 @@ class RunsConfig(Section):
     max_mib: Positive = 500
 
 
+class CompareConfig(Section):
+    """Which figures decide whether a run is worse than another."""
+
+    figures: tuple[Annotated[str, Field(pattern=METRIC)], ...] = ()
+
+
 class Alternative(Section):
     """One row of the guide's table of models."""
 
@@ -370,6 +388,7 @@ class Config(Section):
     report: ReportConfig = ReportConfig()
     publish: PublishConfig = PublishConfig()
     runs: RunsConfig = RunsConfig()
+    compare: CompareConfig = CompareConfig()
     sweep: SweepConfig = SweepConfig()
 
     def section(self, kind: type[BaseModel]) -> BaseModel:

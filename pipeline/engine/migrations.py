@@ -9,6 +9,9 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from pipeline.measure.agreement import prompts_share
+from pipeline.message import _
+
 Data = dict[str, Any]
 Step = Callable[[Data, Mapping[str, Any]], Data]  # takes the record's data and fingerprint (`because`)
 
@@ -52,6 +55,18 @@ def with_arms(data: Data, _because: Mapping[str, Any]) -> Data:
     return {"arms": [], **data, "prompts": [{"gap": None, **prompt} for prompt in data["prompts"]]}
 
 
+def by_prompts(data: Data, _because: Mapping[str, Any]) -> Data:
+    """test-determinism, until 2026-11-27 23:59: most shares were of answers, and repeated answers to one prompt are not independent."""
+    of_arms = {name: [arm["prompts"] for arm in data["arms"] if arm["arm"] == name] for name in ("D2", "D3", "D4")}
+    sources = {"identical": [data["prompts"]], **{f"{name.lower()}_identical": prompts for name, prompts in of_arms.items()}}
+    figures = dict(data["figures"])
+    for name, arms in sources.items():
+        if arms and name in figures and figures[name]["value"] is not None:
+            agreeing = [{prompt["prompt"]: prompt["agreeing"] == prompt["runs"] for prompt in prompts} for prompts in arms]
+            figures[name] = prompts_share(agreeing).model_dump(mode="json")
+    return {**data, "figures": figures}
+
+
 def with_pairs(data: Data, _because: Mapping[str, Any]) -> Data:
     """Add unary arms, the confusion and the paired comparison of the arms to test-router records from before 2026-11-24 13:39."""
     return {"unary_cases": 0, "majority_route": "", "confusion": {}, "routes_paired": None, **data}
@@ -70,6 +85,13 @@ def with_load(data: Data, _because: Mapping[str, Any]) -> Data:
     anchor = {"monotonic_s": 0.0, "wall": "1970-01-01T00:00:00Z"}
     gaps = {"count": 0, "longest_s": 0.0, "total_s": 0.0}
     return {"samples_file": "not on record", "anchor": anchor, "load": load, "gaps": gaps, "throttled": {}, "gpu_errors": {}, **data}
+
+
+def without_stable(data: Data, _because: Mapping[str, Any]) -> Data:
+    """measure-vram and soak, until 2026-11-27: stable by another rule, which passed leaks and failed single steps."""
+    unknown = {"value": None, "n": 0, "reason": _("an older version judged this by another rule")}
+    figures = {name: {**figure, **unknown} if name.endswith("_stable") else figure for name, figure in data["figures"].items()}
+    return {**data, "figures": figures}
 
 
 def with_cells(data: Data, _because: Mapping[str, Any]) -> Data:
@@ -98,12 +120,13 @@ STEPS: Mapping[str, tuple[Step, ...]] = {
     "check-gpu": (with_cores,),
     "install": (with_interpreter,),
     "launch": (with_backend,),
-    "measure-vram": (with_breakdown, with_load),
+    "measure-vram": (with_breakdown, with_load, without_stable),
     "report": (with_cells,),
     "serve": (with_plan,),
+    "soak": (without_stable,),
     "stop": (with_baseline,),
     "sweep": (without_words,),
-    "test-determinism": (with_arms,),
+    "test-determinism": (with_arms, by_prompts),
     "test-router": (with_pairs,),
 }
 

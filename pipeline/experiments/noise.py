@@ -5,40 +5,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.contexts import request_limits
-from pipeline.engine.record import Artifact, Measurement
+from pipeline.engine.record import Measurement
 from pipeline.errors import ConfigError
 from pipeline.experiments.inputs import ServerInputs
 from pipeline.measure import comparison
+from pipeline.measure.directions import direction_of
 from pipeline.measure.verdicts import digits
+from pipeline.report.noise import NOISE_NOTE, FigureNoise, RunNoise
 from pipeline.server.stop import stop_current
 from pipeline.server.watch import watched
 from pipeline.stages import bench, test_router
 from pipeline.stages.serve import Server, serve
-from pipeline.values import Frozen
 
-NOTE = "noise"
 ROUTER_CASES = 16  # enough for the latency; the whole suite would take minutes per start
-
-
-class FigureNoise(Frozen):
-    """A figure's values, one per start, with (largest − smallest) / median and standard deviation / mean."""
-
-    unit: str
-    n: int
-    values: list[float]
-    relative_range: float
-    variation: float
-
-
-class RunNoise(Artifact):
-    """The spread of figures between starts, by name as in bench.ttft_ms_p50, and the device, model and vLLM that it holds for."""
-
-    device: str
-    model: str
-    vllm: str
-    starts: int
-    simulated: bool
-    figures: dict[str, FigureNoise]
 
 
 def parse_starts(starts: str) -> int:
@@ -89,11 +68,13 @@ def spreads(measurements: Sequence[Sequence[Measurement]]) -> dict[str, FigureNo
     for position, record in enumerate(measurements[0]):
         for name, figure in record.figures.items():
             figures = [records[position].figures.get(name) for records in measurements]
-            values = [one.value for one in figures if one is not None and one.value is not None]
-            is_timed = figure.unit != "%" and comparison.better_when(name, figure.unit) is not None
+            values = [one.valid for one in figures if one is not None and one.valid is not None]
+            metric = f"{stages[type(record)]}.{name}"
+            entry = direction_of(metric)
+            is_timed = entry is not None and entry.kind is not None and entry.kind.noise > 0
             spread = comparison.spread(values) if is_timed and len(values) == len(measurements) else None
             if spread is not None:
-                result[f"{stages[type(record)]}.{name}"] = FigureNoise(
+                result[metric] = FigureNoise(
                     unit=figure.unit, n=spread.n, values=values, relative_range=spread.relative_range, variation=spread.variation
                 )
     return result
@@ -109,7 +90,7 @@ def lines(noise: RunNoise) -> list[str]:
             f"range {percent(entry.relative_range)}, coefficient of variation {percent(entry.variation)}"
             for name, entry in noise.figures.items()
         ),
-        f"artifacts/{NOTE}.json; `./inv compare` takes it where device, model and vLLM are these",
+        f"artifacts/{NOISE_NOTE}.json; `./inv compare` takes it where device, model and vLLM are these",
     ]
 
 

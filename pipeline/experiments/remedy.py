@@ -7,10 +7,10 @@ from typing import Any
 from pipeline.config.schema import BenchConfig, ServeConfig
 from pipeline.engine.record import Failure, Store, write_atomic
 from pipeline.engine.workspace import Workspace
-from pipeline.errors import MeaninglessError, PipelineError, ServerError
+from pipeline.errors import MeaninglessError, MeasureError, PipelineError, ServerError
 from pipeline.experiments.inputs import ServerInputs
 from pipeline.load.calibration import Calibration, calibrate
-from pipeline.load.levels import level_of, without_invalid
+from pipeline.load.levels import judged_valid, level_of
 from pipeline.load.phases import LoadPhases, processes_of
 from pipeline.load.stamps import NO_GAP, per_token_ms
 from pipeline.measure.figures import Figure, not_measured
@@ -25,7 +25,7 @@ from pipeline.server.state import Launch
 from pipeline.server.stop import STOP_NOTE, stop_current, stop_server
 from pipeline.server.watch import watched
 from pipeline.stages.serve import Server, device_of, serve
-from pipeline.stages.test_determinism import REMEDY_NOTE, Arm, Remedied, Side, all_arms
+from pipeline.stages.test_determinism import ALONE, REMEDY_NOTE, Arm, Remedied, Side, all_arms, constrained_requests
 from pipeline.suite import load_prompts
 from pipeline.terminal import OutputPart, TextTable
 from pipeline.vllm.remedies import NoRemedy, Remedy, remedy_for
@@ -45,7 +45,8 @@ def remedy_of(inputs: ServerInputs, inherited: Mapping[str, str]) -> Remedy:
         raise PipelineError(f"{remedy.variable} is set in the shell, so no server would be without it", f"unset {remedy.variable}")
     if inputs.config.serve.load_format == "dummy":
         raise MeaninglessError(_("the weights are random (serve.load_format: dummy), so the answers are noise"))
-    load_prompts(inputs.workspace.root / inputs.config.determinism.prompts)  # fail now, not after two starts
+    load_prompts(inputs.workspace.root / inputs.config.determinism.prompts)  # told now, not after two starts
+    constrained_requests(inputs.config.determinism, inputs.config.router, inputs.workspace)
     return remedy
 
 
@@ -101,8 +102,10 @@ def measured(settings: ServeConfig, client: Client, inputs: ServerInputs) -> Sid
         launch_ids.append(server.handle.launch_id)
         results |= {"simulated": not server.real, "attempts": server.attempts}
         results |= speed(inputs.config.bench, server, client, workspace)
-        determinism = all_arms(inputs.config.determinism, server, workspace, restart)
-        results["arms"] = [Arm(arm="D1", what="one after the other", prompts=determinism.prompts), *determinism.arms]
+        determinism = all_arms(inputs.config.determinism, inputs.config.router, server, workspace, restart)
+        results["arms"] = [Arm(arm="D1", what=ALONE, prompts=determinism.prompts), *determinism.arms]
+        if doubt := determinism.figures["identical"].invalid:
+            errors.append(MeasureError(doubt))
     except PipelineError as error:
         errors.append(error)
     finally:
@@ -129,17 +132,18 @@ def speed(settings: BenchConfig, server: Server, client: Client, workspace: Work
     rates = [1000 / value for value in per_token_ms(decode.answers) if value > 0]
     filled = level_of(full, loop, settings.client_delay_ms, ceiling)
     return {
-        **without_invalid(
+        **judged_valid(
             level_of(alone, decode, settings.client_delay_ms, ceiling), {"decode_tok_s": percentile_figure(rates, 0.5, TOK_S, NO_GAP)}
         ),
-        **without_invalid(filled, {"system_tok_s": Figure(value=filled.throughput_tok_s, unit=TOK_S, n=len(loop.good))}),
+        **judged_valid(filled, {"system_tok_s": Figure(value=filled.throughput_tok_s, unit=TOK_S, n=len(loop.good))}),
         "errors": [answer.error for batch in (decode, loop) for answer in batch.answers if not answer.ok],
     }
 
 
 def verdict(proof: Remedied) -> int:
-    """Return 2 when a side failed, 0 when every answer of arms D1 to D4 agrees with the remedy, else 1."""
-    if proof.without.failure or proof.remedied.failure:
+    """Return 2 when a side is not whole or D3 was not measured, 0 when every answer of the remedied side's D1 to D4 agrees, else 1."""
+    sides = (proof.without, proof.remedied)
+    if any(side.failure or any(arm.reason for arm in side.arms if arm.arm == "D3") for side in sides):
         return 2
     return int(any(arm.agreeing < arm.runs for arm in proof.remedied.arms if arm.arm in PROVEN))
 

@@ -15,16 +15,18 @@ from pipeline.engine.record import SOAK_NOTE as NOTE
 from pipeline.engine.record import Outcome, Store, now
 from pipeline.engine.workspace import Workspace
 from pipeline.errors import ConfigError, MeasureError, NothingAnsweredError
-from pipeline.measure.memory import S_PER_H, TELLS_DRIFT_S
+from pipeline.measure.memory import S_PER_H
 from pipeline.measure.verdicts import Judgement, exit_code, judge
 from pipeline.report.cells import measured
 from pipeline.report.formats.plain import Plain
 from pipeline.report.sections.soak import LABELS
 from pipeline.server.watch import watched
 from pipeline.stages.check_gpu import Machine
-from pipeline.stages.measure_vram import SLICE_S, LaunchMemory, Load, Soak, SoakState, apply_load, memory_use, with_readings
+from pipeline.stages.measure_vram import SLICE_S, LaunchMemory, Load, Soak, SoakState, apply_load, budget_of, memory_use, with_readings
 from pipeline.stages.serve import Server
 from pipeline.vllm.meter import metered
+
+LEAST_LOAD_S = 300  # as the shipped gates on stability ask
 
 
 def parse_hours(hours: str) -> float:
@@ -86,7 +88,7 @@ def soak(
 
         def write_record(state: SoakState, load: Load) -> Soak:
             meter.read()
-            use = memory_use(with_readings(load, meter), meter.preemptions, machine, server, watch)
+            use = memory_use(with_readings(load, meter), budget_of(settings), meter.preemptions, machine, server, watch)
             record = Soak.model_validate({**dict(use), "asked_h": hours, "state": state})
             Store(workspace.artifacts).write(NOTE, because(settings, server), started, load.seconds, record)
             on_write(record)
@@ -128,7 +130,7 @@ def answered(load: Load, target: Endpoint, model: str, concurrency: int, seconds
 def verdict(record: Soak) -> Judgement:
     """Judge whether memory is stable: the GPU's, or the host's if no GPU was measured."""
     figure = record.figures["vram_stable" if record.figures["vram_peak_mib"].value is not None else "host_rss_stable"]
-    judged = judge(figure, "==", 100, int(TELLS_DRIFT_S), by_bound=False, simulated=record.simulated)
+    judged = judge(figure, "==", 100, LEAST_LOAD_S, by_bound=False, simulated=record.simulated)
     return replace(judged, reason=figure.reason) if judged.verdict == "FAIL" else judged
 
 

@@ -21,8 +21,8 @@ from pipeline.measure.units import MIB
 WAIT_FOR_SESSION_S = 60.0
 AFTER_END_S = 3.0
 LIST_EVERY_S = 1.0  # walking /proc costs milliseconds
-SHARE_EVERY_S = 3.0  # at most this often, and less often if PSS would take more than SHARE_AT_MOST of a core
-SHARE_AT_MOST = 0.005  # the kernel walks every page to compute PSS, 10 ms per gigabyte
+SHARE_EVERY_S = 1.0  # at most this often, and less often if PSS would take more than SHARE_AT_MOST of a core
+SHARE_AT_MOST = 0.02  # the kernel walks every page to compute PSS, 10 ms per gigabyte: every 1.5 s for three gigabytes
 OPEN_S = 8.0  # a driver without persistence mode takes seconds to start a device
 HANGS_S = 1.0  # only a driver that is being reset takes longer for an NVML call
 RETRY_S = 5.0  # a driver takes seconds to come back, and restarting NVML costs more than many samples

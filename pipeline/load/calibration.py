@@ -1,19 +1,23 @@
 """Calibration of the client against a stub: how late it stamps a chunk, the CPU time per chunk, and its highest chunk rate."""
 
+import itertools
 import os
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.client.answer import Answer
 from pipeline.client.endpoint import Endpoint
 from pipeline.client.payloads import streamed
 from pipeline.errors import MeasureError
 from pipeline.load.generator import closed_loop
-from pipeline.load.spread import ROOT, Crew, Processes, Task, loop, shares
+from pipeline.load.spread import ROOT, Batch, Crew, Processes, Task, loop, shares
 from pipeline.measure.statistics import quantile
 from pipeline.message import Digits, _
 from pipeline.values import Frozen
@@ -25,6 +29,7 @@ CALIBRATION_TOKENS = 32
 HURRIED_TOKENS, HURRIED_REQUESTS = 500, 64
 ANSWER_S = 60.0
 TRIES = 3  # a moment of noise on the machine does not disqualify the client
+PROBES = 2  # requests to the stub at once while the server computes
 CEILING_SHARE = 0.5  # the client must be able to take twice the rate that it takes
 
 
@@ -52,6 +57,25 @@ class Calibration(Frozen):
             rates = {"came": round(chunks_s), "most": round(most)}
             return _("{came} chunks/s came, over half of the {most} that the client can take", **rates)
         return ""
+
+
+class Contention(Frozen):
+    """How late the client saw a stub's chunks while the server answered so many requests at once, in ms."""
+
+    concurrency: int
+    chunks: int
+    delay_ms_p50: float
+    delay_ms_p95: float
+
+    def trouble(self, budget_ms: float) -> str:
+        """Return why figures at this concurrency are invalid, or "" if they are valid."""
+        if self.delay_ms_p95 <= budget_ms:
+            return ""
+        values = {"delay": Digits(f"{self.delay_ms_p95:.3g}"), "budget": Digits(f"{budget_ms:g}")}
+        return _(
+            "while the server computed, the client saw chunks {delay} ms late (p95 against a stub), over its budget of {budget} ms",
+            **values,
+        )
 
 
 def calibrate(concurrencies: Sequence[int], budget_ms: float, crew: Crew | None = None) -> tuple[list[Calibration], float]:
@@ -154,6 +178,37 @@ def delays(target: Endpoint, concurrency: int, crew: Crew | None) -> tuple[list[
         raise MeasureError(f"the client's calibration: {failed}")
     pairs = [pair for answer in batch.answers for pair in zip(answer.chunk_ns, answer.text.split(), strict=True)]
     return [(at - int(sent)) / 1e6 for at, sent in pairs], batch.cpu_s
+
+
+def contention(loads: Mapping[int, Callable[[], Batch]]) -> list[Contention]:
+    """Return the client's delays against a stub during each load on the server, by the load's concurrency; an idle machine hides them.
+
+    The stub's answers arrive in this process, beside those of the load if it sends that too. A load without a good answer has none.
+    """
+    results = []
+    with stub("--first-ms", f"{FIRST_MS:g}", "--each-ms", f"{EACH_MS:g}") as target:
+        for concurrency, load in loads.items():
+            answers, batch = beside(target, load)
+            begin, end = min((one.sent_ns for one in batch.good), default=0), max((one.last_ns for one in batch.good), default=0)
+            pairs = [pair for answer in answers if answer.ok for pair in zip(answer.chunk_ns, answer.text.split(), strict=True)]
+            found = [(at - int(sent)) / 1e6 for at, sent in pairs if begin <= at <= end]
+            if found:
+                p50, p95 = (round(quantile(found, q), 4) for q in (0.5, 0.95))
+                results.append(Contention(concurrency=concurrency, chunks=len(found), delay_ms_p50=p50, delay_ms_p95=p95))
+    return results
+
+
+def beside(target: Endpoint, load: Callable[[], Batch]) -> tuple[list[Answer], Batch]:
+    """Return (the answers of the stub at `target` while `load` ran, the result of `load`)."""
+    ending = threading.Event()
+    payloads = (streamed(STUB_MODEL, [{"role": "user", "content": "x"}], CALIBRATION_TOKENS) for _ in itertools.count())
+    with ThreadPoolExecutor(1) as pool:
+        probe = pool.submit(closed_loop, target, payloads, PROBES, ANSWER_S, lambda: not ending.is_set())
+        try:
+            batch = load()
+        finally:
+            ending.set()
+        return probe.result()[0], batch
 
 
 def calibration_of(concurrency: int, processes: int, delays_ms: Sequence[float], cpu_s: float, nodes: int = 0) -> Calibration:

@@ -49,4 +49,5 @@ def by_ours(answer: Answer, clock: Clock) -> Answer:
         last_ns=answer.last_ns - ahead,
         chunk_ns=[at - ahead for at in answer.chunk_ns],
         first_byte_ns=answer.first_byte_ns - ahead,
+        answer_ns=answer.answer_ns - ahead if answer.answer_ns else 0,
     )

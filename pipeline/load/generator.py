@@ -4,7 +4,7 @@ import asyncio
 import gc
 import json
 import time
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
@@ -19,7 +19,9 @@ if TYPE_CHECKING:  # saves an unchanged run 20 ms
 LIVENESS_CHECK_S = 0.25
 APART_S = 0.001  # between the starts of two workers: users do not send in step, and no client could stamp such bursts in time
 AFTER_FAILURE_S = 0.1  # a server that is shutting down refuses thousands of requests a second
+IDLE_MOST_S = 2.0  # servers close idle connections (uvicorn after 5 s), and a request sent at that moment would fail
 PATH = "/v1/chat/completions"
+NO_ANSWER = "the connection ended without an answer"
 TARGET_GONE = "cut off: the server is gone"
 
 
@@ -32,55 +34,84 @@ class Connection(asyncio.Protocol):
         self.parser = httptools.HttpResponseParser(self)
         self.trouble = httptools.HttpParserError
         self.transport: asyncio.Transport | None = None
-        self.requests = 0
         self.ended: asyncio.Future[None] | None = None
+        self.idle_ns = 0
 
     def ask(self, request: bytes, ended: "asyncio.Future[None]") -> None:
-        """Send `request` on the open connection."""
+        """Send `request` on the open connection; it fails at once if the connection was lost meanwhile."""
         assert self.transport is not None
         self.blocks: Blocks = []
-        self.streamed = self.reusable = False
+        self.streamed = self.reusable = self.is_framed = self.in_body = False
         self.error = ""
         self.at = 0
-        self.requests += 1
         self.ended = ended
         self.sent_ns = time.perf_counter_ns()
-        self.transport.write(request)
+        if self.transport.is_closing():
+            self.end(NO_ANSWER)
+        else:
+            self.transport.write(request)
 
     @property
     def status(self) -> int:
         return self.parser.get_status_code() if self.at else 0
 
-    @property
-    def was_stale(self) -> bool:
-        """Tell whether a reused connection closed without any answer, as servers do with idle connections."""
-        return self.requests > 1 and not self.at and bool(self.error)
-
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
+        if self.ended is None or self.ended.done():  # nothing was asked, so this answers nothing
+            self.abort()
+            return
         self.at = time.perf_counter_ns()
         try:
             self.parser.feed_data(data)
         except self.trouble as trouble:
+            self.reusable = False
             self.end(f"not HTTP: {trouble}")
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self.ended is not None:
-            early = "the connection ended within the answer" if self.at else "the connection ended without an answer"
-            self.end(f"{type(exc).__name__}: {exc}" if exc else early)
+        if self.ended is None or self.ended.done():
+            return
+        if exc is not None:
+            self.end(f"{type(exc).__name__}: {exc}")
+        elif self.ends_with_connection:
+            self.end("")
+        else:
+            self.end("the connection ended within the answer" if self.at else NO_ANSWER)
+
+    @property
+    def ends_with_connection(self) -> bool:
+        """Tell whether the answer has no length of its own, so that it is whole when the server hangs up (RFC 9112, section 6.3)."""
+        return self.in_body and not self.is_framed
+
+    def on_message_begin(self) -> None:
+        if self.ended is not None and self.ended.done():
+            raise ValueError("more than was asked for")
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if name.lower() == b"content-type":
-            self.streamed = value.startswith(b"text/event-stream")
+        name = name.lower()
+        if name == b"content-type":
+            self.streamed = value.lower().startswith(b"text/event-stream")
+        elif name in (b"content-length", b"transfer-encoding"):
+            self.is_framed = True
+
+    def on_headers_complete(self) -> None:
+        self.in_body = self.status >= 200
 
     def on_body(self, piece: bytes) -> None:
         self.blocks.append((self.at, piece))
 
     def on_message_complete(self) -> None:
+        if self.status < 200:  # 100 Continue, 103 Early Hints: the answer is still to come
+            self.streamed = self.is_framed = False
+            return
         self.reusable = self.parser.should_keep_alive()
         self.end("")
+
+    def abort(self) -> None:
+        """Close the connection at once."""
+        if self.transport is not None:
+            self.transport.abort()
 
     def end(self, error: str) -> None:
         """Record how the answer ended; only the first call counts."""
@@ -129,17 +160,17 @@ class Channel:
         self.ending = ending or asyncio.Event()
 
     async def exchange(self, request: bytes, scheduled_ns: int | None = None) -> RawAnswer:
-        """Send one request and stamp its response; network errors, and cancellation once `ending` is set, become part of the answer."""
+        """Send one request, once, and stamp its response; network errors, and cancellation once `ending` is set, become its error."""
         began = time.perf_counter_ns()
         connection: Connection | None = None
         error = ""
+        replaced = 0
         try:
             async with asyncio.timeout(self.timeout_s):
-                while connection is None or connection.was_stale:
-                    connection = await self.connection()
-                    ended = asyncio.get_running_loop().create_future()
-                    connection.ask(request, ended)
-                    await ended
+                connection, replaced = await self.connection()
+                ended = asyncio.get_running_loop().create_future()
+                connection.ask(request, ended)
+                await ended
         except TimeoutError:
             error = f"TimeoutError: no whole answer within {self.timeout_s:g} s"
         except OSError as trouble:
@@ -148,32 +179,36 @@ class Channel:
             if not self.ending.is_set():
                 raise
             error = TARGET_GONE
-        if connection is None or not connection.requests:
-            return RawAnswer(began, 0, [], error, began if scheduled_ns is None else scheduled_ns)
+        if connection is None:
+            return RawAnswer(began, 0, [], error, began if scheduled_ns is None else scheduled_ns, replaced=replaced)
         if connection.reusable and not error:
+            connection.idle_ns = time.perf_counter_ns()
             self.idle.append(connection)
-        elif connection.transport is not None:
-            connection.transport.abort()
+        else:
+            connection.abort()
         scheduled = connection.sent_ns if scheduled_ns is None else scheduled_ns
-        return RawAnswer(
-            connection.sent_ns, connection.status, connection.blocks, error or connection.error, scheduled, connection.streamed
-        )
+        error = error or connection.error
+        return RawAnswer(connection.sent_ns, connection.status, connection.blocks, error, scheduled, connection.streamed, replaced)
 
-    async def connection(self) -> Connection:
-        """Return an open connection: an idle one, or a new one."""
+    async def connection(self) -> tuple[Connection, int]:
+        """Return an open connection, an idle one or a new one, and how many idle ones the server had closed."""
+        closed = 0
         while self.idle:
             old = self.idle.pop()
-            if old.transport is not None and not old.transport.is_closing():
-                return old
+            if old.transport is None or old.transport.is_closing():
+                closed += 1
+            elif time.perf_counter_ns() - old.idle_ns > IDLE_MOST_S * 1e9:
+                old.abort()
+            else:
+                return old, closed
         route = self.route
         _, connection = await asyncio.get_running_loop().create_connection(Connection, route.host, route.port, ssl=route.context)
-        return connection
+        return connection, closed
 
     def close(self) -> None:
         """Close the idle connections."""
         for connection in self.idle:
-            if connection.transport is not None:
-                connection.transport.abort()
+            connection.abort()
 
 
 def closed_loop(
@@ -206,7 +241,7 @@ def closed_loop(
                 await asyncio.sleep(AFTER_FAILURE_S)
 
     began, ended = run_side_by_side(target, timeout_s, lambda channels: [work(channels, number) for number in range(concurrency)])
-    return report_span(target, [read_answer(raws[index]) for index in sorted(raws)]), ended - began
+    return report_span(target, parsed(raws)), ended - began
 
 
 def open_loop(
@@ -245,7 +280,13 @@ def open_loop(
     _, ended = run_side_by_side(
         target, timeout_s, lambda channels: [work(index, *each, channels[index % len(channels)]) for index, each in enumerate(works)]
     )
-    return report_span(target, [read_answer(raws[index]) for index in sorted(raws)]), ended - start / 1e9
+    return report_span(target, parsed(raws)), ended - start / 1e9
+
+
+def parsed(raws: Mapping[int, RawAnswer]) -> list[Answer]:
+    """Return the answers in the order of their requests."""
+    with uncollected():  # each chunk makes lists, whose walks take a tenth of the time
+        return [read_answer(raws[index]) for index in sorted(raws)]
 
 
 def report_span(target: Endpoint, answers: list[Answer]) -> list[Answer]:

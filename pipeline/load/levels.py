@@ -1,28 +1,41 @@
-"""Results of a closed loop, of an open loop, and of the search for capacity."""
+"""Results of a closed loop and of an open loop, each with its figures."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
-from pipeline.config.schema import BenchConfig
+from pipeline.client.answer import Answer
 from pipeline.contexts import RequestLimits
 from pipeline.load.calibration import Calibration
-from pipeline.load.phases import LoadPhases
 from pipeline.load.spread import Batch
-from pipeline.measure.arrivals import Arrival, overloaded
-from pipeline.measure.capacity import highest
-from pipeline.measure.figures import Figure, not_measured
-from pipeline.measure.latency import NS_PER_MS, e2e_ms, meets_limits, most_in_flight, steady_tok_s, tpot_ms, ttft_ms
-from pipeline.measure.statistics import quantile
+from pipeline.load.stamps import NO_GAP, Values, answer_ms, between_ms, first_ms, pace_ms, per_token_ms, whole_ms
+from pipeline.measure.arrivals import RISE, Arrival, came_per_s, overloaded
+from pipeline.measure.figures import Figure, invalidated, not_measured
+from pipeline.measure.latency import NS_PER_MS, e2e_ms, meets_limits, most_in_flight, steady_tok_s, ttft_ms
+from pipeline.measure.statistics import NO_SUCCESS, least_for_bound, percentile_figure, quantile, share_figure
 from pipeline.message import Digits, Sentence, _
 from pipeline.values import Frozen
 
 CLOCK_SHARE = 0.01  # largest error of the clients' clocks, as a share of the loop's wall time
+# The latencies of every level, in ms; a further one is one more line here.
+LATENCIES: dict[str, Values] = {
+    "ttft_ms": first_ms,
+    "ttfat_ms": answer_ms,
+    "tpot_ms": per_token_ms,
+    "itl_ms": between_ms,
+    "e2e_ms": whole_ms,
+}
+NO_LIMITS = RequestLimits()
+PERCENTS = (50, 90, 95, 99)
+FELL_BEHIND = _("the server fell behind: latency rose with each arrival")
+NEEDS_BOUND = 99  # a percentile this high is measured only where n allows an upper bound
 
 
 class Level(Frozen):
     """One closed loop at a fixed concurrency; `client_cpu_share` is our CPU time / wall time, 1 being one whole core.
 
     `steady_tok_s` covers only the time while all requests are in flight; None if there is none. `clock_ms` is the largest error
-    of the time between stamps of two clients, since clients of different hosts have their clocks aligned by round trips.
+    of the time between stamps of two clients, since clients of different hosts have their clocks aligned by round trips. `figures`
+    are those of `level_figures`; an older version did not record them.
     """
 
     concurrency: int
@@ -37,13 +50,18 @@ class Level(Frozen):
     client_cpu_share: float
     clock_ms: float = 0.0
     invalid: Sentence = ""
+    figures: dict[str, Figure] = {}
 
 
 class OpenLevel(Frozen):
-    """One open loop: the offered rate, its result, and how late the client itself sent (delay against the schedule)."""
+    """One open loop: the rate of its schedule and the rate at which requests came, its result, and how late the client itself sent.
+
+    `figures` are those of `level_figures`. An older version recorded neither them nor `came_per_s`.
+    """
 
     arrival: Arrival
     rate_per_s: float
+    came_per_s: float | None = None
     requests: int
     failed: int
     wall_s: float
@@ -51,22 +69,25 @@ class OpenLevel(Frozen):
     delay_ms_max: float
     in_flight_max: int
     overloaded: bool
+    figures: dict[str, Figure] = {}
 
 
-class Trial(Frozen):
-    """One trial of the search for capacity."""
+def level_of(
+    calibration: Calibration,
+    batch: Batch,
+    budget_ms: float,
+    ceiling_chunks_s: float,
+    limits: RequestLimits = NO_LIMITS,
+    crowded: str = "",
+) -> Level:
+    """Return the result of one closed loop; its throughput is output tokens of successful requests / wall time.
 
-    rate_per_s: float
-    goodput_percent: float
-    overloaded: bool
-    meets: bool
-
-
-def level_of(calibration: Calibration, batch: Batch, budget_ms: float, ceiling_chunks_s: float) -> Level:
-    """Return the result of one closed loop; its throughput is output tokens of successful requests / wall time."""
+    The client has to be within its budget while nothing else runs; `crowded` is why it was not while the server computed, if so.
+    """
     tokens = sum(answer.tokens for answer in batch.good)
     chunks_s = sum(len(answer.chunk_ns) for answer in batch.good) / batch.wall_s
-    steady = steady_tok_s([(answer.sent_ns, answer.chunk_ns, answer.tokens) for answer in batch.good], calibration.concurrency)
+    steady = steady_tok_s([(answer.sent_ns, answer.chunk_ns, answer.tokens_by_chunk) for answer in batch.good], calibration.concurrency)
+    invalid = calibration.trouble(budget_ms, chunks_s, ceiling_chunks_s) or crowded or clock_trouble(batch)
     return Level(
         concurrency=calibration.concurrency,
         warmups=batch.warmups,
@@ -79,7 +100,8 @@ def level_of(calibration: Calibration, batch: Batch, budget_ms: float, ceiling_c
         chunks_s=round(chunks_s, 2),
         client_cpu_share=round(batch.cpu_s / batch.wall_s, 4),
         clock_ms=round(batch.clock_ms, 4),
-        invalid=calibration.trouble(budget_ms, chunks_s, ceiling_chunks_s) or clock_trouble(batch),
+        invalid=invalid,
+        figures=invalidated(level_figures(batch, limits, len(batch.answers) / batch.wall_s), invalid),
     )
 
 
@@ -95,44 +117,66 @@ def clock_trouble(batch: Batch) -> str:
     )
 
 
-def open_level_of(arrival: Arrival, rate_per_s: float, batch: Batch) -> OpenLevel:
-    """Return the result of one open loop."""
+def open_level_of(arrival: Arrival, rate_per_s: float, batch: Batch, limits: RequestLimits, invalid: str = "") -> OpenLevel:
+    """Return the result of one open loop; `invalid` is why its figures are, if so."""
     delays = [(answer.sent_ns - answer.scheduled_ns) / NS_PER_MS for answer in batch.answers]
+    came = came_per_s([answer.sent_ns / 1e9 for answer in batch.answers])
+    behind = falls_behind(batch)
+    figures = level_figures(batch, limits, came or len(batch.answers) / batch.wall_s)
     return OpenLevel(
         arrival=arrival,
         rate_per_s=round(rate_per_s, 4),
+        came_per_s=None if came is None else round(came, 4),
         requests=len(batch.answers),
         failed=batch.failed,
         wall_s=round(batch.wall_s, 3),
         delay_ms_p50=round(quantile(delays, 0.5), 3),
         delay_ms_max=round(max(delays), 3),
         in_flight_max=most_in_flight([(answer.sent_ns, answer.last_ns) for answer in batch.good]),
-        overloaded=falls_behind(batch),
+        overloaded=behind,
+        figures=invalidated(invalidated(figures, invalid), FELL_BEHIND if behind else ""),
     )
 
 
-def falls_behind(batch: Batch) -> bool:
+def falls_behind(batch: Batch, rise: float = RISE) -> bool:
     """Tell whether the server cannot keep up: latency from the scheduled send rises in order of arrival."""
-    return overloaded([e2e_ms(answer.scheduled_ns, answer.last_ns) for answer in batch.good])
+    good = sorted(batch.good, key=lambda answer: answer.scheduled_ns)
+    return overloaded([answer.scheduled_ns / 1e9 for answer in good], whole_ms(as_scheduled(good)), rise)
 
 
-def find_capacity(phases: LoadPhases, settings: BenchConfig, limits: RequestLimits, best_per_s: float) -> list[Trial]:
-    """Return the trials of a search for the highest Poisson rate at which enough requests meet the limits.
+def as_scheduled(answers: Sequence[Answer]) -> list[Answer]:
+    """Return the answers as if each had been sent when it was due, from which latency counts in an open loop."""
+    return [replace(answer, sent_ns=answer.scheduled_ns) for answer in answers]
 
-    The first trial is at 1.5 × the best closed loop's rate, `best_per_s`.
+
+def level_figures(batch: Batch, limits: RequestLimits, per_s: float) -> dict[str, Figure]:
+    """Return the latency percentiles of a level, counted from the scheduled send, and its goodput.
+
+    Goodput is a share, and a rate: requests/s that meet every limit, where `per_s` were sent. n counts requests; where a request has
+    several values, as for ITL, they depend on each other, and there are no bounds.
     """
-    trials: list[Trial] = []
+    total, good = len(batch.answers), meeting(batch, limits)
+    figures = {
+        "goodput_percent": share_figure(good, total),
+        "goodput_req_s": Figure(value=per_s * good / total, unit="requests/s", n=total, failed=batch.failed),
+    }
+    answers = as_scheduled(batch.good)
+    for name, values_of in LATENCIES.items():
+        by_request = [values for answer in answers if (values := values_of([answer]))]
+        for percent in PERCENTS:
+            figures[f"{name}_p{percent}"] = latency_figure(by_request, percent, batch.failed, NO_GAP if answers else NO_SUCCESS)
+    return figures
 
-    def meets(rate_per_s: float) -> bool:
-        batch = phases.open_loop("poisson", rate_per_s, settings.capacity_requests)
-        good_percent = 100 * meeting(batch, limits) / len(batch.answers)
-        behind = falls_behind(batch)
-        passes = good_percent >= settings.capacity_goodput and not behind
-        trials.append(Trial(rate_per_s=round(rate_per_s, 4), goodput_percent=round(good_percent, 2), overloaded=behind, meets=passes))
-        return passes
 
-    highest(meets, 1.5 * best_per_s, settings.capacity_steps)
-    return trials
+def latency_figure(by_request: Sequence[Sequence[float]], percent: int, failed: int, reason: str) -> Figure:
+    """Return a percentile of the values of all requests, in ms; `reason` is why there are none, if so."""
+    n, q = len(by_request), percent / 100
+    if n and percent >= NEEDS_BOUND and n < least_for_bound(q):
+        return not_measured("ms", _("n = {n}, and p{percent} takes {least}", n=n, percent=percent, least=least_for_bound(q)))
+    values = sorted(value for request in by_request for value in request)
+    if len(values) > n:
+        return Figure(value=quantile(values, q), unit="ms", n=n, failed=failed)
+    return percentile_figure(values, q, "ms", reason).model_copy(update={"failed": failed})
 
 
 def meeting(batch: Batch, limits: RequestLimits) -> int:
@@ -141,7 +185,7 @@ def meeting(batch: Batch, limits: RequestLimits) -> int:
     return sum(
         meets_limits(
             ttft_ms(answer.scheduled_ns, answer.first_ns),
-            tpot_ms(answer.first_ns, answer.last_ns, answer.tokens) if answer.tokens > 1 else None,
+            pace_at_worst_ms(answer),
             e2e_ms(answer.scheduled_ns, answer.last_ns),
             limits_ms,
         )
@@ -149,11 +193,14 @@ def meeting(batch: Batch, limits: RequestLimits) -> int:
     )
 
 
-def without_invalid(entry: Level, figures: Mapping[str, Figure]) -> dict[str, Figure]:
-    """Return the figures; if the client was over its budget at that concurrency, all but `answered` lose their value."""
-    if not entry.invalid:
-        return dict(figures)
-    return {
-        name: figure if name == "answered" else not_measured(figure.unit, _("INVALID: {reason}", reason=entry.invalid))
-        for name, figure in figures.items()
-    }
+def pace_at_worst_ms(answer: Answer) -> float | None:
+    """Return the answer's TPOT; where all came at once, the most that it can have been; None for one token."""
+    if answer.tokens < 2:
+        return None
+    pace = pace_ms(answer)
+    return e2e_ms(answer.sent_ns, answer.last_ns) / (answer.tokens - 1) if pace is None else pace
+
+
+def judged_valid(entry: Level, figures: Mapping[str, Figure]) -> dict[str, Figure]:
+    """Return the figures, marked INVALID where the client was over its budget at that concurrency; what was answered stands."""
+    return {**invalidated(figures, entry.invalid), **{name: figure for name, figure in figures.items() if name == "answered"}}

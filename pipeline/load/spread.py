@@ -4,6 +4,7 @@ Run as a program, it is one client: it reads a pickled task from standard input,
 the pickled result to standard output. It ends when its input closes.
 """
 
+import itertools
 import os
 import pickle
 import subprocess
@@ -52,6 +53,23 @@ class Batch:
         return len(self.answers) - len(self.good)
 
 
+@dataclass(frozen=True)
+class Least:
+    """The least number of requests and seconds of a closed loop, which sends no more once it has both."""
+
+    requests: int
+    seconds: float
+
+    def keep_going(self) -> Callable[[], bool]:
+        """Return the function that tells before each send whether to send it; the time runs from now."""
+        sent = itertools.count()
+        end = time.perf_counter() + self.seconds
+        return lambda: next(sent) < self.requests or time.perf_counter() < end
+
+
+Pace = Sequence[float] | Least | None  # when each request is due (s); the least size of a closed loop; all payloads in a closed loop
+
+
 class Task(Protocol):
     """The work of one client; it must be picklable."""
 
@@ -87,24 +105,24 @@ class Crew(Protocol):
 
 @dataclass(frozen=True)
 class LoadShare:
-    """One client's part of the load: a closed loop, or, with `due_s`, an open one."""
+    """One client's part of the load: an open loop if its pace says when each request is due, else a closed one."""
 
     base_urls: tuple[str, ...]
     payloads: list[dict[str, Any]]
     concurrency: int
     timeout_s: float
     api_key: str | None = field(repr=False)
-    due_s: tuple[float, ...] | None = None
+    pace: tuple[float, ...] | Least | None = None
 
     def do(self, start_ns: int) -> tuple[list[Answer], float]:
         """Send the requests; return (answers in order, CPU seconds)."""
         first, *replicas = self.base_urls
         target = Endpoint(first, api_key=self.api_key, replicas=tuple(replicas))
         began = time.process_time()
-        if self.due_s is None:
-            answers, _ = closed_loop(target, self.payloads, self.concurrency, self.timeout_s)
+        if self.pace is None or isinstance(self.pace, Least):
+            answers, _ = closed_loop(target, self.payloads, self.concurrency, self.timeout_s, keep_going_of(self.pace))
         else:
-            answers, _ = open_loop(target, self.payloads, self.due_s, self.timeout_s, start_ns=start_ns)
+            answers, _ = open_loop(target, self.payloads, self.pace, self.timeout_s, start_ns=start_ns)
         return answers, time.process_time() - began
 
 
@@ -178,17 +196,25 @@ def loop(
     timeout_s: float,
     crew: Crew | None = None,
     on_progress: Callable[[int], None] = lambda _answered: None,
-    due_s: Sequence[float] | None = None,
+    pace: Pace = None,
 ) -> Batch:
-    """Send `payloads` from this process or a crew, with `concurrency` in flight in total, or each when it is due."""
+    """Send `payloads` from this process or a crew, with `concurrency` in flight in total, or each when it is due.
+
+    A pace of the least requests and seconds leaves the payloads beyond them unsent; there should be enough of them.
+    """
     if crew is not None:
-        return loop_of_crew(crew, target, payloads, concurrency, timeout_s, on_progress, due_s)
+        return loop_of_crew(crew, target, payloads, concurrency, timeout_s, on_progress, pace)
     cpu = time.process_time()
-    if due_s is None:
-        answers, wall_s = closed_loop(target, payloads, concurrency, timeout_s, on_progress=on_progress)
+    if pace is None or isinstance(pace, Least):
+        answers, wall_s = closed_loop(target, payloads, concurrency, timeout_s, keep_going_of(pace), on_progress)
     else:
-        answers, wall_s = open_loop(target, payloads, due_s, timeout_s, on_progress)
+        answers, wall_s = open_loop(target, payloads, pace, timeout_s, on_progress)
     return Batch(answers, wall_s, time.process_time() - cpu)
+
+
+def keep_going_of(pace: Least | None) -> Callable[[], bool]:
+    """Return the function that tells a closed loop of this pace before each send whether to send it."""
+    return (lambda: True) if pace is None else pace.keep_going()
 
 
 def loop_of_crew(
@@ -198,14 +224,15 @@ def loop_of_crew(
     concurrency: int,
     timeout_s: float,
     on_progress: Callable[[int], None],
-    due_s: Sequence[float] | None = None,
+    pace: Pace = None,
 ) -> Batch:
     """Run `loop` with a crew, whose clients start together when all are ready, and merge their stamps by our clock.
 
     The wall time runs from the first send (in an open loop: from when the first was due) to the last chunk. If the target dies,
     requests without a result from their client count as failed.
     """
-    count = min(crew.count, concurrency if due_s is None else len(payloads))
+    closed = pace is None or isinstance(pace, Least)
+    count = min(crew.count, concurrency if closed else len(payloads))
     turns = [range(start, len(payloads), count) for start in range(count)]
     parts = [
         LoadShare(
@@ -214,7 +241,7 @@ def loop_of_crew(
             in_flight,
             timeout_s,
             target.api_key,
-            None if due_s is None else tuple(due_s[index] for index in turn),
+            pace_of(turn, count, pace),
         )
         for turn, in_flight in zip(turns, shares(max(concurrency, count), count), strict=True)
     ]
@@ -222,19 +249,27 @@ def loop_of_crew(
     answers: dict[int, Answer] = {}
     with uncollected():  # collecting so many answers would take longer than merging them
         results = crew.run(parts, target.alive)
+        gone_ns = time.perf_counter_ns()
         for turn, one in zip(turns, results, strict=True):
             if one is not None:
-                answers |= {index: by_ours(answer, one.clock) for index, answer in zip(turn, one.result[0], strict=True)}
+                answers |= {index: by_ours(answer, one.clock) for index, answer in zip(turn, one.result[0], strict=False)}
+            else:
+                least = len(turn) if not isinstance(pace, Least) else -(-pace.requests // count)
+                answers |= {index: Answer(gone_ns, error=TARGET_GONE, scheduled_ns=gone_ns) for index in turn[:least]}
             on_progress(len(answers))
-    now_ns = time.perf_counter_ns()
-    whole = report_span(
-        target, [answers.get(index, Answer(now_ns, error=TARGET_GONE, scheduled_ns=now_ns)) for index in range(len(payloads))]
-    )
+    whole = report_span(target, [answers[index] for index in sorted(answers)])
     good = [answer for answer in whole if answer.ok]
     spans_s = (max(answer.last_ns for answer in good) - min(answer.scheduled_ns for answer in good)) / 1e9 if good else 0.0
     complete = [one for one in results if one is not None]
     clock_ms = apart_ns([one.clock for one in complete]) / 1e6
     return Batch(whole, spans_s or time.perf_counter() - began, sum(one.result[1] for one in complete), clock_ms)
+
+
+def pace_of(turn: range, clients: int, pace: Pace) -> tuple[float, ...] | Least | None:
+    """Return the pace of the client whose payloads are those of `turn`, one of so many clients."""
+    if isinstance(pace, Least):
+        return Least(-(-pace.requests // clients), pace.seconds)
+    return None if pace is None else tuple(pace[index] for index in turn)
 
 
 def shares(concurrency: int, clients: int) -> list[int]:

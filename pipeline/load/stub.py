@@ -96,33 +96,38 @@ class StubConnection(asyncio.Protocol):
         if not self.schedule.role_with_first:
             self.transport.write(role)
             role = b""
+        tells_tokens = bool(payload.get("return_token_ids"))
         if self.schedule.first_ms or self.schedule.each_ms:
-            first_ns, last_ns = await self.keep_to_schedule(tokens, received_ns, role)
+            first_ns, last_ns = await self.keep_to_schedule(tokens, received_ns, role, tells_tokens)
         else:
-            first_ns, last_ns = await self.hurry(tokens)
-        self.truth.append({"received_ns": received_ns, "first_ns": first_ns, "last_ns": last_ns, "tokens": tokens})
+            first_ns, last_ns = await self.hurry(tokens, tells_tokens)
+        at_first = min(tokens, self.schedule.per_chunk * self.schedule.burst)
+        told = {"received_ns": received_ns, "first_ns": first_ns, "last_ns": last_ns, "tokens": tokens, "at_first": at_first}
+        self.truth.append(told)
         self.transport.write(event({}, "length") + event(None, None, usage) + framed(b"data: [DONE]\n\n") + b"0\r\n\r\n")
         self.leave()
 
-    async def keep_to_schedule(self, tokens: int, received_ns: int, lead: bytes) -> tuple[int, int]:
+    async def keep_to_schedule(self, tokens: int, received_ns: int, lead: bytes, tells_tokens: bool) -> tuple[int, int]:
         """Send each chunk when it is due, the first one after `lead`; return when the first and the last were sent."""
         sent: list[int] = []
         # Built once, because a stub that is slow to send is slow to read.
-        before, after = event({"content": f"{'0' * 19} "}).split(b"0" * 19)
+        sizes = {min(self.schedule.per_chunk, tokens - start) for start in range(0, tokens, self.schedule.per_chunk)}
+        chunk_of = {size: event({"content": f"{'0' * 19} "}, tokens=size * tells_tokens).split(b"0" * 19) for size in sizes}
         for number, chunks in due(tokens, self.schedule.per_chunk, self.schedule.burst):
             at_ns = received_ns + int(1e6 * (self.schedule.first_ms + number * self.schedule.each_ms))
             while (left_ns := at_ns - time.perf_counter_ns()) > 0:  # the loop's timers have a resolution of 1 ms, and may fire early
                 await asyncio.sleep(left_ns / 1e9)
             for _ in range(chunks):
+                before, after = chunk_of[min(self.schedule.per_chunk, tokens - len(sent) * self.schedule.per_chunk)]
                 now_ns = time.perf_counter_ns()
                 self.transport.write(b"%s%s%019d%s" % (lead, before, now_ns, after))
                 lead = b""
                 sent.append(now_ns)
         return sent[0], sent[-1]
 
-    async def hurry(self, tokens: int) -> tuple[int, int]:
+    async def hurry(self, tokens: int, tells_tokens: bool) -> tuple[int, int]:
         """Send chunks as fast as the client accepts them; return when the first and the last were sent."""
-        chunk = event({"content": TOKEN})
+        chunk = event({"content": TOKEN}, tokens=int(tells_tokens))
         first_ns = time.perf_counter_ns()
         for start in range(0, tokens, BURST_PAUSE_CHUNKS):
             self.transport.write(chunk * min(BURST_PAUSE_CHUNKS, tokens - start))
@@ -139,9 +144,10 @@ def due(tokens: int, per_chunk: int, burst: int) -> Iterator[tuple[int, int]]:
         yield number, -(-left // per_chunk)
 
 
-def event(delta: dict[str, str] | None, finish_reason: str | None = None, usage: dict[str, int] | None = None) -> bytes:
-    """Return one server-sent event as an HTTP chunk."""
-    choices = [] if delta is None else [{"index": 0, "delta": delta, "finish_reason": finish_reason}]
+def event(delta: dict[str, str] | None, finish_reason: str | None = None, usage: dict[str, int] | None = None, tokens: int = 0) -> bytes:
+    """Return one server-sent event as an HTTP chunk, with so many token ids."""
+    choice: dict[str, Any] = {"index": 0, "delta": delta, "finish_reason": finish_reason, "token_ids": [31234] * tokens or None}
+    choices = [] if delta is None else [choice]
     data = {"id": "stub", "object": "chat.completion.chunk", "created": 0, "model": STUB_MODEL, "choices": choices, "usage": usage}
     return framed(b"data: %s\n\n" % json.dumps(data).encode())
 

@@ -1,6 +1,8 @@
 """Check whether a router answer is JSON and matches the schema. Pure."""
 
 import json
+import unicodedata
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -8,6 +10,8 @@ from pipeline.message import Message, _
 
 if TYPE_CHECKING:  # at run time the caller passes the validator
     from jsonschema import Draft202012Validator
+
+ONE_I = str.maketrans("\u0130I\u0131", "iii")  # İ, I and ı
 
 # Failure classes.
 FAILED, TRUNCATED = _("failed request"), _("truncated")
@@ -103,3 +107,25 @@ def schema_failure(value: dict[str, Any], validator: "Draft202012Validator") -> 
             return ECHOED if isinstance(error.instance, str) and "|" in error.instance else UNKNOWN
         return BY_KEYWORD.get(str(error.validator), OUT_OF_BOUNDS)
     return None
+
+
+def is_right(value: Mapping[str, Any], golden: Mapping[str, Any]) -> bool:
+    """Whether an answer has all that the golden one has; slots by `normalised` text, a plan in its order."""
+    return all(same_slots(value.get(key), wanted) if key == "slots" else value.get(key) == wanted for key, wanted in golden.items())
+
+
+def same_slots(slots: Any, golden: Mapping[str, str]) -> bool:
+    """Whether the slots are the golden ones, each value of the same normalised text."""
+    if not isinstance(slots, dict) or slots.keys() != golden.keys():
+        return False
+    return all(isinstance(slots[name], str) and normalised(slots[name]) == normalised(wanted) for name, wanted in golden.items())
+
+
+def normalised(text: str) -> str:
+    """Return the text in NFC, casefolded, each run of white space one blank, none at the ends.
+
+    I, İ, ı and i all become i. Which pairs with which depends on the language, and a text may mix Turkish with English: so "İzmir"
+    equals "izmir", "IŞIK" equals "ışık" and "Interview" equals "interview". Words that differ in this dot alone count as the same.
+    """
+    folded = unicodedata.normalize("NFC", text).translate(ONE_I).casefold().replace("i\u0307", "i")
+    return " ".join(unicodedata.normalize("NFC", folded).split())

@@ -1,106 +1,205 @@
-"""Comparison of two runs: ratios with confidence intervals, tests, verdicts. A is the reference. Pure, plain Python."""
+"""Two runs against each other: ratios with intervals, tests, verdicts. Pure; plain Python; A is the reference, B the other.
+
+A figure of B is better or worse than that of A when the difference is all of this, else it is the same:
+
+1. beyond chance within the runs. By the stamps: a two-sided percentile bootstrap of the ratio (Efron 1979), for medians also the
+   Mann-Whitney test. Shares case by case: McNemar's exact test. Else by the figures' own bounds: MOVER (Zou & Donner 2008), its
+   distance to "no difference" over its half-width towards it taken for a normal deviate.
+2. beyond the noise between starts. A and B are single starts with values x (logarithms, or as they are, see `Kind`), a calibration of
+   k other starts gave the standard deviation s. If starts are normal, (x_B − x_A) / (s √2) follows Student's t with k − 1 degrees of
+   freedom: x_B − x_A has variance σ² + σ², and s estimates σ from other starts. So a pair differs when |x_B − x_A| exceeds
+   t(0.975, k − 1) · s · √2. This is the prediction interval for a new value, t · s · √(1 + 1/k) (Hahn & Meeker, Statistical
+   Intervals, ch. 4), with the variance 1 of the other run in place of 1/k, that of the calibration's mean: B is held against A,
+   not against the mean. Were A and B means of a and b starts, the factor would be √(1/a + 1/b). Without a calibration s is the
+   `Kind`'s own, and t a normal deviate.
+3. more than `Kind` says matters, both in its unit and relative to the smaller value.
+4. beyond chance among all figures that decide: p is the largest of the p-values of 1 and 2, and Holm's step-down correction (1979)
+   keeps the chance that any of them is called different for nothing below 5 %. A share of 100 % in both runs, or of 0 %, does not
+   count among them, for given that all answers are alike no test could tell (Tarone 1990). What does not decide is not corrected.
+"""
 
 import math
 import random
+from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
+from functools import cached_property
+from statistics import NormalDist, stdev
 from typing import Literal
 
 from pipeline.measure.classification import mcnemar_p
+from pipeline.measure.directions import Better, Kind
 from pipeline.measure.figures import Figure
 from pipeline.measure.statistics import CONFIDENCE
 
-Better = Literal["higher", "lower"]
 Word = Literal["better", "worse", "same", "not comparable"]
-RESAMPLES = 2000
+RESAMPLES = 2000  # so p is 0.001 at least, which Holm's correction calls different among up to 50 figures
 ALPHA = 1 - CONFIDENCE
-DEFAULT_NOISE = 0.1
-LOWER_UNITS = ("ms", "s", "MiB")
-HIGHER_UNITS = ("tok/s", "requests/s")
-LOWER_SHARES = ("truncated", "repair_rate")
-NO_DIRECTION = ("majority_baseline", "constraint_", "d5_other_seed")  # a property of the suite, a difference between arms, a control
+ONE_SIDED, TWO_SIDED = NormalDist().inv_cdf(CONFIDENCE), NormalDist().inv_cdf(1 - ALPHA / 2)  # deviates that bounds stand for
 
 
 @dataclass(frozen=True)
 class Noise:
-    """Relative run-to-run variation of a figure, and whether it was measured or is a default."""
+    """How far a figure moves from start to start: the standard deviation of `starts` starts; None: nobody measured it.
 
-    relative: float
-    measured: bool
+    It is one of logarithms where figures are compared by their ratio.
+    """
+
+    deviation: float
+    starts: int | None
+    logarithmic: bool
+
+    def p(self, distance: float) -> float:
+        """Return the two-sided p that two starts lie so far apart."""
+        if distance == 0:
+            return 1.0
+        if self.deviation == 0:
+            return 0.0
+        deviate = distance / (self.deviation * math.sqrt(2))
+        return normal_p(deviate) if self.starts is None else student_p(deviate, self.starts - 1)
+
+    @cached_property
+    def reach(self) -> float:
+        """Return how far apart 95 % of pairs of starts lie at most."""
+        near, far = 0.0, 1e3 * self.deviation  # with one degree of freedom it is 18 deviations
+        for _ in range(60):
+            middle = (near + far) / 2
+            near, far = (middle, far) if self.p(middle) > ALPHA else (near, middle)
+        return far
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """B / A with its 95 % interval (None without one), whether the difference is significant, and the method that decided it."""
+    """B / A with its 95 % interval, None where there is none; p of so much by chance within the runs, None where nothing tells; by what."""
 
     ratio: float | None
     low: float | None
     high: float | None
-    differs: bool
+    p: float | None
     method: str
 
 
 @dataclass(frozen=True)
 class Compared:
-    """Verdict on one figure, the estimate behind it, and the reason."""
+    """A figure's verdict, the estimate behind it, the words for it, and the p that decided: of a figure that decides, after Holm."""
 
     verdict: Word
     estimate: Estimate | None
     reason: str
+    p: float | None = None
 
 
-def better_when(name: str, unit: str) -> Better | None:
-    """Return which direction of a figure is better, or None if neither is."""
-    if name.startswith(NO_DIRECTION):
+def normal_p(deviate: float) -> float:
+    """Return the two-sided p of a normal deviate."""
+    return 2 * NormalDist().cdf(-abs(deviate))
+
+
+def student_p(t: float, df: int) -> float:
+    """Return the two-sided p of Student's t with whole degrees of freedom (Abramowitz & Stegun 26.7.3 and 26.7.4)."""
+    angle = math.atan(abs(t) / math.sqrt(df))
+    odd = df % 2
+    term = math.cos(angle) if odd else 1.0
+    total = 0.0
+    for k in range(2 + odd, df + 1, 2):
+        total += term
+        term *= math.cos(angle) ** 2 * (k - 1) / k
+    within = 2 / math.pi * (angle + math.sin(angle) * total) if odd else math.sin(angle) * total
+    return min(1.0, max(0.0, 1 - within))
+
+
+def assumed_noise(kind: Kind) -> Noise | None:
+    """Return the noise of figures of that kind where nobody measured it; None of what is counted."""
+    return Noise(kind.noise, None, kind.by == "ratio") if kind.noise else None
+
+
+def measured_noise(values: Sequence[float], kind: Kind) -> Noise | None:
+    """Return the noise of these starts; None of fewer than two, or where one has no logarithm."""
+    by_ratio = kind.by == "ratio"
+    if len(values) < 2 or (by_ratio and min(values) <= 0):
         return None
-    if unit in LOWER_UNITS or name.endswith(LOWER_SHARES):
-        return "lower"
-    return "higher" if unit in HIGHER_UNITS or unit == "%" else None
+    return Noise(stdev(map(math.log, values) if by_ratio else values), len(values), by_ratio)
 
 
-def default_noise(name: str, unit: str) -> Noise:
-    """Return the noise to assume without a measurement: 10 %, but none for shares of answers, which are counted, not timed."""
-    timed = unit != "%" or "goodput" in name
-    return Noise(DEFAULT_NOISE if timed else 0.0, measured=False)
+def distance(a: float, b: float, kind: Kind) -> float:
+    """Return how far apart two values are on the scale that their kind is compared by; infinite where only one has a logarithm."""
+    if kind.by == "difference":
+        return abs(b - a)
+    return 0.0 if a == b else abs(math.log(b / a)) if a > 0 and b > 0 else math.inf
 
 
-def verdict(better: Better | None, estimate: Estimate, noise: Noise) -> Compared:
-    """Return better or worse if B differs significantly and by more than the noise, else same; not comparable without a direction."""
-    if better is None:
-        return Compared("not comparable", estimate, "neither direction is better")
-    if not estimate.differs:
-        return Compared("same", estimate, "within chance")
-    if not exceeds_noise(estimate.ratio, noise.relative):
-        return Compared("same", estimate, "within the noise")
-    more = estimate.ratio is None or estimate.ratio > 1
-    return Compared("better" if more == (better == "higher") else "worse", estimate, "")
+def matters(a: float, b: float, kind: Kind) -> bool:
+    """Tell whether the difference is above both floors of the kind."""
+    return abs(b - a) > max(kind.absolute, kind.relative * min(abs(a), abs(b)))
 
 
-def exceeds_noise(ratio: float | None, noise: float) -> bool:
-    """Tell whether a ratio is further from 1 than the noise, in either direction; None, the ratio to a reference of 0, always is."""
-    return ratio is None or max(ratio, 1 / ratio if ratio > 0 else math.inf) > 1 + noise
+def holm(ps: Mapping[str, float]) -> dict[str, float]:
+    """Return the p-values as Holm's step-down correction leaves them: the rank-th smallest of m times m − rank + 1, never falling."""
+    adjusted, least = {}, 0.0
+    for rank_, (name, p) in enumerate(sorted(ps.items(), key=lambda entry: entry[1])):
+        least = max(least, min(1.0, (len(ps) - rank_) * p))
+        adjusted[name] = least
+    return adjusted
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A figure of both runs that can be compared: its values, the estimate of their ratio, and the noise, None where there is none."""
+
+    a: float
+    b: float
+    better: Better
+    kind: Kind
+    estimate: Estimate
+    noise: Noise | None
+
+    @property
+    def noise_p(self) -> float | None:
+        """Return the p that two starts lie so far apart; None where nothing tells."""
+        return self.noise.p(distance(self.a, self.b, self.kind)) if self.noise else None
+
+    @property
+    def p(self) -> float | None:
+        """Return the largest p of the tests that there are; None without any."""
+        return max((p for p in (self.estimate.p, self.noise_p) if p is not None), default=None)
+
+    @property
+    def can_differ(self) -> bool:
+        """Tell whether its tests could come out either way: not where all answers of both runs are right, or all are wrong."""
+        return self.noise is not None or not self.a == self.b in (0, 100)
+
+    def verdict(self, p: float | None) -> Compared:
+        """Return the verdict where `p`, corrected or not, decides."""
+        if p is None:
+            return Compared("not comparable", self.estimate, "neither bounds nor noise tell what is chance")
+        if p > ALPHA:
+            by_chance, by_noise = (found is not None and found > ALPHA for found in (self.estimate.p, self.noise_p))
+            reason = "within chance" if by_chance else "within the noise" if by_noise else "within chance, among so many figures"
+            return Compared("same", self.estimate, reason, p)
+        if not matters(self.a, self.b, self.kind):
+            return Compared("same", self.estimate, "too small to matter", p)
+        return Compared("better" if (self.b > self.a) == (self.better == "higher") else "worse", self.estimate, "", p)
 
 
 def by_samples(a: Sequence[float], b: Sequence[float], q: float, seed: int = 0) -> Estimate:
-    """Return the ratio of two q-quantiles with its percentile bootstrap interval (Efron 1979), each side resampled on its own.
+    """Return the ratio of two q-quantiles with its percentile bootstrap interval (Efron 1979), each side resampled by itself.
 
-    A median differs if the interval excludes 1 and the Mann-Whitney test agrees; another quantile if the interval excludes 1.
-    Raises ValueError without values, or if one is not positive.
+    p is twice the share of resampled ratios on the far side of 1; of a median the p of the Mann-Whitney test where that is larger.
+    ValueError without values; values must be positive.
     """
     first, second = sorted(a), sorted(b)
     if not first or not second or first[0] <= 0 or second[0] <= 0:
         raise ValueError("a ratio needs positive values on both sides")
     source = random.Random(seed)
-    ratios = sorted(resample_quantile(second, q, source) / resample_quantile(first, q, source) for _ in range(RESAMPLES))
+    ratios = sorted(resampled(second, q, source) / resampled(first, q, source) for _ in range(RESAMPLES))
     low, high = ratios[int(ALPHA / 2 * RESAMPLES)], ratios[math.ceil((1 - ALPHA / 2) * RESAMPLES) - 1]
-    excludes_one = not low <= 1 <= high
+    beyond = min(bisect_right(ratios, 1), RESAMPLES - bisect_left(ratios, 1))
+    p = min(1.0, 2 * (1 + beyond) / (1 + RESAMPLES))
     ratio = second[rank(len(second), q) - 1] / first[rank(len(first), q) - 1]
     if q != 0.5:
-        return Estimate(ratio, low, high, excludes_one, "bootstrap")
-    p = mann_whitney_p(first, second)
-    return Estimate(ratio, low, high, excludes_one and p < ALPHA, f"bootstrap; Mann-Whitney p = {p:.2g}")
+        return Estimate(ratio, low, high, p, "bootstrap")
+    of_ranks = mann_whitney_p(first, second)
+    return Estimate(ratio, low, high, max(p, of_ranks), f"bootstrap; Mann-Whitney p = {of_ranks:.2g}")
 
 
 def rank(n: int, q: float) -> int:
@@ -108,11 +207,11 @@ def rank(n: int, q: float) -> int:
     return max(1, math.ceil(q * n))
 
 
-def resample_quantile(ordered: Sequence[float], q: float, source: random.Random) -> float:
-    """Return the q-quantile of one resample with replacement, without drawing the resample.
+def resampled(ordered: Sequence[float], q: float, source: random.Random) -> float:
+    """Return the q-quantile of one resample with replacement, without drawing it.
 
-    Each draw is the ceil(n U)-th smallest value for a uniform U. That keeps the order, so the k-th smallest draw comes from the
-    k-th smallest of n uniforms, which is distributed as Beta(k, n − k + 1) (David & Nagaraja, Order Statistics, 2.1).
+    Each draw is the ceil(n U)-th smallest value for a uniform U, which keeps the order, so the k-th smallest draw comes from
+    the k-th smallest of n uniforms, and that is Beta(k, n − k + 1) (David & Nagaraja, Order Statistics, 2.1).
     """
     n = len(ordered)
     k = rank(n, q)
@@ -151,31 +250,37 @@ def by_pairs(pairs: Sequence[tuple[bool, bool]]) -> Estimate:
     right_a, right_b = sum(a for a, _ in pairs), sum(b for _, b in pairs)
     p = mcnemar_p(only_a, only_b)
     ratio = right_b / right_a if right_a else None if right_b else 1.0
-    return Estimate(ratio, None, None, p < ALPHA, f"McNemar p = {p:.2g}, {len(pairs)} cases")
+    return Estimate(ratio, None, None, p, f"McNemar p = {p:.2g}, {len(pairs)} cases")
 
 
-def by_bounds(a: Figure, b: Figure) -> Estimate | None:
-    """Return the ratio with an interval from the figures' own bounds; None if a value is missing or negative, or only some bounds exist.
+def by_bounds(a: Figure, b: Figure, deviate: float = TWO_SIDED) -> Estimate | None:
+    """Return the ratio with its interval by the two figures' own bounds; None where one has no value, or only half its bounds.
 
-    MOVER (Zou & Donner 2008) combines the distances from value to bound, on the log scale, as a root sum of squares. Where a
-    zero has no logarithm, it does so for the difference of the values, and the ratio has no interval. Figures without bounds
-    differ if they are not equal.
+    MOVER (Zou & Donner 2008): the distances from value to bound, of the logarithms, add up as the sides of a right angle; where
+    a zero has no logarithm, those of the values do, for the difference. `deviate` is the normal deviate of the bounds: 1.96 of
+    two-sided 95 %, 1.64 of one-sided. Without bounds nothing tells what is chance, and p is None, unless the values are equal.
     """
     if a.value is None or b.value is None or min(a.value, b.value) < 0:
         return None
     ratio = b.value / a.value if a.value else None if b.value else 1.0
     bounds = (a.low, a.high, b.low, b.high)
     if all(bound is None for bound in bounds):
-        return Estimate(ratio, None, None, a.value != b.value, "values, without bounds")
+        return Estimate(ratio, None, None, 1.0 if a.value == b.value else None, "values, without bounds")
     if a.low is None or a.high is None or b.low is None or b.high is None:
         return None
+    wider = TWO_SIDED / deviate
     if ratio and min(a.low, b.low) > 0:
         centre, (la, va, ha), (lb, vb, hb) = math.log(ratio), logs(a.low, a.value, a.high), logs(b.low, b.value, b.high)
-        least, most = math.exp(centre - math.hypot(vb - lb, ha - va)), math.exp(centre + math.hypot(hb - vb, va - la))
-        return Estimate(ratio, least, most, not least <= 1 <= most, "bounds")
-    low = b.value - a.value - math.hypot(b.value - b.low, a.high - a.value)
-    high = b.value - a.value + math.hypot(b.high - b.value, a.value - a.low)
-    return Estimate(ratio, None, None, not low <= 0 <= high, "bounds")
+        down, up = wider * math.hypot(vb - lb, ha - va), wider * math.hypot(hb - vb, va - la)
+        return Estimate(ratio, math.exp(centre - down), math.exp(centre + up), bounds_p(centre, down, up), "bounds")
+    down, up = wider * math.hypot(b.value - b.low, a.high - a.value), wider * math.hypot(b.high - b.value, a.value - a.low)
+    return Estimate(ratio, None, None, bounds_p(b.value - a.value, down, up), "bounds")
+
+
+def bounds_p(centre: float, down: float, up: float) -> float:
+    """Return the two-sided p of no difference: its distance from `centre`, whose two-sided 95 % interval reaches so far down and up."""
+    reach = down if centre > 0 else up
+    return 1.0 if centre == 0 else normal_p(TWO_SIDED * centre / reach) if reach else 0.0
 
 
 def logs(*values: float) -> tuple[float, ...]:

@@ -4,22 +4,39 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 NS_PER_MS = 1e6
+# One flush may come in several reads. No server makes a token for one request in so short a time: that were 4000 tok/s.
+SAME_ARRIVAL_NS = 250_000
 
 
 def ttft_ms(sent_ns: int, first_ns: int) -> float:
-    """Return time to first token: first chunk with content − request send."""
+    """Return time to first token: first chunk with content, reasoning or a tool call − request send."""
     return (first_ns - sent_ns) / NS_PER_MS
 
 
-def tpot_ms(first_ns: int, last_ns: int, tokens: int) -> float:
-    """Return time per output token: (t_last − t_first) / (tokens − 1); raise ValueError below two tokens."""
-    if tokens < 2:
-        raise ValueError("TPOT needs at least two output tokens")
-    return (last_ns - first_ns) / (tokens - 1) / NS_PER_MS
+def tpot_ms(first_ns: int, chunk_ns: Sequence[int], chunk_tokens: Sequence[float]) -> float | None:
+    """Return time per output token: (t_last − t_first) / tokens that arrived after t_first; None where none did.
+
+    t_first is the first chunk with text, t_last the last chunk with a token, with text or without. What arrives before the
+    first text or together with it was made before, and shows no pace: a proxy that sends 32 chunks at once makes nothing faster.
+    """
+    after = arrived_after_first(first_ns, chunk_ns, chunk_tokens)
+    tokens = sum(count for _, count in after)
+    return (after[-1][0] - first_ns) / tokens / NS_PER_MS if tokens else None
+
+
+def arrived_after_first(first_ns: int, chunk_ns: Sequence[int], chunk_tokens: Sequence[float]) -> list[tuple[int, float]]:
+    """Return (stamp, tokens) of each chunk with tokens that came later than the first text, and not with it."""
+    after = [(at, tokens) for at, tokens in zip(chunk_ns, chunk_tokens, strict=True) if tokens and at > first_ns]
+    reached_ns = first_ns
+    for number, (at, _) in enumerate(after):
+        if at - reached_ns > SAME_ARRIVAL_NS:
+            return after[number:]
+        reached_ns = at
+    return []
 
 
 def e2e_ms(sent_ns: int, last_ns: int) -> float:
-    """Return end-to-end latency: last content − request send; the usage chunk does not extend it."""
+    """Return end-to-end latency: last content or token − request send; the usage chunk does not extend it."""
     return (last_ns - sent_ns) / NS_PER_MS
 
 
@@ -28,17 +45,17 @@ def gaps_ms(chunk_ns: Sequence[int]) -> list[float]:
     return [(after - before) / NS_PER_MS for before, after in pairwise(chunk_ns)]
 
 
-def steady_tok_s(answers: Sequence[tuple[int, Sequence[int], int]], concurrency: int) -> float | None:
-    """Return the throughput of a closed loop while it was full, from (sent ns, chunk ns, tokens) of each answer.
+def steady_tok_s(answers: Sequence[tuple[int, Sequence[int], Sequence[float]]], concurrency: int) -> float | None:
+    """Return the throughput of a closed loop while it was full, from (sent ns, chunk ns, tokens of each chunk) of each answer.
 
-    The loop is full from the send that fills it until the last send, after which it drains. An answer's tokens are spread
-    evenly over its chunks. Returns None if there is no such time.
+    The loop is full from the send that fills it until the last send, after which it drains. Returns None if there is no such
+    time.
     """
     sends = sorted(sent for sent, _, _ in answers)
     if len(sends) <= concurrency or sends[-1] == sends[concurrency - 1]:
         return None
     begin, end = sends[concurrency - 1], sends[-1]
-    inside = sum(tokens * sum(begin < at <= end for at in chunks) / len(chunks) for _, chunks, tokens in answers if chunks)
+    inside = sum(count for _, chunks, tokens in answers for at, count in zip(chunks, tokens, strict=True) if begin < at <= end)
     return inside / (end - begin) * 1e9
 
 

@@ -46,12 +46,13 @@ class Measured:
     high: float | None = None
     marks: tuple[float, ...] = ()
     reason: Text = ""
-    aside: Text = ""  # a further remark
+    aside: Text = ""  # what else is to be said of it
+    word: str = NOT_MEASURED  # in place of a value
 
     @property
     def text(self) -> Message:
-        """Return the value with its unit, or NOT_MEASURED."""
-        return with_unit(self._shown.value, self.unit) if self.value is not None else Message(NOT_MEASURED)
+        """Return the value with its unit."""
+        return with_unit(self._shown.value, self.unit) if self.value is not None else Message(self.word)
 
     @property
     def details(self) -> list[Message]:
@@ -72,6 +73,8 @@ def measured(figure: Figure | None, marks: Collection[float] = (), reason: Text 
     """Return the figure as a cell."""
     if figure is None or figure.value is None:
         return Measured(None, reason=reason)
+    if figure.invalid:
+        return Measured(None, reason=reason, word="INVALID")
     return Measured(figure.value, Message(figure.unit), figure.n, figure.low, figure.high, tuple(marks), aside=aside)
 
 

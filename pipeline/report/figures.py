@@ -19,9 +19,9 @@ def rows(stage: str, figures: Mapping[str, Figure], labels: Mapping[str, Text], 
     for name, label in labels.items():
         if name in figures:
             figure = figures[name]
-            first = figure.value is None and figure.reason not in reasons
-            reasons |= {figure.reason} if figure.value is None else set()
-            cell = measured(figure, marks.get(f"{stage}.{name}", ()), figure.reason if first else "")
+            trouble = figure.reason if figure.value is None else figure.invalid
+            cell = measured(figure, marks.get(f"{stage}.{name}", ()), "" if trouble in reasons else trouble)
+            reasons.add(trouble)
             result.append(FigureRow(label, cell, source(stage, name)))
     return footnoted(result)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from statistics import median
 
 from pipeline.config.gates import PLAN, Gate, Gates
 from pipeline.contexts import ActiveWaivers
@@ -9,9 +10,11 @@ from pipeline.engine.outcomes import Outcomes
 from pipeline.engine.record import BLOCKED, Artifact, Failure, Measurement, Outcome
 from pipeline.errors import MeaninglessError, NothingAnsweredError
 from pipeline.measure.figures import Figure, not_measured
-from pipeline.measure.verdicts import Judgement, exit_code, judge
+from pipeline.measure.starts import next_start
+from pipeline.measure.verdicts import START_NOISE, Judgement, exit_code, judge
 from pipeline.message import Digits, _
 from pipeline.report.cells import Text, of_settings
+from pipeline.report.noise import RunNoise
 from pipeline.report.sweep import Sweep
 from pipeline.server.stop import Closing
 from pipeline.stages.download_model import Model
@@ -19,9 +22,11 @@ from pipeline.stages.install import Installation
 from pipeline.stages.measure_vram import MemoryUse, Soak
 from pipeline.stages.serve import Server
 from pipeline.stages.test_determinism import Remedied
+from pipeline.stages.test_router import RouterResult
 from pipeline.vllm.plan import NOTHING_PLANNED, PEAK_ERROR_MIB
 
 WAIVABLE = ("FAIL", "INCONCLUSIVE", "NOT_MEASURED")
+EMBEDDED = "wheel"  # the source of a model that comes with the packages
 OWN_SERVER_RECORDS = (Installation, Model, Closing, Remedied)
 
 
@@ -45,11 +50,15 @@ class JudgedGate:
 
 @dataclass(frozen=True)
 class Judged:
-    """The judged gates, the exit code, and the outcomes without those of another server."""
+    """The judged gates, the exit code, and the outcomes without what belongs to another server.
+
+    `trial` says why no verdict on a model follows from this run, whatever its gates say; empty where one does.
+    """
 
     gates: list[JudgedGate]
     code: int
     outcomes: Outcomes
+    trial: Text = ""
 
     @property
     def failures(self) -> list[tuple[str, Failure]]:
@@ -59,16 +68,33 @@ class Judged:
 
 
 def judge_records(gates: Gates, waivers: ActiveWaivers, outcomes: Outcomes) -> Judged:
-    """Return the gates judged on the records; a failed stage makes the exit code 2, whatever is waived."""
+    """Return the gates judged on all that is on record; a stage that failed makes the exit code 2, whatever is waived."""
     ours = drop_other_servers(outcomes)
     judged = [apply_waiver(row, waivers) for row in judge_all(gates.root, ours)]
     failed = any(outcome.failure and outcome.failure.kind != MeaninglessError.kind for outcome in decisive_outcomes(ours))
-    return Judged(judged, 2 if failed else exit_code((row.judgement, row.counts) for row in judged), ours)
+    code = 2 if failed else exit_code((row.judgement, row.counts) for row in judged)
+    return Judged(judged, code, ours, trial(ours))
+
+
+def trial(outcomes: Outcomes) -> Text:
+    """Return what the model of a run cannot do that only tries the pipeline: the embedded one, or random weights; else empty."""
+    server, model, router = outcomes[Server].data, outcomes[Model].data, outcomes[RouterResult].data
+    if server is not None and server.random_weights:
+        return _("The weights are random, so the answers mean nothing; speed and memory are real.")
+    if model is None or model.source != EMBEDDED:
+        return ""
+    if router is None:
+        return _("The embedded model is no router.")
+    right, constant = (router.figures.get(name) for name in ("constrained_route_accuracy", "majority_baseline"))
+    if right is None or right.valid is None or constant is None or constant.valid is None:
+        return _("The embedded model is no router.")
+    shares = {"right": Digits(f"{right.valid:.0f}"), "constant": Digits(f"{constant.valid:.0f}")}
+    return _("The embedded model is no router: {right} % right, a constant answer gets {constant} %.", **shares)
 
 
 def decisive_outcomes(outcomes: Outcomes) -> list[Outcome[Artifact]]:
-    """Return the outcomes that the exit code depends on; a soak and a sweep have exit codes of their own."""
-    return [outcome for outcome in outcomes if outcome not in (outcomes[Soak], outcomes[Sweep])]
+    """Return the outcomes that the exit code depends on: not a soak, a sweep or noise, which are measurements of their own."""
+    return [outcome for outcome in outcomes if outcome not in (outcomes[Soak], outcomes[Sweep], outcomes[RunNoise])]
 
 
 def drop_other_servers(outcomes: Outcomes) -> Outcomes:
@@ -107,10 +133,22 @@ def judge_all(gates: Mapping[str, Gate], outcomes: Outcomes) -> list[JudgedGate]
         row = apply_plan(row, finding, outcomes) if gate.target == PLAN else row
         if not isinstance(row.gate.target, str):
             by_bound = row.gate.judge_by == "bound"
-            judgement = judge(row.figure, row.gate.comparator, row.gate.target, row.gate.min_n, by_bound, simulated)
+            noise = start_noise(gate.metric, outcomes)
+            judgement = judge(row.figure, row.gate.comparator, row.gate.target, row.gate.min_n, by_bound, simulated, noise)
             row = replace(row, judgement=judgement)
         result.append(row)
     return result
+
+
+def start_noise(metric: str, outcomes: Outcomes) -> float:
+    """Return by how much a figure may move, relative, from one start of this server to the next: as calibrated, or as assumed."""
+    noise, server = outcomes[RunNoise].data, outcomes[Server].data
+    entry = noise.figures.get(metric) if noise is not None and server is not None and noise.fits(server) else None
+    if entry is None or min(entry.values) <= 0:
+        return START_NOISE
+    low, high = next_start(entry.values)
+    middle = median(entry.values)
+    return max(high / middle - 1, 1 - low / middle)
 
 
 def apply_plan(row: JudgedGate, peak: Figure, outcomes: Outcomes) -> JudgedGate:

@@ -56,7 +56,7 @@ class CellRecord(Frozen):
     def value(self, metric: str) -> float | None:
         """Return the figure's value; None if there is none."""
         figure = self.figures.get(metric)
-        return figure.value if figure is not None else None
+        return figure.valid if figure is not None else None
 
 
 class Sweep(Artifact):

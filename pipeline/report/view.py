@@ -4,13 +4,14 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+from pipeline.measure.verdicts import UNKNOWN
 from pipeline.message import Code, Message, _
 from pipeline.report.cells import Ruling, Target, Text, measured, of_settings, source
 from pipeline.report.definitions import Definition, definitions
 from pipeline.report.drawing.badge import badge
 from pipeline.report.figures import footnoted
 from pipeline.report.gates import Judged, JudgedGate
-from pipeline.report.headline import WORDS, badge_words, summary
+from pipeline.report.headline import badge_words, summary, word
 from pipeline.report.inputs import Inputs
 from pipeline.report.parts import AlternativeRow, FailureNote, FigureRow, GateRow, Picture, Scenario, StageRow, SweepPart
 from pipeline.report.sections.alternatives import alternatives
@@ -25,7 +26,7 @@ from pipeline.stages.download_model import Model
 from pipeline.stages.serve import Server
 
 BADGE = "verdict.svg"
-ALERTS = {0: "TIP", 1: "CAUTION"}  # by exit code; WARNING for any other
+ALERTS = {"PASS": "TIP", "TRIAL": "NOTE", "NOT PASSED": "CAUTION"}  # WARNING for any other verdict
 
 
 @dataclass(frozen=True)
@@ -87,9 +88,9 @@ def build_view(inputs: Inputs) -> View:
     stages = [stage_row(outcome) for outcome in outcomes.stages]
     view = View(
         title=inputs.settings.title,
-        verdict=WORDS[judged.code],
+        verdict=word(judged),
         summary=summary(judged),
-        alert=ALERTS.get(judged.code, "WARNING"),
+        alert=ALERTS.get(word(judged), "WARNING"),
         profile=profile,
         again=rerun_command(profile, inputs.invocation.assignments),
         model=server.model if server else model.name if model else _("no model"),
@@ -107,7 +108,7 @@ def build_view(inputs: Inputs) -> View:
         proofs=environment_part.proofs,
         not_measured=missing(judged.gates, scenarios),
         edges=[edge for edge in outcomes.edges if {row.name for row in stages}.issuperset(edge)],
-        badge=Picture(BADGE, lambda _words: badge(badge_words(judged), judged.code)),
+        badge=Picture(BADGE, lambda _words: badge(badge_words(judged), word(judged))),
         badge_text=badge_words(judged),
         licence=forbidding_licence(model),
         sweep=sweep_part(outcomes[Sweep], inputs.alternatives, inputs.marks),
@@ -153,8 +154,8 @@ def ruling(row: JudgedGate) -> Ruling:
 
 
 def missing(judged: Sequence[JudgedGate], scenarios: Sequence[Scenario]) -> list[tuple[Text, Text]]:
-    """Return the gates and scenarios that were not measured, each with the reason."""
-    gates = [row for row in judged if row.judgement.verdict in ("NOT_MEASURED", "SIMULATED")]
+    """Return what was not measured, and why."""
+    gates = [row for row in judged if row.judgement.verdict in UNKNOWN]
     result: list[tuple[Text, Text]] = [(of_settings(row.gate.label), row.judgement.reason) for row in gates]
     result += [(scenario.title, scenario.reason) for scenario in scenarios if scenario.reason]
     return list(dict.fromkeys(result))

@@ -35,7 +35,9 @@ def cells_of(run: Run) -> list[str]:
     name = short(run.name) if run.name == document.run_id else run.name
     passed = sum(gate.verdict == "PASS" for gate in document.gates)
     figures = [document.figure(metric) for metric in HEADLINES]
-    values = [f"{digits(figure.value)} {figure.unit}" if figure and figure.value is not None else "-" for figure in figures]
+    values = [
+        f"{digits(figure.value)} {figure.unit}" if figure and figure.value is not None and not figure.invalid else "-" for figure in figures
+    ]
     return [
         when,
         name,

@@ -14,6 +14,7 @@ from pipeline.engine.workspace import Workspace
 from pipeline.errors import PipelineError, RecordError
 from pipeline.redact import redacted
 from pipeline.report.formats.document import FILE_NAME, Document, read_document
+from pipeline.report.noise import NOISE_NOTE, noise_in
 from pipeline.server import state
 
 RUN_ID = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{6}")
@@ -38,7 +39,8 @@ def folder_of(workspace: Workspace) -> Path:
 def keep(document_path: Path, report_path: Path, settings: RunsConfig, workspace: Workspace) -> Path | None:
     """Copy the last run into a folder of its own, atomically, and prune old runs; return None if nothing ran or it is kept already.
 
-    The folder holds the report, `records/` with the stages' records, `raw/` with the stamps, and `logs/` with logs and memory samples.
+    The folder holds the report, `records/` with the stages' records and the noise between starts where it fits, `raw/` with the
+    stamps, and `logs/` with logs and memory samples.
     """
     document = read_document(document_path.read_bytes(), workspace.relative(document_path))
     parent = folder_of(workspace)
@@ -51,7 +53,9 @@ def keep(document_path: Path, report_path: Path, settings: RunsConfig, workspace
     try:
         for path in (document_path, report_path, report_path.with_name("report.html")):
             copy(path, unfinished / (FILE_NAME if path == document_path else path.name))
-        for name in (*(stage.stage for stage in document.stages), "stop"):
+        noise = noise_in(workspace.artifacts)
+        fitting = [NOISE_NOTE] if noise is not None and noise.fits(document.environment) else []
+        for name in (*(stage.stage for stage in document.stages), "stop", *fitting):
             copy(workspace.artifacts / f"{name}.json", unfinished / "records" / f"{name}.json")
         for path in sorted(report_path.with_name(IMAGES).glob("*.svg")):
             copy(path, unfinished / IMAGES / path.name)

@@ -28,6 +28,7 @@ def wait_until_ready(launch: Launch, log: Path, control: Control, say: Callable[
     with log.open(encoding="utf-8", errors="replace") as stream:
         pending = ""
         while True:
+            answers = control.answers()  # before the log is read, which then holds every line up to the answer
             elapsed = time.monotonic() - start_s
             pending += stream.read()
             *lines, pending = pending.split("\n")
@@ -37,7 +38,7 @@ def wait_until_ready(launch: Launch, log: Path, control: Control, say: Callable[
                     say(f"{elapsed:5.1f} s  {phase}")
             if not state.is_running(launch):
                 raise died(log)
-            if control.answers():
+            if answers:
                 break
             if elapsed > settings.start_timeout_s:
                 raise ServerError(

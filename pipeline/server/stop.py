@@ -45,7 +45,7 @@ class Closing(Artifact):
 
         `gpu_others_mib` is other programs' use of each device just before the stop: None for a device that the server did not
         use, None as a whole where it is unknown. The figure is NOT_MEASURED where other programs changed their use of one of
-        the server's devices by more than TOLERANCE_MIB meanwhile. A smaller decrease is theirs and counts as no residual.
+        the server's devices by more than TOLERANCE_MIB meanwhile, or may have. A smaller decrease is theirs and counts as no residual.
         """
         before, after, others = self.gpu_used_before_mib, self.gpu_used_after_mib, self.gpu_others_mib
         if before is None or after is None or len(before) != len(after) or (others is not None and len(others) != len(before)):
@@ -62,8 +62,9 @@ class Closing(Artifact):
             )
             return not_measured("MiB", freed_reason if largest < 0 else took_reason)
         total = max(0.0, sum(changes_mib.values()))
-        ambiguity = _("of the server or of other programs: the driver does not tell")
-        return Figure(value=total, unit="MiB", n=len(changes_mib), reason=ambiguity if others is None and total > TOLERANCE_MIB else "")
+        if others is None and total > TOLERANCE_MIB:
+            return not_measured("MiB", _("{n} MiB more are held, by the server or by others: the driver does not tell", n=round(total)))
+        return Figure(value=total, unit="MiB", n=len(changes_mib))
 
 
 def stop_server(launch: Launch, workspace: Workspace) -> Closing:

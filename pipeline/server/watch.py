@@ -1,7 +1,7 @@
 """Detection of a server's death while it is measured."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 
@@ -49,20 +49,44 @@ class Watch:
         return False
 
 
+def served_models(control: Control) -> dict[str, str] | None:
+    """Return the folder of each model that the server names, and its version; None where it does not tell."""
+    try:
+        return {"vLLM": control.version(), **{card.id: f"{card.root}" for card in control.models()}}
+    except MeasureError:
+        return None
+
+
+def insist_on_same(before: Mapping[str, str] | None, control: Control) -> None:
+    """Raise MeasureError if the server no longer serves what it served `before`; a model that was added does not matter."""
+    after = served_models(control)
+    if before is None or after is None:
+        return
+    changed = next((name for name, folder in before.items() if after.get(name) != folder), None)
+    if changed is not None:
+        raise MeasureError(
+            f"the server changed while it was measured: {changed} was {before[changed]}, then {after.get(changed, 'gone')}",
+            "measure again while nobody changes the server",
+        )
+
+
 @contextmanager
 def watched(handle: Handle, workspace: Workspace, who: str = "") -> Iterator[Endpoint]:
     """Yield the endpoint to measure; if the server dies meanwhile, raise its cause of death instead of the failed requests' error.
 
-    With a sender's name in `who`, its load on a launch of ours is recorded beside the launch's samples.
+    MeasureError also if the server serves another model or version afterwards. With a sender's name in `who`, its load on a launch
+    of ours is recorded beside the launch's samples.
     """
     key = key_of(handle, workspace)
     control = Control(handle.base_url, key)
     watch = Watch(handle, control)
+    before = served_models(control)
     notebook = Notebook((workspace.root / handle.samples).with_name(LOADS_FILE), who) if who and handle.samples else None
     failure: MeasureError | None = None
     try:
         target = Endpoint(handle.base_url, watch.alive, key)
         yield replace(target, loaded=notebook.span) if notebook else target
+        insist_on_same(before, control)
     except MeasureError as error:
         failure = error
     if notebook and failure is None:

@@ -1,28 +1,35 @@
 """test-determinism: Repeat the same requests alone, cached, under load and after a restart, and compare the answers token by token."""
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from pipeline.client.control import Control
-from pipeline.client.tokens import Asker, TokenAnswer
-from pipeline.config.schema import DeterminismConfig
+from pipeline.client.tokens import Asker, TokenAnswer, TokenRequest, commonest, is_exchanged, store_doubt
+from pipeline.config.schema import DeterminismConfig, RouterConfig
 from pipeline.engine.record import Artifact, Failure, Measurement
 from pipeline.engine.workspace import Workspace
 from pipeline.errors import ServerError
-from pipeline.load.background import MOST_AT_ONCE, amid_others, await_running, under_load
-from pipeline.measure.agreement import Agreement, against, agreement
+from pipeline.load.background import LOADED_SHARE, amid_load
+from pipeline.measure.agreement import Agreement, against, agreement, control_doubt, prompts_share
 from pipeline.measure.answers import canonical
-from pipeline.measure.figures import Figure, not_measured
+from pipeline.measure.figures import Figure, invalidated, not_measured
 from pipeline.measure.statistics import share_figure
 from pipeline.message import Digits, Sentence, _, plural
 from pipeline.server.watch import watched
 from pipeline.stages.serve import Server, insist_on_answers, restart
-from pipeline.suite import load_prompts
+from pipeline.stages.test_router import BOUND, request_fields
+from pipeline.suite import load_prompts, load_suite
 from pipeline.values import Frozen
 from pipeline.vllm.ladder import Attempt
 from pipeline.vllm.metrics import REQUESTS_RUNNING
 
 REMEDY_NOTE = "determinism-remedy"
+ALONE = _("one after the other")
+OTHER_SEEDS = 3  # so many must give the first seed's answer before it counts as the same
+ARM_OF = {"d2_identical": "D2", "d3_identical": "D3", "d4_identical": "D4"}
 
 
 class PromptAgreement(Frozen):
@@ -42,13 +49,18 @@ class PromptAgreement(Frozen):
 
 
 class Arm(Frozen):
-    """One arm of the test: what it varies, the evidence that it did, and the agreement per prompt; or the reason why it has none."""
+    """One way to ask again: what was done, the evidence that it was, and per prompt what came back; or why nothing did.
+
+    `constrained`: with the router suite's requests, by the cases' ids. `exchanged` counts answers that were another prompt's.
+    """
 
     arm: str
     what: Sentence
+    constrained: bool = False
     evidence: Sentence = ""
     reason: Sentence = ""
     prompts: list[PromptAgreement] = []
+    exchanged: int = 0
 
     @property
     def runs(self) -> int:
@@ -58,9 +70,14 @@ class Arm(Frozen):
     def agreeing(self) -> int:
         return sum(prompt.agreeing for prompt in self.prompts)
 
+    @property
+    def by_prompt(self) -> dict[str, bool]:
+        """Return for each prompt whether all its answers agree."""
+        return {prompt.prompt: prompt.agreeing == prompt.runs for prompt in self.prompts}
+
 
 class Determinism(Measurement):
-    """Arm D1 per prompt, and the arms that each vary one condition (MEASUREMENT.md: D2 cache, D3 load, D4 restart, D5 controls)."""
+    """Arm D1 per prompt, and the arms that vary one thing each (D2 cache, D3 load, D4 restart, D5 controls); D1 constrained is an arm."""
 
     seed: int
     prompts: list[PromptAgreement]
@@ -101,46 +118,100 @@ class Remedied(Artifact):
     remedied: Side
 
 
-def test_determinism(settings: DeterminismConfig, server: Server, workspace: Workspace) -> Determinism:
+@dataclass(frozen=True)
+class Series:
+    """The prompts of one kind, D1's answers to each, and the commonest of them, which the other arms' answers are compared with."""
+
+    asker: Asker
+    answers: Mapping[str, list[TokenAnswer]]
+    constrained: bool = False
+
+    @cached_property
+    def references(self) -> dict[str, TokenAnswer]:
+        return {prompt: commonest(answers) for prompt, answers in self.answers.items()}
+
+    def compared(self, answers: Mapping[str, list[TokenAnswer]]) -> list[PromptAgreement]:
+        """Return how the answers to each prompt agree with the reference; a prompt without answers is left out."""
+        found = [(prompt, self.references[prompt], each) for prompt, each in answers.items() if each]
+        return [
+            compare(self.asker, prompt, first, against(first.ids, [answer.ids for answer in each]), each) for prompt, first, each in found
+        ]
+
+
+def test_determinism(settings: DeterminismConfig, router: RouterConfig, server: Server, workspace: Workspace) -> Determinism:
     """Send each prompt repeatedly at temperature 0 and compare the answers as token ids."""
-    return all_arms(settings, server, workspace, restart)
+    return all_arms(settings, router, server, workspace, restart)
 
 
 def all_arms(
-    settings: DeterminismConfig, server: Server, workspace: Workspace, restart: Callable[[Server, Workspace], Server]
+    settings: DeterminismConfig,
+    router: RouterConfig,
+    server: Server,
+    workspace: Workspace,
+    restart: Callable[[Server, Workspace], Server],
 ) -> Determinism:
     """Run every arm and return the record; `restart` restarts the server for arm D4."""
     insist_on_answers(server)
     questions = load_prompts(workspace.root / settings.prompts)[: settings.count]
+    cases = constrained_requests(settings, router, workspace)
     handle = server.handle
     with watched(handle, workspace, "test-determinism") as target:
-        asker = Asker(target, server.model, settings)
-        answers_by_prompt = repeat(asker, questions, settings, workspace)
-        references = {prompt: most_common(answers) for prompt, answers in answers_by_prompt.items()}
-        arms = [
-            cache_arm(asker, references, settings, workspace),
-            *(load_arm(asker, references, others, settings, workspace) for others in settings.load),
-            *control_arms(asker, references, settings, workspace),
-        ]
-        prompts = [
-            compare(asker, prompt, references[prompt], agreement([answer.ids for answer in answers]), answers)
-            for prompt, answers in answers_by_prompt.items()
-        ]
-    arms.append(restart_arm(references, settings, server, workspace, restart))
+        asker = Asker(target, server.model, settings, cases)
+        free = repeat(asker, questions, workspace)
+        bound = repeat(asker, list(cases), workspace, constrained=True)
+        both = [free, bound] if cases else [free]
+        like_first = f"{questions[0]} {asker.salt}"  # one word more, so that its token ids differ
+        asked = [{**free.answers, like_first: [asker.ask(like_first)]}, bound.answers]
+        arms = [arm for series in both for arm in arms_beside(series, workspace)]
+        same_seed, other_seed = control_arms(free, workspace)
+        prompts, bound_prompts = alone(free), alone(bound)
+    arms += [*restart_arms(both, server, workspace, restart), same_seed, other_seed]
+    if cases:
+        arms.append(Arm(arm="D1", what=ALONE, constrained=True, prompts=bound_prompts))
+    doubt = next(filter(None, map(store_doubt, asked)), "") or control_doubt(other_seed.by_prompt)
+    figures = {**series_figures(free, prompts, arms), **series_figures(bound, bound_prompts, arms)}
     return Determinism(
         launch_id=handle.launch_id,
         simulated=not server.real,
-        figures={**prompt_figures(prompts, answers_by_prompt), **arm_figures(arms)},
+        figures={**invalidated(figures, doubt), **control_figures(same_seed, other_seed)},
         seed=settings.seed,
         prompts=prompts,
-        arms=sorted(arms, key=lambda arm: arm.arm),
+        arms=sorted(arms, key=lambda arm: (arm.constrained, arm.arm)),
     )
 
 
-def repeat(asker: Asker, questions: list[str], settings: DeterminismConfig, workspace: Workspace) -> dict[str, list[TokenAnswer]]:
-    """Return the answers of arm D1 by prompt: the guide's test, one request at a time."""
-    workspace.say(f"determinism: {settings.runs} × each of {len(questions)} prompts, one after the other")
-    return {prompt: [asker.ask(prompt) for _ in range(settings.runs)] for prompt in with_progress(questions, "D1", workspace)}
+def constrained_requests(settings: DeterminismConfig, router: RouterConfig, workspace: Workspace) -> dict[str, TokenRequest]:
+    """Return the suite's first cases by id, as test-router sends them, constrained and streamed."""
+    if not settings.constrained:
+        return {}
+    suite = load_suite(workspace.root / router.suite)
+    form = request_fields(suite)[BOUND]
+    cases = list({case.text.strip(): case for case in suite.cases}.values())[: settings.constrained]  # what is asked twice counts once
+    return {case.id: TokenRequest(suite.messages(case), router.max_tokens, form, True) for case in cases}
+
+
+def repeat(asker: Asker, prompts: Sequence[str], workspace: Workspace, constrained: bool = False) -> Series:
+    """Return arm D1's answers: the guide's test, one request at a time, every other one such as no store of answers can serve."""
+    runs = asker.settings.constrained_runs if constrained else asker.settings.runs
+    arm = "D1, constrained" if constrained else "D1"
+    if prompts:
+        workspace.say(f"determinism: {arm}, {runs} × each of {len(prompts)} prompts, one after the other")
+    asks = [asker.ask_anew if run % 2 else asker.ask for run in range(runs)]
+    return Series(asker, {prompt: [ask(prompt) for ask in asks] for prompt in with_progress(prompts, arm, workspace)}, constrained)
+
+
+def alone(series: Series) -> list[PromptAgreement]:
+    """Return how D1's answers agree with each other."""
+    references = series.references
+    return [
+        compare(series.asker, prompt, references[prompt], agreement([answer.ids for answer in answers]), answers)
+        for prompt, answers in series.answers.items()
+    ]
+
+
+def arms_beside(series: Series, workspace: Workspace) -> list[Arm]:
+    """Return arm D2, and D3 with each load."""
+    return [cache_arm(series, workspace), *(load_arm(series, others, workspace) for others in series.asker.settings.load)]
 
 
 def with_progress(prompts: Collection[str], arm: str, workspace: Workspace) -> Iterator[str]:
@@ -151,125 +222,114 @@ def with_progress(prompts: Collection[str], arm: str, workspace: Workspace) -> I
         on_progress(done)
 
 
-def cache_arm(asker: Asker, references: dict[str, TokenAnswer], settings: DeterminismConfig, workspace: Workspace) -> Arm:
-    """Run D2: send each prompt with a cold prefix cache, then with a warm one; each pair has its own cache salt."""
-    what = _("prefix cache cold, then warm")
-    if not settings.cache_runs:
-        return Arm(arm="D2", what=what, reason=_("determinism.cache_runs is 0"))
-    workspace.say(f"determinism: {what}, {settings.cache_runs} × each prompt")
-    prompts, cold_cached, warm_cached = [], 0, []
-    for number, prompt in enumerate(with_progress(references, "D2", workspace)):
-        answers = []
-        for run in range(settings.cache_runs):
-            salt = f"{asker.salt}-{number}-{run}"
-            cold, warm = asker.ask(prompt, cache_salt=salt), asker.ask(prompt, cache_salt=salt)
-            answers += [cold, warm]
-            cold_cached += cold.cached
-            warm_cached.append(warm.cached)
-        reference = references[prompt]
-        prompts.append(compare(asker, prompt, reference, against(reference.ids, [answer.ids for answer in answers]), answers))
-    if cold_cached or not any(warm_cached):
-        counts = _("{n} cached tokens cold, {needed} warm", n=cold_cached, needed=sum(warm_cached))
-        return Arm(arm="D2", what=what, reason=_("the server's own count shows no cold and warm cache: {reason}", reason=counts))
-    hits = sum(cached > 0 for cached in warm_cached)
-    evidence = _("0 cached prompt tokens cold; a hit in {n} of {needed} warm", n=hits, needed=len(warm_cached))
-    return Arm(arm="D2", what=what, evidence=evidence, prompts=prompts)
+def cache_arm(series: Series, workspace: Workspace) -> Arm:
+    """D2: each prompt with an empty prefix cache and then with a full one, by a salt of its own.
 
-
-def load_arm(asker: Asker, references: dict[str, TokenAnswer], others: int, settings: DeterminismConfig, workspace: Workspace) -> Arm:
-    """Run D3: send each prompt amid `others` requests, at least half of them random.
-
-    Only answers that overlapped with another request by the engine's own gauge count.
+    An answer counts where its own count of cached tokens says the same; a prompt where answers of both kinds do, or one differs.
     """
+    asker, runs = series.asker, series.asker.settings.cache_runs
+    outcome: dict[str, Any] = {"arm": "D2", "what": _("prefix cache cold, then warm"), "constrained": series.constrained}
+    if not runs:
+        return Arm(**outcome, reason=_("determinism.cache_runs is 0"))
+    workspace.say(f"determinism: {outcome['what']}, {runs} × each prompt")
+    colds, warms = defaultdict[str, list[TokenAnswer]](list), defaultdict[str, list[TokenAnswer]](list)
+    for number, prompt in enumerate(with_progress(series.answers, "D2", workspace)):
+        for run in range(runs):
+            salt = f"{asker.salt}-{'constrained' if series.constrained else 'free'}-{number}-{run}"
+            colds[prompt].append(asker.ask_anew(prompt, cache_salt=salt))
+            warms[prompt].append(asker.ask_anew(prompt, cache_salt=salt))
+    cold = {prompt: [answer for answer in answers if not answer.cached] for prompt, answers in colds.items()}
+    warm = {prompt: [answer for answer in answers if answer.cached] for prompt, answers in warms.items()}
+    compared = series.compared({prompt: [*cold[prompt], *warm[prompt]] for prompt in series.answers})
+    prompts = [entry for entry in compared if (cold[entry.prompt] and warm[entry.prompt]) or entry.agreeing < entry.runs]
+    misses, hits, asked = (sum(map(len, found.values())) for found in (cold, warm, colds))
+    evidence = _("no hit in {n} of {needed} cold, a hit in {value} of {needed} warm; only these count", n=misses, needed=asked, value=hits)
+    if not prompts:
+        return Arm(**outcome, reason=_("the server's own count shows no cold and warm cache: {reason}", reason=evidence))
+    return Arm(**outcome, evidence=evidence, prompts=prompts)
+
+
+def load_arm(series: Series, others: int, workspace: Workspace) -> Arm:
+    """D3: each prompt amid `others` requests; an answer counts where the engine's own gauge shows them for most of its life."""
+    asker, runs = series.asker, series.asker.settings.load_runs
     what = plural("amid {count} other", "amid {count} others", others)
-    workspace.say(f"determinism: {what}, {settings.load_runs} × each prompt")
-    at_once = max(1, min(others // 2, MOST_AT_ONCE))
-    questions = [prompt for _ in range(settings.load_runs) for prompt in references]
-    answers: dict[str, list[TokenAnswer]] = {prompt: [] for prompt in references}
-    peak = 0
-    control = Control(asker.target.base_url, asker.target.api_key)  # not the asker's, which is in use
+    workspace.say(f"determinism: {what}, {runs} × each prompt")
+    questions = [prompt for _run in range(runs) for prompt in series.answers]
+    control = Control(asker.target.base_url, asker.target.api_key)  # beside the asker's, which is at work
 
     def running() -> int:
-        return int(control.metrics().get(REQUESTS_RUNNING, 0))
+        return int(control.metrics(REQUESTS_RUNNING).get(REQUESTS_RUNNING, 0))
 
-    on_progress = workspace.progress("determinism, requests of D3", len(questions))
-    with under_load(asker, others + 1 - at_once):
-        await_running(running, others + 1 - at_once)
-        for prompt, answer, running_count in amid_others(asker, questions, at_once, running, on_progress):
-            peak = max(peak, running_count)
-            if running_count > 1:
-                answers[prompt].append(answer)
-    prompts = [
-        compare(asker, prompt, references[prompt], against(references[prompt].ids, [answer.ids for answer in batch]), batch)
-        for prompt, batch in answers.items()
-        if batch
-    ]
-    overlaps, requests = sum(prompt.runs for prompt in prompts), len(questions)
+    amid, most = amid_load(asker, questions, others, running, workspace.progress("determinism, requests of D3", len(questions)))
+    exchanged = [each for each in amid if is_exchanged(each.prompt, each.answer, series.references, by_text=not series.constrained)]
+    counted = [each for each in amid if (each.loaded or 0) >= LOADED_SHARE or each in exchanged]
+    answers = {prompt: [each.answer for each in counted if each.prompt == prompt] for prompt in series.answers}
     evidence = _(
-        "{name} above 1 beside {n} of {needed} requests, at most {value}; only these count",
+        "{n} of {needed} requests had the load beside them for {share} % of their life by {name}, which showed {most} at most; only "
+        "these count, and {unread} lived for too few readings",
+        n=len(counted),
+        needed=len(questions),
+        share=round(100 * LOADED_SHARE),
         name=REQUESTS_RUNNING,
-        n=overlaps,
-        needed=requests,
-        value=peak,
+        most=most,
+        unread=sum(each.loaded is None for each in amid),
     )
-    if not overlaps:
-        return Arm(arm="D3", what=what, reason=_("no proof that any two requests overlapped: {reason}", reason=evidence))
-    return Arm(arm="D3", what=what, evidence=evidence, prompts=prompts)
+    outcome: dict[str, Any] = {"arm": "D3", "what": what, "constrained": series.constrained, "exchanged": len(exchanged)}
+    if not counted:
+        return Arm(**outcome, reason=_("no proof that any request ran amid the others: {reason}", reason=evidence))
+    return Arm(**outcome, evidence=evidence, prompts=series.compared(answers))
 
 
-def restart_arm(
-    references: dict[str, TokenAnswer],
-    settings: DeterminismConfig,
-    server: Server,
-    workspace: Workspace,
-    restart: Callable[[Server, Workspace], Server] = restart,
-) -> Arm:
-    """Run D4: send each prompt once more after a restart; it counts only where the prompts' own token ids stayed the same."""
+def restart_arms(
+    both: Sequence[Series], server: Server, workspace: Workspace, restart: Callable[[Server, Workspace], Server] = restart
+) -> list[Arm]:
+    """D4: each prompt once more after a real restart; counts only where the prompt's token ids are the same."""
     what = _("after a restart of the server")
-    if not settings.restart:
-        return Arm(arm="D4", what=what, reason=_("determinism.restart is false"))
+
+    def none(reason: Sentence) -> list[Arm]:
+        return [Arm(arm="D4", what=what, constrained=series.constrained, reason=reason) for series in both]
+
+    if not both[0].asker.settings.restart:
+        return none(_("determinism.restart is false"))
     if server.attached:
-        return Arm(arm="D4", what=what, reason=_("the server at {address} is not ours to restart", address=server.attached))
+        return none(_("the server at {address} is not ours to restart", address=server.attached))
     try:
-        new_server = restart(server, workspace)
+        again = restart(server, workspace)
     except ServerError as error:
-        return Arm(arm="D4", what=what, reason=_("the server did not come back: {reason}", reason=error.message))
-    handle = new_server.handle
-    with watched(handle, workspace, "test-determinism") as target:
-        asker = Asker(target, server.model, settings)
-        answers = {prompt: asker.ask(prompt) for prompt in references}
-        mismatches = [prompt for prompt, answer in answers.items() if answer.prompt_ids != references[prompt].prompt_ids]
-        if mismatches:
-            return Arm(arm="D4", what=what, reason=_("the prompt's own token ids changed: {name}", name=repr(mismatches[0])))
-        prompts = [
-            compare(asker, prompt, reference, against(reference.ids, [answers[prompt].ids]), [answers[prompt]])
-            for prompt, reference in references.items()
-        ]
+        return none(_("the server did not come back: {reason}", reason=error.message))
+    handle = again.handle
     evidence = _("launch {name}, then {reason}", name=server.handle.launch_id, reason=handle.launch_id)
-    return Arm(arm="D4", what=what, evidence=evidence, prompts=prompts)
+    arms = []
+    with watched(handle, workspace, "test-determinism") as target:
+        for series in both:
+            asker, references = series.asker.at(target), series.references
+            answers = {prompt: [asker.ask_anew(prompt)] for prompt in references}
+            changed = [prompt for prompt, (answer,) in answers.items() if answer.prompt_ids != references[prompt].prompt_ids]
+            if changed:
+                arms += none(_("the prompt's own token ids changed: {name}", name=repr(changed[0])))
+                break
+            prompts = Series(asker, series.answers, series.constrained).compared(answers)
+            arms.append(Arm(arm="D4", what=what, constrained=series.constrained, evidence=evidence, prompts=prompts))
+    return arms
 
 
-def control_arms(asker: Asker, references: dict[str, TokenAnswer], settings: DeterminismConfig, workspace: Workspace) -> list[Arm]:
+def control_arms(series: Series, workspace: Workspace) -> tuple[Arm, Arm]:
     """Run D5, the controls: above temperature 0 the same seed must agree and another must differ, or the test proves nothing."""
-    sampling = {"temperature": settings.control_temperature}
+    asker, settings = series.asker, series.asker.settings
+    warm: dict[str, Any] = {"temperature": settings.control_temperature}
     workspace.say(f"determinism: controls at temperature {settings.control_temperature:g}")
     same, other = [], []
-    for prompt in with_progress(references, "D5", workspace):
-        first, second, third = (asker.ask(prompt, **sampling, seed=settings.seed + step) for step in (0, 0, 1))
-        same.append(compare(asker, prompt, first, against(first.ids, [second.ids]), [second], **sampling))
-        other.append(compare(None, prompt, first, against(first.ids, [third.ids]), [third]))  # no gap, because these should differ
-    temperature = Digits(f"{settings.control_temperature:g}")
-    same_label, other_label = (
-        _("temperature {value}, same seed", value=temperature),
-        _("temperature {value}, another seed", value=temperature),
-    )
-    return [Arm(arm="D5", what=same_label, prompts=same), Arm(arm="D5", what=other_label, prompts=other)]
-
-
-def most_common(answers: Sequence[TokenAnswer]) -> TokenAnswer:
-    """Return the first answer with the most common token ids."""
-    counts = {answer.ids: sum(other.ids == answer.ids for other in answers) for answer in answers}
-    return max(answers, key=lambda answer: counts[answer.ids])
+    for prompt in with_progress(series.answers, "D5", workspace):
+        first = asker.ask(prompt, **warm, seed=settings.seed)
+        second = asker.ask_anew(prompt, **warm, seed=settings.seed)
+        same.append(compare(asker, prompt, first, against(first.ids, [second.ids]), [second], **warm))
+        others: list[TokenAnswer] = []
+        while len(others) < OTHER_SEEDS and all(answer.ids == first.ids for answer in others):
+            others.append(asker.ask_anew(prompt, **warm, seed=settings.seed + 1 + len(others)))
+        other.append(compare(None, prompt, first, against(first.ids, [answer.ids for answer in others]), others))  # these are to differ
+    at = Digits(f"{settings.control_temperature:g}")
+    alike, unlike = _("temperature {value}, same seed", value=at), _("temperature {value}, another seed", value=at)
+    return Arm(arm="D5", what=alike, prompts=same), Arm(arm="D5", what=unlike, prompts=other)
 
 
 def compare(
@@ -288,34 +348,38 @@ def compare(
     )
 
 
-def prompt_figures(prompts: list[PromptAgreement], answers_by_prompt: dict[str, list[TokenAnswer]]) -> dict[str, Figure]:
-    """Return D1's shares: of answers that agree with their prompt's most common one, and of prompts whose answers all agree.
+def series_figures(series: Series, prompts: Sequence[PromptAgreement], arms: Iterable[Arm]) -> dict[str, Figure]:
+    """Return the shares of the prompts whose answers all agree, in D1 and in each arm beside it.
 
     TARr compares the raw answers, TARa the canonical JSON where an answer is JSON (arXiv 2408.04667).
     """
-    return {
-        "identical": share_figure(sum(prompt.agreeing for prompt in prompts), sum(prompt.runs for prompt in prompts)),
-        "tarr": share_figure(sum(prompt.agreeing == prompt.runs for prompt in prompts), len(prompts)),
-        "tara": share_figure(
-            sum(len({canonical(answer.text) for answer in answers}) == 1 for answers in answers_by_prompt.values()), len(answers_by_prompt)
-        ),
+    texts = [list({answer.ids: answer.text for answer in reversed(answers)}.values()) for answers in series.answers.values()]
+    figures = {
+        "identical": share_figure(sum(prompt.agreeing == prompt.runs for prompt in prompts), len(prompts)),
+        "tarr": share_figure(sum(len(set(each)) == 1 for each in texts), len(texts)),
+        "tara": share_figure(sum(len(set(map(canonical, each))) == 1 for each in texts), len(texts)),
     }
+    own = [arm for arm in arms if arm.constrained == series.constrained]
+    figures |= {figure: arm_figure([arm for arm in own if arm.arm == name]) for figure, name in ARM_OF.items()}
+    if not series.constrained:
+        return figures
+    left_out = not_measured("%", _("determinism.constrained is 0"))
+    return {f"constrained_{name}": figure if series.answers else left_out for name, figure in figures.items()}
 
 
-def arm_figures(arms: Iterable[Arm]) -> dict[str, Figure]:
-    """Return each arm's share of answers that equal the reference: D3 over all its loads, D5 for each control."""
-    all_parts = list(arms)
-    names: dict[str, Callable[[Arm], bool]] = {
-        "d2_identical": lambda arm: arm.arm == "D2",
-        "d3_identical": lambda arm: arm.arm == "D3",
-        "d4_identical": lambda arm: arm.arm == "D4",
-        "d5_same_seed_identical": lambda arm: arm.arm == "D5" and arm.what.endswith("same seed"),
-        "d5_other_seed_identical": lambda arm: arm.arm == "D5" and arm.what.endswith("another seed"),
-    }
-    figures = {}
-    for name, belongs in names.items():
-        selection = [arm for arm in all_parts if belongs(arm)]
-        reason = next((arm.reason for arm in selection if arm.reason), "" if selection else _("determinism.load is empty"))
-        runs = sum(arm.runs for arm in selection)
-        figures[name] = not_measured("%", reason) if reason else share_figure(sum(arm.agreeing for arm in selection), runs)
-    return figures
+def arm_figure(arms: Sequence[Arm]) -> Figure:
+    """Return the share of the prompts whose answers equal the reference in each of the arms.
+
+    A prompt counts where it counts in all of them, or differs in one; where an arm was not measured only a difference counts.
+    """
+    missing = next((arm.reason for arm in arms if arm.reason), "" if arms else _("determinism.load is empty"))
+    if missing and all(all(arm.by_prompt.values()) for arm in arms):
+        return not_measured("%", missing)
+    return prompts_share([arm.by_prompt for arm in arms])
+
+
+def control_figures(same_seed: Arm, other_seed: Arm) -> dict[str, Figure]:
+    """Return the controls' shares; where the same seed mostly gives other answers, a difference between seeds says nothing of seeds."""
+    same, other = prompts_share([same_seed.by_prompt]), prompts_share([other_seed.by_prompt])
+    ignored = _("the same seed gives other answers too") if same.value is not None and same.value < 50 else ""
+    return {"d5_same_seed_identical": same, **invalidated({"d5_other_seed_identical": other}, ignored)}

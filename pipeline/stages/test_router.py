@@ -15,20 +15,21 @@ from pipeline.engine.record import Measurement, write_atomic
 from pipeline.engine.workspace import Workspace
 from pipeline.errors import MeasureError, NothingAnsweredError
 from pipeline.load.generator import closed_loop
-from pipeline.measure.answers import FAILED, Checked, check
+from pipeline.measure.answers import FAILED, Checked, check, is_right
 from pipeline.measure.classification import Confusion, confusion, macro_f1, majority_share, mcnemar_p
-from pipeline.measure.figures import Figure
+from pipeline.measure.figures import Figure, invalidated, not_measured
 from pipeline.measure.latency import e2e_ms, ttft_ms
 from pipeline.measure.statistics import bootstrap_figure, percentile_figure, share_figure
 from pipeline.message import Sentence, _
 from pipeline.server.watch import watched
 from pipeline.stages.serve import Server, insist_on_answers, log_of
-from pipeline.suite import Case, Suite, load_suite
+from pipeline.suite import Case, Suite, System, load_suite
 from pipeline.values import Frozen
 
 SHOWN_FAILURES = 3  # of each failure class
 SHOWN_CHARACTERS = 300
 NO_ANSWER = _("(no valid JSON)")
+NO_PLAN = _("the suite's cases have no tool plan")
 FREE, BOUND = "prompt_only", "constrained"
 
 
@@ -56,6 +57,7 @@ class RouterResult(Measurement):
 
     suite: str
     language: str
+    system: System = "role"
     cases: int
     unary_cases: int
     majority_route: str
@@ -89,12 +91,23 @@ class CaseResult:
 
     @property
     def route_right(self) -> bool:
-        return self.route == self.case.route
+        return self.route in self.case.routes
+
+    @property
+    def route_told(self) -> str:
+        """The route for confusion and F1, where any right one counts as the golden one."""
+        return self.case.route if self.route_right else self.route
+
+    @property
+    def plan_right(self) -> bool | None:
+        """Whether the tool plan is right; None where the case has none."""
+        if self.case.tool_plan is None:
+            return None
+        return self.value.get("tool_plan") in [answer["tool_plan"] for answer in self.case.answers]
 
     @property
     def all_right(self) -> bool:
-        golden = (self.case.route, self.case.calendar_intent, self.case.slots)
-        return (self.value.get("route"), self.value.get("calendar_intent"), self.value.get("slots")) == golden
+        return any(is_right(self.value, answer) for answer in self.case.answers)
 
 
 def test_router(settings: RouterConfig, server: Server, workspace: Workspace) -> RouterResult:
@@ -105,20 +118,21 @@ def test_router(settings: RouterConfig, server: Server, workspace: Workspace) ->
 
 
 def send_suite(settings: RouterConfig, server: Server, target: Endpoint, workspace: Workspace, raw: Path | None = None) -> RouterResult:
-    """Return the record of a run; the answers go to `raw`, and the caller watches the server."""
-    suite = load_suite(workspace.root / settings.suite)
+    """Return the record of a run, whose answers go to `raw`; the server is watched by the caller."""
+    suite = load_suite(workspace.root / settings.suite, settings.system)
     cases = suite.cases[: settings.cases]
     unary_cases = cases[: settings.unary_cases]
     sender = Sender(settings, suite, server, target, workspace)
     arms: dict[str, list[CaseResult]] = {}
-    for name, extra in request_fields(suite).items():
+    # The gates judge the constrained arm, so it goes first: a server that knows a prompt when it comes again gains nothing there.
+    for name, extra in reversed(request_fields(suite).items()):
         arms[name] = sender.send(name, cases, streamed, extra)
         if unary_cases:
             arms[f"{name}_unary"] = sender.send(f"{name}_unary", unary_cases, unary, extra)
+    arms = {name: arms[name] for name in sorted(arms, key=lambda name: name.startswith(BOUND))}
     figures = {f"{arm}_{name}": figure for arm, rows in arms.items() for name, figure in router_figures(rows).items()}
     figures |= {f"{arm}_ttft_ms_p50": first_token_figure(arms[arm]) for arm in (FREE, BOUND)}
-    routes = [case.route for case in cases]
-    majority_route, count = majority_share(routes)
+    majority_route, count = majority_share([route for case in cases for route in case.routes])
     raw = raw or workspace.artifacts / "raw" / "test-router.jsonl"
     write_atomic(raw, "".join(json.dumps(case_line(arm, row), ensure_ascii=False) + "\n" for arm, rows in arms.items() for row in rows))
     return RouterResult(
@@ -126,17 +140,19 @@ def send_suite(settings: RouterConfig, server: Server, target: Endpoint, workspa
         simulated=not server.real,
         figures={
             **figures,
-            "majority_baseline": share_figure(count, len(routes)),
+            "majority_baseline": share_figure(count, len(cases)),
+            **{f"{arm}_route_gain_points": gain_figure(figures[f"{arm}_route_accuracy"], 100 * count / len(cases)) for arm in arms},
             **constraint_cost(arms[FREE], arms[BOUND]),
             **{f"{arm}_unary_same_text": same_text(arms[arm], arms[f"{arm}_unary"]) for arm in (FREE, BOUND) if unary_cases},
         },
         suite=suite.name,
         language=suite.language,
+        system=suite.system,
         cases=len(cases),
         unary_cases=len(unary_cases),
         majority_route=majority_route,
         failures={arm: dict(Counter(row.failure for row in rows if row.failure)) for arm, rows in arms.items()},
-        confusion={arm: confusion([row.case.route for row in arms[arm]], [row.route for row in arms[arm]]) for arm in (FREE, BOUND)},
+        confusion={arm: confusion([row.case.route for row in arms[arm]], [row.route_told for row in arms[arm]]) for arm in (FREE, BOUND)},
         routes_paired=compare_routes(arms[FREE], arms[BOUND]),
         examples=[example for arm, rows in arms.items() for example in examples(arm, rows)],
         raw=workspace.relative(raw),
@@ -182,6 +198,7 @@ def router_figures(rows: Sequence[CaseResult]) -> dict[str, Figure]:
     n = len(rows)
     good = [row for row in rows if row.answer.ok]
     e2e = [e2e_ms(row.answer.sent_ns, row.answer.last_ns) for row in good]
+    plans = [row.plan_right for row in rows if row.plan_right is not None]
     return {
         "answered": share_figure(len(good), n),
         "json_strict": share_figure(sum(row.checked.strict for row in good), n),
@@ -190,16 +207,27 @@ def router_figures(rows: Sequence[CaseResult]) -> dict[str, Figure]:
         "schema_valid": share_figure(sum(row.checked.valid for row in good), n),
         "truncated": share_figure(sum(row.answer.finish_reason == "length" for row in good), n),
         "route_accuracy": share_figure(sum(row.route_right for row in rows), n),
-        "route_macro_f1": bootstrap_figure([(row.case.route, row.route) for row in rows], f1_percent, "%"),
+        "route_macro_f1": bootstrap_figure([(row.case.route, row.route_told) for row in rows], f1_percent, "%"),
+        "tool_plan_accuracy": share_figure(sum(plans), len(plans)) if plans or not rows else not_measured("%", NO_PLAN),
         "joint_accuracy": share_figure(sum(row.all_right for row in rows), n),
-        "latency_ms_p50": percentile_figure(e2e, 0.5, "ms"),
-        "latency_ms_p95": percentile_figure(e2e, 0.95, "ms"),
+        "latency_ms_p50": percentile_figure(e2e, 0.5, "ms", failed=n - len(good)),
+        "latency_ms_p95": percentile_figure(e2e, 0.95, "ms", failed=n - len(good)),
     }
+
+
+def gain_figure(accuracy: Figure, constant_percent: float) -> Figure:
+    """Return how many percentage points an arm's route accuracy lies above a constant answer's, whose share the suite fixes."""
+    points = {
+        end: None if value is None else value - constant_percent
+        for end, value in accuracy.model_dump(include={"value", "low", "high"}).items()
+    }
+    return accuracy.model_copy(update={**points, "unit": _("points")})
 
 
 def first_token_figure(rows: Sequence[CaseResult]) -> Figure:
     """Return the median TTFT of streamed answers."""
-    return percentile_figure([ttft_ms(row.answer.sent_ns, row.answer.first_ns) for row in rows if row.answer.ok], 0.5, "ms")
+    good = [row.answer for row in rows if row.answer.ok]
+    return percentile_figure([ttft_ms(answer.sent_ns, answer.first_ns) for answer in good], 0.5, "ms", failed=len(rows) - len(good))
 
 
 def f1_percent(pairs: Sequence[tuple[str, str]]) -> float:
@@ -214,12 +242,15 @@ def constraint_cost(free: Sequence[CaseResult], bound: Sequence[CaseResult]) -> 
     whole = [e2e_ms(b.sent_ns, b.last_ns) - e2e_ms(a.sent_ns, a.last_ns) for a, b in both]
     # Answers differ in length, so the cost of the grammar itself shows in the time per token.
     per_token = [ms_per_token(b) - ms_per_token(a) for a, b in both if a.tokens and b.tokens]
-    reason = _("no case was answered in both arms")
+    reason, failed = _("no case was answered in both arms"), len(free) - len(both)
+    wrong = sum(answer.contradicts_itself for pair in both for answer in pair)
+    contradiction = _("the usage of {n} answers is not what came", n=wrong) if wrong else ""
+    ms_per_token_figure = percentile_figure(per_token, 0.5, "ms", reason, len(free) - len(per_token))
     gains = [second.route_right - first.route_right for first, second in zip(free, bound, strict=True)]
     return {
-        "constraint_ttft_ms_p50": percentile_figure(first_token, 0.5, "ms", reason),
-        "constraint_latency_ms_p50": percentile_figure(whole, 0.5, "ms", reason),
-        "constraint_ms_per_token_p50": percentile_figure(per_token, 0.5, "ms", reason),
+        "constraint_ttft_ms_p50": percentile_figure(first_token, 0.5, "ms", reason, failed),
+        "constraint_latency_ms_p50": percentile_figure(whole, 0.5, "ms", reason, failed),
+        **invalidated({"constraint_ms_per_token_p50": ms_per_token_figure}, contradiction),
         "constraint_route_accuracy_points": bootstrap_figure(gains, lambda values: 100 * sum(values) / len(values), _("points")),
     }
 
@@ -270,12 +301,15 @@ def case_line(arm: str, row: CaseResult) -> dict[str, Any]:
         "case": row.case.id,
         "failure": row.failure,
         "route_right": row.route_right,
+        "tool_plan_right": row.plan_right,
         "all_right": row.all_right,
         "error": answer.error,
         "finish_reason": answer.finish_reason,
         "prompt_tokens": answer.prompt_tokens,
         "cached_tokens": answer.cached_tokens,
         "tokens": answer.tokens,
-        "chunk_ns": [at - answer.sent_ns for at in answer.chunk_ns],
+        "chunk_ns": [at - answer.sent_ns for at in answer.chunk_ns if at >= answer.first_ns],
+        "answer_ns": answer.answer_ns - answer.sent_ns if answer.answer_ns else None,
+        "reasoning": answer.reasoning,
         "text": answer.text,
     }

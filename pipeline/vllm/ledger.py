@@ -1,6 +1,6 @@
 """The client's counts and means beside the server's own."""
 
-from pipeline.message import Sentence
+from pipeline.message import Digits, Message, Sentence, _
 from pipeline.values import Frozen
 from pipeline.vllm.metrics import Metrics
 
@@ -20,6 +20,13 @@ class LedgerEntry(Frozen):
     def agrees(self) -> bool:
         return self.client == self.server
 
+    @property
+    def contradiction(self) -> str:
+        """Return how the two counts contradict each other; empty where they agree, or the server has none."""
+        if self.server is None or self.agrees:
+            return ""
+        return _("the client counted {client} {name}, the server {server}", client=self.client, name=Message(self.name), server=self.server)
+
 
 class MeanCheck(Frozen):
     """A mean by the client's time stamps beside the server's own, both in ms; `server_ms` is None where it has no such metric."""
@@ -33,6 +40,14 @@ class MeanCheck(Frozen):
     @property
     def agrees(self) -> bool:
         return self.server_ms is not None and abs(self.client_ms - self.server_ms) <= self.tolerance_ms
+
+    @property
+    def contradiction(self) -> str:
+        """Return how the two means contradict each other; empty where they agree, or the server has none."""
+        if self.server_ms is None or self.agrees:
+            return ""
+        means = {"client": Digits(f"{self.client_ms:.4g}"), "server": Digits(f"{self.server_ms:.4g}")}
+        return _("mean {name}: {client} ms by the client, {server} ms by the server", name=self.name, **means)
 
 
 def mean_check(name: str, metric: str, client: list[float], before: Metrics, after: Metrics) -> MeanCheck:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pipeline.client.control import Control
+from pipeline.client.control import Control, together
 
 GENERATED_TOKENS = "vllm:generation_tokens_total"
 PROMPT_TOKENS = "vllm:prompt_tokens_total"
@@ -27,9 +27,9 @@ class Counters:
     controls: list[Control]
 
     def read(self) -> Metrics:
-        """Return the metrics that every server has, each summed over the servers."""
+        """Return each metric of all the servers together, and only those that each of them has."""
         readings = [control.metrics() for control in self.controls]
-        return {name: sum(reading[name] for reading in readings) for name in set.intersection(*(set(reading) for reading in readings))}
+        return {name: together(name, [each[name] for each in readings]) for name in set.intersection(*(set(each) for each in readings))}
 
 
 def rise(before: Metrics, after: Metrics, name: str) -> int | None:

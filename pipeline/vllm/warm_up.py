@@ -8,14 +8,22 @@ from pipeline.client.endpoint import Endpoint
 from pipeline.client.payloads import streamed
 from pipeline.load.generator import closed_loop
 
-SCHEMA = {"type": "object", "properties": {"number": {"type": "integer"}}, "required": ["number"], "additionalProperties": False}
+SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {"number": {"type": "integer"}},
+    "required": ["number"],
+    "additionalProperties": False,
+}
+CONSTRAINED: dict[str, Any] = {
+    "response_format": {"type": "json_schema", "json_schema": {"name": "number", "schema": SCHEMA, "strict": True}}
+}
 # The kinds of requests that the stages send.
 KINDS: tuple[dict[str, Any], ...] = (
     {},
     {"logprobs": True, "top_logprobs": 2, "return_token_ids": True},
     {"logprobs": True, "top_logprobs": 2, "temperature": 0.8, "seed": 1},
     {"temperature": 1.0, "seed": 1, "ignore_eos": True},
-    {"response_format": {"type": "json_schema", "json_schema": {"name": "number", "schema": SCHEMA, "strict": True}}},
+    CONSTRAINED,
 )
 TOGETHER = (1, 3, 16)  # Triton compiles a kernel separately for size 1, for multiples of 16, and for other sizes
 LONG_WORDS = 400
@@ -33,8 +41,10 @@ def warm_up(target: Endpoint, model: str, max_num_seqs: int, max_model_len: int)
 
 
 def payloads(model: str, concurrency: int, max_model_len: int) -> Iterator[dict[str, Any]]:
-    """Yield `concurrency` requests of each kind, and one with a long prompt where the context has room for it."""
-    for kind, number in product(KINDS, range(concurrency)):
+    """Yield `concurrency` requests of each kind, then the kinds mixed in one batch, and two long prompts where the context has room."""
+    mixed = product(KINDS, range(1)) if concurrency > 1 else ()
+    for kind, number in (*product(KINDS, range(concurrency)), *mixed):
         yield streamed(model, [{"role": "user", "content": f"Say hello to number {number}."}], MAX_TOKENS, **kind)
     if max_model_len > 4 * LONG_WORDS:
-        yield streamed(model, [{"role": "user", "content": " ".join(["again"] * LONG_WORDS)}], MAX_TOKENS)
+        for kind in ({}, CONSTRAINED):
+            yield streamed(model, [{"role": "user", "content": " ".join(["again"] * LONG_WORDS)}], MAX_TOKENS, **kind)

@@ -21,6 +21,8 @@ COMMAND_NAMES = (
 SMALL = (
     *("--set", "router.cases=2", "--set", "determinism.count=1", "--set", "determinism.runs=2", "--set", "determinism.load=[]"),
     *("--set", "bench.ttft_requests=2", "--set", "bench.decode_requests=2", "--set", "bench.requests_per_level=2"),
+    *("--set", "bench.level_min_s=0", "--set", "bench.open_min_s=0"),
+    *("--set", "bench.client_busy_delay_ms=1000"),
     *("--set", "bench.client_delay_ms=1000"),  # tests run side by side, and the client with them
 )
 

@@ -7,9 +7,10 @@ from typing import Any
 
 from pipeline.contexts import RequestLimits
 from pipeline.engine.record import Artifact, Envelope, Failure, Outcome
-from pipeline.load.calibration import Calibration
-from pipeline.load.levels import Level, OpenLevel, Trial
-from pipeline.measure.figures import Figure, not_measured
+from pipeline.load.calibration import Calibration, Contention
+from pipeline.load.capacity import Trial
+from pipeline.load.levels import Level, OpenLevel
+from pipeline.measure.figures import Figure, invalidated, not_measured
 from pipeline.measure.memory import Gaps
 from pipeline.model.facts import Facts, ManifestEntry
 from pipeline.server.state import Handle
@@ -57,6 +58,15 @@ def figure(value: float | None, unit: str, n: int = 100, low: float | None = Non
     return Figure(value=value, unit=unit, n=n, low=low, high=high)
 
 
+def level_figures(per_s: float, ttft_ms: float, invalid: str = "") -> dict[str, Figure]:
+    """Return the figures of a level whose sample is too small for p99."""
+    figures = {"goodput_percent": figure(87.5, "%", 16), "goodput_req_s": figure(per_s, "requests/s", 16)}
+    for number, name in enumerate(("ttft_ms", "tpot_ms", "itl_ms", "e2e_ms")):
+        figures |= {f"{name}_p{percent}": figure(ttft_ms + number + percent, "ms", 14) for percent in (50, 90, 95)}
+        figures[f"{name}_p99"] = not_measured("ms", "n = 14, and p99 takes 299")
+    return invalidated(figures, invalid)
+
+
 def bench_result(*, simulated: bool = False, ttft: Figure | None = None) -> BenchResult:
     figures = {
         "answered": figure(100, "%", low=96),
@@ -87,12 +97,14 @@ def bench_result(*, simulated: bool = False, ttft: Figure | None = None) -> Benc
                 steady_tok_s=121,
                 chunks_s=110,
                 client_cpu_share=0.031,
+                figures=level_figures(18.5, 60),
             )
         ],
         open_levels=[
             OpenLevel(
                 arrival="poisson",
                 rate_per_s=1.25,
+                came_per_s=1.2,
                 requests=16,
                 failed=0,
                 wall_s=13,
@@ -100,11 +112,13 @@ def bench_result(*, simulated: bool = False, ttft: Figure | None = None) -> Benc
                 delay_ms_max=1.1,
                 in_flight_max=5,
                 overloaded=False,
+                figures=level_figures(1.1, 80),
             )
         ],
-        trials=[Trial(rate_per_s=2.5, goodput_percent=75, overloaded=True, meets=False)],
+        trials=[Trial(rate_per_s=2.5, requests=90, goodput_percent=75, goodput_low=65.2, overloaded=True, meets=False)],
         limits=RequestLimits(ttft_ms=500, tpot_ms=20),
         calibrations=[Calibration(concurrency=4, processes=2, chunks=320, delay_ms_p50=0.08, delay_ms_p95=0.21, cpu_us_per_chunk=41)],
+        busy=[Contention(concurrency=4, chunks=90, delay_ms_p50=0.3, delay_ms_p95=0.9)],
         ceiling_chunks_s=150_000,
         ledger=[LedgerEntry(name="output tokens", client=10, server=10), LedgerEntry(name="prompt tokens", client=20, server=None)],
         means=[MeanCheck(name="TTFT", requests=64, client_ms=42.5, server_ms=41.25, tolerance_ms=7)],
@@ -184,7 +198,7 @@ def closing() -> Closing:
 
 def determinism() -> Determinism:
     prompt = PromptAgreement(prompt="Merhaba", runs=10, agreeing=10, distinct=1, first_divergence=None, gap=None, tokens=64)
-    parted = PromptAgreement(prompt="Merhaba", runs=4, agreeing=3, distinct=2, first_divergence=9, gap=0.0123, tokens=64)
+    parted = PromptAgreement(prompt="Nasılsın", runs=4, agreeing=3, distinct=2, first_divergence=9, gap=0.0123, tokens=64)
     arms = [
         Arm(arm="D2", what="prefix cache cold, then warm", reason="no hit was seen"),
         Arm(arm="D3", what="amid 4 others", evidence="5 ran at once", prompts=[prompt, parted]),
@@ -215,7 +229,7 @@ def model() -> Model:
         architecture="Llama", dtype="bfloat16", quantization=None, context_length=8192, vocabulary=1, layers=1, license="apache-2.0"
     )
     files = [ManifestEntry(path="config.json", bytes=2**20, sha256="00")]
-    return Model(name="SmolLM2", source="wheel", origin="wheel", revision="r", folder="models/m", facts=facts, files=files)
+    return Model(name="SmolLM2", source="hub", origin="hub", revision="r", folder="models/m", facts=facts, files=files)
 
 
 PLAN = Plan(

@@ -6,12 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from pipeline.config.gates import Gate
 from pipeline.config.layers import load_layers
 from pipeline.config.schema import BenchConfig, DeterminismConfig, RouterConfig, VramConfig
 from pipeline.contexts import RequestLimits
 from pipeline.engine.record import Measurement
 from pipeline.engine.workspace import Workspace
+from pipeline.load import background
 from pipeline.stages import bench as benching
 from pipeline.stages import measure_vram as memory
 from pipeline.stages import test_determinism as determinism
@@ -20,7 +23,7 @@ from pipeline.stages.serve import Server
 from tests.fakes.environment import machine
 
 ROOT = Path(__file__).resolve().parents[2]
-GOLD = {"route": "calendar", "calendar_intent": "create", "slots": {"title": "dentist"}}
+GOLD = {"route": "calendar", "calendar_intent": "create", "slots": {"title": "dentist"}, "tool_plan": ["calendar.create"]}
 CASES = {
     "right": (GOLD, json.dumps(GOLD)),
     "wrong slot": (GOLD, json.dumps({**GOLD, "slots": {"title": "doctor"}})),
@@ -39,6 +42,7 @@ SCHEMA = {
         "route": {"enum": ["calendar", "smalltalk", "unknown"]},
         "calendar_intent": {"enum": ["create", "none"]},
         "slots": {"type": "object"},
+        "tool_plan": {"type": "array"},
     },
 }
 ROUTER = RouterConfig(suite="suite", cases=20, unary_cases=0, max_tokens=50, timeout_s=30)
@@ -54,12 +58,22 @@ BENCH = BenchConfig(
     timeout_s=30,
 )
 LIMITS = RequestLimits(ttft_ms=5000, tpot_ms=1000)
-DETERMINISM = DeterminismConfig(prompts="prompts.txt", runs=4, max_tokens=16, cache_runs=0, load=(), restart=False, timeout_s=30)
+DETERMINISM = DeterminismConfig(
+    prompts="prompts.txt", runs=4, constrained=0, max_tokens=16, cache_runs=0, load=(), restart=False, timeout_s=30
+)
 VRAM = VramConfig(load_s=0.3, concurrency=2)
 
 
 def bench(server: Server, workspace: Workspace, settings: BenchConfig = BENCH, limits: RequestLimits = LIMITS) -> benching.BenchResult:
     return benching.bench(settings, limits, server, workspace)
+
+
+def forgive_the_machine(patch: pytest.MonkeyPatch) -> None:
+    """Have the gauge read often, and let a loaded machine take its time: between two readings, and until the load is there again."""
+    patch.setattr(background, "READ_EVERY_S", 0.002)
+    patch.setattr(background, "APART_S", 60)
+    patch.setattr(background, "FEWEST_READINGS", 0)
+    patch.setattr(determinism, "LOADED_SHARE", 0.01)
 
 
 ARMS = DETERMINISM.model_copy(update={"cache_runs": 2, "load": (2, 3), "load_runs": 1})
@@ -84,7 +98,7 @@ def gates() -> dict[str, Gate]:
 
 STAGES: dict[str, Callable[[Server, Workspace], Measurement]] = {
     "test-router": lambda server, workspace: router.test_router(ROUTER, server, workspace),
-    "test-determinism": lambda server, workspace: determinism.test_determinism(DETERMINISM, server, workspace),
+    "test-determinism": lambda server, workspace: determinism.test_determinism(DETERMINISM, ROUTER, server, workspace),
     "bench": lambda server, workspace: bench(server, workspace),
     "measure-vram": lambda server, workspace: memory.measure_vram(VRAM, machine(), server, workspace),
 }

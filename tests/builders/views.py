@@ -102,7 +102,7 @@ def view(**changes: Any) -> View:
         not_measured=[("VRAM", "no card")],
         definitions=[Definition("ttft", "TTFT", _("first chunk, from {field}", field=Code("usage")))],
         edges=[("serve", "bench")],
-        badge=Picture("verdict.svg", lambda _words: badge("PASS 1/2", 1)),
+        badge=Picture("verdict.svg", lambda _words: badge("PASS 1/2", "NOT PASSED")),
         sweep=sweep_of(*sweep_rows()),
     )
     return replace(made, **changes)

@@ -31,6 +31,14 @@ SETTINGS = {
 }
 EAGER = ("--set", "serve.enforce_eager=true")  # starts sooner, on whatever processor
 COPIED = ("tasks.py", "config.yaml", "pipeline", "templates", "suites", "requirements")
+PATIENCE_S = 1800  # a command that hangs must end some day; how long one takes is no test's business
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give these tests more time than the others have: a real server starts in each, on however slow a machine."""
+    for item in items:
+        if item.path.parent == Path(__file__).parent:
+            item.add_marker(pytest.mark.timeout(2 * PATIENCE_S))
 
 
 class Project:
@@ -58,7 +66,7 @@ class Project:
         """Run a task to its end; return (exit code, output)."""
         task = self.start(*words)
         try:
-            output, _ = task.communicate(timeout=500)
+            output, _ = task.communicate(timeout=PATIENCE_S)
         except BaseException:
             os.killpg(task.pid, signal.SIGINT)
             raise

@@ -15,7 +15,7 @@ import psutil
 from pipeline.client.control import Control
 from pipeline.errors import MeasureError
 from pipeline.vllm.metrics import REQUESTS_RUNNING
-from tests.e2e.conftest import EAGER, ROOT, Project
+from tests.e2e.conftest import EAGER, PATIENCE_S, ROOT, Project
 
 LOADED = ("measure-vram", "--force", "--set", "vram.load_s=120", *EAGER)
 STAGES = ("check-gpu", "install", "download-model", "serve", "test-router", "test-determinism", "bench", "measure-vram", "report")
@@ -48,7 +48,7 @@ class Seen:
         return f"| {self.fault} | {said} | {self.code} | {self.after_s:.1f} | {self.left} |{'' if self.fine else ' NOT FINE'}"
 
 
-def wait_for(condition: Callable[[], object], what: str, timeout_s: float = 200) -> None:
+def wait_for(condition: Callable[[], object], what: str, timeout_s: float = PATIENCE_S) -> None:
     """Wait for `condition`; TimeoutError names what never came."""
     deadline = time.monotonic() + timeout_s
     while not condition():
@@ -109,7 +109,7 @@ def killed_under_load(project: Project, which: str, how: signal.Signals, *settin
     wait_for(lambda: in_flight(project) > 0, "its load")
     began = time.perf_counter()
     processes_of(project)[which].send_signal(how)
-    output, _ = measuring.communicate(timeout=200)
+    output, _ = measuring.communicate(timeout=PATIENCE_S)
     after_s = time.perf_counter() - began
     project.run("stop")
     said = telling(output, "measure-vram failed")
@@ -168,7 +168,7 @@ def two_at_once(project: Project) -> Seen:
     project.run("stop")
     began = time.perf_counter()
     tasks = [project.start("serve", *EAGER) for _ in range(2)]
-    outputs = [task.communicate(timeout=300)[0] for task in tasks]
+    outputs = [task.communicate(timeout=PATIENCE_S)[0] for task in tasks]
     after_s = time.perf_counter() - began
     codes = sorted(task.returncode for task in tasks)
     said = telling("\n".join(outputs), "only one command can run in this folder")
@@ -206,7 +206,7 @@ def hang(project: Project) -> Seen:
     began = time.perf_counter()
     for process in processes_of(project).values():
         process.suspend()
-    output, _ = serve.communicate(timeout=200)
+    output, _ = serve.communicate(timeout=PATIENCE_S)
     after_s = time.perf_counter() - began
     said = telling(output, "hangs")
     return Seen("SIGSTOP while the model loads, stall_timeout_s = 10", said, serve.returncode, after_s, len(project.processes()))
@@ -236,7 +236,7 @@ def crash_under_watch(project: Project) -> Seen:
     wait_for(lambda: (project.launch() or first)["id"] != first["id"] and (project.launch() or {}).get("stays"), "the next server")
     after_s = time.perf_counter() - began
     os.killpg(keeper.pid, signal.SIGINT)
-    output, _ = keeper.communicate(timeout=100)
+    output, _ = keeper.communicate(timeout=PATIENCE_S)
     said = telling(output, "starting again")
     return Seen("SIGKILL to the EngineCore under `serve --watch`", said, keeper.returncode, after_s, len(project.processes()))
 
@@ -256,7 +256,7 @@ def clock_step(project: Project) -> Seen:
         wait_for(lambda: not (project.root / "artifacts" / "bench.json").exists(), "the measurement")
         offset.write_text(str(CLOCK_STEP_S), encoding="utf-8")
         began = time.perf_counter()
-        output, _ = measuring.communicate(timeout=300)
+        output, _ = measuring.communicate(timeout=PATIENCE_S)
         after_s = time.perf_counter() - began
         ours = project.launch() == before and "answers" in project.run("status")[1]
         figures = project.record("bench")["data"]["figures"]

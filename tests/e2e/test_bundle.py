@@ -24,7 +24,6 @@ def isolated(*words: str) -> list[str]:
     return ["unshare", "--map-root-user", "--net", *words]
 
 
-@pytest.mark.timeout(900)
 def test_a_bundle_measures_a_server_without_a_network(tmp_path: Path) -> None:
     if subprocess.run(isolated("ip", "link"), capture_output=True).returncode != 0:
         pytest.skip("no network namespaces for this user here")

@@ -10,13 +10,13 @@ from dataclasses import replace
 import pytest
 
 from benchmarks.clients import Installed, Job, NotMeasuredError, run, vllm_bench, work
-from tests.e2e.conftest import EAGER, SETTINGS, Project
+from tests.e2e.conftest import EAGER, PATIENCE_S, Project
 
 MEASURING = ("test-router", "test-determinism", "bench", "measure-vram")
 STAGES = ("check-gpu", "install", "download-model", "serve", *MEASURING, "report")
 
 
-def wait_for_log(project: Project, text: str, timeout_s: float = 200) -> None:
+def wait_for_log(project: Project, text: str, timeout_s: float = PATIENCE_S) -> None:
     """Wait until the current launch's log holds `text`."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
@@ -126,7 +126,7 @@ def test_a_stage_uses_the_running_server_and_leaves_it(project: Project) -> None
     code, output = project.run("test-determinism", "--force", *EAGER)
     assert code == 0, output
     assert project.launch() == before
-    assert project.record("test-determinism")["data"]["figures"]["identical"]["n"] == 2 * int(SETTINGS["DETERMINISM__RUNS"])
+    assert project.record("test-determinism")["data"]["figures"]["identical"]["n"] == 2, "prompts"
 
 
 def test_the_remedy_is_proven_and_the_server_that_was_up_comes_back(project: Project) -> None:
@@ -206,7 +206,7 @@ def test_ctrl_c_during_the_start_leaves_nothing(project: Project) -> None:
     serve = project.start("serve", *EAGER)
     wait_for_log(project, "Initializing a V1 LLM engine")
     os.killpg(serve.pid, signal.SIGINT)
-    output, _ = serve.communicate(timeout=60)
+    output, _ = serve.communicate(timeout=PATIENCE_S)
     assert serve.returncode == 130, output
     assert "Traceback" not in output
     assert project.processes() == []

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.e2e.conftest import Project, free_port, fresh_project
+from tests.e2e.conftest import PATIENCE_S, Project, free_port, fresh_project
 
 NODES = 3  # the embedded model's KV heads
 
@@ -52,7 +52,7 @@ def settings(port: int, rank: int) -> list[str]:
 def ended(task: "subprocess.Popen[str]") -> tuple[int, str]:
     """Return (exit code, output) of a task after Ctrl-C."""
     os.killpg(task.pid, signal.SIGINT)
-    output, _ = task.communicate(timeout=120)
+    output, _ = task.communicate(timeout=PATIENCE_S)
     return task.returncode, output
 
 

@@ -14,19 +14,18 @@ import socket
 import sys
 import threading
 import time
-import zlib
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from tests.fakes.plain_http import HttpHandler, HttpServer
 from tests.fakes.script import VERSION, Ledger, Script
+from tests.fakes.tokens import delta_of, generate, logprobs, prompt_ids, shown, split, token_id
 
 __all__ = ["VERSION", "FakeVllm", "Script"]
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT_VARIABLE = "FAKE_VLLM_SCRIPT"
-TOKEN_CHARACTERS = 4
 LIFETIME_S = 600.0  # no fake outlives its tests for long, whatever happens to them
 RENDEZVOUS_S = 60.0
 
@@ -88,9 +87,12 @@ class Handler(HttpHandler):
     server: Server
     inside = False
     answered = 0
+    flush = 1
 
     def setup(self) -> None:
         super().setup()
+        self.held: list[bytes] = []
+        self.connection.settimeout(self.server.fake.script.idle_s)
         with self.server.fake.ledger.full:
             self.server.fake.ledger.connections += 1
 
@@ -119,7 +121,8 @@ class Handler(HttpHandler):
             self.reply(404, json.dumps({"detail": "Not Found"}))
             return
         ledger = self.server.fake.ledger
-        if self.answered == self.server.fake.script.tires_after:
+        script = self.server.fake.script
+        if self.answered == script.tires_after:
             self.close_connection = True
             return
         self.answered += 1
@@ -127,6 +130,9 @@ class Handler(HttpHandler):
         with ledger.full:
             number = len(ledger.requests)
             ledger.requests.append(payload)
+            if script.drop_every and len(ledger.requests) % script.drop_every == 0:
+                self.close_connection, self.inside = True, False
+                return
             ledger.in_flight += 1
             ledger.max_in_flight = max(ledger.max_in_flight, ledger.in_flight)
             ledger.full.notify_all()
@@ -178,53 +184,48 @@ class Handler(HttpHandler):
             else:
                 self.unary(script, payload, pieces, reason)
 
-    def unary(self, script: Script, payload: dict[str, Any], pieces: list[str], reason: str) -> None:
+    def unary(self, script: Script, payload: dict[str, Any], pieces: list[tuple[str, str]], reason: str) -> None:
         time.sleep(script.first_token_s + script.inter_token_s * max(0, len(pieces) - 1))
         self.count(script, len(pieces))
         wanted = payload.get("return_token_ids") and script.token_ids
         choice = {
             "index": 0,
-            "message": {"role": "assistant", "content": "".join(pieces)},
+            "message": {"role": "assistant", "content": "", **delta_of(pieces)},
             "finish_reason": reason,
-            "token_ids": [token_id(piece) for piece in pieces] if wanted else None,
-            "logprobs": logprobs(script, pieces) if payload.get("logprobs") else None,
+            "token_ids": [token_id(piece) for _, piece in pieces] if wanted else None,
+            "logprobs": logprobs(script, [piece for _, piece in pieces]) if payload.get("logprobs") else None,
         }
         usage = self.usage(script, payload, len(pieces))
-        prompt_ids = [token_id(script.prompt_prefix + message["content"]) for message in payload["messages"]] if wanted else None
         answer = {
             "object": "chat.completion",
             "model": payload["model"],
             "choices": [choice],
             "usage": usage,
-            "prompt_token_ids": prompt_ids,
+            "prompt_token_ids": prompt_ids(script, payload) if wanted else None,
         }
         self.reply(200, json.dumps(answer))
 
-    def stream(self, script: Script, payload: dict[str, Any], pieces: list[str], reason: str) -> None:
+    def stream(self, script: Script, payload: dict[str, Any], pieces: list[tuple[str, str]], reason: str) -> None:
+        self.flush, wanted = script.flush_chunks, payload.get("return_token_ids") and script.token_ids
         self.begin(200, "text/event-stream; charset=utf-8", "Transfer-Encoding: chunked")
-        self.delta({"role": "assistant", "content": ""})
+        self.delta({"role": "assistant", "content": ""}, prompt_ids=prompt_ids(script, payload) if wanted else None)
         self.delta({"content": ""})
         time.sleep(script.first_token_s)
-        starts = range(0, 0 if script.only_usage else len(pieces), script.tokens_per_chunk)
+        sent_pieces = [] if script.only_usage else shown(script, pieces)[: len(pieces) - script.unsent_last]
+        starts = range(0, len(sent_pieces), script.tokens_per_chunk)
         for sent, start in enumerate(starts):
             self.interrupt(script, sent)
             if sent:
                 time.sleep(script.inter_token_s * script.tokens_per_chunk)
-            chunk = pieces[start : start + script.tokens_per_chunk]
+            chunk = sent_pieces[start : start + script.tokens_per_chunk]
             self.count(script, len(chunk))
-            self.delta({"content": "".join(chunk)}, reason if start == starts[-1] else None)
+            ids = [token_id(piece) for _, piece in pieces[start : start + len(chunk)]] if wanted else None
+            self.delta(delta_of(chunk), reason if start == starts[-1] else None, ids)
         self.interrupt(script, len(starts))
-        time.sleep(script.usage_s)
+        self.count(script, 0 if script.only_usage else script.unsent_last)
+        time.sleep(script.usage_s + script.inter_token_s * script.unsent_last)
         if script.usage_chunk and (payload.get("stream_options") or {}).get("include_usage"):
-            self.event(
-                json.dumps(
-                    {
-                        "object": "chat.completion.chunk",
-                        "choices": [],
-                        "usage": self.usage(script, payload, len(pieces)),
-                    }
-                )
-            )
+            self.event(json.dumps({"object": "chat.completion.chunk", "choices": [], "usage": self.usage(script, payload, len(pieces))}))
         self.event("[DONE]")
         self.chunk(b"")
 
@@ -242,18 +243,25 @@ class Handler(HttpHandler):
             self.chunk(b"")
             raise StreamEndError
 
-    def delta(self, delta: dict[str, str], finish_reason: str | None = None) -> None:
-        choice = {"index": 0, "delta": delta, "finish_reason": finish_reason}
-        self.event(json.dumps({"object": "chat.completion.chunk", "choices": [choice]}))
+    def delta(
+        self, delta: dict[str, str], finish_reason: str | None = None, ids: list[int] | None = None, prompt_ids: list[int] | None = None
+    ) -> None:
+        choice = {"index": 0, "delta": delta, "finish_reason": finish_reason, **({"token_ids": ids} if ids is not None else {})}
+        first = {"prompt_token_ids": prompt_ids} if prompt_ids is not None else {}
+        self.event(json.dumps({"object": "chat.completion.chunk", "choices": [choice], **first}))
 
     def event(self, data: str) -> None:
         self.chunk(f"data: {data}\n\n".encode())
 
     def chunk(self, data: bytes) -> None:
-        """Write a chunk of the body; an empty one ends it."""
+        """Write a chunk of the body, so many at once; an empty one ends it."""
+        self.held.append(f"{len(data):x}\r\n".encode() + data + b"\r\n")
+        if data and len(self.held) < self.flush:
+            return
         if not data:
             self.leave()
-        self.wfile.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")
+        self.wfile.write(b"".join(self.held))
+        self.held.clear()
 
     def usage(self, script: Script, payload: dict[str, Any], tokens: int) -> dict[str, Any]:
         """Return the usage of a whole answer, and count it."""
@@ -282,30 +290,6 @@ class StreamEndError(Exception):
     """The script ends the stream here."""
 
 
-def generate(script: Script, number: int, payload: dict[str, Any]) -> tuple[list[str], str]:
-    """Return (tokens, finish reason) of the answer."""
-    limit = int(payload.get("max_tokens") or 64)
-    pieces = split(script.texts[number % len(script.texts)])
-    if payload.get("ignore_eos") and script.honours_ignore_eos:
-        pieces = list(itertools.islice(itertools.cycle(pieces), limit))
-        return pieces, "length"
-    return pieces[:limit], "length" if len(pieces) > limit else "stop"
-
-
-def split(text: str) -> list[str]:
-    """Return the text's tokens."""
-    return [text[start : start + TOKEN_CHARACTERS] for start in range(0, len(text), TOKEN_CHARACTERS)]
-
-
-def token_id(piece: str) -> int:
-    return zlib.crc32(piece.encode()) % 49152
-
-
-def logprobs(script: Script, pieces: list[str]) -> dict[str, Any]:
-    """Return two ranked logprobs for each token."""
-    return {"content": [{"token": piece, "top_logprobs": [{"logprob": -0.1}, {"logprob": -0.1 - script.top_gap}]} for piece in pieces]}
-
-
 def cached(script: Script, payload: dict[str, Any], prompt: int, ledger: Ledger) -> int:
     """Return how many prompt tokens came from the cache."""
     if script.cached_tokens is not None:
@@ -320,7 +304,7 @@ def usage_of(script: Script, payload: dict[str, Any], tokens: int, ledger: Ledge
     prompt = 1 + sum(len(split(message["content"])) for message in payload["messages"])
     return {
         "prompt_tokens": prompt,
-        "completion_tokens": tokens,
+        "completion_tokens": tokens if script.usage_says is None else script.usage_says,
         "total_tokens": prompt + tokens,
         "prompt_tokens_details": {"cached_tokens": cached(script, payload, prompt, ledger)},
     }
@@ -338,6 +322,7 @@ def model_card(fake: FakeVllm, script: Script) -> dict[str, Any]:
 
 def metrics_text(fake: FakeVllm, script: Script) -> str:
     """Return the counters as two engines would show them, so that their samples must be summed."""
+    fake.ledger.readings += 1
     running = float(fake.ledger.in_flight if script.in_flight_gauge else 0)
     lines = ["# HELP vllm:num_requests_running Running.", "# TYPE vllm:num_requests_running gauge", f"vllm:num_requests_running {running}"]
     if script.metrics:
@@ -348,7 +333,7 @@ def metrics_text(fake: FakeVllm, script: Script) -> str:
             "prompt_tokens": fake.ledger.prompt_tokens,
             "request_success": fake.ledger.successes,
             "prefix_cache_hits": fake.ledger.hit_tokens,
-            "num_preemptions": script.preemptions,
+            "num_preemptions": script.preemptions + (script.preempts if len(fake.ledger.requests) > 1 else 0),
         }
         for name, value in counters.items():
             lines += [f"# HELP vllm:{name}_total Counted.", f"# TYPE vllm:{name}_total counter", f"vllm:{name}_total {float(value)}"]

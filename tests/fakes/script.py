@@ -19,9 +19,15 @@ class Script:
     texts: tuple[str, ...] = ("Hello there, this is a scripted answer.",)  # taken in turn
     status: int = 200
     body: str | None = None  # verbatim in place of an unary answer, with `status`
+    heeds_seed: bool = True  # at a temperature, another seed gets another answer
     honours_ignore_eos: bool = True  # repeat the text up to max_tokens when asked
     token_ids: bool = True
     tokens_per_chunk: int = 1
+    tokens_too_many: int = 0  # beyond max_tokens
+    thought: str = ""  # before the answer
+    thought_as: str = "reasoning"  # or reasoning_content, or content: then in <think> tags
+    finish_reason: str | None = None
+    usage_says: Any = None  # the completion tokens, in place of how many there are
     cached_tokens: int | None = 0  # None: what a prefix cache would give, by salt and prompt
     prompt_prefix: str = ""  # what a chat template would put in front
     top_gap: float = 1.5  # logprob of each token − that of the next best
@@ -30,11 +36,17 @@ class Script:
     first_token_s: float = 0.0
     inter_token_s: float = 0.0
     usage_s: float = 0.0  # pause before the usage chunk
+    flush_chunks: int = 1  # so many are sent at once, as through a proxy that buffers
+    silent_first: int = 0  # tokens whose chunks have no text
+    silent_last: int = 0
+    unsent_last: int = 0  # tokens that come in no chunk
     only_usage: bool = False
     usage_chunk: bool = True
     cut_after: int | None = None  # end the stream, well-formed, without [DONE]
     break_after: int | None = None  # drop the connection
     error_after: int | None = None  # an error event, then [DONE]
+    drop_every: int | None = None  # hang up on each so-many-th request, unanswered
+    idle_s: float | None = None  # hang up on a connection that has been idle for so long
     tires_after: int | None = None  # hang up on the next request of a connection that has had so many
     rendezvous: int = 0  # hold each answer until so many requests are in flight
     # Other answers for requests whose last message contains the key, or by number of arrival from 0.
@@ -53,6 +65,7 @@ class Script:
     metrics_status: int = 200
     counting: float = 1.0  # how much the counter rises for each token
     preemptions: int = 0  # the counter
+    preempts: int = 0  # how far that counter rises after the first request
     kv_usage: float = 0.25  # while there are requests in flight
     bodies: dict[str, str] = field(default_factory=dict)  # verbatim answers to GET, by path
     # Life and death of the program.
@@ -104,6 +117,7 @@ class Ledger:
     prompt_tokens: int = 0
     hit_tokens: int = 0
     successes: int = 0
+    readings: int = 0  # of /metrics
     in_flight: int = 0
     max_in_flight: int = 0
     seen_prompts: set[str] = field(default_factory=set)

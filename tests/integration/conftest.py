@@ -54,6 +54,7 @@ def calibrated(concurrency: int, delay_ms_p95: float = 0.1) -> Calibration:
 def calibrated_before(monkeypatch: pytest.MonkeyPatch) -> None:
     """Calibrating the client for real takes seconds; the tests of just that do."""
     monkeypatch.setattr(bench, "calibrate", lambda concurrencies, *_: ([calibrated(number) for number in concurrencies], 1e6))
+    monkeypatch.setattr(bench, "contention", lambda _: [])
 
 
 @pytest.fixture(scope="session", autouse=True)

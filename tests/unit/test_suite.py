@@ -1,8 +1,9 @@
 """A suite is checked on load; each complaint says where."""
 
 import json
+import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -150,21 +151,50 @@ def test_line_separators_of_unicode_may_stand_inside_a_case(folder: Path, letter
     assert load_suite(folder).cases[0].text == f"a{letter}b"
 
 
-@pytest.mark.parametrize("name", ["router-en", "router-tr"])
-def test_shipped_suite_loads_and_its_golden_answers_fit_its_schema(name: str) -> None:
-    suite = load_suite(ROOT / "suites" / name)
-    for case in suite.cases:
-        golden = {"route": case.route, "calendar_intent": case.calendar_intent, "slots": case.slots}
-        answer = {**golden, "confidence": 1, "tool_plan": [], "assistant_reply": "ok"}
-        assert suite.validator.is_valid(answer), case.id
+def test_alternatives_are_merged_over_the_golden_answer(folder: Path) -> None:
+    others = [{"route": "unknown"}, {"slots": {}, "tool_plan": ["x"]}]
+    (folder / "cases.jsonl").write_text(line(slots={"title": "t"}, alternatives=others) + "\n", encoding="utf-8")
+    (case,) = load_suite(folder).cases
+    golden = {"route": "smalltalk", "calendar_intent": "none", "slots": {"title": "t"}}
+    assert case.answers == [golden, golden | {"route": "unknown"}, golden | {"slots": {}, "tool_plan": ["x"]}]
+    assert case.routes == {"smalltalk", "unknown"}
 
 
-def test_turkish_suite_is_large_and_balanced() -> None:
-    cases = load_suite(ROOT / "suites" / "router-tr").cases
-    assert len(cases) >= 120
-    routes = [case.route for case in cases]
-    assert set(routes) == {"calendar", "smalltalk", "unknown"}
-    intents = {case.calendar_intent for case in cases}
-    assert intents == {"create", "modify", "cancel", "query", "none"}
-    joint = [(case.route, case.calendar_intent) for case in cases]
-    assert max(joint.count(pair) for pair in set(joint)) / len(cases) < 0.4
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"route": "weather"}, "route: 'weather' is not one of"),
+        ({"slots": {"colour": "red"}}, "slots: Additional properties are not allowed"),
+        ({"tool_plan": ["x"]}, "tool_plan[0]: 'x' is not one of"),
+        ({"alternatives": [{"route": "unknown"}, {"route": "weather"}]}, "alternatives.1.route: 'weather' is not one of"),
+        ({"alternatives": [{"slots": {"colour": "red"}}]}, "alternatives.0.slots: Additional properties are not allowed"),
+        ({"alternatives": [{"mood": "x"}]}, "alternatives.0.mood: Extra inputs are not permitted"),
+    ],
+)
+def test_right_answer_that_the_schema_forbids_has_its_line(folder: Path, changes: dict[str, Any], told: str) -> None:
+    shutil.copy(ROOT / "suites" / "router-en" / "schema.json", folder)
+    assert trouble(folder, "cases.jsonl", f"{line(id='b')}\n{line(**changes)}\n").startswith(f"cases.jsonl:2: {told}")
+
+
+@pytest.mark.parametrize(
+    ("written", "wanted", "roles"),
+    [
+        ("", "suite", ["system", "user"]),
+        ("system: role\n", "suite", ["system", "user"]),
+        ("system: user\n", "suite", ["user"]),
+        ("system: user\n", "role", ["system", "user"]),
+        ("", "user", ["user"]),
+    ],
+)
+def test_system_prompt_stands_where_the_suite_or_the_setting_says(
+    folder: Path, written: str, wanted: Literal["suite", "role", "user"], roles: list[str]
+) -> None:
+    (folder / "suite.yaml").write_text(SUITE + written, encoding="utf-8")
+    suite = load_suite(folder, wanted)
+    messages = suite.messages(suite.cases[0])
+    assert [message["role"] for message in messages] == roles
+    assert "\n\n".join(message["content"] for message in messages) == "Route\nab\n\nHi"
+
+
+def test_place_of_the_system_prompt_that_we_do_not_know_is_refused(folder: Path) -> None:
+    assert "system: Input should be 'role' or 'user'" in trouble(folder, "suite.yaml", f"{SUITE}system: top\n")

@@ -3,14 +3,14 @@
 from xml.sax.saxutils import escape
 
 NAME = "vllm-poc"
-LETTER, PAD, HEIGHT = 6.6, 8, 20  # px; LETTER is an average width at 11 px, as the font's widths are unknown
-# White text on these colours has a contrast of at least 4.5.
-COLOURS = {0: "#1a7f37", 1: "#cf222e"}
+LETTER, PAD, HEIGHT = 6.6, 8, 20  # px; of a letter of 11 px in a font without known widths
+# White on these has a contrast of 4.5 and more, on a light page and on a dark one.
+COLOURS = {"PASS": "#1a7f37", "TRIAL": "#0969da", "NOT PASSED": "#cf222e"}
 OTHER = "#9a6700"
 
 
-def badge(text: str, code: int) -> str:
-    """Return the badge with this text, coloured by the exit code."""
+def badge(text: str, verdict: str) -> str:
+    """Return the badge of a run with this verdict."""
     left, right = (LETTER * len(part) + 2 * PAD for part in (NAME, text))
     alternative = escape(f"{NAME}: {text}")
     return "\n".join(
@@ -20,7 +20,7 @@ def badge(text: str, code: int) -> str:
             f'<clipPath id="round"><rect width="{left + right:.0f}" height="{HEIGHT}" rx="3"/></clipPath>',
             '<g clip-path="url(#round)">',
             f'<rect width="{left:.0f}" height="{HEIGHT}" fill="#444c56"/>',
-            f'<rect x="{left:.0f}" width="{right:.0f}" height="{HEIGHT}" fill="{COLOURS.get(code, OTHER)}"/>',
+            f'<rect x="{left:.0f}" width="{right:.0f}" height="{HEIGHT}" fill="{COLOURS.get(verdict, OTHER)}"/>',
             "</g>",
             '<g fill="#fff" text-anchor="middle" font-family="Verdana,DejaVu Sans,sans-serif" font-size="11">',
             label(NAME, left / 2, left),

@@ -17,8 +17,9 @@ from pipeline.errors import RecordError
 from pipeline.measure.figures import Figure
 from pipeline.measure.verdicts import Verdict
 from pipeline.report.gates import Judged, JudgedGate
-from pipeline.report.headline import WORDS, Word, headline
+from pipeline.report.headline import Word, headline, word
 from pipeline.report.sweep import Sweep
+from pipeline.stages.bench import BenchResult
 from pipeline.stages.check_gpu import Machine
 from pipeline.stages.download_model import Model
 from pipeline.stages.install import Installation
@@ -77,6 +78,9 @@ class ReportedFigure(Part):
     low: float | None
     high: float | None
     reason: str
+    failed: int = 0
+    starts: int = 1
+    invalid: str = ""
     simulated: bool
     artifact: str
     key: str
@@ -85,6 +89,20 @@ class ReportedFigure(Part):
     def metric(self) -> str:
         """Return the figure's name in gates and settings, <stage>.<figure>."""
         return f"{self.stage}.{self.name}"
+
+
+class ReportedLevel(Part):
+    """One closed loop (`concurrency` is set) or open loop (its rates are) of `bench`, with its figures by name."""
+
+    load: Literal["closed", "poisson", "constant"]
+    concurrency: int | None = None
+    rate_per_s: float | None = None
+    came_per_s: float | None = None
+    requests: int
+    failed: int
+    wall_s: float
+    simulated: bool
+    figures: dict[str, Figure]
 
 
 class ReportedGate(Part):
@@ -127,6 +145,7 @@ class Document(Part):
     gates: list[ReportedGate]
     figures: list[ReportedFigure]
     stages: list[StageOutcome]
+    levels: list[ReportedLevel] = []
     sweep: Sweep | None = None
 
     def figure(self, metric: str) -> ReportedFigure | None:
@@ -142,7 +161,7 @@ def build_document(profile: str, judged: Judged) -> Document:
     return Document(
         schema_version=SCHEMA_VERSION,
         run_id=run_id(outcomes),
-        verdict=WORDS[judged.code],
+        verdict=word(judged),
         headline=str(headline(judged)),
         exit_code=judged.code,
         started=min((moment for moment, _took_s in starts.values()), default=None),
@@ -151,6 +170,7 @@ def build_document(profile: str, judged: Judged) -> Document:
         gates=[reported_gate(row) for row in judged.gates],
         figures=[figure for outcome in outcomes.measuring for figure in reported_figures(outcome)],
         stages=[stage_outcome(outcome, names) for outcome in outcomes.stages],
+        levels=reported_levels(outcomes[BenchResult].data),
         sweep=outcomes[Sweep].data,
     )
 
@@ -221,6 +241,24 @@ def reported_figure(stage: str, name: str, figure: Figure, simulated: bool) -> R
     return ReportedFigure(stage=stage, name=name, **figure.model_dump(), simulated=simulated, artifact=artifact, key=key)
 
 
+def reported_levels(bench: BenchResult | None) -> list[ReportedLevel]:
+    """Return the levels of `bench` that have figures of their own, which those of an older version do not."""
+    if bench is None:
+        return []
+    shared = {"requests", "failed", "wall_s", "figures"}
+    closed = [
+        ReportedLevel(load="closed", simulated=bench.simulated, **entry.model_dump(include={"concurrency", *shared}))
+        for entry in bench.levels
+        if entry.figures
+    ]
+    opened = [
+        ReportedLevel(load=entry.arrival, simulated=bench.simulated, **entry.model_dump(include={"rate_per_s", "came_per_s", *shared}))
+        for entry in bench.open_levels
+        if entry.figures
+    ]
+    return [*closed, *opened]
+
+
 def stage_outcome(outcome: Outcome[Artifact], stages: Iterable[str]) -> StageOutcome:
     """Return the stage's outcome; its settings are its fingerprint without the schema, the code and other stages."""
     envelope, failure = outcome.envelope, outcome.failure
@@ -233,7 +271,7 @@ def stage_outcome(outcome: Outcome[Artifact], stages: Iterable[str]) -> StageOut
         started=envelope.started if envelope else None,
         duration_s=envelope.duration_s if envelope else None,
         launch_id=measured.launch_id if measured is not None else None,
-        settings={key: value for key, value in because.items() if key not in {"schema", "code", *stages}},
+        settings={key: value for key, value in because.items() if key not in {"schema", "code", *stages} - {outcome.stage}},
     )
 
 

@@ -24,6 +24,8 @@ MARKS = {
     "NOT PASSED": "❌ NOT PASSED",
     "INCONCLUSIVE": "⚠️ INCONCLUSIVE",
     "NOT_MEASURED": "▫️ NOT_MEASURED",
+    "INVALID": "🚫 INVALID",
+    "TRIAL": "🧪 TRIAL",
     "SIMULATED": "🚫 SIMULATED",
 }
 

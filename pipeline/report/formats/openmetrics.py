@@ -16,7 +16,7 @@ def openmetrics(document: Document) -> str:
         "vllm": facts.vllm,
         "verdict": document.verdict,
     }
-    figures = [figure for figure in document.figures if figure.value is not None]
+    figures = [figure for figure in document.figures if figure.value is not None and not figure.invalid]
     figure_labels = [{"stage": figure.stage, "figure": figure.name, "unit": figure.unit} for figure in figures]
     value_labels = [{**labels, "simulated": str(figure.simulated).lower()} for labels, figure in zip(figure_labels, figures, strict=True)]
     values = [(labels, figure.value) for labels, figure in zip(value_labels, figures, strict=True)]
@@ -27,7 +27,7 @@ def openmetrics(document: Document) -> str:
     families = [
         family("vllm_poc_run", "info", "The run and what it ran on.", [({key: text or "" for key, text in run.items()}, 1)], "_info"),
         family("vllm_poc_exit_code", "gauge", "0 passed, 1 not passed, 2 not measured.", [({}, document.exit_code)]),
-        family("vllm_poc_measured_timestamp_seconds", "gauge", "When the last measurement began.", times),
+        family("vllm_poc_measured_timestamp_seconds", "gauge", "When the last measurement ended.", times),
         family("vllm_poc_gate", "gauge", "1 where the gate passes, else 0.", [(labels, gate.verdict == "PASS") for labels, gate in gates]),
         family("vllm_poc_gate_waived", "gauge", "1 where a waiver covers the gate.", [(labels, gate.waived) for labels, gate in gates]),
         family("vllm_poc_figure", "gauge", "Measured value.", values),

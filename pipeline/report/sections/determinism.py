@@ -3,29 +3,39 @@
 from collections.abc import Sequence
 
 from pipeline.engine.outcomes import Outcomes
-from pipeline.message import Code, Message, _
+from pipeline.message import Code, Message, _, plural
 from pipeline.report.cells import Text, glued
 from pipeline.report.figures import rows
 from pipeline.report.inputs import Inputs
 from pipeline.report.parts import Scenario
 from pipeline.report.sections.common import reason_of
-from pipeline.report.sections.remedy import divergence, remedy_table
+from pipeline.report.sections.remedy import arm_name, divergence, remedy_table
 from pipeline.stages.check_gpu import Machine
 from pipeline.stages.serve import Server
 from pipeline.stages.test_determinism import Arm, Determinism, PromptAgreement, Remedied
 from pipeline.vllm.remedies import NoRemedy, Remedy, remedy_for
 
 BATCH_INVARIANT = Code("VLLM_BATCH_INVARIANT=1")
-LABELS: dict[str, Text] = {
-    "identical": _("D1: identical answers"),
-    "tarr": _("D1: prompts whose answers all agree (TARr@N)"),
-    "tara": _("D1: the same as canonical JSON (TARa@N)"),
-    "d2_identical": _("D2: identical with a cold and a warm prefix cache"),
-    "d3_identical": _("D3: identical under load"),
-    "d4_identical": _("D4: identical after a restart"),
-    "d5_same_seed_identical": _("D5: control, the same seed (must be 100 %)"),
-    "d5_other_seed_identical": _("D5: control, another seed (must be under 100 %)"),
-}
+
+
+def labels(runs: int, constrained_runs: int) -> dict[str, Text]:
+    """Return the labels of the figures; `runs` are the answers to each prompt in D1, the N of TAR."""
+    return {
+        "identical": _("D1: prompts whose answers all have the same tokens"),
+        "tarr": _("D1: prompts whose raw answers all agree (TARr@{runs})", runs=runs),
+        "tara": _("D1: the same as canonical JSON (TARa@{runs})", runs=runs),
+        "d2_identical": _("D2: prompts whose answers are the same with a cold and a warm prefix cache"),
+        "d3_identical": _("D3: prompts whose answers are the same under load"),
+        "d4_identical": _("D4: prompts whose answers are the same after a restart"),
+        "constrained_identical": _("D1, constrained: cases whose answers all have the same tokens"),
+        "constrained_tarr": _("D1, constrained: cases whose raw answers all agree (TARr@{runs})", runs=constrained_runs),
+        "constrained_tara": _("D1, constrained: the same as canonical JSON (TARa@{runs})", runs=constrained_runs),
+        "constrained_d2_identical": _("D2, constrained: cases whose answers are the same with a cold and a warm prefix cache"),
+        "constrained_d3_identical": _("D3, constrained: cases whose answers are the same under load"),
+        "constrained_d4_identical": _("D4, constrained: cases whose answers are the same after a restart"),
+        "d5_same_seed_identical": _("D5: control, the same seed (must be 100 %)"),
+        "d5_other_seed_identical": _("D5: control, another seed (must be under 100 %)"),
+    }
 
 
 def determinism(inputs: Inputs) -> Scenario:
@@ -40,12 +50,16 @@ def determinism(inputs: Inputs) -> Scenario:
     same = [prompt for prompt in data.prompts if prompt.agreeing == prompt.runs]
     facts: list[Text] = [
         _("D1, the guide's test: temperature 0, seed {seed}, one after the other, compared as token ids.", seed=data.seed),
+        _("n counts prompts: one agrees when all its answers do."),
         *([same_words(same, len(data.prompts))] if same else []),
         *(divergent_words(prompt) for prompt in data.prompts if prompt not in same),
         *(arm_fact(arm) for arm in data.arms),
+        *(exchanged_words(arm) for arm in data.arms if arm.exchanged),
         *server_facts(inputs.outcomes, divergent=len(same) < len(data.prompts) or any(diverges(arm) for arm in data.arms)),
     ]
-    return Scenario(title, facts=facts, figures=rows(outcome.stage, data.figures, LABELS, inputs.marks), tables=tables)
+    bound = [prompt.runs for arm in data.arms if (arm.arm, arm.constrained) == ("D1", True) for prompt in arm.prompts]
+    names = labels(max((prompt.runs for prompt in data.prompts), default=0), max(bound, default=0))
+    return Scenario(title, facts=facts, figures=rows(outcome.stage, data.figures, names, inputs.marks), tables=tables)
 
 
 def same_words(same: Sequence[PromptAgreement], prompts: int) -> Message:
@@ -72,15 +86,35 @@ def diverges(arm: Arm) -> bool:
 
 
 def arm_fact(arm: Arm) -> Message:
-    """Return how many answers of the arm agree, or why the arm was not measured."""
+    """Return how many answers of the arm agree, or why nothing was asked."""
+    name = arm_name(arm)
     if arm.reason:
-        return glued(arm.arm, ", ", arm.what, ": NOT_MEASURED, ", arm.reason, ".")
+        return glued(name, ", ", arm.what, ": NOT_MEASURED, ", arm.reason, ".")
+    counts = {"agreeing": sum(arm.by_prompt.values()), "prompts": len(arm.by_prompt), "runs": arm.runs}
     if arm.arm == "D5":
-        agree = _("{agreeing} of {runs} equal the first answer", agreeing=arm.agreeing, runs=arm.runs)
+        agree = _("{agreeing} of {prompts} prompts: all answers equal the first ({runs} answers)", **counts)
+    elif arm.arm == "D1":
+        agree = _("{agreeing} of {prompts} prompts: all answers identical ({runs} answers)", **counts)
     else:
-        agree = _("{agreeing} of {runs} equal the sequential answer", agreeing=arm.agreeing, runs=arm.runs)
+        agree = _("{agreeing} of {prompts} prompts: all answers equal the sequential one ({runs} answers)", **counts)
     evidence = [" (", arm.evidence, ")"] if arm.evidence else []
-    return glued(arm.arm, ", ", arm.what, ": ", agree, divergence(arm.prompts), *evidence, ".")
+    return glued(name, ", ", arm.what, ": ", agree, divergence(arm.prompts), *evidence, ".")
+
+
+def exchanged_words(arm: Arm) -> Message:
+    """Return how many answers of the arm were those to another prompt."""
+    return glued(
+        arm_name(arm),
+        ", ",
+        arm.what,
+        ": ",
+        plural(
+            "answers were exchanged: {count} is that to another prompt",
+            "answers were exchanged: {count} are those to another prompt",
+            arm.exchanged,
+        ),
+        ".",
+    )
 
 
 def server_facts(outcomes: Outcomes, divergent: bool) -> list[Text]:

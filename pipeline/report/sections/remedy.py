@@ -12,7 +12,7 @@ from pipeline.stages.test_determinism import REMEDY_NOTE, Arm, PromptAgreement, 
 def remedy_table(proof: Remedied) -> Table:
     """Return the table of answers and speed, without and with the remedy."""
     sides = (proof.without, proof.remedied)
-    arms = dict.fromkeys((arm.arm, arm.what) for side in sides for arm in side.arms if arm.arm != "D5")
+    arms = dict.fromkeys((arm_name(arm), arm.what) for side in sides for arm in side.arms if arm.arm != "D5")
     remedy = Code(f"{proof.variable}={proof.value}")
     speeds = _("system throughput at concurrency {concurrency}", concurrency=proof.concurrency)
     answers: list[list[Cell]] = [[glued(arm, ", ", what), *(arm_words(side.arms, arm, what) for side in sides)] for arm, what in arms]
@@ -50,9 +50,14 @@ def troubles(sides: Sequence[Side]) -> list[list[Cell]]:
     return [[name, *(cell or _("no") for cell in cells)] for name, cells in kinds if any(cells)]
 
 
-def arm_words(arms: Sequence[Arm], name: str, what: Text) -> Message:
-    """Return how many answers of that arm agree, or why it was not measured."""
-    arm = next((arm for arm in arms if (arm.arm, arm.what) == (name, what)), None)
+def arm_name(arm: Arm) -> Text:
+    """Return the arm's name, with the suite's requests apart from the free ones."""
+    return _("{arm}, constrained", arm=arm.arm) if arm.constrained else arm.arm
+
+
+def arm_words(arms: Sequence[Arm], name: Text, what: Text) -> Message:
+    """Return how many answers of that arm agreed, or why none was asked for."""
+    arm = next((arm for arm in arms if (arm_name(arm), arm.what) == (name, what)), None)
     if arm is None:
         return _("not measured")
     if arm.reason:

@@ -23,6 +23,7 @@ FIGURES: dict[str, Text] = {
     "truncated": _("cut off at max_tokens"),
     "route_accuracy": _("route right"),
     "route_macro_f1": _("macro-F1 of the routes"),
+    "tool_plan_accuracy": _("tool plan right"),
     "joint_accuracy": _("route, intent and slots right"),
     "ttft_ms_p50": _("TTFT, median"),
     "latency_ms_p50": _("E2E latency, median"),
@@ -51,6 +52,10 @@ def router(inputs: Inputs) -> Scenario:
 def labels(data: RouterResult) -> dict[str, Text]:
     """Return the figures' labels."""
     result: dict[str, Text] = {f"{arm}_{name}": joined(": ", [NAMES[arm], label]) for arm in ARMS for name, label in FIGURES.items()}
+    for arm in ARMS:
+        if (plan := data.figures.get(f"{arm}_tool_plan_accuracy")) and plan.value is not None:
+            result[f"{arm}_joint_accuracy"] = joined(": ", [ARMS[arm], _("route, intent, slots and tool plan right")])
+    result["constrained_route_gain_points"] = _("constrained: route right, percentage points above that baseline")
     result["majority_baseline"] = _("baseline: always {route}", route=Code(data.majority_route))
     result |= {
         "constraint_ttft_ms_p50": _("cost of the schema, per case: TTFT, median"),
@@ -74,6 +79,7 @@ def facts(data: RouterResult) -> list[Text]:
             cases=data.cases,
             unary=data.unary_cases,
         ),
+        *([_("The system prompt stands in front of the user's text, in one message.")] if data.system == "user" else []),
         *(
             _("Failure classes, {arm}: {classes}.", arm=NAMES.get(arm, arm), classes=classes_words(classes))
             for arm, classes in data.failures.items()

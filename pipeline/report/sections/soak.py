@@ -19,7 +19,8 @@ FIGURES: dict[str, Text] = {
     "stable": _("stable (n: seconds of load)"),
 }
 LABELS: dict[str, Text] = {
-    f"{series}_{figure}": joined(", ", [name, label]) for series, name in SERIES.items() for figure, label in FIGURES.items()
+    **{f"{series}_{figure}": joined(", ", [name, label]) for series, name in SERIES.items() for figure, label in FIGURES.items()},
+    "preemptions": _("preemptions under load (n: seconds of load)"),
 }
 STATES: dict[SoakState, Message] = {
     "complete": _("complete"),

@@ -1,18 +1,16 @@
 """Latency and throughput: the figures, the loops behind them, and the agreement of client and server."""
 
-from collections.abc import Sequence
-
 from pipeline.load.calibration import Calibration
 from pipeline.load.levels import Level
-from pipeline.measure.digits import ends_of
 from pipeline.message import Code, Digits, Message, _, plural
 from pipeline.report.cells import Amount, Cell, Text, amount, comma_separated, glued, number
 from pipeline.report.figures import rows
 from pipeline.report.inputs import Inputs
 from pipeline.report.parts import Scenario, Table
 from pipeline.report.raw import latencies_of
-from pipeline.report.sections.common import counter, milliseconds, reason_of, yes
+from pipeline.report.sections.common import counter, milliseconds, reason_of
 from pipeline.report.sections.speed_charts import speed_charts
+from pipeline.report.sections.speed_levels import capacity_table, contention_facts, level_table, open_table, rate_of
 from pipeline.stages.bench import BenchResult
 from pipeline.stages.measure_vram import MemoryUse
 from pipeline.vllm.ledger import LedgerEntry, MeanCheck
@@ -20,6 +18,8 @@ from pipeline.vllm.ledger import LedgerEntry, MeanCheck
 LABELS: dict[str, Text] = {
     "ttft_ms_p50": _("TTFT, cold prefix cache, median"),
     "ttft_ms_p95": _("TTFT, cold prefix cache, p95"),
+    "ttfat_ms_p50": _("TTFAT, median"),
+    "ttfat_ms_p95": _("TTFAT, p95"),
     "ttft_warm_ms_p50": _("TTFT, warm prefix cache, median"),
     "ttft_warm_ms_p95": _("TTFT, warm prefix cache, p95"),
     "first_byte_ms_p50": _("time to first byte, median"),
@@ -41,7 +41,7 @@ def speed(inputs: Inputs) -> Scenario:
         title,
         facts=[*how_facts(data), *trouble_facts(data, inputs.outcomes[MemoryUse].data)],
         figures=rows(outcome.stage, data.figures, labels(data), inputs.marks),
-        tables=[table for table in (closed_table(data), open_table(data), capacity_table(data)) if table.rows],
+        tables=[table for table in (level_table(data), closed_table(data), open_table(data), capacity_table(data)) if table.rows],
         charts=speed_charts(data, latencies_of(data, inputs.root)),
     )
 
@@ -54,12 +54,12 @@ def labels(data: BenchResult) -> dict[str, Text]:
         result[f"system_tok_s_c{entry.concurrency}"] = _("system throughput, {loop}", loop=loop)
         result[f"goodput_c{entry.concurrency}"] = _("goodput, {loop}", loop=loop)
     for level in data.open_levels:
-        loop = _("open loop, {arrival} arrivals at {rate} requests/s", arrival=level.arrival, rate=number(level.rate_per_s))
+        loop = _("open loop, {arrival} arrivals at {rate} requests/s", arrival=level.arrival, rate=rate_of(level))
         result[f"{level.arrival}_ttft_ms_p95"] = _("TTFT from the scheduled send, p95, {loop}", loop=loop)
         result[f"{level.arrival}_e2e_ms_p50"] = _("E2E latency from the scheduled send, median, {loop}", loop=loop)
         result[f"{level.arrival}_e2e_ms_p95"] = _("E2E latency from the scheduled send, p95, {loop}", loop=loop)
         result[f"{level.arrival}_goodput"] = _("goodput, {loop}", loop=loop)
-    return {**result, "capacity_req_s": _("capacity: highest rate that meets the limits")}
+    return {**result, "capacity_req_s": _("capacity: highest rate that is sustained")}
 
 
 def how_facts(data: BenchResult) -> list[Text]:
@@ -92,6 +92,8 @@ def how_facts(data: BenchResult) -> list[Text]:
         *(ledger_fact(count) for count in data.ledger),
         *(mean_fact(check) for check in data.means),
         *([] if data.ceiling_chunks_s is None else [ceiling_fact(data.ceiling_chunks_s)]),
+        *([] if data.replaced is None else [_("Idle connections replaced because the server had closed them: {n}.", n=data.replaced)]),
+        *contention_facts(data),
     ]
 
 
@@ -112,10 +114,12 @@ def trouble_facts(data: BenchResult, memory: MemoryUse | None) -> list[Text]:
             if entry.invalid
         ),
         *(
-            _("OVER-SATURATED at {rate} requests/s ({arrival}): latency kept rising.", rate=number(entry.rate_per_s), arrival=entry.arrival)
+            _("OVER-SATURATED at {rate} requests/s ({arrival}): latency kept rising.", rate=rate_of(entry), arrival=entry.arrival)
             for entry in data.open_levels
             if entry.overloaded
         ),
+        *([_("SPREAD EVENLY: {n} answers did not say how many tokens each chunk carried.", n=data.uncounted)] if data.uncounted else []),
+        *([_("CONTRADICTED: the usage of {n} answers is not what came.", n=data.contradictory)] if data.contradictory else []),
         *kernel_facts(data, memory),
         *([_("{failed} requests under load failed.", failed=failed)] if failed else []),
     ]
@@ -210,43 +214,3 @@ def clients(entry: Level, calibration: Calibration) -> Text:
             clock=number(entry.clock_ms),
         )
     return _(", {processes} processes", processes=calibration.processes) if calibration.processes > 1 else ""
-
-
-def open_table(data: BenchResult) -> Table:
-    """Return the table of open loops."""
-    rows: list[list[Cell]] = [
-        [
-            entry.arrival,
-            number(entry.rate_per_s),
-            entry.requests,
-            entry.failed,
-            entry.in_flight_max,
-            Amount(milliseconds(entry.delay_ms_p50, entry.delay_ms_max), entry.delay_ms_p50),
-            yes(not entry.overloaded),
-        ]
-        for entry in data.open_levels
-    ]
-    header: Sequence[Text] = (
-        _("Arrivals"),
-        _("Offered requests/s"),
-        _("Requests"),
-        _("Failed"),
-        _("Most in flight"),
-        _("Schedule's own delay p50, max"),
-        _("Kept up"),
-    )
-    return Table(_("Open loops"), list(header), rows, notes=("open",))
-
-
-def capacity_table(data: BenchResult) -> Table:
-    """Return the table of rates that the capacity search tried."""
-    rows: list[list[Cell]] = [
-        [
-            number(trial.rate_per_s),
-            amount([number(trial.goodput_percent, ends_of("%")), " %"], trial.goodput_percent),
-            yes(not trial.overloaded),
-            yes(trial.meets),
-        ]
-        for trial in data.trials
-    ]
-    return Table(_("Search for capacity"), [_("Requests/s"), _("Goodput"), _("Kept up"), _("Meets")], rows)

@@ -70,6 +70,8 @@ def obstacle(data: BenchResult, base: str, series: Text, values: Sequence[float]
     figure = data.figures.get(f"{base}_p50")
     if figure is None or figure.value is None:
         return joined(": ", [series, figure.reason if figure else _("not measured")])
+    if figure.invalid:
+        return joined(": ", [series, "INVALID", figure.invalid])
     if not values:
         return _("{series}: the raw stamps ({file}) are gone or cannot be read", series=series, file=data.raw)
     if len(values) != figure.n or not math.isclose(quantile(values, 0.5), figure.value, rel_tol=1e-6):

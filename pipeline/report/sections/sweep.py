@@ -134,6 +134,6 @@ def ruling(cell: CellRecord) -> Ruling:
     """Return the verdict of the cell's own report, and how many of its required gates pass."""
     if cell.verdict is None:
         return Ruling(NOT_MEASURED)
-    word = cell.verdict if cell.verdict in ("PASS", "NOT PASSED") else NOT_MEASURED
+    word = cell.verdict if cell.verdict in ("PASS", "TRIAL", "NOT PASSED") else NOT_MEASURED
     gates = _("{passed} of {gates} gates", passed=cell.gates_passed, gates=cell.gates)
     return Ruling("SIMULATED" if cell.simulated else word, waiver=gates)

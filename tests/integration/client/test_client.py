@@ -1,6 +1,7 @@
 """The client against a scripted server: what is stamped, what counts as failed, what is sent."""
 
 import asyncio
+import dataclasses
 import itertools
 import threading
 from collections.abc import Callable
@@ -12,11 +13,12 @@ import requests
 from pipeline.client.answer import Answer, RawAnswer, read_answer
 from pipeline.client.control import Control
 from pipeline.client.endpoint import Endpoint
-from pipeline.client.payloads import streamed
+from pipeline.client.payloads import streamed, unary
 from pipeline.errors import MeasureError
 from pipeline.load.calibration import stub
 from pipeline.load.generator import TARGET_GONE, Channel, Route, closed_loop, open_loop
-from pipeline.vllm.metrics import GENERATED_TOKENS
+from pipeline.load.stamps import pace_ms
+from pipeline.vllm.metrics import GENERATED_TOKENS, Counters
 from tests.fakes.environment import free_port, until
 from tests.fakes.fake_vllm import FakeVllm
 from tests.fakes.script import Script
@@ -88,7 +90,11 @@ def test_a_fixed_length_is_asked_for_and_given() -> None:
         (Script(cut_after=0), "cut off before [DONE]"),
         (Script(cut_after=2), "cut off before [DONE]"),
         (Script(break_after=2), "the connection ended within the answer"),
-        (Script(error_after=0), "error event"),
+        (Script(error_after=0), "error from the server"),
+        (Script(finish_reason="abort"), "finish_reason: abort"),
+        (Script(usage_says=-8), "unreadable event"),
+        (Script(usage_says=8.0), "unreadable event"),
+        (Script(usage_says="8"), "unreadable event"),
         (Script(error_after=2), "scripted trouble"),
         (Script(only_usage=True), "no content"),
         (Script(usage_chunk=False), "no usage chunk"),
@@ -320,18 +326,41 @@ def test_stamps_are_those_of_a_stub_that_records_what_it_sends(arguments: tuple[
         )
 
 
-def test_requests_share_their_connections_and_a_stale_one_is_replaced_unseen() -> None:
-    with FakeVllm(Script(texts=(TEXT,))) as fake:
-        closed_loop(Endpoint(fake.base_url), [payload() for _ in range(6)], 2, TIMEOUT_S)
-        assert fake.ledger.connections == 2
-    with FakeVllm(Script(texts=(TEXT,), tires_after=3)) as fake:  # takes the fourth request of a connection and hangs up unanswered
-        answers, _ = closed_loop(Endpoint(fake.base_url), [payload() for _ in range(8)], 1, TIMEOUT_S)
-        assert [answer.error for answer in answers] == [""] * 8
-        assert fake.ledger.connections == 3
-        assert len(fake.ledger.requests) == 8, "none was answered twice"
+def test_a_proxy_that_flushes_chunks_together_does_not_change_the_pace() -> None:
+    script = Script(texts=(TEXT,), inter_token_s=0.02)
+    for flush in (1, 4, 8):
+        answer, _ = ask(dataclasses.replace(script, flush_chunks=flush), max_tokens=32, ignore_eos=True)
+        assert answer.chunk_tokens == [1] * 32
+        assert (pace_ms(answer) or 0) >= 20
 
 
-def test_a_server_that_hangs_up_on_a_new_connection_is_a_failure() -> None:
-    with FakeVllm(Script(tires_after=0)) as fake:
-        (answer,), _ = closed_loop(Endpoint(fake.base_url), [payload()], 1, TIMEOUT_S)
-    assert "the connection ended without an answer" in answer.error
+def test_hidden_tokens_are_in_the_chunks_without_text_or_a_contradiction() -> None:
+    script = Script(texts=(TEXT,), inter_token_s=0.01, silent_first=3, silent_last=24)
+    answer, _ = ask(script, max_tokens=64, ignore_eos=True)
+    assert (answer.tokens, sum(answer.chunk_tokens or []), answer.contradicts_itself) == (64, 64, False)
+    assert (pace_ms(answer) or 0) >= 10
+    assert answer.first_ns == answer.chunk_ns[3]
+    unsent, _ = ask(Script(texts=(TEXT,), inter_token_s=0.01, unsent_last=24), max_tokens=64, ignore_eos=True)
+    assert (unsent.tokens, sum(unsent.chunk_tokens or []), unsent.contradicts_itself) == (64, 40, True)
+    assert (pace_ms(unsent) or 0) >= 10
+
+
+@pytest.mark.parametrize("thought_as", ["reasoning", "reasoning_content", "content"])
+def test_reasoning_is_apart_streamed_and_in_one_piece(thought_as: str) -> None:
+    script = Script(texts=(TEXT,), thought="Let me think about it.", thought_as=thought_as)
+    answer, _ = ask(script)
+    with FakeVllm(script) as fake:
+        whole = read_answer(send(Endpoint(fake.base_url), unary("fake-model", [{"role": "user", "content": "Hi."}], 64), TIMEOUT_S))
+    assert (answer.text, answer.reasoning) == (whole.text, whole.reasoning) == (TEXT, "Let me think about it.")
+    assert answer.first_ns < answer.answer_ns
+    assert whole.first_ns == whole.answer_ns
+
+
+def test_shares_of_several_engines_are_not_summed_and_counts_are() -> None:
+    lines = [f'vllm:kv_cache_usage_perc{{engine="{engine}"}} 0.4{engine}' for engine in range(4)]
+    lines += [f'vllm:num_preemptions_total{{engine="{engine}"}} 2' for engine in range(4)]
+    with FakeVllm(Script(bodies={"/metrics": "\n".join(lines) + "\n"})) as one, FakeVllm(Script(kv_usage=0.9)) as other:
+        control = Control(one.base_url)
+        assert control.metrics() == {"vllm:kv_cache_usage_perc": 0.43, "vllm:num_preemptions_total": 8}
+        together = Counters([control, Control(other.base_url)]).read()
+        assert (together["vllm:kv_cache_usage_perc"], together["vllm:num_preemptions_total"]) == (0.43, 8)

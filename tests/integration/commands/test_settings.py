@@ -19,13 +19,13 @@ def test_misspelt_section_in_the_file(project: Project) -> None:
 
 
 def test_wrong_value_in_the_file(project: Project) -> None:
-    line = project.replace("load_s: 300", "load_s: -1")
+    line = project.replace("load_s: 900", "load_s: -1")
     (first,) = project.refuses("status")
     assert first == f"error: config.yaml:{line}: vram.load_s: input should be greater than 0, got -1"
 
 
 def test_file_that_is_not_yaml(project: Project) -> None:
-    line = project.replace("load_s: 300", "load_s: [300")
+    line = project.replace("load_s: 900", "load_s: [900")
     first, hint = project.refuses("status")
     assert first.startswith("error: config.yaml:")
     assert int(first.split(":")[2]) >= line

@@ -92,12 +92,12 @@ def test_all_on_a_terminal(measured: tuple[Project, tuple[str, ...], Seen]) -> N
     assert not any(re.search("[⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏]", line) for line in seen.lines), "it is gone at the end"
     ended = {line.split()[1]: line for line in seen.lines if re.match(r"[✓·▫✗] ", line)}
     assert set(ended) == set(STAGE_NAMES) - {"install", "download-model"}
-    assert re.fullmatch(r"✓ bench +made +\d+\.\d s  never ran", ended["bench"])
+    assert re.fullmatch(r"✓ bench +made +\S.*  never ran", ended["bench"])
     assert ended["measure-vram"].startswith("▫ measure-vram      left out            the memory of the server at")
     gates = project.record("report")["data"]["gates"]
     start = next(at for at, line in enumerate(seen.lines) if line.split() == ["Metric", "Target", "Measured", "Verdict"])
     starts = [seen.lines[start].index(name) for name in ("Metric", "Target", "Measured", "Verdict")]
-    assert len(gates) == 12
+    assert len(gates) == 17
     for at, (begin, end) in enumerate(pairwise([*starts, COLUMNS])):
         column = "".join("".join(line[begin:end] for line in seen.lines[start:]).split())
         assert all("".join(gate["cells"][at].split()) in column for gate in gates), "folded, and whole"

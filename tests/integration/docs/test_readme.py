@@ -12,7 +12,7 @@ from pipeline.config.layers import load_layers
 from tests.integration.docs.parts import DOCS, GENERATED, PARTS, README, ROOT, fill, part
 
 CURRENT = [(page, name) for page, names in PARTS.items() for name in names if name != "excerpt"]
-FORMATS = ("json", "html")  # of `report.json` and `report.html`, which are files
+FORMATS = ("json", "html", "svg")  # of `report.json` and `report.html`, which are files
 PAGES = [README, *sorted(DOCS.rglob("*.md"))]
 
 

@@ -12,7 +12,7 @@ from pipeline.engine.pipeline import Pipeline
 from pipeline.engine.record import Store, write_atomic
 from pipeline.errors import ConfigError, ServerError
 from pipeline.experiments import noise
-from pipeline.experiments.noise import NOTE
+from pipeline.report.noise import NOISE_NOTE, RunNoise
 from pipeline.server import state
 from tests.fakes.environment import code_of
 from tests.fakes.script import VERSION, Script
@@ -34,8 +34,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project
     made.close()
 
 
-def measured(project: Project) -> noise.RunNoise:
-    found = project.store.outcome(NOTE, noise.RunNoise).data
+def measured(project: Project) -> RunNoise:
+    found = project.store.outcome(NOISE_NOTE, RunNoise).data
     assert found is not None
     return found
 
@@ -49,7 +49,7 @@ def test_each_start_is_measured_and_nothing_else_changes(project: Project, capsy
     made = measured(project)
     assert (made.model, made.vllm, made.starts, made.simulated) == ("fake-model", VERSION, 3, False)
     assert {"bench.ttft_ms_p50", "bench.decode_tok_s_p50", "test-router.constrained_latency_ms_p50"} <= set(made.figures)
-    assert not any(entry.unit in ("%", "points") for entry in made.figures.values())
+    assert {name for name, entry in made.figures.items() if entry.unit == "%"} <= {"bench.goodput_c1"}, "shares that rest on time"
     assert not any("constraint_" in name for name in made.figures)
     for entry in made.figures.values():
         assert (entry.n, len(entry.values)) == (3, 3)
@@ -76,7 +76,7 @@ def test_a_server_that_was_not_up_is_not_left_up(project: Project) -> None:
 
 def test_a_start_that_fails_leaves_the_last_noise_and_nothing_running(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     assert code_of(calibrate_noise(project.root, Options(), "2")) == 0
-    kept = project.store.path(NOTE).read_bytes()
+    kept = project.store.path(NOISE_NOTE).read_bytes()
     taking = noise.measured
 
     def and_break(*arguments: object) -> object:
@@ -88,7 +88,7 @@ def test_a_start_that_fails_leaves_the_last_noise_and_nothing_running(project: P
     monkeypatch.setattr(noise, "measured", and_break)
     with pytest.raises(ServerError, match="its disk broke"):
         calibrate_noise(project.root, Options(), "2")
-    assert project.store.path(NOTE).read_bytes() == kept
+    assert project.store.path(NOISE_NOTE).read_bytes() == kept
     assert project.processes() == []
 
 

@@ -27,6 +27,7 @@ from pipeline.server.state import Launch
 from pipeline.server.stop import Closing, stop_server
 from pipeline.stages.serve import Server
 from pipeline.stages.test_determinism import REMEDY_NOTE, Remedied
+from tests.builders.stages import forgive_the_machine
 from tests.fakes.environment import FakeProject, code_of, machine, until
 from tests.fakes.fake_vllm import SCRIPT_VARIABLE
 from tests.fakes.script import VERSION, Script
@@ -44,7 +45,16 @@ SHAKY = Script(
 )
 NO_START: dict[str, Any] = {"exit_code": 1, "log": ["ValueError: its disk broke"]}
 SETTINGS = {
-    "determinism": {"prompts": "prompts.txt", "count": 2, "runs": 2, "cache_runs": 1, "load": [2], "load_runs": 1, "max_tokens": 8},
+    "determinism": {
+        "prompts": "prompts.txt",
+        "count": 2,
+        "runs": 2,
+        "constrained": 0,
+        "cache_runs": 1,
+        "load": [2],
+        "load_runs": 1,
+        "max_tokens": 8,
+    },
     "bench": {"decode_requests": 2, "output_tokens": 4, "concurrency": [1, 2], "requests_per_level": 2},
 }
 
@@ -93,6 +103,7 @@ def prepare(root: Path, patch: pytest.MonkeyPatch) -> Project:
     patch.setattr(remedy, "calibrate", lambda *_: (own, ceiling))
     patch.setattr(Pipeline, "ensure", lambda *_, **__: [])
     patch.delenv(VARIABLE, raising=False)
+    forgive_the_machine(patch)
     return made
 
 

@@ -27,7 +27,7 @@ from pipeline.experiments.soak import parse_hours
 from pipeline.measure.figures import Figure, not_measured
 from pipeline.measure.memory import S_PER_H
 from pipeline.server import state
-from pipeline.stages.measure_vram import LaunchMemory, Load, MemoryUse, Soak, memory_use
+from pipeline.stages.measure_vram import LaunchMemory, Load, MemoryUse, Soak, budget_of, memory_use
 from pipeline.stages.serve import Server
 from pipeline.terminal import Silent
 from tests.fakes.environment import FakeProject, code_of, machine, simulated_server
@@ -133,7 +133,7 @@ def test_after_a_day_a_minute_costs_a_minutes_lines(server: Server, workspace: W
     watch = LaunchMemory(server.handle, workspace)
 
     def made(end_s: float) -> MemoryUse:
-        return memory_use(Load(spans=[(0.0, end_s)], requests=9, preempted=0), 0, machine(gpu=True), server, watch)
+        return memory_use(Load(spans=[(0.0, end_s)], requests=9, preempted=0), budget_of(SETTINGS), 0, machine(gpu=True), server, watch)
 
     assert made(day_s - 1).figures["vram_steady_mib"].value == 800
     assert watch.samples.lines == day_s + 1
@@ -196,7 +196,7 @@ def test_a_soak_whose_server_answers_no_more_fails_with_what_it_has(server: Serv
         fake.script = Script(status=503)
 
     with pytest.raises(NothingAnsweredError, match=r"soak: no request of the last 0\.\d+ s succeeded: HTTP 503"):
-        soak(server, workspace, seen=seen)
+        soak(server, workspace, hours=1, seen=seen)  # however slow the machine, it is not over by then
     assert on_record(workspace).state == "failed"
 
 

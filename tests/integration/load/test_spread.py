@@ -16,7 +16,7 @@ from pipeline.errors import MeasureError
 from pipeline.load import calibration, spread
 from pipeline.load.calibration import Calibration, best_calibration
 from pipeline.load.generator import TARGET_GONE
-from pipeline.load.spread import LoadShare, Processes
+from pipeline.load.spread import Least, LoadShare, Processes
 from tests.fakes.environment import until
 from tests.fakes.fake_vllm import FakeVllm
 from tests.fakes.script import Script
@@ -51,6 +51,26 @@ def test_answers_stand_in_order_whatever_process_got_them(processes: int) -> Non
     assert workers() == []
 
 
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_closed_loop_ends_once_it_has_its_least_size_and_sends_no_more(processes: int) -> None:
+    with FakeVllm(Script(texts=("a",))) as fake:
+        crew = Processes(processes) if processes > 1 else None
+        made = spread.loop(Endpoint(fake.base_url), payloads(), 2, TIMEOUT_S, crew, pace=Least(4, 0))
+        assert [answer.ok for answer in made.answers] == [True] * 4
+        longer = spread.loop(Endpoint(fake.base_url), payloads() * 500, 2, TIMEOUT_S, crew, pace=Least(1, 0.2))
+        assert len(longer.answers) == len(fake.ledger.requests) - 4, "what was sent was answered, and nothing else counts"
+        assert 2 <= len(longer.answers) <= 3500
+        sends = [answer.sent_ns for answer in longer.answers]
+        assert len(longer.answers) == 3500 or (max(answer.last_ns for answer in longer.answers) - min(sends)) / 1e9 >= 0.15
+
+
+def test_a_client_that_is_gone_counts_its_share_of_the_least_requests_as_failed() -> None:
+    with FakeVllm(Script(first_token_s=20)) as fake:
+        target = Endpoint(fake.base_url, lambda: len(fake.ledger.requests) < 2)
+        made = spread.loop(target, payloads() * 100, 2, TIMEOUT_S, Processes(2), pace=Least(6, 0))
+    assert [answer.error for answer in made.answers] == [TARGET_GONE] * 6
+
+
 def test_a_dead_target_ends_the_processes_and_their_requests_count_as_failed() -> None:
     with FakeVllm(Script(first_token_s=20)) as fake:
         target = Endpoint(fake.base_url, lambda: len(fake.ledger.requests) < 2)
@@ -75,7 +95,7 @@ def test_an_open_loop_is_sent_by_one_schedule_whatever_process_sends(processes: 
     script = Script(by_prompt={prompt: {"texts": [prompt]} for prompt in NUMBERS})
     with FakeVllm(script) as fake:
         crew = Processes(processes) if processes > 1 else None
-        made = spread.loop(Endpoint(fake.base_url), payloads(), 1, TIMEOUT_S, crew, due_s=due_s)
+        made = spread.loop(Endpoint(fake.base_url), payloads(), 1, TIMEOUT_S, crew, pace=due_s)
     assert [answer.text for answer in made.answers] == NUMBERS
     apart_ns = [answer.scheduled_ns - made.answers[0].scheduled_ns for answer in made.answers]
     assert apart_ns == [int(due * 1e9) for due in due_s]

@@ -55,7 +55,7 @@ def test_clients_on_nodes_merge_their_stamps_by_one_clock(crew: Workers) -> None
         assert fake.ledger.max_in_flight == 3, "together so many as were asked for"
         due_s = [0.02 * number for number in range(len(NUMBERS))]
         fake.script = replace(fake.script, rendezvous=0)
-        opened = loop(target, payloads(), 1, TIMEOUT_S, crew, due_s=due_s)
+        opened = loop(target, payloads(), 1, TIMEOUT_S, crew, pace=due_s)
     assert [answer.text for answer in made.answers] == [answer.text for answer in opened.answers] == NUMBERS
     assert made.wall_s > 0
     assert made.cpu_s > 0

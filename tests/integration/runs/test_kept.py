@@ -8,6 +8,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from pipeline.engine.record import write_atomic
+from pipeline.measure.directions import direction_of
 from pipeline.report.formats.document import SCHEMA_FILE, text_of
 from tests.builders.documents import document, families, figure
 from tests.builders.project import SMALL, Project
@@ -54,17 +55,22 @@ def test_each_all_that_measured_is_kept_listed_and_compared(project: Project) ->
     told = json.loads("\n".join(project.says("history", "--json")))
     assert [run["id"] for run in told] == [newer, older]
     assert newer.rpartition("-")[2] in project.says("history")[1]
-    compared = project.invoke("compare", "previous", "latest")
+    only = ("--only", "bench.system_tok_s_c1,bench.system_tok_s_c8")
+    compared = project.invoke("compare", "previous", "latest", *only)
     assert compared.returncode == 1, compared.stdout
     assert any(line.startswith("WORSE: bench.system_tok_s_c") for line in compared.stdout.splitlines())
-    assert project.invoke("compare", newer, older).returncode == 0
-    as_json = json.loads(project.invoke("compare", "previous", "latest", "--json").stdout)
+    assert project.invoke("compare", newer, older, *only).returncode == 0
+    as_json = json.loads(project.invoke("compare", "previous", "latest", "--json", "--set", f"compare.figures=[{only[1]}]").stdout)
     assert (as_json["a"], as_json["b"], as_json["exit_code"]) == (older, newer, 1)
+    assert [row["metric"] for row in as_json["figures"] if row["decides"]] == only[1].split(",")
+    assert [row["metric"] for row in as_json["figures"] if direction_of(row["metric"]) is None] == []
     folder = project.root / "artifacts" / "runs" / newer
     assert {path.name for path in folder.iterdir()} >= {"report.json", "REPORT.md", "records", "raw"}
     assert (folder / "records" / "bench.json").read_bytes() == (project.root / "artifacts" / "bench.json").read_bytes()
     text = (project.root / "report.json").read_text(encoding="utf-8")
     Draft202012Validator(json.loads(SCHEMA_FILE.read_text(encoding="utf-8"))).validate(json.loads(text))
+    settings = {stage["stage"]: stage["settings"] for stage in json.loads(text)["stages"]}
+    assert settings["bench"]["bench"]["output_tokens"] > 1
     assert summary.read_text(encoding="utf-8").startswith("### ")
     assert summary.read_text(encoding="utf-8").count("\n| ") == 1 + len(json.loads(text)["gates"]) + 1
     cases = list(ET.parse(project.root / "artifacts" / "junit.xml").iter("testcase"))
@@ -95,21 +101,26 @@ def test_compare_says_what_it_cannot_compare(project: Project) -> None:
         f"error: {a} and {b} differ in device (A card against Another)",
         "  → compare them all the same with --anyway",
     ]
-    assert "NOT ALIKE: these runs differ in device (A card against Another)." in project.says("compare", a, b, "--anyway")
+    assert "NOT ALIKE: these runs differ in device (A card against Another)." in project.says("compare", a, b, "--anyway", "--only", RATE)
     assert project.refuses("compare", a, "nowhere")[0] == "error: no run, path or git ref is called 'nowhere'"
-    put(project, 3, 70)
-    assert project.invoke("compare", "000001", "000003").returncode == 1
+    put(project, 3, 50)
+    assert project.invoke("compare", "000001", "000003").returncode == 2, "no figure has a gate, so none decides"
+    assert project.invoke("compare", "000001", "000003", "--only", RATE).returncode == 1
+    assert project.refuses("compare", "000001", "000003", "--only", "bench.system_tok_c4")[0] == (
+        "error: neither run has a figure 'bench.system_tok_c4'; did you mean 'bench.system_tok_s_c4'?"
+    )
+    assert project.refuses("compare", "000001", "000003", "--only", ",")[0].startswith("error: --only: expected figures, as in bench.")
 
 
 def test_compare_draws_what_it_compared_and_no_older_picture_stays(project: Project) -> None:
-    a, b, empty = put(project, 1, 100), put(project, 2, 70), put(project, 3, 0)
+    a, b, empty = put(project, 1, 100), put(project, 2, 50), put(project, 3, 0)
     picture = project.root / "artifacts" / "compare.svg"
-    done = project.invoke("compare", a, b)
+    done = project.invoke("compare", a, b, "--only", RATE)
     assert (done.returncode, done.stdout.splitlines()[-1]) == (1, "plot: artifacts/compare.svg")
     first = picture.read_bytes()
     assert f"<title>{b} (B) against {a} (A)</title>" in first.decode()
-    assert "0.700 worse" in first.decode()
-    as_json = json.loads(project.invoke("compare", a, b, "--json").stdout)
+    assert "0.500 worse" in first.decode()
+    as_json = json.loads(project.invoke("compare", a, b, "--json", "--only", RATE).stdout)
     assert as_json["plot"] == "artifacts/compare.svg"
     assert picture.read_bytes() == first
     assert json.loads(project.invoke("compare", empty, b, "--json").stdout)["plot"] is None, "nothing has a ratio to 0"
@@ -117,11 +128,11 @@ def test_compare_draws_what_it_compared_and_no_older_picture_stays(project: Proj
 
 
 def test_a_picture_that_cannot_be_written_changes_no_verdict(project: Project) -> None:
-    a, b = put(project, 1, 100), put(project, 2, 70)
+    a, b = put(project, 1, 100), put(project, 2, 50)
     (project.root / "artifacts" / "compare.svg").mkdir()
-    done = project.invoke("compare", a, b)
+    done = project.invoke("compare", a, b, "--only", RATE)
     assert (done.returncode, done.stdout.splitlines()[-1]) == (1, "no plot: artifacts/compare.svg cannot be written (Is a directory)")
-    as_json = json.loads(project.invoke("compare", a, b, "--json").stdout)
+    as_json = json.loads(project.invoke("compare", a, b, "--json", "--only", RATE).stdout)
     assert (as_json["plot"], as_json["exit_code"]) == (None, 1)
 
 

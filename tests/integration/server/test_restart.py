@@ -18,10 +18,11 @@ from pipeline.stages.measure_vram import measure_vram
 from pipeline.stages.serve import Server, restart, server_present
 from pipeline.stages.test_determinism import Arm, Determinism
 from tests.builders.servers import assert_nothing_left, served_and_recorded
+from tests.builders.stages import ROUTER
 from tests.fakes.environment import MODEL_NAME, FakeProject, add_command
 from tests.fakes.script import Script
 
-DETERMINISM = DeterminismConfig(prompts="prompts.txt", runs=2, max_tokens=8, cache_runs=0, load=(), timeout_s=30)
+DETERMINISM = DeterminismConfig(prompts="prompts.txt", runs=2, constrained=0, max_tokens=8, cache_runs=0, load=(), timeout_s=30)
 
 
 def test_a_restart_keeps_identity_and_reason_and_puts_the_new_handle_on_record(project: FakeProject) -> None:
@@ -83,7 +84,7 @@ def restart_arm(result: Determinism) -> Arm:
 
 def test_answers_are_compared_across_a_real_restart(project: FakeProject) -> None:
     server = served_and_recorded(project)
-    result = test_determinism.test_determinism(DETERMINISM, server, project.workspace)
+    result = test_determinism.test_determinism(DETERMINISM, ROUTER, server, project.workspace)
     arm = restart_arm(result)
     assert (arm.reason, arm.runs, arm.agreeing) == ("", 1, 1)
     assert arm.evidence == f"launch {server.handle.launch_id}, then {project.launch().id}"
@@ -99,18 +100,16 @@ def test_answers_are_compared_across_a_real_restart(project: FakeProject) -> Non
 )
 def test_what_a_restart_changes_is_noticed(project: FakeProject, change: dict[str, Any], agreeing: int, says: str) -> None:
     server = served_and_recorded(project)
-    references = test_determinism.repeat(
-        Asker(Endpoint(server.handle.base_url), server.model, DETERMINISM), ["Merhaba"], DETERMINISM, project.workspace
-    )
+    series = test_determinism.repeat(Asker(Endpoint(server.handle.base_url), server.model, DETERMINISM), ["Merhaba"], project.workspace)
     project.play(Script(**change))
-    arm = test_determinism.restart_arm({"Merhaba": references["Merhaba"][0]}, DETERMINISM, server, project.workspace)
+    (arm,) = test_determinism.restart_arms([series], server, project.workspace)
     assert (arm.reason, arm.agreeing) == (says, agreeing)
 
 
 def test_a_server_that_does_not_come_back_leaves_the_other_arms(project: FakeProject) -> None:
     server = served_and_recorded(project)
     project.play(Script(exit_code=1, log=("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB",)))
-    result = test_determinism.test_determinism(DETERMINISM, server, project.workspace)
+    result = test_determinism.test_determinism(DETERMINISM, ROUTER, server, project.workspace)
     assert "the server did not come back: the server did not start" in restart_arm(result).reason
     assert result.figures["identical"].value == 100
     assert result.figures["d4_identical"].value is None

@@ -23,12 +23,13 @@ from pipeline.stages import test_determinism as determinism
 from pipeline.stages.bench import bench
 from pipeline.stages.measure_vram import measure_vram
 from pipeline.stages.serve import Server, attach_server, server_present
+from tests.builders.stages import ROUTER
 from tests.fakes.environment import FakeProject, free_port, machine
 from tests.fakes.fake_vllm import FakeVllm
 from tests.fakes.script import VERSION, Script
 
 BENCH = BenchConfig(ttft_requests=2, warmup_requests=1, decode_requests=2, output_tokens=4, concurrency=(1, 2), requests_per_level=2)
-DETERMINISM = DeterminismConfig(prompts="prompts.txt", count=1, runs=2, cache_runs=0, load=(), max_tokens=8)
+DETERMINISM = DeterminismConfig(prompts="prompts.txt", count=1, runs=2, constrained=0, cache_runs=0, load=(), max_tokens=8)
 KEY = "a-key-of-somebody-else"
 
 
@@ -52,7 +53,7 @@ def test_an_open_server_wants_the_key_that_stands_nowhere_but_in_its_file(projec
     with pytest.raises(urllib.error.HTTPError, match="401"):
         urllib.request.urlopen(f"{server.handle.base_url}/v1/models", timeout=10)
     assert bench(BENCH, RequestLimits(), server, project.workspace).figures["answered"].value == 100
-    assert determinism.test_determinism(DETERMINISM, server, project.workspace).figures["identical"].value == 100
+    assert determinism.test_determinism(DETERMINISM, ROUTER, server, project.workspace).figures["identical"].value == 100
     assert server_present(server, project.workspace)
     Store(project.workspace.artifacts).write("serve", {}, now(), 1.0, server)
     assert not any(key in word for process in project.processes() for word in process.cmdline())
@@ -95,7 +96,7 @@ def test_a_server_of_somebody_else_is_measured_and_left_alone(project: FakeProje
         result = bench(BENCH, RequestLimits(), server, project.workspace)
         assert result.figures["answered"].value == 100
         assert not result.simulated
-        arms = determinism.test_determinism(DETERMINISM, server, project.workspace).arms
+        arms = determinism.test_determinism(DETERMINISM, ROUTER, server, project.workspace).arms
         assert f"the server at {fake.base_url} is not ours to restart" in [arm.reason for arm in arms if arm.arm == "D4"]
         with pytest.raises(MeaninglessError, match=f"the memory of the server at {fake.base_url} is not ours to measure"):
             measure_vram(VramConfig(load_s=0.1, concurrency=1), machine(), server, project.workspace)

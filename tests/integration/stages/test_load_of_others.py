@@ -39,12 +39,12 @@ def test_router_determinism_and_bench_note_when_requests_were_in_flight(fake: Fa
     fake.script = Script(texts=(json.dumps(GOLD),), first_token_s=0.01, preemptions=3)
     began = time.monotonic()
     router.test_router(ROUTER, server, workspace)
-    determinism.test_determinism(ARMS, server, workspace)
+    determinism.test_determinism(ARMS, ROUTER, server, workspace)
     bench(server, workspace)
     found = loads_of(workspace)
     assert list(found.spans) == ["test-router", "test-determinism", "bench"]
     assert len(found.spans["test-router"]) == 4, "two arms, each with a first request"
-    assert len(found.spans["test-determinism"]) == 8 + 8 + 6 + 6, "D1, D2, D3's two loads and their two prompts each, D5"
+    assert len(found.spans["test-determinism"]) == 8 + 1 + 8 + 6 + 6, "D1, one word more, D2, D3's two loads and their two prompts each, D5"
     assert len(found.spans["bench"]) == 10, "its loops and their warm-ups, and nothing of the client's calibration"
     assert [count for _, count in found.preemptions] == [3, 3, 3]
     times = [at for spans in found.spans.values() for span in spans for at in span]
@@ -68,7 +68,8 @@ def test_where_the_other_tests_put_enough_load_on_none_is_added(fake: FakeVllm, 
     assert result.load.spans == [pytest.approx((at - 20, at - 15), abs=0.01), pytest.approx((at - 12, at - 2), abs=0.01)]
     assert result.load.seconds_by == {"test-determinism": 5, "bench": 10}
     assert (result.load.requests, result.load.preempted, result.preemptions) == (0, 2, 2)
-    assert result.figures["host_rss_stable"].n == 15
+    assert (result.figures["preemptions"].value, result.figures["preemptions"].n) == (2, 15)
+    assert result.figures["host_rss_stable"].reason.startswith("the load was too short to say so"), "a step of 1 MiB, each 0.1 s"
     assert result.figures["kv_cache_peak"].reason == "it is read while load is added, and none was"
 
 
@@ -131,6 +132,55 @@ def test_the_launch_before_a_restart_counts_and_the_restart_does_not(fake: FakeV
     left = memory.measure_vram(VramConfig(load_s=6, concurrency=2), machine(gpu=True), restarted, workspace)
     assert left.load.seconds_by == {"bench": 6}
     assert left.compiled_kernels == ["_second", "_first"]
+
+
+def test_a_launch_gets_the_load_that_it_takes_to_tell_whether_memory_is_stable(
+    fake: FakeVllm, server: Server, workspace: Workspace
+) -> None:
+    """Ten seconds before a restart tell nothing of the launch after it."""
+    write_samples(workspace)
+    first = workspace.root / "first"
+    first.mkdir()
+    at = time.monotonic()
+    Notebook(first / "loads.jsonl", "test-determinism").span(at - 40, at - 30)
+    earlier = state.Left(launch_id="first", log="first/server.log", log_start=0, samples="first/samples.jsonl")
+    restarted = server.model_copy(update={"handle": server.handle.model_copy(update={"earlier": [earlier]})})
+    noted(workspace, ("bench", 3, 2))
+    enough = VramConfig(load_s=3, concurrency=2, drift_budget_mib=8640, horizon_h=24)  # 0.1 MiB a second, of steps of 0.1 MiB
+    told = memory.measure_vram(enough, machine(), restarted, workspace)
+    assert told.load.seconds_by.get("measure-vram", 0) >= 0.2, "1.02 s and a fifth for the warm-up"
+    fake.ledger.requests.clear()
+    too_little = memory.measure_vram(enough.model_copy(update={"drift_budget_mib": 1000}), machine(), restarted, workspace)
+    assert (too_little.load.requests, fake.ledger.requests) == (0, []), "11 s would tell, and 3 are allowed"
+
+
+def test_what_filling_the_cache_preempts_is_not_the_loads(fake: FakeVllm, server: Server, workspace: Workspace) -> None:
+    write_samples(workspace)
+    (workspace.root / "server.log").write_text("INFO GPU KV cache size: 4,000 tokens\n", encoding="utf-8")
+    noted(workspace, ("bench", 12, 2), preemptions=0)
+    settings = VramConfig(load_s=10, concurrency=2, fill_s=60)
+    fake.script = Script(kv_usage=0.95, inter_token_s=0.02, preemptions=0)
+    calm = memory.measure_vram(settings, machine(), server, workspace)
+    assert calm.fill is not None
+    assert (calm.figures["kv_filled_percent"].value, calm.fill.preempted, calm.load.preempted) == (95, 0, 0)
+    assert calm.figures["kv_filled_percent"].n == calm.fill.readings > 0
+    assert calm.load.seconds_by == {"bench": 10}, "to fill the cache is no load"
+    fake.script = Script(kv_usage=0.95, inter_token_s=0.02, preemptions=0, preempts=5)
+    fake.ledger.requests.clear()
+    full = memory.measure_vram(settings, machine(), server, workspace)
+    assert full.fill is not None
+    assert (full.fill.preempted, full.load.preempted, full.preemptions) == (5, 0, 5)
+
+
+def test_a_cache_of_unknown_size_is_not_filled_and_none_is_where_no_time_is_given(
+    fake: FakeVllm, server: Server, workspace: Workspace
+) -> None:
+    write_samples(workspace)
+    noted(workspace, ("bench", 12, 2))
+    for settings, why in ((0, "vram.fill_s is 0"), (60, "neither the server's log nor the plan tells the size of the KV cache")):
+        result = memory.measure_vram(VramConfig(load_s=10, concurrency=2, fill_s=settings), machine(), server, workspace)
+        assert result.figures["kv_filled_percent"].reason == why
+        assert fake.ledger.requests == []
 
 
 ACTIVE = "INFO 11-27 15:20:31 [jit_monitor.py:84] Kernel JIT monitor activated; monitored JIT compilations follow."

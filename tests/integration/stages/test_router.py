@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,13 @@ from tests.fakes.script import Script
 
 def answers_to_cases(**changes: dict[str, Any]) -> Script:
     return Script(by_prompt={name: {"texts": [text]} for name, (_, text) in CASES.items()} | changes)
+
+
+def rewrite_cases(workspace: Workspace, change: Callable[[str, dict[str, Any]], dict[str, Any]]) -> None:
+    """Write the suite's cases anew, each as `change` of its text and itself."""
+    path = workspace.root / "suite" / "cases.jsonl"
+    cases = [change(case["text"], case) for case in lines_of(path)]
+    path.write_text("".join(json.dumps(case) + "\n" for case in cases), encoding="utf-8")
 
 
 def lines_of(path: Path) -> list[dict[str, Any]]:
@@ -43,6 +51,7 @@ def test_router_tells_valid_from_right_in_both_arms(fake: FakeVllm, server: Serv
         "truncated": 1,
         "repair_rate": 1,
         "route_accuracy": 3,
+        "tool_plan_accuracy": 6,
         "joint_accuracy": 2,
     }
     assert shares(result.figures, "prompt_only") == expected
@@ -68,8 +77,8 @@ def test_router_keeps_failed_requests_in_the_denominator(fake: FakeVllm, server:
 def test_router_sends_the_schema_in_the_constrained_arm_only(fake: FakeVllm, server: Server, workspace: Workspace) -> None:
     router.test_router(ROUTER, server, workspace)
     per_arm = len(CASES) + 1  # and one that is not counted
-    plain, constrained = fake.ledger.requests[:per_arm], fake.ledger.requests[per_arm:]
-    assert len(constrained) == per_arm
+    constrained, plain = fake.ledger.requests[:per_arm], fake.ledger.requests[per_arm:]
+    assert len(plain) == per_arm
     assert all("response_format" not in request for request in plain)
     assert all(request["response_format"]["json_schema"]["schema"] == SCHEMA for request in constrained)
     assert [request["messages"][-1]["content"] for request in plain[1:]] == list(CASES)
@@ -79,8 +88,8 @@ def test_router_sends_the_schema_in_the_constrained_arm_only(fake: FakeVllm, ser
 
 def test_router_asks_some_cases_once_more_in_one_piece(fake: FakeVllm, server: Server, workspace: Workspace) -> None:
     changed = {"texts": [json.dumps({**GOLD, "route": "unknown"})]}
-    # In each arm one request that is not counted, 8 streamed, one more uncounted, 3 in one piece.
-    fake.script = dataclasses.replace(answers_to_cases(), by_number={"11": changed})
+    # In each arm, constrained first: one request that is not counted, 8 streamed, one more uncounted, 3 in one piece.
+    fake.script = dataclasses.replace(answers_to_cases(), by_number={"24": changed})
     result = router.test_router(ROUTER.model_copy(update={"unary_cases": 3}), server, workspace)
     streams = [bool(request.get("stream")) for request in fake.ledger.requests]
     assert streams == ([True] * 9 + [False] * 4) * 2
@@ -94,8 +103,8 @@ def test_router_asks_some_cases_once_more_in_one_piece(fake: FakeVllm, server: S
 
 def test_router_compares_the_arms_case_by_case(fake: FakeVllm, server: Server, workspace: Workspace) -> None:
     wrong = {"texts": [json.dumps({**GOLD, "route": "smalltalk"})]}
-    # Requests 1-8 are prompt-only: "right" and "wrong slot" lose their route there.
-    fake.script = dataclasses.replace(answers_to_cases(), by_number={"1": wrong, "2": wrong})
+    # Requests 10-17 are prompt-only: "right" and "wrong slot" lose their route there.
+    fake.script = dataclasses.replace(answers_to_cases(), by_number={"10": wrong, "11": wrong})
     result = router.test_router(ROUTER, server, workspace)
     pairs = result.routes_paired
     assert pairs is not None
@@ -115,6 +124,58 @@ def test_router_shows_valid_answers_with_a_wrong_route_too(fake: FakeVllm, serve
     shown = [(example.case, example.failure) for example in router.test_router(ROUTER, server, workspace).examples]
     assert ("c2", "route smalltalk, golden calendar") in shown
     assert ("c3", "fence") in shown
+
+
+def test_router_takes_any_of_the_alternatives_for_right(fake: FakeVllm, server: Server, workspace: Workspace) -> None:
+    others = {
+        "wrong slot": [{"slots": {"title": "surgeon"}}, {"slots": {"title": " DOCTOR "}}],
+        "wrong route": [{"route": "smalltalk"}],
+        "unknown value": [{"route": "unknown"}],
+    }
+    rewrite_cases(workspace, lambda name, case: case | {"alternatives": others.get(name, [])})
+    fake.script = answers_to_cases()
+    result = router.test_router(ROUTER, server, workspace)
+    found = shares(result.figures, "constrained")
+    assert (found["route_accuracy"], found["joint_accuracy"]) == (4, 4)
+    assert result.confusion["constrained"] == {"calendar": {"(no valid JSON)": 2, "calendar": 4, "calendar|smalltalk": 1, "weather": 1}}
+    assert result.figures["constrained_route_macro_f1"].value == pytest.approx(100 * 2 * 4 / (8 + 4))
+    assert not any("smalltalk, golden" in str(example.failure) for example in result.examples)
+
+
+def test_a_constant_answer_may_live_on_alternatives(fake: FakeVllm, server: Server, workspace: Workspace) -> None:
+    rewrite_cases(workspace, lambda name, case: case | {"route": "unknown", "alternatives": [{"route": "smalltalk"}] * (name != "right")})
+    rewrite_cases(workspace, lambda name, case: case | ({"route": "smalltalk", "alternatives": []} if name == "fenced" else {}))
+    fake.script = answers_to_cases()
+    result = router.test_router(ROUTER.model_copy(update={"cases": 4}), server, workspace)
+    assert (result.majority_route, result.figures["majority_baseline"].value) == ("smalltalk", 75)
+
+
+def test_router_counts_tool_plans_over_the_cases_that_have_one(fake: FakeVllm, server: Server, workspace: Workspace) -> None:
+    plans = {"right": ["calendar.list"], "wrong slot": ["calendar.create"], "not json": ["calendar.create"]}
+    rewrite_cases(workspace, lambda name, case: case | {"tool_plan": plans.get(name)})
+    fake.script = answers_to_cases()
+    result = router.test_router(ROUTER, server, workspace)
+    figure = result.figures["constrained_tool_plan_accuracy"]
+    assert figure.n == 3
+    assert figure.value == pytest.approx(100 / 3)
+    assert result.figures["constrained_joint_accuracy"].value == 100 * 1 / 8, "only what comes fenced is right as a whole"
+    lines = {line["case"]: line["tool_plan_right"] for line in lines_of(workspace.root / result.raw) if line["arm"] == "constrained"}
+    assert lines == {"c0": False, "c1": True, "c2": None, "c3": None, "c4": False, "c5": None, "c6": None, "c7": None}
+
+
+def test_a_suite_without_tool_plans_has_no_figure_of_them(fake: FakeVllm, server: Server, workspace: Workspace) -> None:
+    rewrite_cases(workspace, lambda _name, case: case | {"tool_plan": None})
+    fake.script = answers_to_cases()
+    result = router.test_router(ROUTER, server, workspace)
+    figure = result.figures["constrained_tool_plan_accuracy"]
+    assert (figure.value, figure.reason) == (None, "the suite's cases have no tool plan")
+    assert result.figures["constrained_joint_accuracy"].value == 100 * 2 / 8
+
+
+def test_system_prompt_goes_in_front_of_the_users_text(fake: FakeVllm, server: Server, workspace: Workspace) -> None:
+    result = router.test_router(ROUTER.model_copy(update={"system": "user", "cases": 1}), server, workspace)
+    assert [request["messages"] for request in fake.ledger.requests] == [[{"role": "user", "content": "Answer with JSON.\n\nright"}]] * 4
+    assert result.system == "user"
 
 
 def test_router_latency_is_at_least_what_the_server_took(fake: FakeVllm, server: Server, workspace: Workspace) -> None:
@@ -137,5 +198,5 @@ def test_router_leaves_every_answer_verbatim(fake: FakeVllm, server: Server, wor
 
 def test_router_without_one_success_is_a_failure(fake: FakeVllm, server: Server, workspace: Workspace) -> None:
     fake.script = Script(status=500)
-    with pytest.raises(NothingAnsweredError, match=r"prompt-only: no request succeeded: HTTP 500"):
+    with pytest.raises(NothingAnsweredError, match=r"constrained: no request succeeded: HTTP 500"):
         router.test_router(ROUTER, server, workspace)

@@ -18,29 +18,45 @@ from pipeline.stages import test_determinism as determinism
 from pipeline.stages import test_router as router
 from pipeline.stages.serve import Server
 from tests.builders.house import outcomes_of
-from tests.builders.stages import DETERMINISM, GOLD, ROOT, ROUTER, STAGES, bench, gates, write_samples
-from tests.fakes.environment import machine
-from tests.fakes.fake_vllm import FakeVllm, split
+from tests.builders.stages import ARMS, DETERMINISM, GOLD, ROOT, ROUTER, STAGES, bench, forgive_the_machine, gates, write_samples
+from tests.fakes.environment import machine, until
+from tests.fakes.fake_vllm import FakeVllm
 from tests.fakes.script import Script
+from tests.fakes.tokens import split
 
 
 def measure_all(server: Server, workspace: Workspace) -> dict[str, Measurement]:
     write_samples(workspace, gpu_used_mib=[4100.0], gpu_tree_mib=[3500.0])
     return {
         "test-router": router.test_router(ROUTER, server, workspace),
-        "test-determinism": determinism.test_determinism(DETERMINISM, server, workspace),
+        "test-determinism": determinism.test_determinism(ARMS.model_copy(update={"constrained": 1}), ROUTER, server, workspace),
         "bench": bench(server, workspace),
         "measure-vram": memory.measure_vram(VramConfig(load_s=0.8, concurrency=2), machine(gpu=True), server, workspace),
     }
 
 
-def test_no_gate_passes_on_a_simulated_server(fake: FakeVllm, server: Server, workspace: Workspace) -> None:
-    fake.script = Script(texts=(json.dumps(GOLD),), inter_token_s=0.001)
+def test_no_gate_passes_on_a_simulated_server(
+    fake: FakeVllm, server: Server, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forgive_the_machine(monkeypatch)
+
+    class Read(Script):
+        """Amid D3's load an answer waits for readings of the gauge."""
+
+        def for_request(self, number: int, prompt: str) -> Script:
+            read = fake.ledger.readings
+            if prompt in ("steady", "shaky", "right") and fake.ledger.in_flight > 1:
+                until(lambda: fake.ledger.readings > read + 10, "readings of the gauge")
+            return super().for_request(number, prompt)
+
+    fake.script = Read(texts=(json.dumps(GOLD),), inter_token_s=0.001, by_prompt={"subject number": {"first_token_s": 0.2}})
     measured = measure_all(server, workspace)
     assert all(result.simulated for result in measured.values())
     outcomes = {stage: Outcome(stage, result, None) for stage, result in measured.items()}
     judged = judge_all(gates(), outcomes_of(outcomes))
-    assert {gate.judgement.verdict for gate in judged} == {"SIMULATED"}
+    too_short = {"vram_stable", "host_memory_stable"}  # 0.3 s of load give no figure to simulate
+    assert {gate.judgement.verdict for gate in judged if gate.id not in too_short} == {"SIMULATED"}
+    assert {gate.judgement.verdict for gate in judged if gate.id in too_short} == {"NOT_MEASURED"}
     assert exit_code((gate.judgement, gate.gate.required) for gate in judged) == 2
 
 
@@ -48,7 +64,8 @@ def test_the_same_figures_would_pass_on_a_real_one(fake: FakeVllm, server: Serve
     """Or else the test above could not fail."""
     fake.script = Script(texts=(json.dumps(GOLD),), inter_token_s=0.001)
     real = server.model_copy(update={"real": True})
-    result = determinism.test_determinism(DETERMINISM, real, workspace)
+    (workspace.root / "prompts.txt").write_text("\n".join(f"prompt {number}" for number in range(20)), encoding="utf-8")
+    result = determinism.test_determinism(DETERMINISM, ROUTER, real, workspace)
     judged = {
         gate.id: gate.judgement.verdict
         for gate in judge_all(gates(), outcomes_of({"test-determinism": Outcome("test-determinism", result, None)}))

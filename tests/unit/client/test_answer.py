@@ -16,8 +16,13 @@ FINISH = {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}
 DONE = b"data: [DONE]\n\n"
 
 
-def content(text: str) -> dict[str, Any]:
-    return {"choices": [{"index": 0, "delta": {"content": text}, "finish_reason": None}]}
+def content(text: str, tokens: int | None = None) -> dict[str, Any]:
+    ids = None if tokens is None else list(range(tokens))
+    return {"choices": [{"index": 0, "delta": {"content": text}, "finish_reason": None, "token_ids": ids}]}
+
+
+def usage(tokens: Any) -> dict[str, Any]:
+    return {"choices": [], "usage": {"prompt_tokens": 9, "completion_tokens": tokens}}
 
 
 def event(data: Any) -> bytes:
@@ -32,7 +37,7 @@ def answer(*events: Any, status: int = 200, error: str = "") -> Answer:
 
 def test_good_answer_has_text_stamps_counts_and_reason() -> None:
     made = answer(ROLE, content("a"), content("b"), content("c"), FINISH, USAGE, DONE)
-    assert made == Answer(0, 20, 40, [20, 30, 40], "abc", "stop", 9, 4, 3, "", first_byte_ns=10)
+    assert made == Answer(0, 20, 40, [20, 30, 40], "abc", "stop", 9, 4, 3, "", first_byte_ns=10, answer_ns=20)
     assert made.ok
 
 
@@ -79,8 +84,93 @@ def test_error_event_after_content_is_a_failure() -> None:
     assert "engine died" in made.error
 
 
-def test_cut_before_done_is_a_failure() -> None:
-    assert answer(ROLE, content("a"), FINISH, USAGE).error == "cut off before [DONE]"
+@pytest.mark.parametrize("events", [(ROLE, content("a")), (ROLE, content("a"), USAGE)])
+def test_a_stream_with_neither_a_finish_reason_nor_done_is_a_failure(events: tuple[Any, ...]) -> None:
+    assert answer(*events).error == "cut off before [DONE]"
+
+
+def test_a_stream_with_a_finish_reason_and_without_done_is_whole() -> None:
+    assert answer(ROLE, content("a"), FINISH, USAGE).ok
+    assert answer(ROLE, content("a"), FINISH).error == "no usage chunk"
+
+
+@pytest.mark.parametrize("end", [b"data: [DONE]", b"data: [DONE]\n", b"data:[DONE]\r", b"data: [DONE]\r\n"])
+def test_a_missing_last_blank_line_is_no_failure(end: bytes) -> None:
+    assert answer(ROLE, content("a"), USAGE, end).ok
+    assert answer(ROLE, content("a"), FINISH, event(USAGE)[:-1]).ok
+
+
+def test_half_a_last_event_is_none() -> None:
+    assert answer(ROLE, content("a"), FINISH, event(USAGE)[:-9]).error == "no usage chunk"
+
+
+@pytest.mark.parametrize("ends", [b"\n", b"\r\n", b"\r"])
+@pytest.mark.parametrize("before", [b"", b"\xef\xbb\xbf", b": ping\n\n", b"event: message\nid: 7\nretry: 5\n"])
+def test_lines_may_end_in_any_way_and_other_fields_and_a_byte_order_mark_may_stand_before(ends: bytes, before: bytes) -> None:
+    body = (before + event(ROLE) + event(content("gü")) + event(USAGE) + DONE).replace(b"\n", ends)
+    assert answer(body).text == "gü"
+    assert answer(*(bytes([byte]) for byte in body.replace(b"data: ", b"data:"))).text == "gü"
+
+
+@pytest.mark.parametrize("reason", ["abort", "error"])
+def test_an_answer_that_the_server_gave_up_is_a_failure(reason: str) -> None:
+    finish = {"choices": [{"index": 0, "delta": {}, "finish_reason": reason}]}
+    assert answer(ROLE, content("a"), finish, USAGE, DONE).error == f"finish_reason: {reason}"
+
+
+OLD_ERROR = {"object": "error", "message": "engine died", "type": "InternalServerError", "param": None, "code": 500}
+
+
+def test_the_error_of_an_older_server_is_a_failure_in_a_stream_and_in_a_body() -> None:
+    assert "engine died" in answer(ROLE, content("a"), OLD_ERROR, USAGE, DONE).error
+    body = json.dumps(OLD_ERROR).encode()
+    assert "engine died" in read_answer(RawAnswer(0, 200, [(1, body)], "", streamed=False)).error
+
+
+def test_several_choices_are_a_failure() -> None:
+    two = {"choices": [{"index": 0, "delta": {"content": "a"}}, {"index": 1, "delta": {"content": "b"}}]}
+    assert answer(two, USAGE, DONE).error == "several choices in one answer"
+    second = {"choices": [{"index": 1, "delta": {"content": "b"}}]}
+    assert answer(content("a"), second, USAGE, DONE).error == "several choices in one answer"
+
+
+def test_chunks_without_text_that_carry_tokens_are_stamped_and_do_not_begin_the_answer() -> None:
+    made = answer(ROLE, content("", 1), content("a", 1), content("", 1), content("b", 2), content("", 3), usage(8), DONE)
+    assert (made.first_ns, made.last_ns, made.chunk_ns) == (30, 60, [20, 30, 40, 50, 60])
+    assert made.chunk_tokens == [1, 1, 1, 2, 3]
+    assert not made.contradicts_itself
+
+
+def test_text_before_the_first_token_does_not_begin_the_answer_where_the_server_tells_tokens() -> None:
+    made = answer(ROLE, content(" ", 0), content("a", 1), content("b", 2), usage(3), DONE)
+    assert (made.first_ns, made.answer_ns) == (30, 30)
+    assert answer(ROLE, content(" "), content("a"), content("b"), USAGE, DONE).first_ns == 20
+    assert answer(ROLE, content("", 1), content("a", 0), usage(1), DONE).first_ns == 30, "it shows a token that came before"
+    assert answer(ROLE, content("a", 0), usage(3), DONE).first_ns == 20, "its usage contradicts it"
+
+
+@pytest.mark.parametrize(("said", "wrong"), [(4, False), (3, True), (5, True), (0, True), (10**9, True)])
+def test_usage_that_is_not_what_the_chunks_carried_is_a_contradiction(said: int, wrong: bool) -> None:
+    made = answer(content("a", 1), content("b", 3), usage(said), DONE)
+    assert (made.ok, made.contradicts_itself) == (True, wrong)
+
+
+@pytest.mark.parametrize(("said", "wrong"), [(4, False), (1, False), (0, True)])
+def test_where_chunks_tell_no_tokens_only_none_at_all_is_a_contradiction(said: int, wrong: bool) -> None:
+    made = answer(content("a"), content("b"), usage(said), DONE)
+    assert made.contradicts_itself == wrong
+    assert made.tokens_by_chunk == [said / 2, said / 2], "spread evenly"
+
+
+@pytest.mark.parametrize("said", [-1, 3.0, 3.5, "3", None, True, [3]])
+def test_a_token_count_that_is_none_is_a_failure(said: Any) -> None:
+    assert answer(content("a"), usage(said), DONE).error.startswith("unreadable event")
+
+
+@pytest.mark.parametrize("ids", [5, "12", [1.5], ["1"], {}])
+def test_token_ids_of_a_wrong_type_are_a_failure(ids: Any) -> None:
+    chunk = {"choices": [{"index": 0, "delta": {"content": "a"}, "token_ids": ids}]}
+    assert answer(chunk, USAGE, DONE).error.startswith("unreadable event")
 
 
 @pytest.mark.parametrize("events", [(), (b"",), (b"data: [DO",)])
@@ -153,6 +243,7 @@ def test_payload_is_greedy_without_the_models_own_penalty_and_asks_for_usage() -
     assert payload["temperature"] == 0
     assert payload["repetition_penalty"] == 1.0
     assert payload["stream_options"] == {"include_usage": True}
+    assert payload["return_token_ids"] is True
     assert (payload["model"], payload["max_tokens"], payload["stream"], payload["ignore_eos"]) == ("m", 7, True, True)
 
 

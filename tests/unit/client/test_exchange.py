@@ -38,6 +38,12 @@ class Deaf(asyncio.Transport):
     def write(self, data: bytes | bytearray | memoryview) -> None:
         pass
 
+    def is_closing(self) -> bool:
+        return False
+
+    def abort(self) -> None:
+        pass
+
 
 @pytest.fixture(scope="module")
 def loop() -> Iterator[asyncio.AbstractEventLoop]:
@@ -75,6 +81,39 @@ def test_cutting_a_response_anywhere_changes_nothing_but_the_stamps(
     answer = fed(loop, cut(response, places))
     assert facts(answer) == ("", "güzel", "stop", 9, 2, 2)
     assert answer.first_byte_ns <= answer.first_ns <= answer.last_ns
+
+
+EARLY = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nContent-Type: text/html\r\nLink: </a>\r\n\r\n"
+UNFRAMED = HEAD + b"\r\n" + BODY
+
+
+@given(st.sampled_from([CHUNKED, LONG, UNFRAMED]), st.lists(st.integers(0, 10_000), max_size=9))
+def test_informational_responses_come_first_unnoticed(loop: asyncio.AbstractEventLoop, response: bytes, places: list[int]) -> None:
+    assert facts(fed(loop, cut(EARLY + response, places))) == ("", "güzel", "stop", 9, 2, 2)
+
+
+@given(st.lists(st.integers(0, 10_000), max_size=9))
+def test_a_body_that_ends_with_the_connection_is_whole(loop: asyncio.AbstractEventLoop, places: list[int]) -> None:
+    assert facts(fed(loop, cut(UNFRAMED, places))) == ("", "güzel", "stop", 9, 2, 2)
+    assert facts(fed(loop, [b"HTTP/1.1 200 OK\r\n\r\n" + UNARY_BODY])) == ("", "güzel", "stop", 9, 2, 1)
+
+
+@pytest.mark.parametrize("response", [EARLY, b"HTTP/1.1 100 Continue\r\n\r\n", UNFRAMED[: UNFRAMED.index(b"zel")], HEAD])
+def test_a_connection_that_ends_before_the_answer_is_whole_is_a_failure(loop: asyncio.AbstractEventLoop, response: bytes) -> None:
+    assert not fed(loop, [response]).ok
+
+
+def test_a_broken_connection_ends_no_body(loop: asyncio.AbstractEventLoop) -> None:
+    assert fed(loop, [UNFRAMED], ConnectionResetError("reset by peer")).error == "ConnectionResetError: reset by peer"
+
+
+def test_a_second_answer_is_no_part_of_the_first_and_spoils_the_connection(loop: asyncio.AbstractEventLoop) -> None:
+    connection = Connection()
+    connection.connection_made(Deaf())
+    connection.ask(b"", loop.create_future())
+    connection.data_received(CHUNKED + CHUNKED)
+    assert sum(len(block) for _, block in connection.blocks) == len(BODY)
+    assert not connection.reusable
 
 
 @given(st.lists(st.integers(0, 10_000), max_size=20))

@@ -14,10 +14,11 @@ STREAM = (
     b"event: ping\r\ndata: one\r\ndata: two\r\n\r\n"
     b"id: 7\nretry: 10\n\n"
     b"data:no space\n\n"
+    b"data: cr\rdata: only\r\rdata\r\r"
     b"data: [DONE]\n\n"
     b"data: never ended\n"
 )
-EVENTS = ['{"text": "ğüzel"}', "one\ntwo", "no space", "[DONE]"]
+EVENTS = ['{"text": "ğüzel"}', "one\ntwo", "no space", "cr\nonly", "", "[DONE]"]
 
 
 def events(*blocks: bytes) -> list[str]:
@@ -43,7 +44,7 @@ def test_byte_by_byte_changes_nothing() -> None:
     assert events(*(bytes([byte]) for byte in STREAM)) == EVENTS
 
 
-@given(st.lists(st.text(), max_size=5), st.sampled_from([b"\n", b"\r\n"]), st.lists(st.integers(0, 10_000), max_size=9))
+@given(st.lists(st.text(), max_size=5), st.sampled_from([b"\n", b"\r\n", b"\r"]), st.lists(st.integers(0, 10_000), max_size=9))
 def test_any_json_payload_survives_any_cut(texts: list[str], ending: bytes, places: list[int]) -> None:
     data = b"".join(b"data: " + json.dumps(text, ensure_ascii=False).encode() + ending * 2 for text in texts)
     assert [json.loads(event) for event in events(*cut(data, places))] == texts
@@ -74,8 +75,17 @@ def test_blank_lines_make_no_events() -> None:
     assert events(b"\n\n\r\n\r\n\n") == []
 
 
-def test_unfinished_event_is_not_given() -> None:
-    assert events(b"data: half") == []
+def test_unfinished_event_is_given_at_the_end_alone() -> None:
+    parser = SseParser()
+    assert parser.feed(b"data: half") == []
+    assert parser.end() == [b"half"]
+    assert SseParser().end() == []
+
+
+@given(st.lists(st.integers(0, 10_000), max_size=9))
+def test_a_byte_order_mark_leads_the_stream_and_nothing_else(places: list[int]) -> None:
+    assert events(*cut(b"\xef\xbb\xbfdata: a\n\n", places)) == ["a"]
+    assert events(*cut(b"data: a\n\n\xef\xbb\xbfdata: b\n\n", places)) == ["a"]
 
 
 def test_invalid_utf8_becomes_the_replacement_character() -> None:

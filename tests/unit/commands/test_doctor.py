@@ -244,3 +244,9 @@ def test_a_model_on_disk_is_not_asked_for(tmp_path: Path) -> None:
 def test_a_finding_is_one_line_with_its_fix_beneath() -> None:
     assert doctor.words(Finding("OK", "a", "fine")) == "OK    a                fine"
     assert doctor.words(Finding("FAIL", "c", "bad", "mend it")) == "FAIL  c                bad\n                       → mend it"
+
+
+def test_a_host_without_an_address_is_a_finding(tmp_path: Path) -> None:
+    finding = doctor.port(ServeConfig(host="nosuch.invalid"), Workspace(tmp_path))
+    assert finding.level == "FAIL"
+    assert "serve.host: nosuch.invalid has no address on this machine" in finding.seen

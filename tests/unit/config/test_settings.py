@@ -133,7 +133,7 @@ def test_unknown_key_of_the_environment_names_the_variable(tmp_path: Path) -> No
 def test_unknown_key_far_from_every_name_lists_the_known_ones(tmp_path: Path) -> None:
     error = trouble(tmp_path, "vram: {zzzzzz: 1}\n")
     assert "did you mean" not in error.message
-    assert error.hint == "known here: load_s, concurrency"
+    assert error.hint == "known here: load_s, concurrency, horizon_h, drift_budget_mib, fill_s"
 
 
 def test_wrong_value_of_the_file_has_its_line(tmp_path: Path) -> None:

@@ -5,13 +5,16 @@ from pathlib import Path
 import pytest
 
 from pipeline.client.answer import Answer
+from pipeline.client.endpoint import Endpoint
+from pipeline.client.tokens import Asker
 from pipeline.config.layers import load_layers
 from pipeline.dag import STAGES
 from pipeline.load.spread import Batch
-from pipeline.measure.memory import SERIES, series_figures
+from pipeline.measure.memory import SERIES, Budget, series_figures
 from pipeline.stages import bench, test_determinism, test_router
 
 ROOT = Path(__file__).resolve().parents[3]
+BUDGET = Budget(mib=224, horizon_h=24)
 SHIPPED = load_layers(ROOT / "config.yaml", {})
 
 
@@ -48,12 +51,14 @@ def test_shipped_suites_and_templates_exist() -> None:
 def made_figures() -> dict[str, set[str]]:
     """Return the names of the figures that each measuring stage makes."""
     alone = Batch([Answer(0, 1, 2, [1, 2], "x", "stop", tokens=2)], 1, 0)
-    arm = [*test_router.router_figures([]), "ttft_ms_p50"]
+    asker = Asker(Endpoint(""), "", SHIPPED.config(None).determinism)
+    no_series = [test_determinism.Series(asker, {}, constrained) for constrained in (False, True)]
+    arm = [*test_router.router_figures([]), "ttft_ms_p50", "route_gain_points"]
     return {
         "bench": set(bench.lone_figures(alone, alone, [], [])),
         "test-router": {f"{name}_{figure}" for name in ("prompt_only", "constrained") for figure in arm},
-        "test-determinism": {*test_determinism.prompt_figures([], {}), *test_determinism.arm_figures([])},
-        "measure-vram": {name for series in SERIES for name in series_figures(series, [], [], [], None, "")},
+        "test-determinism": {name for series in no_series for name in test_determinism.series_figures(series, [], [])},
+        "measure-vram": {name for series in SERIES for name in series_figures(series, [], [], [], BUDGET, "")},
     }
 
 

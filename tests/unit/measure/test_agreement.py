@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.measure.agreement import agreement, first_difference
+from pipeline.measure.agreement import agreement, control_doubt, first_difference, prompts_share
 
 ANSWERS = st.lists(st.lists(st.integers(0, 2), max_size=4), min_size=1, max_size=8)
 
@@ -60,3 +60,31 @@ def test_first_difference_is_symmetric_and_splits_there(a: list[int], b: list[in
     assert place == first_difference(b, a)
     assert a[:place] == b[:place]
     assert a == b or a[place : place + 1] != b[place : place + 1]
+
+
+def test_n_counts_prompts_and_one_that_differs_in_any_arm_differs() -> None:
+    figure = prompts_share([{"a": True, "b": True, "c": False}, {"a": True, "b": False, "c": True}])
+    assert figure.n == 3
+    assert figure.value == pytest.approx(100 / 3)
+
+
+def test_a_prompt_counts_where_it_is_in_every_arm_or_differs() -> None:
+    figure = prompts_share([{"a": True, "b": True}, {"a": True, "c": False}])
+    assert (figure.value, figure.n) == (50, 2)
+    assert prompts_share([{"a": True}, {"b": True}]).reason == "no prompt was answered in every arm"
+    assert prompts_share([]).value is None
+
+
+@given(st.lists(st.dictionaries(st.sampled_from("abcdef"), st.booleans()), min_size=1, max_size=4))
+def test_no_difference_is_lost(arms: list[dict[str, bool]]) -> None:
+    figure = prompts_share(arms)
+    differing = {prompt for arm in arms for prompt, agrees in arm.items() if not agrees}
+    assert figure.n >= len(differing)
+    assert (figure.value == 100) is (figure.n > 0 and not differing)
+
+
+@pytest.mark.parametrize(
+    ("same", "of", "doubted"), [(0, 1, False), (1, 1, True), (29, 32, True), (28, 32, False), (32, 32, True), (0, 0, True)]
+)
+def test_other_seeds_must_change_a_tenth_of_the_answers(same: int, of: int, doubted: bool) -> None:
+    assert bool(control_doubt({str(number): number < same for number in range(of)})) is doubted

@@ -1,6 +1,7 @@
 """One router answer: strict, lenient, valid, and the class of each failure."""
 
 import json
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from pipeline.measure.answers import check, extract_object, strict_object
+from pipeline.measure.answers import check, extract_object, is_right, normalised, strict_object
 
 SCHEMA = Path(__file__).resolve().parents[3] / "suites" / "router-en" / "schema.json"
 VALIDATOR = Draft202012Validator(json.loads(SCHEMA.read_text(encoding="utf-8")))
@@ -173,3 +174,56 @@ def test_every_json_object_is_strict_and_kept(value: dict[str, Any]) -> None:
 @given(st.dictionaries(st.text(max_size=5), JSON, max_size=3), st.text(alphabet="abc ., \n`"), st.text(alphabet="abc ., \n`"))
 def test_object_is_found_whatever_stands_round_it(value: dict[str, Any], before: str, after: str) -> None:
     assert extract_object(before + json.dumps(value) + after) == value
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("Dentist", "dentist"),
+        (" call\n with\u00a0 Sam ", "call with Sam"),
+        ("İzmir", "izmir"),
+        ("İzmir", "i\u0307zmir"),
+        ("IŞIK", "ışık"),
+        ("Interview", "interview"),
+        ("İPTAL", "iptal"),
+        ("STRASSE", "straße"),
+        ("Ayşe", unicodedata.normalize("NFD", "ayşe")),
+    ],
+)
+def test_case_white_space_and_composition_make_no_difference(one: str, other: str) -> None:
+    assert normalised(one) == normalised(other)
+
+
+@pytest.mark.parametrize(("one", "other"), [("dentist", "dentists"), ("dişçi", "disci"), ("3 pm", "3pm"), ("", "a")])
+def test_other_words_remain_others(one: str, other: str) -> None:
+    assert normalised(one) != normalised(other)
+
+
+@pytest.mark.parametrize(
+    ("changes", "right"),
+    [
+        ({}, True),
+        ({"confidence": 0.1, "assistant_reply": ""}, True),
+        ({"slots": {"title": " DENTİST"}}, True),
+        ({"slots": {"title": "doctor"}}, False),
+        ({"slots": {"title": "dentist", "time": "3"}}, False),
+        ({"slots": {}}, False),
+        ({"slots": {"title": 5}}, False),
+        ({"slots": "dentist"}, False),
+        ({"route": "Calendar"}, False),
+        ({"calendar_intent": "modify"}, False),
+        ({"tool_plan": []}, False),
+        ({"tool_plan": ["calendar.create", "calendar.list"]}, False),
+        ({"tool_plan": None}, False),
+    ],
+)
+def test_answer_is_right_when_it_has_all_that_the_golden_one_has(changes: dict[str, Any], right: bool) -> None:
+    golden = {key: GOOD[key] for key in ("route", "calendar_intent", "slots", "tool_plan")}
+    assert is_right(GOOD | changes, golden) == right
+
+
+def test_plan_counts_only_where_the_golden_answer_has_one_and_in_its_order() -> None:
+    golden: dict[str, Any] = {"route": "calendar", "calendar_intent": "create", "slots": {"title": "dentist"}}
+    assert is_right(GOOD | {"tool_plan": ["x"]}, golden)
+    assert is_right(GOOD | {"tool_plan": ["x", "y"]}, golden | {"tool_plan": ["x", "y"]})
+    assert not is_right(GOOD | {"tool_plan": ["y", "x"]}, golden | {"tool_plan": ["x", "y"]})

@@ -12,22 +12,27 @@ from hypothesis import strategies as st
 
 from pipeline.measure import comparison
 from pipeline.measure.comparison import (
-    DEFAULT_NOISE,
+    ALPHA,
+    ONE_SIDED,
     Estimate,
     Noise,
-    better_when,
+    Pair,
+    assumed_noise,
     by_bounds,
     by_pairs,
     by_samples,
-    default_noise,
-    exceeds_noise,
     exit_code,
+    holm,
     mann_whitney_p,
     mann_whitney_u,
-    resample_quantile,
+    matters,
+    measured_noise,
+    normal_p,
+    resampled,
     spread,
-    verdict,
+    student_p,
 )
+from pipeline.measure.directions import ANSWERS, IN_TIME, LATENCY, MEMORY, THROUGHPUT, Better, Kind
 from pipeline.measure.figures import Figure
 from pipeline.measure.statistics import percentile_figure, quantile, share_figure
 
@@ -36,8 +41,14 @@ POSITIVE = st.floats(1e-3, 1e6)
 WORDS = ("better", "worse", "same", "not comparable")
 
 
-def sure(ratio: float | None, low: float | None = None, high: float | None = None, differs: bool = True) -> Estimate:
-    return Estimate(ratio, low, high, differs, "a test")
+def pair(a: float, b: float, better: Better = "lower", p: float | None = 0.0, noise: Noise | None = None, kind: Kind = LATENCY) -> Pair:
+    """Return two values with an estimate of that p."""
+    return Pair(a, b, better, kind, Estimate(b / a, None, None, p, "a test"), noise)
+
+
+def differs(estimate: Estimate) -> bool:
+    assert estimate.p is not None
+    return estimate.p <= ALPHA
 
 
 # Mann-Whitney.
@@ -83,7 +94,7 @@ def test_values_that_are_all_equal_tell_nothing() -> None:
 def test_a_resampled_quantile_is_distributed_as_one_that_is_drawn(values: list[float], q: float, seed: int) -> None:
     ordered, draws = sorted(values), 2000
     source = random.Random(seed)
-    short_cut = Counter(resample_quantile(ordered, q, source) for _ in range(draws))
+    short_cut = Counter(resampled(ordered, q, source) for _ in range(draws))
     drawn = Counter(quantile(source.choices(ordered, k=len(ordered)), q) for _ in range(draws))
     for value in ordered:
         # Seven standard deviations of the difference of two counts, and a few for the rare ones.
@@ -104,7 +115,7 @@ def test_the_ratio_is_that_of_the_quantiles_and_its_interval_lies_between_the_ex
 @settings(deadline=None, max_examples=20)
 def test_a_run_against_itself_never_differs(values: list[float], q: float) -> None:
     found = by_samples(values, values, q)
-    assert (found.ratio, found.differs) == (1, False)
+    assert (found.ratio, differs(found)) == (1, False)
 
 
 def test_a_shift_of_a_fifth_is_found_and_scaling_both_sides_changes_nothing() -> None:
@@ -112,7 +123,7 @@ def test_a_shift_of_a_fifth_is_found_and_scaling_both_sides_changes_nothing() ->
     a = [source.gauss(100, 5) for _ in range(60)]
     b = [source.gauss(120, 5) for _ in range(60)]
     found = by_samples(a, b, 0.5)
-    assert found.differs
+    assert found.p == pytest.approx(2 / (comparison.RESAMPLES + 1)), "as small as so many resamples can tell"
     assert found.low is not None
     assert found.low > 1.15
     scaled = by_samples([8 * value for value in a], [8 * value for value in b], 0.5)
@@ -122,7 +133,7 @@ def test_a_shift_of_a_fifth_is_found_and_scaling_both_sides_changes_nothing() ->
 def test_samples_of_one_source_differ_about_as_often_as_the_confidence_says() -> None:
     source = random.Random(5)
     found = [by_samples([source.gauss(100, 9) for _ in range(30)], [source.gauss(100, 9) for _ in range(30)], 0.5) for _ in range(200)]
-    assert sum(one.differs for one in found) <= 20
+    assert sum(map(differs, found)) <= 20
 
 
 @pytest.mark.parametrize(("a", "b"), [([], [1.0]), ([1.0], []), ([0.0], [1.0]), ([1.0], [-1.0])])
@@ -141,7 +152,7 @@ def test_pairs_by_mcnemar_are_the_signs_test_of_the_cases_that_changed(pairs: li
     n = len(changed)
     outcomes = [bin(number).count("1") for number in range(2**n)]
     as_far = sum(abs(ones - n / 2) >= abs(sum(changed) - n / 2) for ones in outcomes) / 2**n
-    assert found.differs == (as_far < 0.05)
+    assert found.p == pytest.approx(as_far)
     right_a, right_b = sum(a for a, _ in pairs), sum(b for _, b in pairs)
     assert found.ratio == (right_b / right_a if right_a else None if right_b else 1)
 
@@ -167,18 +178,18 @@ def test_bounds_give_an_interval_round_the_ratio_and_swapping_turns_it_over(a: t
     forth, back = by_bounds(share_figure(*a), share_figure(*b)), by_bounds(share_figure(*b), share_figure(*a))
     assert forth is not None
     assert back is not None
-    assert forth.differs == back.differs
+    assert forth.p == pytest.approx(back.p)
     if forth.low is not None and forth.ratio is not None:
         assert between(forth.ratio, forth.low, forth.high)
         assert back.high == pytest.approx(1 / forth.low)
-        assert forth.differs == (not between(1, forth.low, forth.high))
+        assert differs(forth) == (not between(1, forth.low, forth.high))
 
 
 @given(SHARE)
 def test_equal_figures_never_differ_by_their_bounds(share: tuple[int, int]) -> None:
     found = by_bounds(share_figure(*share), share_figure(*share))
     assert found is not None
-    assert (found.ratio, found.differs) == (1, False)
+    assert (found.ratio, found.p) == (1, 1)
 
 
 def test_shares_far_apart_differ_and_from_nothing_too() -> None:
@@ -186,12 +197,13 @@ def test_shares_far_apart_differ_and_from_nothing_too() -> None:
     for a, b, ratio in ((none, all_of, None), (all_of, none, 0)):
         found = by_bounds(a, b)
         assert found is not None
-        assert (found.ratio, found.differs) == (ratio, True)
+        assert (found.ratio, differs(found)) == (ratio, True)
 
 
 def test_bounds_that_are_not_there() -> None:
     bare = Figure(value=10, unit="tok/s", n=1)
-    assert by_bounds(bare, bare.model_copy(update={"value": 12})) == Estimate(1.2, None, None, True, "values, without bounds")
+    assert by_bounds(bare, bare.model_copy(update={"value": 12})) == Estimate(1.2, None, None, None, "values, without bounds")
+    assert by_bounds(bare, bare) == Estimate(1, None, None, 1, "values, without bounds")
     half = percentile_figure([float(number) for number in range(1, 20)], 0.95, "ms")
     assert half.high is None
     assert by_bounds(half, half) is None
@@ -199,57 +211,147 @@ def test_bounds_that_are_not_there() -> None:
     assert by_bounds(bare, bare.model_copy(update={"value": -1.0})) is None
 
 
+def test_bounds_on_one_side_make_a_wider_interval_than_the_same_ones_on_two() -> None:
+    a, b = (Figure(value=value, unit="ms", n=30, low=0.9 * value, high=1.1 * value) for value in (100.0, 115.0))
+    two, one = by_bounds(a, b), by_bounds(a, b, ONE_SIDED)
+    assert two is not None
+    assert one is not None
+    # The half-width towards 1 of the logarithms, by hand; one-sided bounds stand for a deviate of 1.645.
+    half = math.hypot(math.log(1 / 0.9), math.log(1.1))
+    assert one.low == pytest.approx(1.15 * math.exp(-half * 1.959964 / 1.644854))
+    assert two.low == pytest.approx(1.15 * math.exp(-half))
+    assert one.p == pytest.approx(2 * NormalDist().cdf(-1.644854 * math.log(1.15) / half))
+    assert two.p == pytest.approx(2 * NormalDist().cdf(-1.959964 * math.log(1.15) / half))
+
+
+# Noise between starts.
+
+
+@pytest.mark.parametrize(("df", "t"), [(1, 12.706205), (2, 4.302653), (3, 3.182446), (4, 2.776445), (9, 2.262157), (30, 2.042272)])
+def test_p_of_students_t_is_that_of_the_tables(df: int, t: float) -> None:
+    assert student_p(t, df) == pytest.approx(0.05, abs=1e-6)
+    assert student_p(-t, df) == student_p(t, df)
+    assert student_p(0, df) == 1
+
+
+@given(st.integers(1, 60), st.floats(0, 50), st.floats(0, 50))
+def test_p_of_students_t_falls_with_t_and_is_never_below_the_normal_one(df: int, one: float, other: float) -> None:
+    near, far = sorted((one, other))
+    assert 0 <= student_p(far, df) <= student_p(near, df) + 1e-12 <= 1 + 1e-12
+    assert student_p(near, df) >= normal_p(near) - 1e-12
+
+
+def test_the_noise_reaches_as_far_as_the_formula_says() -> None:
+    values = [100.0, 104.0, 97.0, 101.0, 99.0]
+    found = measured_noise(values, LATENCY)
+    assert found is not None
+    logs = [math.log(value) for value in values]
+    mean = sum(logs) / 5
+    deviation = math.sqrt(sum((value - mean) ** 2 for value in logs) / 4)
+    assert (found.starts, found.logarithmic) == (5, True)
+    assert found.deviation == pytest.approx(deviation)
+    assert found.reach == pytest.approx(2.776445 * deviation * math.sqrt(2), rel=1e-6)
+    assert found.p(found.reach) == pytest.approx(ALPHA)
+    assert Noise(0.1, None, logarithmic=True).reach == pytest.approx(1.959964 * 0.1 * math.sqrt(2), rel=1e-6)
+    assert Noise(0, 5, logarithmic=True).reach == 0
+
+
+def test_a_pair_of_starts_lies_beyond_the_reach_of_five_others_in_a_twentieth_of_the_cases() -> None:
+    source = random.Random(3)
+    beyond = 0
+    for _ in range(2000):
+        noise = measured_noise([source.lognormvariate(0, 0.1) for _ in range(5)], LATENCY)
+        assert noise is not None
+        beyond += noise.p(source.gauss(0, 0.1) - source.gauss(0, 0.1)) <= ALPHA
+    assert 70 <= beyond <= 130, "three standard deviations round 100"
+
+
+def test_what_has_no_logarithm_or_was_started_once_has_no_noise() -> None:
+    assert measured_noise([1.0], LATENCY) is None
+    assert measured_noise([0.0, 1.0], LATENCY) is None
+    assert measured_noise([0.0, 2.0], IN_TIME) == Noise(math.sqrt(2), 2, logarithmic=False)
+    assert assumed_noise(ANSWERS) is None
+    assert assumed_noise(LATENCY) == Noise(0.1, None, logarithmic=True)
+    assert assumed_noise(IN_TIME) == Noise(10, None, logarithmic=False)
+
+
+# Holm's correction.
+
+
+@given(st.dictionaries(st.text(max_size=3), st.floats(0, 1), max_size=8))
+def test_holm_calls_different_what_its_steps_do(ps: dict[str, float]) -> None:
+    adjusted, rejected = holm(ps), set()
+    for position, (name, p) in enumerate(sorted(ps.items(), key=lambda entry: entry[1])):
+        if p * (len(ps) - position) > ALPHA:
+            break
+        rejected.add(name)
+    assert {name for name, p in adjusted.items() if p <= ALPHA} == rejected
+    assert all(ps[name] <= p <= 1 for name, p in adjusted.items())
+
+
+def test_holm_by_hand() -> None:
+    assert holm({"a": 0.01, "b": 0.04, "c": 0.03}) == pytest.approx({"a": 0.03, "c": 0.06, "b": 0.06})
+    assert holm({"alone": 0.04}) == {"alone": 0.04}
+    assert holm({}) == {}
+
+
 # Verdicts.
+
+TENTH = Noise(0.1, None, logarithmic=True)
+
+
+def test_a_difference_needs_more_than_chance_more_than_the_noise_and_to_matter() -> None:
+    def said(one: Pair) -> tuple[str, str]:
+        found = one.verdict(one.p)
+        return found.verdict, found.reason
+
+    assert said(pair(100, 140, noise=TENTH)) == ("worse", "")
+    assert said(pair(100, 140, "higher", noise=TENTH)) == ("better", "")
+    assert said(pair(140, 100, noise=TENTH)) == ("better", "")
+    assert said(pair(100, 0, "higher", noise=TENTH)) == ("worse", "")
+    assert said(pair(100, 120, noise=TENTH)) == ("same", "within the noise")
+    assert said(pair(100, 140, p=0.06, noise=TENTH)) == ("same", "within chance")
+    assert said(pair(100, 140, p=None, noise=TENTH)) == ("worse", "")
+    assert said(pair(100, 140, p=None)) == ("not comparable", "neither bounds nor noise tell what is chance")
+    assert said(pair(100, 101)) == ("same", "too small to matter")
+    corrected = pair(100, 140, p=0.03).verdict(0.06)
+    assert (corrected.verdict, corrected.reason) == ("same", "within chance, among so many figures")
 
 
 @pytest.mark.parametrize(
-    ("name", "unit", "direction"),
+    ("a", "b", "kind", "answer"),
     [
-        ("ttft_ms_p50", "ms", "lower"),
-        ("vram_peak_mib", "MiB", "lower"),
-        ("decode_tok_s_p50", "tok/s", "higher"),
-        ("capacity_req_s", "requests/s", "higher"),
-        ("constrained_schema_valid", "%", "higher"),
-        ("prompt_only_truncated", "%", "lower"),
-        ("prompt_only_repair_rate", "%", "lower"),
-        ("majority_baseline", "%", None),
-        ("constraint_latency_ms_p50", "ms", None),
-        ("d5_other_seed_identical", "%", None),
-        ("drift", "MiB/min", None),
+        (10, 11, LATENCY, False),
+        (10, 11.1, LATENCY, True),
+        (1000, 1019, LATENCY, False),
+        (1000, 1021, LATENCY, True),
+        (3000, 3064, MEMORY, False),
+        (3000, 3065, MEMORY, True),
+        (10000, 10199, MEMORY, False),
+        (99, 100, ANSWERS, False),
+        (98.9, 100, ANSWERS, True),
+        (50, 50.9, THROUGHPUT, False),
     ],
 )
-def test_which_direction_is_better(name: str, unit: str, direction: str | None) -> None:
-    assert better_when(name, unit) == direction
+def test_what_matters_is_above_both_floors_up_or_down(a: float, b: float, kind: Kind, answer: bool) -> None:
+    assert matters(a, b, kind) is answer
+    assert matters(b, a, kind) is answer
 
 
-def test_a_difference_needs_more_than_chance_and_more_than_the_noise() -> None:
-    tenth = Noise(0.1, measured=False)
-    assert verdict("lower", sure(1.2), tenth).verdict == "worse"
-    assert verdict("higher", sure(1.2), tenth).verdict == "better"
-    assert verdict("lower", sure(0.8), tenth).verdict == "better"
-    assert verdict("higher", sure(0), tenth).verdict == "worse"
-    assert verdict("higher", sure(None), tenth).verdict == "better"
-    assert (verdict("lower", sure(1.09), tenth).verdict, verdict("lower", sure(1.09), tenth).reason) == ("same", "within the noise")
-    chance = verdict("lower", sure(1.5, differs=False), tenth)
-    assert (chance.verdict, chance.reason) == ("same", "within chance")
-    none = verdict(None, sure(2), tenth)
-    assert (none.verdict, none.reason) == ("not comparable", "neither direction is better")
-
-
-@given(POSITIVE, st.floats(0, 3), st.sampled_from(["higher", "lower"]), st.booleans())
-def test_turning_runs_over_turns_better_into_worse(ratio: float, noise: float, better: comparison.Better, differs: bool) -> None:
-    assume(abs(abs(math.log(ratio)) - math.log1p(noise)) > 1e-9)  # on the very edge the rounding of 1 / ratio decides
+@given(POSITIVE, POSITIVE, st.sampled_from(["higher", "lower"]), st.floats(0, 1), st.floats(0, 1))
+def test_turning_runs_over_turns_better_into_worse(a: float, b: float, better: Better, p: float, noise: float) -> None:
     turned = {"better": "worse", "worse": "better", "same": "same"}
-    forth = verdict(better, sure(ratio, differs=differs), Noise(noise, measured=True))
-    back = verdict(better, sure(1 / ratio, differs=differs), Noise(noise, measured=True))
-    assert back.verdict == turned[forth.verdict]
-    assert (forth.verdict != "same") == (differs and exceeds_noise(ratio, noise))
+    forth, back = (pair(*values, better, p, Noise(noise, None, logarithmic=True)) for values in ((a, b), (b, a)))
+    assert forth.p == pytest.approx(back.p)
+    assume(abs((forth.p or 0) - ALPHA) > 1e-9)  # on the very edge the rounding of b / a decides
+    assert back.verdict(back.p).verdict == turned[forth.verdict(forth.p).verdict]
 
 
-def test_only_what_is_timed_has_noise_by_default() -> None:
-    assert default_noise("ttft_ms_p50", "ms") == Noise(DEFAULT_NOISE, measured=False)
-    assert default_noise("goodput_c4", "%").relative == DEFAULT_NOISE
-    assert default_noise("constrained_route_accuracy", "%").relative == 0
+@given(POSITIVE, POSITIVE, st.floats(0, 1), st.floats(0, 1))
+def test_more_noise_and_more_chance_never_make_a_difference(a: float, b: float, p: float, noise: float) -> None:
+    calm, noisy = pair(a, b, p=p, noise=Noise(noise, None, logarithmic=True)), pair(a, b, p=p, noise=Noise(2 * noise + 0.1, None, True))
+    assert (noisy.p or 0) >= (calm.p or 0)
+    assert (calm.p or 0) >= p
 
 
 @given(st.lists(st.sampled_from(WORDS), max_size=6))

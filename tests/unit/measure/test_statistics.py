@@ -1,6 +1,7 @@
 """Percentiles, shares and their bounds, against exact enumeration and published values."""
 
 import math
+import random
 from fractions import Fraction
 from statistics import NormalDist, mean, pstdev
 
@@ -8,7 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.measure.statistics import binomial_cumulative, bootstrap_figure, percentile_figure, quantile, share_figure, wilson
+from pipeline.measure.statistics import (
+    binomial_cumulative,
+    bootstrap_figure,
+    clustered_percentile_figure,
+    percentile_figure,
+    quantile,
+    share_figure,
+    wilson,
+)
 
 QUANTILES = {0.5: Fraction(1, 2), 0.9: Fraction(9, 10), 0.95: Fraction(19, 20), 0.99: Fraction(99, 100)}
 CONFIDENCE = Fraction(19, 20)
@@ -166,3 +175,43 @@ def test_bootstrap_bounds_of_a_mean_are_the_normal_ones() -> None:
 
 def test_bootstrap_without_items_is_not_measured() -> None:
     assert bootstrap_figure([], mean, "%").value is None
+
+
+clusters = st.lists(st.lists(st.integers(0, 50).map(float), max_size=6), max_size=14)
+
+
+@given(clusters, st.floats(0.01, 0.99))
+def test_a_clustered_percentile_is_that_of_all_values_with_the_clusters_as_its_n(found: list[list[float]], q: float) -> None:
+    figure = clustered_percentile_figure(found, q, "ms", failed=2)
+    values = [value for cluster in found for value in cluster]
+    if not values:
+        assert figure.value is None
+        return
+    assert (figure.value, figure.n, figure.failed) == (quantile(values, q), sum(bool(cluster) for cluster in found), 2)
+    assert (figure.low is None) == (figure.high is None) == (figure.n < 10)
+    if figure.low is not None and figure.high is not None:
+        assert min(values) <= figure.low <= quantile(values, q) <= figure.high <= max(values)
+
+
+def test_values_alike_within_each_cluster_give_the_bounds_of_the_clusters_not_of_the_values() -> None:
+    source = random.Random(7)
+    levels = [source.gauss(20, 5) for _ in range(20)]
+    many = clustered_percentile_figure([[level] * 100 for level in levels], 0.5, "ms")
+    few = clustered_percentile_figure([[level] for level in levels], 0.5, "ms")
+    assert (many.low, many.high, many.n) == (few.low, few.high, 20)
+    by_value = percentile_figure([level for level in levels for _ in range(100)], 0.5, "ms")
+    assert many.high is not None
+    assert by_value.high is not None
+    assert many.high - (many.value or 0) > by_value.high - (by_value.value or 0), "2000 gaps are no 2000 requests"
+
+
+@pytest.mark.parametrize("q", [0.5, 0.9])
+def test_a_clustered_upper_bound_is_above_the_truth_as_often_as_it_says(q: float) -> None:
+    source = random.Random(1)
+    truth = 20 + 5 * 2**0.5 * NormalDist().inv_cdf(q)  # of a level per request and a part of its own for each gap, both with s = 5
+    held = 0
+    for _ in range(60):
+        found = [[source.gauss(level, 5) for _ in range(20)] for level in (source.gauss(20, 5) for _ in range(30))]
+        figure = clustered_percentile_figure(found, q, "ms")
+        held += figure.high is not None and figure.high >= truth
+    assert held >= 53, "seeded: it holds or it does not"

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from pipeline.measure.figures import Figure, not_measured
+from pipeline.measure.figures import Figure, invalidated, not_measured
 from pipeline.measure.statistics import percentile_figure, share_figure
-from pipeline.measure.verdicts import COMPARE, Judgement, Verdict, exit_code, judge
+from pipeline.measure.verdicts import COMPARE, START_NOISE, UNKNOWN, Judgement, Verdict, exit_code, judge
 
 FLOATS = st.floats(allow_nan=True, allow_infinity=True)
 FIGURES = st.builds(
@@ -23,7 +23,7 @@ COMPARATORS = st.sampled_from(sorted(COMPARE))
 
 
 def figure(value: float | None, low: float | None = None, high: float | None = None, n: int = 100) -> Figure:
-    return Figure(value=value, unit="ms", n=n, low=low, high=high)
+    return Figure(value=value, unit="ms", n=n, low=low, high=high, starts=3)
 
 
 def verdict(made: Figure | None, comparator: str = "<", target: float = 500, *, min_n: int = 59, by_bound: bool = True) -> str:
@@ -102,6 +102,33 @@ def test_zero_successes_never_pass(comparator: str) -> None:
     assert verdict(percentile_figure([], 0.95, "ms"), comparator, 0, min_n=1) == "NOT_MEASURED"
 
 
+def test_a_contradiction_is_invalid_and_never_a_verdict_on_the_server() -> None:
+    (marked,) = invalidated({"ttft": figure(400, 380, 450)}, "the client counted 8 output tokens, the server 9").values()
+    judged = judge(marked, "<", 500, 59, True, False)
+    assert judged == Judgement("INVALID", "the client counted 8 output tokens, the server 9")
+    assert exit_code([(judged, True)]) == 2
+    assert invalidated({"ttft": marked}, "a second reason")["ttft"].invalid == judged.reason, "the first reason stays"
+    assert invalidated({"ttft": not_measured("ms", "why")}, "a reason")["ttft"].invalid == "", "nothing was measured that could be wrong"
+    assert judge(marked, "<", 500, 59, True, True).verdict == "SIMULATED"
+
+
+@pytest.mark.parametrize(("failed", "word"), [(1, "PASS"), (2, "INCONCLUSIVE")])
+def test_a_percentile_of_survivors_is_inconclusive(failed: int, word: str) -> None:
+    few = figure(400, 380, 450).model_copy(update={"failed": failed})
+    judged = judge(few, "<", 500, 59, True, False)
+    assert judged.verdict == word
+    assert judged.reason == ("" if word == "PASS" else "2 of 102 requests failed, so this is a figure of survivors")
+
+
+@pytest.mark.parametrize(("value", "starts", "word"), [(460, 1, "INCONCLUSIVE"), (440, 1, "PASS"), (460, 3, "PASS")])
+def test_one_start_cannot_tell_what_starts_differ_by(value: float, starts: int, word: str) -> None:
+    judged = judge(figure(value, value, value).model_copy(update={"starts": starts}), "<", 500, 59, True, False)
+    assert judged.verdict == word
+    assert judged.reason == (
+        "" if word == "PASS" else "within 10 % of the target, by which starts of a server differ: set bench.starts to 3"
+    )
+
+
 def test_zero_successes_fail_a_share() -> None:
     assert verdict(share_figure(0, 10), "==", 100, min_n=1, by_bound=False) == "FAIL"
 
@@ -125,7 +152,16 @@ def test_missing_can_never_pass(comparator: str, target: float, min_n: int, by_b
 def cases(draw: st.DrawFn) -> tuple[Figure, str, float]:
     """Return a figure, a comparator and a target that are often close, so that every verdict comes up."""
     near = st.integers(-3, 3).map(float) | FLOATS
-    made = Figure(value=draw(st.none() | near), unit="ms", n=draw(st.integers(0, 4)), low=draw(near), high=draw(st.none() | near))
+    made = Figure(
+        value=draw(st.none() | near),
+        unit=draw(st.sampled_from(("ms", "MiB"))),
+        n=draw(st.integers(0, 4)),
+        low=draw(near),
+        high=draw(st.none() | near),
+        failed=draw(st.integers(0, 1)),
+        starts=draw(st.integers(1, 2)),
+        invalid=draw(st.sampled_from(("", "", "the ledger disagrees"))),
+    )
     return made, draw(COMPARATORS), draw(near)
 
 
@@ -141,6 +177,9 @@ def test_pass_is_exactly_when_everything_holds(case: tuple[Figure, str, float], 
         and meets(made.value, target)
         and made.n >= min_n
         and not simulated
+        and not made.invalid
+        and not made.failed
+        and (comparator == "==" or made.unit == "MiB" or made.starts > 1 or abs(made.value - target) >= START_NOISE * abs(target))
         and (not by_bound or (bound is not None and math.isfinite(bound) and meets(bound, target)))
     )
     judged = judge(made, comparator, target, min_n, by_bound, simulated)
@@ -157,7 +196,7 @@ def test_an_easier_target_never_makes_a_verdict_worse(case: tuple[Figure, str, f
     made, comparator, target = case
     assume(comparator in EASIER and not math.isnan(target))
     hard, easy = (judge(made, comparator, each, min_n, by_bound, False).verdict for each in (target, target + EASIER[comparator] * ease))
-    assert (hard == easy) if hard == "NOT_MEASURED" else RANK[easy] >= RANK[hard]
+    assert (hard == easy) if hard in UNKNOWN else RANK[easy] >= RANK[hard]
 
 
 @given(FIGURES, COMPARATORS, FLOATS, st.booleans())

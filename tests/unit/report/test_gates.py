@@ -14,16 +14,18 @@ from pipeline.engine.outcomes import Outcomes
 from pipeline.engine.record import BLOCKED, Artifact, Envelope, Failure, Measurement, Outcome
 from pipeline.errors import MeaninglessError, NothingAnsweredError
 from pipeline.measure.figures import Figure, not_measured
-from pipeline.measure.verdicts import Judgement
+from pipeline.measure.verdicts import START_NOISE, Judgement
 from pipeline.report.formats.document import reported_gate
 from pipeline.report.formats.plain import Plain
 from pipeline.report.formats.reported import measured_words, target_words
-from pipeline.report.gates import WAIVABLE, Judged, JudgedGate, judge_records
+from pipeline.report.gates import WAIVABLE, Judged, JudgedGate, judge_records, start_noise
 from pipeline.report.headline import headline
 from pipeline.report.listing import lines
+from pipeline.report.noise import NOISE_NOTE, FigureNoise, RunNoise
 from pipeline.report.view import gate_row
 from pipeline.vllm.plan import NOTHING_PLANNED, Plan
 from tests.builders.house import outcomes_of
+from tests.builders.records import server
 
 WHEN = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 METRIC = "bench.ttft_ms_p95"
@@ -39,6 +41,7 @@ class Serving(Artifact):
 
     attached: str | None = None
     model: str = "m"
+    random_weights: bool = False
     plan: Plan | None = None
 
 
@@ -174,7 +177,7 @@ def test_waiver_of_a_gate_that_is_not_required_is_unused() -> None:
     gates = Gates({"ttft": GATE.model_copy(update={"required": False}), "other": GATES.root["other"]})
     made = judged(outcome("bench", None), IN_FORCE, gates)
     assert made.gates[0].waiver.startswith("unused waiver")
-    assert headline(made) == "PASS: all 1 required gates pass."
+    assert headline(made) == "PASS: all 1 required gates pass; not required: 1 has no valid measurement."
 
 
 def test_all_waived_is_no_pass() -> None:
@@ -319,3 +322,23 @@ def test_a_simulated_peak_passes_no_plan() -> None:
 def test_where_no_server_was_started_the_plan_is_no_target() -> None:
     (row,) = judge_records(Gates({"vram": PEAK}), ActiveWaivers(), records()).gates
     assert (row.gate.target, row.judgement) == ("plan", Judgement("NOT_MEASURED", "measure-vram never ran"))
+
+
+def noisy(values: list[float], **facts: str) -> Outcome[RunNoise]:
+    """Return the noise on record, of one figure at these starts of the server."""
+    where = {"device": "GPU 0", "model": "m", "vllm": "0.33.0", **facts}
+    entry = FigureNoise(unit="ms", n=len(values), values=values, relative_range=0.1, variation=0.1)
+    noise = RunNoise.model_validate({**where, "starts": len(values), "simulated": False, "figures": {"bench.ttft_ms_p95": entry}})
+    return Outcome(NOISE_NOTE, noise, None)
+
+
+def test_the_noise_of_starts_is_as_calibrated_on_this_server_or_as_assumed() -> None:
+    of_server = Outcome("serve", server().model_copy(update={"device": "GPU 0", "model": "m", "vllm": "0.33.0"}), None)
+    for noise, expected in (
+        (noisy([100.0, 101.0, 99.0]), pytest.approx(0.034, abs=0.003)),
+        (noisy([100.0, 101.0, 99.0], device="another"), START_NOISE),
+        (noisy([0.0, 1.0]), START_NOISE),
+    ):
+        outcomes = outcomes_of({"serve": of_server, NOISE_NOTE: noise})
+        assert start_noise("bench.ttft_ms_p95", outcomes) == expected
+        assert start_noise("bench.tpot_ms_p50", outcomes) == START_NOISE

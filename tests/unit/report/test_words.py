@@ -9,15 +9,16 @@ from pathlib import Path
 import pytest
 
 from pipeline.gpu.nvml import TROUBLES, Gpu
+from pipeline.load.capacity import capacity_figure
 from pipeline.measure.answers import FENCE
+from pipeline.measure.drift import Slope
 from pipeline.measure.figures import Figure
-from pipeline.measure.memory import Gaps, stable
+from pipeline.measure.memory import Budget, Gaps, stable
 from pipeline.measure.verdicts import judge
 from pipeline.message import Code, Digits, Message, _, plural
 from pipeline.report.cells import glued, of_settings
 from pipeline.report.words import ENGLISH, Words, words
 from pipeline.server.stop import Closing
-from pipeline.stages.bench import capacity_figure
 from pipeline.vllm.plan import NOTHING_PLANNED, plan_error_figure
 from pipeline.vllm.remedies import NoRemedy, remedy_for
 from tests.builders.texts import KEYWORDS, TEMPLATES, Text, extracted, forms
@@ -111,9 +112,10 @@ def judged(made: Figure | None, min_n: int = 1, by_bound: bool = True, simulated
     return judge(made, "<", 500, min_n, by_bound, simulated).reason
 
 
-def steadiness(rise: float, load_s: float, preempted: int | None = 0, missing_s: float = 0, spread: float = 1) -> str:
-    slope = figure(rise, low=rise, high=rise)
-    return stable(figure(spread), slope, preempted, Gaps(count=1, longest_s=missing_s, total_s=missing_s), load_s).reason
+def steadiness(low: float, high: float, missing_s: float = 0, halves: tuple[float, float] = (5, 5)) -> str:
+    slope = Slope((low + high) / 2, low, high, 0.01, 0.1, halves)
+    gaps = Gaps(count=1, longest_s=missing_s, total_s=missing_s)
+    return stable(slope, 9, gaps, 400, Budget(mib=240, horizon_h=24)).reason
 
 
 def residual(others: list[float | None] | None, after: float = 200) -> str:
@@ -142,8 +144,12 @@ def no_remedy(attached: str | None = None) -> str:
 
 NOT_REAL = "not measured on a server proven to be a real vLLM"
 NO_DRIVER = TROUBLES["NVMLError_LibraryNotFound"].reason
-UNTOLD = "of the server or of other programs: the driver does not tell"
-SHORT = "rises by at least 9 MiB/h, which 60 s of load are too short to call a drift (300 s)"
+UNTOLD = "100 MiB more are held, by the server or by others: the driver does not tell"
+SHORT = "the load was too short to say so: between -48 and 480 MiB in 24 h; about 44000 s of load after one start would tell"
+NEVER = "the load was too short to say so: between 0 and 480 MiB in 24 h; no load of less than 24 h would tell"
+TOO_SHORT = "yük bunu söylemek için çok kısaydı"
+SETTLING = "it rose by 5 MiB in the first half of the load and by 1 in the second: it may still be settling"
+SETTLING_TR = "yükün ilk yarısında 5 MiB, ikinci yarısında 1 MiB arttı: henüz yerine oturuyor olabilir"
 OLD_CARD = "VLLM_BATCH_INVARIANT=1 needs compute capability 8.0, and Tesla T4 has 7.5"
 NOT_OURS = "the server at http://x is not ours to start with another environment"
 
@@ -159,12 +165,20 @@ NOT_OURS = "the server at http://x is not ours to start with another environment
         (judged(figure(10)), "n = 10 is too small for a confidence bound", "n = 10 bir güven sınırı için çok küçük"),
         (judged(figure(10, high=600)), "the 95 % bound 600 is not < 500", "%95 sınırı 600 < 500 değil"),
         (judged(figure(10), simulated=True), NOT_REAL, TR(NOT_REAL)),
-        (steadiness(9, 400, spread=70), "rises by at least 9 MiB/h, range 70 MiB", "en az 9 MiB/sa artıyor, aralık 70 MiB"),
-        (steadiness(0, 400, preempted=2), "2 preemptions", "2 öncelik kesintisi"),
-        (steadiness(0, 400, preempted=None), "the server does not count preemptions", "sunucu öncelik kesintilerini saymıyor"),
-        (steadiness(0, 400, missing_s=40), "samples are missing for 40 s of 400 s of load", "400 s yükün 40 saniyesinde örnek yok"),
-        (steadiness(9, 60), SHORT, "en az 9 MiB/sa artıyor; 60 s yük, buna kayma demek için çok kısa (300 s)"),
-        (residual(None), UNTOLD, "sunucunun mu başka programların mı: sürücü söylemiyor"),
+        (
+            steadiness(20, 30),
+            "rises by at least 480 MiB in 24 h of load; 240 are allowed",
+            "24 saat yükte en az 480 MiB artıyor; 240 MiB'a izin var",
+        ),
+        (steadiness(0, 1, missing_s=40), "samples are missing for 40 s of 400 s of load", "400 s yükün 40 saniyesinde örnek yok"),
+        (
+            steadiness(-2, 20),
+            SHORT,
+            f"{TOO_SHORT}: 24 saatte -48 ile 480 MiB arasında; tek bir başlatmadan sonra yaklaşık 44000 s yük bunu gösterir",
+        ),
+        (steadiness(0, 20), NEVER, f"{TOO_SHORT}: 24 saatte 0 ile 480 MiB arasında; 24 saatten kısa hiçbir yük bunu göstermez"),
+        (steadiness(20, 30, halves=(5, 1)), SETTLING, SETTLING_TR),
+        (residual(None), UNTOLD, "100 MiB daha tutuluyor; sunucu mu başka programlar mı, sürücü söylemiyor"),
         (residual([900.0]), "other programs took 800 MiB meanwhile", "bu sırada başka programlar 800 MiB aldı"),
         (residual([100.0], after=0), "other programs freed 100 MiB meanwhile", "bu sırada başka programlar 100 MiB boşalttı"),
         (plan_error_figure(None, figure(1)).reason, NOTHING_PLANNED, TR(NOTHING_PLANNED)),

@@ -9,10 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.config.schema import RunsConfig
-from pipeline.engine.record import write_atomic
+from pipeline.engine.record import Store, now, write_atomic
 from pipeline.engine.workspace import Workspace
 from pipeline.errors import PipelineError, RecordError
 from pipeline.report.formats.document import Document, text_of
+from pipeline.report.noise import NOISE_NOTE, RunNoise
 from pipeline.runs import history
 from pipeline.runs import kept as runs
 from pipeline.terminal import Silent, plain
@@ -71,6 +72,19 @@ def test_a_run_has_report_records_stamps_and_logs_without_secrets(workspace: Wor
     ]
     assert gzip.decompress((folder / "logs" / "L1-server.log.gz").read_bytes()) == b"token [redacted]"
     assert runs.read(folder, workspace).document == document(number=1)
+
+
+def test_a_run_keeps_the_noise_that_was_measured_on_what_it_ran_on(workspace: Workspace) -> None:
+    facts = {"model": "SmolLM2", "vllm": "0.32.0", "starts": 5, "simulated": False, "figures": {}}
+    for number, device in enumerate(("A card", "Another card"), 1):
+        noise = RunNoise.model_validate({**facts, "device": device})
+        Store(workspace.artifacts).write(NOISE_NOTE, {}, now(), 1, noise)
+        copy = kept(number, workspace) / "records" / "noise.json"
+        assert copy.exists() == (device == "A card")
+        if copy.exists():
+            assert copy.read_bytes() == (workspace.artifacts / "noise.json").read_bytes()
+    write_atomic(workspace.artifacts / "noise.json", '{"schema_version": 99}')
+    assert not (kept(3, workspace) / "records" / "noise.json").exists(), "of a later version, and the run is kept all the same"
 
 
 def test_a_run_that_is_kept_already_is_not_kept_again_nor_changed(workspace: Workspace) -> None:

@@ -21,15 +21,17 @@ def house(tmp_path: Path) -> House:
     return found
 
 
-@pytest.mark.parametrize(("code", "colour"), [(0, "#1a7f37"), (1, "#cf222e"), (2, "#9a6700")])
-def test_the_badge_says_the_verdict_in_words_and_colour(code: int, colour: str) -> None:
-    svg = badge("PASS <9/9>", code)
+@pytest.mark.parametrize(
+    ("verdict", "colour"), [("PASS", "#1a7f37"), ("TRIAL", "#0969da"), ("NOT PASSED", "#cf222e"), ("NOT MEASURED", "#9a6700")]
+)
+def test_the_badge_says_the_verdict_in_words_and_colour(verdict: str, colour: str) -> None:
+    svg = badge("PASS <9/9>", verdict)
     root = ET.fromstring(svg)
     assert colour in svg
     assert root.attrib["aria-label"] == "vllm-poc: PASS <9/9>"
     texts = [element.text for element in root.iter("{http://www.w3.org/2000/svg}text")]
     assert texts == ["vllm-poc", "PASS <9/9>"]
-    assert svg == badge("PASS <9/9>", code)
+    assert svg == badge("PASS <9/9>", verdict)
     assert "http" not in svg.replace("http://www.w3.org/2000/svg", "")
 
 

@@ -20,7 +20,7 @@ from pipeline.report.formats.openmetrics import openmetrics
 from pipeline.report.formats.summary import job_summary
 from tests.builders.documents import document, families, figure, gate
 from tests.builders.house import House
-from tests.builders.records import all_good, server
+from tests.builders.records import all_good, bench_result, server
 
 ROOT = Path(__file__).resolve().parents[4]
 VERDICTS = ("PASS", "FAIL", "INCONCLUSIVE", "NOT_MEASURED", "SIMULATED")
@@ -61,6 +61,14 @@ def test_what_the_stage_writes_fits_the_schema_and_names_real_places(house: Hous
     assert (broken == "serve") == (read.figures == [])
     failed = {stage.stage: stage.reason for stage in read.stages if stage.status == "failed"}
     assert broken is None or failed[broken] == "it died"
+
+
+def test_each_level_of_load_is_in_it_with_its_figures(house: House) -> None:
+    house.report()
+    closed, opened = read_document((house.root / "report.json").read_text(encoding="utf-8"), "report.json").levels
+    assert (closed.load, closed.concurrency, closed.requests, closed.failed, closed.came_per_s) == ("closed", 4, 16, 2, None)
+    assert (opened.load, opened.concurrency, opened.rate_per_s, opened.came_per_s) == ("poisson", None, 1.25, 1.2)
+    assert closed.figures == bench_result().levels[0].figures
 
 
 def test_environment_tells_what_the_figures_depend_on(house: House) -> None:

@@ -5,10 +5,7 @@ import pytest
 from pipeline.stages.test_determinism import Arm
 from tests.builders.house import House
 from tests.builders.machines import machine
-from tests.builders.records import (
-    determinism,
-    server,
-)
+from tests.builders.records import determinism, figure, server
 from tests.builders.reports import line
 
 
@@ -17,8 +14,27 @@ def test_arms_show_their_evidence_divergence_or_reason(house: House) -> None:
     assert "- D1, 1 of 1 prompts: all 10 answers identical, 64 tokens.\n" in text
     assert "- D2, prefix cache cold, then warm: NOT_MEASURED, no hit was seen.\n" in text
     parted = "first difference at token 9 (logprob gap of the two best there 0.0123)"
-    assert f"- D3, amid 4 others: 13 of 14 equal the sequential answer, {parted} (5 ran at once).\n" in text
+    whole = "1 of 2 prompts: all answers equal the sequential one (14 answers)"
+    assert f"- D3, amid 4 others: {whole}, {parted} (5 ran at once).\n" in text
+    assert "- n counts prompts: one agrees when all its answers do.\n" in text
     assert "Without `VLLM_BATCH_INVARIANT=1`" in text
+
+
+def test_the_suites_requests_stand_apart_and_exchanged_answers_are_named(house: House) -> None:
+    prompts = [determinism().prompts[0].model_copy(update={"prompt": "en-001", "runs": 7, "agreeing": 7})]
+    arms = [
+        Arm(arm="D3", what="amid 4 others", prompts=determinism().prompts, exchanged=1),
+        Arm(arm="D1", what="one after the other", constrained=True, prompts=prompts),
+        Arm(arm="D3", what="amid 4 others", constrained=True, prompts=prompts, exchanged=2),
+    ]
+    figures = {name: figure(100, "%", 1, 20.7) for name in ("identical", "tarr", "constrained_identical", "constrained_tara")}
+    house.results["test-determinism"] = determinism().model_copy(update={"arms": arms, "figures": figures})
+    text = house.text()
+    assert "- D1, constrained, one after the other: 1 of 1 prompts: all answers identical (7 answers).\n" in text
+    assert "- D3, amid 4 others: answers were exchanged: 1 is that to another prompt.\n" in text
+    assert "- D3, constrained, amid 4 others: answers were exchanged: 2 are those to another prompt.\n" in text
+    assert "| D1: prompts whose raw answers all agree (TARr@10) |" in text
+    assert "| D1, constrained: the same as canonical JSON (TARa@7) |" in text
 
 
 def on_gpu(house: House, environment: dict[str, str], capability: str = "8.9") -> None:

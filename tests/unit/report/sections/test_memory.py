@@ -9,6 +9,7 @@ from pipeline.measure.memory import Gaps
 from pipeline.server.state import Handle
 from pipeline.stages.measure_vram import MemoryUse
 from pipeline.vllm.breakdown import Breakdown
+from pipeline.vllm.kv_fill import Fill
 from tests.builders.house import House
 from tests.builders.records import (
     PLAN,
@@ -58,7 +59,7 @@ def test_close_of_another_launch_is_not_taken_for_this_one(house: House) -> None
     house.results["stop"] = closing().model_copy(update=others)
     assert "VRAM residual: NOT_MEASURED, other programs freed 41815 MiB meanwhile." in house.text()
     house.results["stop"] = closing().model_copy(update={"gpu_used_before_mib": [100.0], "gpu_used_after_mib": [600.0]})
-    told = "VRAM residual: 500 MiB above the baseline (of the server or of other programs: the driver does not tell)."
+    told = "VRAM residual: NOT_MEASURED, 500 MiB more are held, by the server or by others: the driver does not tell."
     assert told in house.text()
     house.results["stop"] = closing().model_copy(update={"launch_id": "L0"})
     text = house.text()
@@ -106,7 +107,26 @@ def test_gaps_errors_failed_requests_and_what_speaks_against_stability_are_told(
     assert "- NVML failed in 12 samples: GpuIsLost." in text
     assert "15 s of load, 40 requests, of which 3 failed (HTTP 500)." in text
     assert "- NOT STABLE, VRAM: rises by at least 36 MiB/h." in text
-    assert "- Preemptions since the start: 0; under this load: 4." in text
+    assert "- Preemptions since the start: 0." in text
+
+
+def test_preemptions_and_the_filling_of_the_kv_cache_have_their_own_places(house: House) -> None:
+    use = memory_use()
+    filled = Fill(percent=57.6, readings=412, seconds=41.5, requests=256, preempted=0, why="256 requests of 4096 tokens are 58 % of it")
+    figures = {**use.figures, "preemptions": figure(4, "", n=300), "kv_filled_percent": figure(57.6, "%", n=412)}
+    house.results["measure-vram"] = use.model_copy(update={"fill": filled, "figures": figures, "pss_samples": 12})
+    text = house.text()
+    assert "| preemptions under load (n: seconds of load) | **4** (n = 300) |" in text
+    assert "| KV cache filled once, highest reading[^filled] | **57.6 %** (n = 412) |" in text
+    assert (
+        "- The KV cache was filled once to 57.6 %, with 256 requests in 41.5 s: 256 requests of 4096 tokens are 58 % of it; "
+        "preemptions meanwhile: 0." in text
+    )
+    assert "- Host memory (PSS): 12 samples under load." in text
+    house.results["measure-vram"] = use.model_copy(update={"fill": Fill(why="vram.fill_s is 0")})
+    assert "- The KV cache was not filled: vram.fill_s is 0." in house.text()
+    house.results["measure-vram"] = use
+    assert "KV cache was" not in house.text(), "an older version did not say"
 
 
 def test_whole_samples_of_a_stable_server_are_no_news(house: House) -> None:

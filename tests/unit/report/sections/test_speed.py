@@ -6,6 +6,7 @@ from pipeline.vllm.ledger import LedgerEntry, MeanCheck
 from tests.builders.house import House
 from tests.builders.records import (
     bench_result,
+    level_figures,
     memory_use,
 )
 
@@ -54,10 +55,28 @@ def test_load_and_the_client_there_are_tables(house: House) -> None:
     changed = {"levels": [level.model_copy(update={"clock_ms": 0.4})], "calibrations": [own.model_copy(update={"nodes": 3})]}
     house.results["bench"] = data.model_copy(update=changed)
     assert "3.1 % of a core, 2 clients on 3 nodes, times between them within 0.4 ms |" in house.text()
-    assert "| poisson | 1.25 | 16 | 0 | 5 | 0.4, 1.1 ms | yes |" in text
-    assert "| 2.5 | 75 % | NO | NO |" in text
+    assert "| poisson | 1.2 | 1.25 | 16 | 0 | 5 | 0.4, 1.1 ms | yes |" in text
+    assert "| 2.5 | – | 90 | 75 % | ≥ 65.2 % | NO | NO |" in text
+    assert "The client while the server answered 4 at once: a stub's chunks 0.3, 0.9 ms late (p50, p95)." in text
     assert "TTFT < 500 ms, TPOT < 20 ms (the gates' limits)" in text
     assert "OVER-SATURATED" not in text
+
+
+def test_each_level_has_a_row_and_what_is_invalid_or_too_few_is_told(house: House) -> None:
+    assert "| 4 in flight | 9 s | 16 | 2 | 87.5 % | 18.5 | 110, 150, 155, – | 111, 151, 156, – |" in house.text()
+    assert "| poisson, 1.2 requests/s | 13 s | 16 | 0 | 87.5 % | 1.1 | 130, 170, 175, – |" in house.text()
+    made = bench_result()
+    levels = [made.levels[0].model_copy(update={"figures": level_figures(18.5, 60, "the client was late")})]
+    house.results["bench"] = made.model_copy(update={"levels": levels, "open_levels": []})
+    assert "| 4 in flight | 9 s | 16 | 2 | INVALID | INVALID | INVALID | INVALID | INVALID | INVALID |" in house.text()
+    house.results["bench"] = made.model_copy(update={"levels": [levels[0].model_copy(update={"figures": {}})], "open_levels": []})
+    assert "By level" not in house.text(), "an older version recorded none"
+
+
+def test_a_rate_that_was_tried_again_says_so(house: House) -> None:
+    trial = bench_result().trials[0].model_copy(update={"meets": True, "confirms": True, "overloaded": False, "came_per_s": 2.49})
+    house.results["bench"] = bench_result().model_copy(update={"trials": [trial]})
+    assert "| 2.5 | 2.49 | 90 | 75 % | ≥ 65.2 % | yes | yes, second trial |" in house.text()
 
 
 def test_a_client_over_budget_and_a_server_that_falls_behind_are_told(house: House) -> None:
@@ -67,5 +86,5 @@ def test_a_client_over_budget_and_a_server_that_falls_behind_are_told(house: Hou
     house.results["bench"] = made.model_copy(update={"levels": levels, "open_levels": opened, "trials": []})
     text = house.text()
     assert "- INVALID at concurrency 4: the client was late." in text
-    assert "- OVER-SATURATED at 1.25 requests/s (poisson): latency kept rising." in text
+    assert "- OVER-SATURATED at 1.2 requests/s (poisson): latency kept rising." in text
     assert "Search for capacity" not in text
