@@ -56,15 +56,16 @@ def wait_until_ready(launch: Launch, log: Path, control: Control, say: Callable[
                     )
             time.sleep(POLL_S)
     try:
-        completion = control.greet(launch.model)
+        completion = control.first_words(launch.model)
     except MeasureError as error:
         if state.dies_within(launch.pid, launch.created, DEATH_S):
             raise died(log) from error
         raise ServerError(f"the server listens but does not complete a request: {error.message}", log_words(log), log) from error
     random_weights = settings.load_format == "dummy"  # random tokens may decode to no text
     if not (random_weights and completion.usage.completion_tokens) and not completion.says_something:
-        text = completion.choices[0].message.content if completion.choices else None
-        raise ServerError(f"the server's first completion says nothing: {text!r}", "see its log; the model's files may be damaged", log)
+        raise ServerError(
+            f"the server's first completion says nothing: {completion.text!r}", "see its log; the model's files may be damaged", log
+        )
     return phases, time.monotonic() - start_s
 
 

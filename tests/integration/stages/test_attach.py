@@ -12,7 +12,9 @@ from pydantic import ValidationError
 
 from pipeline.client.endpoint import Endpoint
 from pipeline.client.payloads import streamed
-from pipeline.config.schema import AttachConfig, BenchConfig, DeterminismConfig, ModelConfig, VramConfig
+from pipeline.config.attach import AttachConfig
+from pipeline.config.requests import RequestsConfig
+from pipeline.config.schema import BenchConfig, DeterminismConfig, ModelConfig, VramConfig
 from pipeline.contexts import RequestLimits
 from pipeline.engine.record import Store, now
 from pipeline.errors import MeaninglessError, MeasureError, ServerError
@@ -84,7 +86,7 @@ def test_an_address_in_ipv6_is_called_in_brackets(project: FakeProject) -> None:
 
 
 def attach(project: FakeProject, fake: FakeVllm, name: str = "fake-model") -> Server:
-    return attach_server(AttachConfig(url=fake.base_url), ModelConfig(name=name), project.workspace)
+    return attach_server(AttachConfig(url=fake.base_url), RequestsConfig(), ModelConfig(name=name), project.workspace)
 
 
 def test_a_server_of_somebody_else_is_measured_and_left_alone(project: FakeProject) -> None:
@@ -140,7 +142,7 @@ def test_a_server_that_cannot_be_used_is_one_line(project: FakeProject, script: 
 
 def test_nobody_at_the_address_is_one_line(project: FakeProject) -> None:
     with pytest.raises(ServerError, match="ConnectionError") as caught:
-        attach_server(AttachConfig(url=f"http://127.0.0.1:{free_port()}"), ModelConfig(), project.workspace)
+        attach_server(AttachConfig(url=f"http://127.0.0.1:{free_port()}"), RequestsConfig(), ModelConfig(), project.workspace)
     assert "is it a vLLM server, and up?" in caught.value.hint
 
 
@@ -172,7 +174,7 @@ def test_a_server_that_goes_away_fails_the_measurement(project: FakeProject) -> 
 
 def attach_all(project: FakeProject, first: FakeVllm, *others: FakeVllm) -> Server:
     settings = AttachConfig(url=first.base_url, replicas=tuple(other.base_url for other in others))
-    return attach_server(settings, ModelConfig(name="fake-model"), project.workspace)
+    return attach_server(settings, RequestsConfig(), ModelConfig(name="fake-model"), project.workspace)
 
 
 def test_replicas_share_the_load_and_their_counters_are_summed(project: FakeProject) -> None:
