@@ -8,6 +8,7 @@ from pipeline.config.layers import Layers
 from pipeline.config.schema import Config, GpuConfig, ModelConfig, ServeConfig
 from pipeline.engine.workspace import Workspace
 from pipeline.errors import HubSilentError, ModelError
+from pipeline.model.files import BrokenModelError, check_folder
 from pipeline.model.published import EMBEDDED, NON_COMMERCIAL, SOURCE, published_shape, repository
 from pipeline.model.remote import remote_weights
 from pipeline.model.shape import Shape, kv_bytes_per_token, read_shape
@@ -99,8 +100,8 @@ class Library:
                 return remote_weights(repo, settings.revision, dtype, ASK_HUB_S)
         except HubSilentError as error:
             self.trouble = error.message
-        except ModelError:
-            if published_shape(repo) is None:
+        except ModelError as error:
+            if isinstance(error, BrokenModelError) or published_shape(repo) is None:
                 raise
         if published_shape(repo) is None:
             raise ModelError(f"{self.trouble}, and {repo} is not among the models known here")
@@ -109,6 +110,8 @@ class Library:
 
 def local(folder: Path, dtype: str) -> tuple[Shape, int, str]:
     """Return the shape and the bytes of the weights from the model's own files."""
+    if folder.is_dir():
+        check_folder(folder)
     shape = read_shape(folder)
     return shape, *weight_bytes(folder, shape, dtype)
 
@@ -190,7 +193,8 @@ def model_fit(candidate: Candidate, at: Card, target_mib: float | None, library:
     except ModelError as error:
         shape = error.shape if isinstance(error, UnknownSizeError) else shape
         known = told(shape, serve) if shape else {}
-        return blank.model_copy(update={**known, "reason": error.message.replace(f"{library.workspace.root}/", "")})
+        reason = f"{error.message}; {error.hint}" if isinstance(error, BrokenModelError) else error.message
+        return blank.model_copy(update={**known, "reason": reason.replace(f"{library.workspace.root}/", "")})
     fixed = {"fixed_bytes_per_request": need.fixed_bytes}
     return blank.model_copy(update={**told(shape, serve), **fixed, "asked": need, "judged": fit_of(need, at.available_mib, target_mib)})
 

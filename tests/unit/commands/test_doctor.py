@@ -236,8 +236,8 @@ def test_the_hub_is_asked_for_what_is_not_on_disk(
 def test_a_model_on_disk_is_not_asked_for(tmp_path: Path) -> None:
     settings = Config(model=ModelConfig(source="path", path=str(tmp_path)))
     assert doctor.model(settings, tmp_path).level == "FAIL"
-    for name in ("config.json", "model.safetensors"):
-        (tmp_path / name).touch()
+    (tmp_path / "config.json").touch()
+    (tmp_path / "model.safetensors").write_bytes(b"\x02" + bytes(7) + b"{}")
     assert doctor.model(settings, tmp_path).level == "OK"
 
 
