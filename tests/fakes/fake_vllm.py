@@ -20,7 +20,7 @@ from typing import Any
 
 from tests.fakes.plain_http import HttpHandler, HttpServer
 from tests.fakes.script import VERSION, Ledger, Script
-from tests.fakes.tokens import delta_of, generate, logprobs, prompt_ids, shown, split, token_id
+from tests.fakes.tokens import delta_of, generate, logprobs, prompt_ids, refused, shown, split, token_id
 
 __all__ = ["VERSION", "FakeVllm", "Script"]
 
@@ -334,14 +334,6 @@ def adapter_cards(fake: FakeVllm, script: Script) -> list[dict[str, Any]]:
     """Return the cards of the LoRA adapters, which have no length."""
     card = {"object": "model", "owned_by": "vllm", "parent": fake.model, "max_model_len": None}
     return [{**card, "id": name, "root": f"/adapters/{name}"} for name in script.adapters]
-
-
-def refused(script: Script, payload: dict[str, Any]) -> str:
-    """Return why the chat template does not take the messages; empty where it does."""
-    if not script.has_template:
-        return "As of transformers v4.44, default chat template is no longer allowed, so you must provide a chat template"
-    is_system = any(message["role"] == "system" for message in payload["messages"])
-    return "System role not supported" if is_system and not script.takes_system else ""
 
 
 def metrics_text(fake: FakeVllm, script: Script) -> str:
