@@ -8,15 +8,18 @@ from pipeline.config.layers import Layers
 from pipeline.config.schema import Config, GpuConfig, ModelConfig, ServeConfig
 from pipeline.engine.workspace import Workspace
 from pipeline.errors import HubSilentError, ModelError
+from pipeline.model.files import BrokenModelError, check_folder
 from pipeline.model.published import EMBEDDED, NON_COMMERCIAL, SOURCE, published_shape, repository
 from pipeline.model.remote import remote_weights
-from pipeline.model.shape import Shape, estimated_bytes, read_shape, weight_bytes
+from pipeline.model.shape import Shape, kv_bytes_per_token, read_shape
+from pipeline.model.weights import UnknownSizeError, estimated_bytes, weight_bytes
 from pipeline.stages.check_gpu import Machine, largest_choice
 from pipeline.stages.download_model import model_folder
 from pipeline.values import Frozen
-from pipeline.vllm.demand import demand, devices, unplanned
+from pipeline.vllm.demand import demand, devices, kv_bytes, share_of_shape, unplanned
 from pipeline.vllm.fit import Fit, fit_of
 from pipeline.vllm.ladder import CPU_CACHE
+from pipeline.vllm.parallel import tensor_parallel_sizes
 from pipeline.vllm.plan import LAPTOP, LAPTOP_MIB, Demand
 
 ASK_HUB_S = 10.0
@@ -41,7 +44,11 @@ class Candidate(Frozen):
 
 
 class ModelFit(Frozen):
-    """How a candidate fits, with its demand, or the reason why that is unknown."""
+    """How a candidate fits, with its demand, or the reason why that is unknown; and what its config.json tells in any case.
+
+    `kv_bytes_per_token` is what each further token of a request takes of a device, `fixed_bytes_per_request` what a request of
+    serve.max_model_len takes beside (windows, chunks, states, padding), `parameters` those of the text model by config.json.
+    """
 
     name: str
     profiles: tuple[str, ...]
@@ -50,6 +57,10 @@ class ModelFit(Frozen):
     asked: Demand | None = None
     judged: Fit | None = None
     reason: str = ""
+    kv_bytes_per_token: int | None = None
+    fixed_bytes_per_request: int | None = None
+    parameters: int | None = None
+    tensor_parallel_sizes: tuple[int, ...] = ()
 
 
 class Survey(Frozen):
@@ -89,8 +100,8 @@ class Library:
                 return remote_weights(repo, settings.revision, dtype, ASK_HUB_S)
         except HubSilentError as error:
             self.trouble = error.message
-        except ModelError:
-            if published_shape(repo) is None:
+        except ModelError as error:
+            if isinstance(error, BrokenModelError) or published_shape(repo) is None:
                 raise
         if published_shape(repo) is None:
             raise ModelError(f"{self.trouble}, and {repo} is not among the models known here")
@@ -99,6 +110,8 @@ class Library:
 
 def local(folder: Path, dtype: str) -> tuple[Shape, int, str]:
     """Return the shape and the bytes of the weights from the model's own files."""
+    if folder.is_dir():
+        check_folder(folder)
     shape = read_shape(folder)
     return shape, *weight_bytes(folder, shape, dtype)
 
@@ -174,11 +187,27 @@ def model_fit(candidate: Candidate, at: Card, target_mib: float | None, library:
     unplanned_argument = unplanned(serve)
     if unplanned_argument is not None:
         return blank.model_copy(update={"reason": f"{unplanned_argument} in serve.extra_args changes what is planned here"})
+    shape: Shape | None = None
     try:
-        need = demand(serve, *library.weights(model, serve.dtype), at.total_mib)
+        shape, size, source = library.weights(model, serve.dtype)
+        need = demand(serve, shape, size, source, at.total_mib)
     except ModelError as error:
-        return blank.model_copy(update={"reason": error.message.replace(f"{library.workspace.root}/", "")})
-    return blank.model_copy(update={"asked": need, "judged": fit_of(need, at.available_mib, target_mib)})
+        shape = error.shape if isinstance(error, UnknownSizeError) else shape
+        known = told(shape, serve) if shape else {}
+        reason = f"{error.message}; {error.hint}" if isinstance(error, BrokenModelError) else error.message
+        return blank.model_copy(update={**known, "reason": reason.replace(f"{library.workspace.root}/", "")})
+    fixed = {"fixed_bytes_per_request": need.fixed_bytes}
+    return blank.model_copy(update={**told(shape, serve), **fixed, "asked": need, "judged": fit_of(need, at.available_mib, target_mib)})
+
+
+def told(shape: Shape, serve: ServeConfig) -> dict[str, object]:
+    """Return what config.json tells by itself."""
+    width = kv_bytes(serve, shape.served_dtype(serve.dtype), shape)
+    return {
+        "kv_bytes_per_token": None if width is None else kv_bytes_per_token(share_of_shape(shape, serve), width),
+        "parameters": shape.parameters.total if shape.parameters else None,
+        "tensor_parallel_sizes": tensor_parallel_sizes(shape),
+    }
 
 
 def target(config: Config) -> float | None:

@@ -322,18 +322,29 @@ def thought_apart(content: str, reasoning: str) -> tuple[str, str, int]:
     """Return (reasoning, answer, where in `content` the answer begins).
 
     Reasoning is what the server tells apart, and `<think>…</think>` at the begin of the content; white space that follows it
-    belongs to neither. One that is never closed leaves no answer. Where the chat template opens it, only `</think>` is there.
+    belongs to neither. One that is never closed leaves no answer. The opening tag is missing where the chat template ends with it.
     """
     answer = content
     begin = content.lstrip()
-    closed = begin.find(THOUGHT)
-    if begin.startswith(THINK) or (closed >= 0 and THINK not in begin[:closed]):
+    if begin.startswith(THINK) or (not reasoning and ends_thought(content)):
         thought, _, answer = begin.removeprefix(THINK).partition(THOUGHT)
         reasoning += thought
     elif not reasoning:
         return "", content, 0
     answer = answer.lstrip()
     return reasoning.strip(), answer, len(content) - len(answer)
+
+
+def ends_thought(content: str) -> bool:
+    """Tell whether a tag in the content closes what it does not open; in JSON a tag is no more than text."""
+    before, tag, _ = content.partition(THOUGHT)
+    if not tag or THINK in before:
+        return False
+    try:
+        msgspec.json.decode(content)
+    except UNREADABLE:
+        return True
+    return False
 
 
 def stamp_at(at: list[int], chunks: list[Chunk], position: int) -> int:

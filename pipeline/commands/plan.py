@@ -42,6 +42,8 @@ def lines(survey: Survey) -> Iterator[OutputPart]:
         if row.judged is None:
             yield f"{row.name}: unknown: {row.reason}"
     yield "*: the guide's list. Sizes in MiB, KV per token in KiB. Context: of one request alone, and of each of max_num_seqs at once."
+    if any(row.fixed_bytes_per_request for row in survey.rows):
+        yield "KV per token, + MiB: what a request of serve.max_model_len takes beside (sliding windows, states of fixed size, padding)."
     yield "Utilisation: from what one request of serve.max_model_len needs to what the device holds, and what to set."
     yield f"The estimate's error: KV cache ±{ERROR_MIB:.0f} MiB, peak ±{PEAK_ERROR_MIB:.0f}; `set` keeps the peak that clear of the target."
     if survey.processor:
@@ -95,9 +97,9 @@ def cells(row: ModelFit, target_mib: float | None) -> tuple[str, ...]:
     name = f"{row.name}{' *' if row.guide else ''}"
     profiles = ", ".join(row.profiles) or "–"
     if row.asked is None or row.judged is None:
-        return (name, profiles, "", "", "", "", "", "", "unknown")
+        return (name, profiles, "", "", cache(row), "", "", "", "unknown")
     judged, plan = row.judged, row.judged.plan
-    sizes = (name, profiles, f"{plan.weights_mib:.0f}", SOURCES.get(plan.weights_from, plan.weights_from), kib(plan.kv_bytes_per_token))
+    sizes = (name, profiles, f"{plan.weights_mib:.0f}", SOURCES.get(plan.weights_from, plan.weights_from), cache(row))
     if judged.advised is None:
         return (*sizes, "", "", "", judged.words)
     span = f"{judged.least:.2f}–{judged.most:.2f}, " if judged.least and judged.most and judged.least <= judged.most else ""
@@ -106,9 +108,12 @@ def cells(row: ModelFit, target_mib: float | None) -> tuple[str, ...]:
     return (*sizes, f"{span}set {judged.advised:.2f}", context, f"{plan.peak_mib:.0f}{against}", judged.words)
 
 
-def kib(size: int) -> str:
-    """Return a number of bytes in KiB, as text."""
-    return f"{size / 1024:g}"
+def cache(row: ModelFit) -> str:
+    """Return the KV cache per token in KiB, and the fixed part of a request in MiB; empty where it is unknown."""
+    if row.kv_bytes_per_token is None:
+        return ""
+    fixed = f" + {row.fixed_bytes_per_request / MIB:.0f} MiB" if row.fixed_bytes_per_request else ""
+    return f"{row.kv_bytes_per_token / 1024:g}{fixed}"
 
 
 def total(text: str | None) -> float | None:

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
+from pipeline.config.attach import AttachConfig
 from pipeline.config.layers import Layers, load_layers
-from pipeline.config.schema import CUDA_DEVICES, AttachConfig, Config, GpuConfig
+from pipeline.config.schema import CUDA_DEVICES, Config, GpuConfig
 from pipeline.contexts import Invocation, RequestLimits, VisibleDevices, active_waivers, request_limits, visible_devices
 from pipeline.dag import ATTACHED, NOTES, STAGES
 from pipeline.engine.context import Context

@@ -5,16 +5,18 @@ import os
 import re
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, RootModel, field_validator, model_validator
 
+from pipeline.config.attach import AttachConfig
 from pipeline.config.gates import METRIC, Gates, Waivers
+from pipeline.config.requests import RequestsConfig
 from pipeline.config.section import Positive, Section
 from pipeline.redact import redacted
 
 IMAGES = "report"  # the folder of the report's pictures, beside the report
 CUDA_DEVICES = "CUDA_VISIBLE_DEVICES"
+PLAIN = "plain"  # serve.chat_template: the texts of the messages, one below the other
 Seconds = Annotated[float, Field(gt=0)]
 SECRET_ARGUMENTS = ("--api-key", "--hf-token")
 SECRET_NAME = re.compile(r"(^|_)(API_?KEY|KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)$", re.IGNORECASE)
@@ -99,6 +101,8 @@ class ServeConfig(Section):
     seed: int = 0
     load_format: Literal["auto", "dummy"] = "auto"
     trust_remote_code: bool = False
+    reasoning_parser: str | None = None
+    chat_template: str | None = None
     extra_args: tuple[str, ...] = ()
     env: dict[str, str] = {}
     on_oom: Literal["auto", "fallback", "fail"] = "auto"
@@ -109,6 +113,9 @@ class ServeConfig(Section):
     drain_timeout_s: Annotated[int, Field(ge=0)] = 20
     stop_timeout_s: Seconds = 20
     memory_samples_per_s: Annotated[float, Field(gt=0, le=20)] = 5
+
+    def files(self) -> tuple[str, ...]:
+        return (self.chat_template,) if self.chat_template not in (None, PLAIN) else ()
 
     @property
     def is_open(self) -> bool:
@@ -158,40 +165,6 @@ class ServeConfig(Section):
         if self.is_open and self.env.get("VLLM_SERVER_DEV_MODE", "0") not in ("", "0"):
             raise ValueError(f"env: VLLM_SERVER_DEV_MODE opens the server's insides; not on host {self.host}, only on loopback")
         return self
-
-
-class AttachConfig(Section):
-    """A server that someone else runs, to be measured in place of ours, and replicas of it that share `bench`'s load."""
-
-    url: str | None = None
-    replicas: tuple[str, ...] = ()
-    warm_up: bool = True
-
-    @model_validator(mode="after")
-    def replicas_have_a_first(self) -> "AttachConfig":
-        urls = (self.url, *self.replicas)
-        if self.replicas and self.url is None:
-            raise ValueError("replicas: attach.url names the first of them (--attach URL)")
-        if len(set(urls)) < len(urls):
-            raise ValueError("replicas: the same server twice would count twice")
-        return self
-
-    @field_validator("replicas")
-    @classmethod
-    def are_base_urls(cls, urls: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(cls.is_base_url(url) or "" for url in urls)
-
-    @field_validator("url")
-    @classmethod
-    def is_base_url(cls, url: str | None) -> str | None:
-        if url is None:
-            return None
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError("expected http://host:port or https://host")
-        if parts.username or parts.password or parts.query or parts.fragment:
-            raise ValueError("expected no user, query or fragment; an API key belongs into the environment variable VLLM_API_KEY")
-        return url.rstrip("/").removesuffix("/v1")
 
 
 class WatchConfig(Section):
@@ -378,6 +351,7 @@ class Config(Section):
     model: ModelConfig = ModelConfig()
     serve: ServeConfig = ServeConfig()
     attach: AttachConfig = AttachConfig()
+    requests: RequestsConfig = RequestsConfig()
     watch: WatchConfig = WatchConfig()
     router: RouterConfig = RouterConfig()
     determinism: DeterminismConfig = DeterminismConfig()

@@ -3,11 +3,12 @@
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.config.schema import Config
+from pipeline.config.schema import Config, ServeConfig
 from pipeline.engine.workspace import Workspace
 from pipeline.stages.check_gpu import Machine
 from pipeline.stages.download_model import Model
 from pipeline.stages.install import Installation
+from pipeline.stages.serve import Server, serve
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,10 @@ class ServerInputs:
     model: Model
     workspace: Workspace
 
+    def serve(self, settings: ServeConfig) -> Server:
+        """Start a server with these settings."""
+        return serve(settings, self.config.requests, self.machine, self.installation, self.model, self.workspace)
+
     @property
     def concurrency(self) -> int:
         """Return the highest configured concurrency, at which system throughput is measured."""
@@ -27,5 +32,5 @@ class ServerInputs:
 
     def because(self) -> dict[str, Any]:
         """Return the settings that the result depends on, for the record's envelope."""
-        sections = {name: getattr(self.config, name) for name in ("serve", "determinism", "bench")}
+        sections = {name: getattr(self.config, name) for name in ("serve", "requests", "determinism", "bench")}
         return {name: section.model_dump(mode="json") for name, section in sections.items()}

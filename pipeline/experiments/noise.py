@@ -15,7 +15,7 @@ from pipeline.report.noise import NOISE_NOTE, FigureNoise, RunNoise
 from pipeline.server.stop import stop_current
 from pipeline.server.watch import watched
 from pipeline.stages import bench, test_router
-from pipeline.stages.serve import Server, serve
+from pipeline.stages.serve import Server
 
 ROUTER_CASES = 16  # enough for the latency; the whole suite would take minutes per start
 
@@ -34,7 +34,7 @@ def calibrated(inputs: ServerInputs, starts: int) -> RunNoise:
         for number in range(1, starts + 1):
             inputs.workspace.say(f"start {number} of {starts}")
             try:
-                server = serve(inputs.config.serve, inputs.machine, inputs.installation, inputs.model, inputs.workspace)
+                server = inputs.serve(inputs.config.serve)
                 measurements.append(list(measured(inputs, server, Path(folder))))
             finally:
                 stop_current(inputs.workspace)

@@ -24,9 +24,9 @@ from pipeline.server.start import clear_old, relaunch
 from pipeline.server.state import Launch
 from pipeline.server.stop import STOP_NOTE, stop_current, stop_server
 from pipeline.server.watch import watched
-from pipeline.stages.serve import Server, device_of, serve
-from pipeline.stages.test_determinism import ALONE, REMEDY_NOTE, Arm, Remedied, Side, all_arms, constrained_requests
-from pipeline.suite import load_prompts
+from pipeline.stages.serve import Server, device_of
+from pipeline.stages.test_determinism import ALONE, REMEDY_NOTE, Arm, Remedied, Side, all_arms
+from pipeline.suite import load_prompts, load_suite
 from pipeline.terminal import OutputPart, TextTable
 from pipeline.vllm.remedies import NoRemedy, Remedy, remedy_for
 from pipeline.vllm.settle import settle
@@ -46,7 +46,8 @@ def remedy_of(inputs: ServerInputs, inherited: Mapping[str, str]) -> Remedy:
     if inputs.config.serve.load_format == "dummy":
         raise MeaninglessError(_("the weights are random (serve.load_format: dummy), so the answers are noise"))
     load_prompts(inputs.workspace.root / inputs.config.determinism.prompts)  # told now, not after two starts
-    constrained_requests(inputs.config.determinism, inputs.config.router, inputs.workspace)
+    if inputs.config.determinism.constrained:
+        load_suite(inputs.workspace.root / inputs.config.router.suite)
     return remedy
 
 
@@ -99,7 +100,7 @@ def measured(settings: ServeConfig, client: Client, inputs: ServerInputs) -> Sid
         return restarted
 
     try:
-        server = serve(settings, inputs.machine, inputs.installation, inputs.model, workspace)
+        server = inputs.serve(settings)
         launch_ids.append(server.handle.launch_id)
         results |= {"simulated": not server.real, "attempts": server.attempts}
         results |= speed(inputs.config.bench, server, client, workspace)

@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
@@ -128,6 +128,7 @@ class Route:
     port: int
     head: bytes
     context: "ssl.SSLContext | None"
+    fields: Mapping[str, Any] = field(default_factory=dict)  # of every request
 
     @staticmethod
     def to(target: Endpoint, base_url: str | None = None) -> "Route":
@@ -142,11 +143,11 @@ class Route:
         if target.api_key is not None:
             lines.append(f"Authorization: Bearer {target.api_key}")
         port = address.port or (443 if context else 80)
-        return Route(address.hostname or "", port, "\r\n".join(lines).encode("latin-1"), context)
+        return Route(address.hostname or "", port, "\r\n".join(lines).encode("latin-1"), context, target.fields)
 
     def request(self, payload: dict[str, Any]) -> bytes:
         """Return the whole HTTP request."""
-        body = json.dumps(payload).encode()
+        body = json.dumps({**self.fields, **payload}).encode()
         return self.head + b"\r\nContent-Length: %d\r\n\r\n" % len(body) + body
 
 

@@ -237,7 +237,7 @@ def loop_of_crew(
     parts = [
         LoadShare(
             urls_from(target, turn.start),
-            [payloads[index] for index in turn],
+            [{**target.fields, **payloads[index]} for index in turn],
             in_flight,
             timeout_s,
             target.api_key,

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import ModelError
+from pipeline.model.config_json import text_fields
 from pipeline.model.licence import read_licence
 from pipeline.values import Frozen
 
@@ -42,16 +43,17 @@ def read_facts(folder: Path, license_name: str | None = None) -> Facts:
         raise ModelError(f"{folder} holds no config.json", "name a folder with a Hugging Face model in it") from None
     except ValueError as error:
         raise ModelError(f"{path} is not JSON ({error})", "download the model again") from error
-    quantization = config.get("quantization_config") or {}
+    text, _ = text_fields(config)
+    quantization = text.get("quantization_config") or {}
     architectures = config.get("architectures") or [None]
     licence = read_licence(folder, license_name or config.get("license"))
     return Facts(
         architecture=architectures[0],
-        dtype=config.get("torch_dtype") or config.get("dtype"),
+        dtype=text.get("torch_dtype") or text.get("dtype"),
         quantization=quantization.get("quant_method"),
-        context_length=config.get("max_position_embeddings"),
-        vocabulary=config.get("vocab_size"),
-        layers=config.get("num_hidden_layers"),
+        context_length=text.get("max_position_embeddings"),
+        vocabulary=text.get("vocab_size"),
+        layers=text.get("num_hidden_layers"),
         license=licence.name,
         non_commercial=licence.non_commercial,
     )

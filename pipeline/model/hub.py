@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 from pipeline.errors import HubSilentError, ModelError, first_line
 from pipeline.measure.units import GIB
 from pipeline.model.facts import sha256_of
+from pipeline.model.files import BrokenModelError, flaw_among, loaded, some
+from pipeline.model.weights import INDEX
 from pipeline.values import Frozen
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import ModelInfo, RepoSibling
 
 KEEPS_WHOLE_FILES = "run it again: what is whole is kept"
-# vLLM needs neither weights in other frameworks' formats nor the original consolidated files.
-LEFT_OUT = ("*.gguf", "*.h5", "*.msgpack", "*.onnx", "*.pth", "original/*", "onnx/*")
 
 
 class HubModel(Frozen):
@@ -31,7 +31,7 @@ class HubModel(Frozen):
 
 
 def fetch(repo: str, revision: str, folder: Path, min_free_gib: float, say: Callable[[str], None]) -> HubModel:
-    """Download `repo` at `revision` into `folder`, keeping files that are already there; raise ModelError on failure.
+    """Download what vLLM loads of `repo` at `revision` into `folder`, keeping what is there already; raise ModelError on failure.
 
     The folder then holds exactly that commit's files, each with the hash that the hub states. The token comes from the
     environment (HF_TOKEN) or from `hf auth login`, as in huggingface_hub. Files are downloaded one after another in this
@@ -43,7 +43,10 @@ def fetch(repo: str, revision: str, folder: Path, min_free_gib: float, say: Call
     with hub_troubles(repo, revision, folder):
         info = HfApi().model_info(repo, revision=revision, files_metadata=True)
         commit = str(info.sha)
-        files = files_to_fetch(info)
+        insist_on_model(repo, info)
+        has_index = any(file.rfilename == INDEX for file in info.siblings or [])
+        index = Path(hf_hub_download(repo, INDEX, revision=commit, local_dir=folder)).read_bytes() if has_index else None
+        files = files_to_fetch(info, index)
         missing = sum(file.size or 0 for file in files if not (folder / file.rfilename).is_file())
         free = shutil.disk_usage(existing_parent(folder)).free
         if free < missing + min_free_gib * GIB:
@@ -66,7 +69,9 @@ def access(repo: str, revision: str, timeout_s: float) -> float:
     from huggingface_hub import HfApi, get_hf_file_metadata, hf_hub_url
 
     with hub_troubles(repo, revision, Path(repo)):
-        files = files_to_fetch(HfApi().model_info(repo, revision=revision, files_metadata=True, timeout=timeout_s))
+        info = HfApi().model_info(repo, revision=revision, files_metadata=True, timeout=timeout_s)
+        insist_on_model(repo, info)
+        files = files_to_fetch(info)
         if files:  # anyone may list the files of a gated model; only those who accepted its licence may download them
             get_hf_file_metadata(hf_hub_url(repo, files[0].rfilename, revision=revision), timeout=timeout_s)
     return sum(file.size or 0 for file in files) / GIB
@@ -79,11 +84,27 @@ def has_token() -> bool:
     return bool(get_token())
 
 
-def files_to_fetch(info: "ModelInfo") -> "list[RepoSibling]":
-    """Return the files of the model that vLLM needs."""
-    from huggingface_hub.utils._paths import filter_repo_objects
+def files_to_fetch(info: "ModelInfo", index: bytes | None = None) -> "list[RepoSibling]":
+    """Return the files that vLLM loads; `index` is the content of the safetensors index. ModelError where files in it are missing."""
+    files = {file.rfilename: file for file in info.siblings or []}
+    names = loaded(files, index)
+    if missing := [name for name in names if name not in files]:
+        raise BrokenModelError(f"{info.id} lacks {some(missing)}, which its index names", "name another revision, or another repository")
+    return [files[name] for name in names]
 
-    return list(filter_repo_objects(info.siblings or [], ignore_patterns=list(LEFT_OUT), key=lambda file: file.rfilename))
+
+def insist_on_model(repo: str, info: "ModelInfo") -> None:
+    """Raise BrokenModelError where the repository holds no model that vLLM can load."""
+    flaw = flaw_among(repo, [file.rfilename for file in info.siblings or []], base_model(info))
+    if flaw is not None:
+        raise BrokenModelError(*flaw)
+
+
+def base_model(info: "ModelInfo") -> str:
+    """Return the model that this one was made from, by its card; empty where that does not tell, or names several."""
+    base = info.card_data.get("base_model") if info.card_data else None
+    names = [base] if isinstance(base, str) else base or []
+    return str(names[0]) if len(names) == 1 else ""
 
 
 @contextmanager

@@ -4,8 +4,9 @@ from collections import Counter
 from pathlib import Path
 
 from pipeline.errors import ModelError
-from pipeline.model.hub import hub_troubles
-from pipeline.model.shape import INDEX, Shape, bytes_by_dtype, files_in_index, served_bytes, shape_of
+from pipeline.model.hub import hub_troubles, insist_on_model
+from pipeline.model.shape import Shape, shape_of
+from pipeline.model.weights import INDEX, UnknownSizeError, bytes_by_dtype, files_in_index, served_bytes
 
 SINGLE = "model.safetensors"
 HEADERS = "safetensors headers on the hub"
@@ -21,6 +22,7 @@ def remote_weights(repo: str, revision: str, dtype: str, timeout_s: float) -> tu
     with hub_troubles(repo, revision, Path(repo)):
         config = small_file(repo, revision, "config.json", timeout_s)
         if config is None:
+            insist_on_model(repo, api.model_info(repo, revision=revision, timeout=timeout_s))
             raise ModelError(f"{repo} has no config.json", "name a repository with a Hugging Face model in it")
         shape = shape_of(config)
         index = small_file(repo, revision, INDEX, timeout_s)
@@ -29,9 +31,11 @@ def remote_weights(repo: str, revision: str, dtype: str, timeout_s: float) -> tu
             for name in names:
                 header = api.parse_safetensors_file_metadata(repo, name, revision=revision, timeout=timeout_s)
                 tensors = ((tensor, info.dtype, info.data_offsets) for tensor, info in header.tensors.items())
-                stored.update(bytes_by_dtype(tensors, shape.tied))
+                stored.update(bytes_by_dtype(tensors, shape))
         except (EntryNotFoundError, NotASafetensorsRepoError, SafetensorsParsingError) as error:
-            raise ModelError(f"{repo} has no safetensors weights that can be read", "name a repository with safetensors weights") from error
+            insist_on_model(repo, api.model_info(repo, revision=revision, timeout=timeout_s))
+            reason, hint = f"{repo} has no safetensors weights that can be read", "name a repository with safetensors weights"
+            raise UnknownSizeError(reason, hint, shape) from error
     return shape, served_bytes(stored, shape.served_dtype(dtype)), HEADERS
 
 

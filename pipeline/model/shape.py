@@ -1,44 +1,40 @@
-"""A decoder's shape from its config.json, and the size of its weights from the safetensors headers. No tensor is read."""
+"""A decoder's shape from its config.json: what its memory depends on. No tensor is read."""
 
-import json
-import struct
-from collections import Counter
-from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict
 
-from pipeline.errors import ModelError, first_line
-from pipeline.values import Lenient
+from pipeline.errors import ModelError
+from pipeline.model.config_json import RawConfig, read_config
+from pipeline.model.layers import AttentionLayers, StateLayers, attention_layers, kinds_of, state_layers
+from pipeline.model.parameters import Parameters, count, dense_width, expert_width, has_mlp, is_sparse
+from pipeline.model.quantization import Quantization, quantization_of
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "float8_e4m3fn": 1, "int8": 1}
-# vLLM converts these to the dtype that it serves; everything else (packed int32, int8, fp8) stays as stored.
-FLOAT_BYTES = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2}
-INDEX = "model.safetensors.index.json"
-HEAD = "lm_head.weight"
-PLAIN_LAYERS = {"full_attention", "sliding_attention"}
-SCALE_BITS = 16
 
 
 class Shape(BaseModel):
-    """The numbers that memory depends on, in elements. `bits` is the width of a quantised weight; `group_size` weights share a scale."""
+    """The numbers that memory depends on, in elements; None or a reason for what config.json does not tell."""
 
     model_config = ConfigDict(extra="ignore", frozen=True, defer_build=True)
 
     layers: int
-    hidden: int
-    intermediate: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    vocabulary: int
-    tied: bool
+    hidden: int | None
+    heads: int | None
+    vocabulary: int | None
+    tied: bool | None
     dtype: str
     context: int | None = None
-    quantization: str | None = None
-    bits: int | None = None
-    group_size: int | None = None
+    dense: int | None = None  # columns of a dense MLP; None where no layer has one
+    expert: int | None = None  # columns of an expert
+    experts_per_token: int = 1
+    attention: tuple[AttentionLayers, ...]
+    latent: bool = False  # MLA: one vector per token for all heads
+    states: StateLayers | None = None
+    states_unknown: str = ""  # the fields that config.json lacks for the state of a request
+    parameters: Parameters | None = None
+    uncounted: str = ""
+    quantization: Quantization | None = None
 
     def served_dtype(self, dtype: str) -> str:
         """Return the dtype that vLLM computes in: `dtype`, or for `auto` the model's own, but bfloat16 instead of float32."""
@@ -46,62 +42,17 @@ class Shape(BaseModel):
             return dtype
         return "bfloat16" if self.dtype == "float32" else self.dtype
 
-
-class RawWeights(Lenient):
-    """The weights of a group in the compressed-tensors format."""
-
-    num_bits: int | None = None
-    group_size: int | None = None
-
-
-class RawGroup(Lenient):
-    """A group of layers with the same quantisation."""
-
-    weights: RawWeights | None = None
-
-
-class RawQuantization(Lenient):
-    """The fields of quantization_config that AWQ, GPTQ and compressed-tensors have."""
-
-    quant_method: str = "a quantisation without a name"
-    bits: int | None = Field(None, validation_alias=AliasChoices("bits", "w_bit"))
-    group_size: int | None = Field(None, validation_alias=AliasChoices("group_size", "q_group_size"))
-    config_groups: dict[str, RawGroup] = {}
-
-    def weights(self) -> tuple[int | None, int | None]:
-        """Return (bits, group size) of a quantised weight, each None if unknown."""
-        groups = [group.weights for group in self.config_groups.values() if group.weights is not None]
-        return (groups[0].num_bits, groups[0].group_size) if groups else (self.bits, self.group_size)
-
-
-class RawConfig(Lenient):
-    """The fields of config.json that a Llama-like decoder has, and those that identify another kind."""
-
-    num_hidden_layers: int
-    hidden_size: int
-    intermediate_size: int
-    num_attention_heads: int = Field(gt=0)
-    num_key_value_heads: int | None = None
-    head_dim: int | None = None
-    vocab_size: int
-    tie_word_embeddings: bool = False
-    torch_dtype: str | None = None
-    dtype: str | None = None
-    max_position_embeddings: int | None = None
-    quantization_config: RawQuantization | None = None
-    kv_lora_rank: int | None = None
-    layer_types: list[str] | None = None
-
-
-class RawTensor(Lenient):
-    """A tensor in a safetensors header."""
-
-    dtype: str
-    data_offsets: tuple[int, int]
+    @property
+    def mlp_values(self) -> int:
+        """Return the values of one token inside an MLP at once: gate, up and product; of experts, those of each that it asks."""
+        width, hidden = self.expert or 0, self.hidden or 0
+        # Two buffers of fused experts (vllm/model_executor/layers/fused_moe, 0.32): max(hidden, gate and up), and their product.
+        sparse = self.experts_per_token * (max(hidden, 2 * width) + width) if width else 0
+        return max(3 * (self.dense or 0), sparse)
 
 
 def read_shape(folder: Path) -> Shape:
-    """Return the shape by the folder's config.json; raise ModelError if it is not that of a plain decoder."""
+    """Return the shape by the folder's config.json; raise ModelError if it tells none."""
     try:
         return shape_of((folder / "config.json").read_bytes())
     except OSError as error:
@@ -109,125 +60,41 @@ def read_shape(folder: Path) -> Shape:
 
 
 def shape_of(config: bytes | str) -> Shape:
-    """Return the shape by the text of a config.json; raise ModelError if it is not that of a plain decoder."""
-    try:
-        raw = RawConfig.model_validate_json(config)
-    except ValidationError as error:
-        where = ".".join(str(part) for part in error.errors()[0]["loc"])
-        raise ModelError(f"config.json tells no memory plan: {where}: {error.errors()[0]['msg']}") from error
-    if raw.kv_lora_rank:
-        raise ModelError("config.json tells no memory plan: its attention is MLA (kv_lora_rank), whose KV cache is not planned here")
-    other = sorted(set(raw.layer_types or ()) - PLAIN_LAYERS)
-    if other:
-        raise ModelError(f"config.json tells no memory plan: layers of {other[0]} keep no KV cache of the plain form")
-    quantization = raw.quantization_config
-    bits, group_size = quantization.weights() if quantization else (None, None)
+    """Return the shape by the text of a config.json; raise ModelError if it tells none."""
+    return shape_by(read_config(config))
+
+
+def shape_by(raw: RawConfig) -> Shape:
+    """Return the shape by the fields of a config.json."""
+    kinds = kinds_of(raw)
+    states, lacking = state_layers(raw, kinds)
+    parameters, uncounted = count(raw, kinds)
+    sparse = [is_sparse(raw, layer) for layer in range(len(kinds))]
+    dense = any(has_mlp(raw, kind, layer) and not sparse[layer] for layer, kind in enumerate(kinds))
     return Shape(
-        layers=raw.num_hidden_layers,
+        layers=len(kinds),
         hidden=raw.hidden_size,
-        intermediate=raw.intermediate_size,
         heads=raw.num_attention_heads,
-        kv_heads=raw.num_key_value_heads or raw.num_attention_heads,
-        head_dim=raw.head_dim or raw.hidden_size // raw.num_attention_heads,
         vocabulary=raw.vocab_size,
-        tied=raw.tie_word_embeddings,
-        dtype=raw.dtype or raw.torch_dtype or "bfloat16",
+        tied=raw.is_tied,
+        dtype=raw.dtype,
         context=raw.max_position_embeddings,
-        quantization=quantization.quant_method if quantization else None,
-        bits=bits,
-        group_size=group_size,
+        dense=dense_width(raw) if dense else None,
+        expert=expert_width(raw) if any(sparse) else None,
+        experts_per_token=raw.experts_per_token,
+        attention=attention_layers(raw, kinds),
+        latent=bool(raw.kv_lora_rank),
+        states=states,
+        states_unknown=lacking,
+        parameters=parameters,
+        uncounted=uncounted,
+        quantization=quantization_of(raw.quantization_config) if raw.quantization_config else None,
     )
 
 
-def linear_elements(shape: Shape) -> int:
-    """Return the number of parameters of attention and gated MLP, which quantisation packs; norms and biases are left out."""
-    attention = shape.hidden * shape.head_dim * (2 * shape.heads + 2 * shape.kv_heads)
-    return shape.layers * (attention + 3 * shape.hidden * shape.intermediate)
+def kv_bytes_per_token(shape: Shape, width: int) -> int:
+    """Return the bytes by which the KV cache grows with each token, of `width` bytes per value.
 
-
-def embedding_elements(shape: Shape) -> int:
-    """Return the number of parameters of the embeddings, and of the output layer if it has its own weights."""
-    return shape.vocabulary * shape.hidden * (1 if shape.tied else 2)
-
-
-def weight_elements(shape: Shape) -> int:
-    """Return the number of parameters of a Llama-like decoder."""
-    return linear_elements(shape) + embedding_elements(shape)
-
-
-def estimated_bytes(shape: Shape, dtype: str = "auto") -> int:
-    """Return the size of the weights by shape alone; raise ModelError for a quantisation of unknown bits.
-
-    AWQ and GPTQ pack `bits` of each weight into int32, and add a float16 scale and a zero point of `bits` for each group.
+    Without windows, chunks and states, which hold a fixed number of tokens: the sum over layers of KV heads × 2 × head size.
     """
-    width = DTYPE_BYTES.get(shape.served_dtype(dtype), 2)
-    if shape.quantization is None:
-        return weight_elements(shape) * width
-    if shape.bits is None:
-        raise ModelError(f"{shape.quantization} tells its size only in the weights' headers", "download the model first")
-    shared = (SCALE_BITS + shape.bits) / shape.group_size if shape.group_size and shape.group_size > 0 else 0.0
-    return embedding_elements(shape) * width + int(linear_elements(shape) * (shape.bits + shared) / 8)
-
-
-def weight_bytes(folder: Path, shape: Shape, dtype: str = "auto") -> tuple[int, str]:
-    """Return (bytes on the device, source): the tensors named in the safetensors headers, else an estimate by shape."""
-    files = safetensors_files(folder)
-    if not files:
-        return estimated_bytes(shape, dtype), "shape in config.json"
-    stored: Counter[str] = Counter()
-    for file in files:
-        stored.update(stored_bytes(file, shape.tied))
-    return served_bytes(stored, shape.served_dtype(dtype)), "safetensors headers"
-
-
-def safetensors_files(folder: Path) -> list[Path]:
-    """Return the files that vLLM loads: those in the index if there is one, because some repositories hold the weights twice."""
-    try:
-        index = (folder / INDEX).read_bytes()
-    except OSError:
-        return sorted(folder.glob("*.safetensors"))
-    return [folder / name for name in files_in_index(index)]
-
-
-def files_in_index(index: bytes) -> list[str]:
-    """Return the names of the files in a safetensors index; raise ModelError if it cannot be read."""
-    try:
-        return sorted(set(json.loads(index)["weight_map"].values()))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelError(f"{INDEX} is no index of weights ({error})", "download the model again") from error
-
-
-def stored_bytes(file: Path, tied: bool = False) -> Counter[str]:
-    """Return the bytes of the tensors in one safetensors file by dtype; raise ModelError if its header cannot be read.
-
-    The file begins with the header's length (8 bytes, little-endian), followed by the header in JSON (safetensors format).
-    """
-    try:
-        with file.open("rb") as stream:
-            (length,) = struct.unpack("<Q", stream.read(8))
-            header: dict[str, Any] = json.loads(stream.read(length))
-        tensors = {name: RawTensor.model_validate(entry) for name, entry in header.items() if name != "__metadata__"}
-    except (OSError, struct.error, ValueError, TypeError, AttributeError, OverflowError, MemoryError) as error:
-        words = first_line(error)
-        raise ModelError(f"{file.name} has no readable safetensors header ({words})", "download the model again") from error
-    return bytes_by_dtype(((name, tensor.dtype, tensor.data_offsets) for name, tensor in tensors.items()), tied)
-
-
-def bytes_by_dtype(tensors: Iterable[tuple[str, str, tuple[int, int]]], tied: bool) -> Counter[str]:
-    """Return the bytes of (name, dtype, span) entries by dtype, without an output layer that is tied: vLLM does not load it."""
-    found: Counter[str] = Counter()
-    for name, dtype, (start, end) in tensors:
-        if not (tied and name == HEAD):
-            found[dtype] += end - start
-    return found
-
-
-def served_bytes(stored: Mapping[str, int], dtype: str) -> int:
-    """Return the size on the device of the stored bytes; float tensors are converted to the served dtype."""
-    width = DTYPE_BYTES.get(dtype, 2)
-    return sum(size * width // FLOAT_BYTES[kind] if kind in FLOAT_BYTES else size for kind, size in stored.items())
-
-
-def kv_bytes_per_token(shape: Shape, kv_dtype_bytes: int) -> int:
-    """Return the bytes of KV cache per token: 2 × layers × kv_heads × head_dim × bytes per value."""
-    return 2 * shape.layers * shape.kv_heads * shape.head_dim * kv_dtype_bytes
+    return sum(layers.count * layers.bytes_per_token(width) for layers in shape.attention if layers.kind == "full")

@@ -41,8 +41,19 @@ def summary(judged: Judged) -> Message:
     server = judged.outcomes[Server].data
     if server is not None and server.attached:
         sentences.append(_("The server at {address} is somebody else's: it could hide what HTTP does not show", address=server.attached))
+    if server is not None and not server.real:
+        sentences += unproven(server)
     text = glued(joined(". ", sentences), ".")
     return glued(text, " ", judged.trial) if judged.trial else text
+
+
+def unproven(server: Server) -> list[Message]:
+    """Return why the figures are simulated, by the first proof that the server lacks, and what to change."""
+    missing = next((proof for proof in server.proofs if not proof.holds), None)
+    if missing is None:
+        return []
+    why = _("Simulated, because it is not proven that {claim}: {seen}", claim=Message(missing.claim), seen=Message(missing.seen))
+    return [why, Message(missing.fix)] if missing.fix else [why]
 
 
 def counts_of(judged: Judged, required: Sequence[JudgedGate]) -> Message:

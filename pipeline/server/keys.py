@@ -55,4 +55,4 @@ def key_of(server: Launch | Handle, workspace: Workspace, environment: Mapping[s
 
 def control_of(server: Launch | Handle, workspace: Workspace) -> Control:
     """Return the control client of that server."""
-    return Control(server.base_url, key_of(server, workspace))
+    return Control(server.base_url, key_of(server, workspace), server.request_fields)

@@ -5,8 +5,10 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -21,7 +23,9 @@ from pipeline.vllm.environment import server_environment
 KEPT_LAUNCHES = 10
 
 
-def start(settings: ServeConfig, command: list[str], model_name: str, workspace: Workspace) -> Launch:
+def start(
+    settings: ServeConfig, command: list[str], model_name: str, workspace: Workspace, request_fields: Mapping[str, Any] | None = None
+) -> Launch:
     """Start sampler and server; the launch is on disk before this returns, so that every later command finds it."""
     started = now()
     api_key = make_or_read_key(workspace) if settings.is_open else None
@@ -53,6 +57,7 @@ def start(settings: ServeConfig, command: list[str], model_name: str, workspace:
             command=command,
             settings=settings,
             started=started,
+            request_fields=dict(request_fields or {}),
             sampler_pid=sampler.pid,
             sampler_created=creation_time(sampler),
         )

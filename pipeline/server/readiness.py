@@ -56,15 +56,16 @@ def wait_until_ready(launch: Launch, log: Path, control: Control, say: Callable[
                     )
             time.sleep(POLL_S)
     try:
-        completion = control.greet(launch.model)
+        completion = control.first_words(launch.model)
     except MeasureError as error:
         if state.dies_within(launch.pid, launch.created, DEATH_S):
             raise died(log) from error
-        raise ServerError(f"the server listens but does not complete a request: {error.message}", "see its log", log) from error
+        raise ServerError(f"the server listens but does not complete a request: {error.message}", log_words(log), log) from error
     random_weights = settings.load_format == "dummy"  # random tokens may decode to no text
     if not (random_weights and completion.usage.completion_tokens) and not completion.says_something:
-        text = completion.choices[0].message.content if completion.choices else None
-        raise ServerError(f"the server's first completion says nothing: {text!r}", "see its log; the model's files may be damaged", log)
+        raise ServerError(
+            f"the server's first completion says nothing: {completion.text!r}", "see its log; the model's files may be damaged", log
+        )
     return phases, time.monotonic() - start_s
 
 
@@ -83,6 +84,12 @@ def died(log: Path, outcome: str = "did not start") -> ServerError:
         return ServerError(f"the server {outcome}: {cause.says}", cause.fix, log)
     error_line = last_error(text)
     return ServerError(f"the server {outcome}: {error_line or SILENT}", "see its log for the whole story", log)
+
+
+def log_words(log: Path) -> str:
+    """Return what a server that still runs says last in its log beside information, as a hint."""
+    words = last_error(log.read_text(encoding="utf-8", errors="replace") if log.exists() else "")
+    return f"its log says last: {words}" if words else "its log names no error; try again, and `./inv logs` shows it whole"
 
 
 def gone(launch: Launch, workspace: Workspace) -> ServerError:

@@ -10,7 +10,7 @@ from pipeline.server import launch as launching
 from pipeline.server import state
 from pipeline.server.identity import prove
 from pipeline.server.keys import control_of, key_of
-from pipeline.server.readiness import DEATH_S, died, gone, wait_until_ready
+from pipeline.server.readiness import DEATH_S, died, gone, log_words, wait_until_ready
 from pipeline.server.state import Handle, Launch
 from pipeline.server.stop import stop_current, stop_server
 from pipeline.vllm.identity import Proof, is_real
@@ -19,16 +19,17 @@ from pipeline.vllm.warm_up import warm_up
 
 
 class Ready(NamedTuple):
-    """A ready server: whether it is real (every proof holds), the proofs, and the handle to reach it."""
+    """A ready server: whether it is real (every proof holds), whether it takes system messages, the proofs, and how to reach it."""
 
     real: bool
+    takes_system: bool
     proofs: list[Proof]
     handle: Handle
 
 
 def relaunch(launch: Launch, version: str, workspace: Workspace) -> Ready:
     """Start a stopped launch again, with the same command and environment."""
-    launching.start(launch.settings, launch.command, launch.model, workspace)
+    launching.start(launch.settings, launch.command, launch.model, workspace, launch.request_fields)
     ready = await_ready(version, workspace)
     new_launch = state.read(workspace)
     if new_launch is not None:
@@ -67,10 +68,11 @@ def await_proofs(version: str, workspace: Workspace) -> Ready:
     phases, ready_s = wait_until_ready(launch, log, control, workspace.say)
     try:
         proofs = prove(launch, control, version)
+        takes_system = control.takes_system(launch.model)
     except MeasureError as error:
         dead = state.dies_within(launch.pid, launch.created, DEATH_S)
-        raise (died(log) if dead else ServerError(error.message, "see its log", log)) from error
-    failures = [proof for proof in proofs if not proof.holds]
+        raise (died(log) if dead else ServerError(error.message, log_words(log), log)) from error
+    failures = [proof for proof in proofs if not proof.holds and not proof.fix]
     if failures:
         raise ServerError(
             f"what answers on port {launch.port} is not the server we started: {failures[0].claim}: {failures[0].seen}",
@@ -80,7 +82,7 @@ def await_proofs(version: str, workspace: Workspace) -> Ready:
     workspace.say(f"ready after {ready_s:.1f} s")
     if compiles_on_demand(log.read_text(encoding="utf-8", errors="replace")):
         start_s = time.monotonic()
-        target = Endpoint(launch.base_url, lambda: state.is_running(launch), key_of(launch, workspace))
+        target = Endpoint(launch.base_url, lambda: state.is_running(launch), key_of(launch, workspace), fields=launch.request_fields)
         count = warm_up(target, launch.model, launch.settings.max_num_seqs, launch.settings.max_model_len)
         workspace.say(f"warmed up with {count} requests in {time.monotonic() - start_s:.1f} s")
     handle = Handle(
@@ -93,6 +95,7 @@ def await_proofs(version: str, workspace: Workspace) -> Ready:
         log_start=log.stat().st_size,
         samples=workspace.relative(workspace.launches / launch.id / state.SAMPLES),
         ready_s=round(ready_s, 2),
+        request_fields=launch.request_fields,
         phases_s={name: round(seconds, 2) for name, seconds in phases.durations(ready_s).items()},
     )
-    return Ready(is_real(proofs), proofs, handle)
+    return Ready(is_real(proofs), takes_system, proofs, handle)

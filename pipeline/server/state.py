@@ -5,6 +5,7 @@ import os
 import time
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -39,6 +40,7 @@ class Launch(Frozen):
     command: list[str]
     settings: ServeConfig
     started: datetime
+    request_fields: dict[str, Any] = {}
     sampler_pid: int | None = None
     sampler_created: float | None = None
     stays: bool = False
@@ -67,7 +69,8 @@ class Left(Frozen):
 class Handle(Left):
     """How to reach a launch; changes with every start. An attached server has no pid, and "" for log and samples.
 
-    `earlier` holds the launches of the same server before its restarts within a run, oldest first.
+    `request_fields` are those of every request. `earlier` holds the launches of the same server before its restarts within a run,
+    oldest first.
     """
 
     base_url: str
@@ -76,6 +79,7 @@ class Handle(Left):
     created: float | None
     ready_s: float
     phases_s: dict[str, float]
+    request_fields: dict[str, Any] = {}
     earlier: list[Left] = []
 
     @property

@@ -78,13 +78,13 @@ def watched(handle: Handle, workspace: Workspace, who: str = "") -> Iterator[End
     of ours is recorded beside the launch's samples.
     """
     key = key_of(handle, workspace)
-    control = Control(handle.base_url, key)
+    control = Control(handle.base_url, key, handle.request_fields)
     watch = Watch(handle, control)
     before = served_models(control)
     notebook = Notebook((workspace.root / handle.samples).with_name(LOADS_FILE), who) if who and handle.samples else None
     failure: MeasureError | None = None
     try:
-        target = Endpoint(handle.base_url, watch.alive, key)
+        target = Endpoint(handle.base_url, watch.alive, key, fields=handle.request_fields)
         yield replace(target, loaded=notebook.span) if notebook else target
         insist_on_same(before, control)
     except MeasureError as error:

@@ -11,6 +11,7 @@ from pipeline.engine.workspace import Workspace
 from pipeline.errors import ModelError
 from pipeline.model import hub, wheel
 from pipeline.model.facts import Facts, ManifestEntry, manifest, read_facts
+from pipeline.model.files import check_folder
 from pipeline.stages.check_gpu import Machine
 
 WEIGHTS = {"int8": "int8", "none": "bf16"}
@@ -54,6 +55,7 @@ def download_model(settings: ModelConfig, machine: Machine, workspace: Workspace
         if not folder.is_dir():
             raise ModelError(f"model.path: {folder} is not a folder", "name the folder that holds config.json and weights")
         folder = folder.resolve()
+        check_folder(folder)
         origin, revision = workspace.relative(folder), "local"
     return Model(
         name=settings.name,

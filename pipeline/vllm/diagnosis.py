@@ -39,8 +39,16 @@ ENDINGS = (
     (r"Worker proc \S+ died unexpectedly", "its worker ended unexpectedly"),
     (r"\[shutdown\] API server: shutdown triggered", "it was asked to end (SIGTERM), and not by us"),
     (r"engine core exited unexpectedly", f"its engine {KILLED}"),
+    # The parent reads the end of a worker's pipe, and the worker itself has said nothing (multiproc_executor.py, wait_for_ready).
+    (r"WorkerProc initialization failed", f"a worker ended while it loaded, as if it {KILLED}"),
 )
 LONGEST = 300
+LAST_LINES = 3
+# Lines that say nothing about the cause.
+EMPTY_WORDS = re.compile(
+    r"\s|Traceback |The above exception|During handling of|Process \w+:|EngineCore failed to start|For further information|Set TORCH"
+    r"|CUDA kernel errors might|For debugging consider|Compile with|(?:INFO|DEBUG|WARNING)\b|\[?W\d+|\w*[Ww]arning\b|\S*:\d+: \w*Warning"
+)
 # Errors that are only consequences of another one.
 WRAPPERS = re.compile(
     r"initialization failed|EngineDeadError|cannot schedule new futures after shutdown|Executor failed|RuntimeError: cancelled$"
@@ -90,18 +98,25 @@ def broken_build(text: str) -> Diagnosis | None:
     if not words:
         words = f"{build[1]} failed without a word in the log" if build[1] else "the build ended without a word"
     fix = f"mend that, or do without: {NO_SAMPLER if edge else WITHOUT_COMPILE}; a compiler with all it needs: {CPP_COMPILER.install}"
+    if "cuda_utils" in text:  # Triton's launcher, which every start on a GPU builds
+        fix = f"{CPP_COMPILER.install}; and `ldconfig -p | grep libcuda` must list the driver's library, which it is linked with"
     return Diagnosis("build-failed", f"a kernel could not be compiled: {words.strip()[:LONGEST]}", fix)
 
 
 def last_error(log: str) -> str:
-    """Return the log's last specific exception, else its sign of an end from outside, else its last exception; empty without any."""
+    """Return the log's last specific exception, else its sign of an end from outside, else its last lines; empty without any."""
     errors = list(exceptions(log))
     specific = [line for line in errors if not WRAPPERS.search(line)]
     if not specific:
         ending = next((says for text, says in ENDINGS if re.search(text, log)), "")
-        if ending or not errors:
-            return ending
-    return (specific or errors)[-1][:LONGEST]
+        return ending or last_words(log) or (errors[-1][:LONGEST] if errors else "")
+    return specific[-1][:LONGEST]
+
+
+def last_words(log: str) -> str:
+    """Return the last lines that are neither information nor wrappers, with a dot between them; empty without any."""
+    telling = [line.strip() for _, line in error_lines(log) if line and not EMPTY_WORDS.match(line) and not WRAPPERS.search(line)]
+    return " · ".join(dict.fromkeys(telling[-LAST_LINES:]))[:LONGEST]
 
 
 def exceptions(log: str) -> Iterator[str]:

@@ -1,12 +1,15 @@
 """The fit of a demand for memory on a device, and the settings to use."""
 
 import math
+from bisect import bisect_right
 from typing import Literal
 
 from pipeline.measure.units import MIB
-from pipeline.model.shape import Shape
 from pipeline.values import Frozen
+from pipeline.vllm.cache import request_bytes
 from pipeline.vllm.plan import CONTEXT_MIB, CONTEXT_STEP, SHORTEST_CONTEXT, WORKSPACE_MIB, Demand, Plan
+
+LONGEST_CONTEXT = 1 << 24  # of a model whose config.json states none
 
 FitVerdict = Literal["fits", "fits, over the target", "fits only below context", "does not fit"]
 
@@ -51,19 +54,23 @@ def fit_of(demand: Demand, available_mib: float, target_mib: float | None) -> Fi
         verdict, (advised, plan) = "fits", on_target[-1]
     elif feasible and feasible[-1][1].fits:
         verdict, (advised, plan) = "fits, over the target", feasible[-1]
-    elif feasible and longest_context(feasible[-1][1], demand.shape, 1) >= SHORTEST_CONTEXT:
+    elif feasible and longest_context(feasible[-1][1], demand, 1) >= SHORTEST_CONTEXT:
         verdict, (advised, plan) = "fits only below context", feasible[-1]
     else:
         plan = feasible[-1][1] if feasible else demand.at(None)
         return Fit(verdict="does not fit", least=least, most=most, advised=None, plan=plan, alone=0, each=0)
-    alone, each = (longest_context(plan, demand.shape, requests) for requests in (1, demand.max_num_seqs))
+    alone, each = (longest_context(plan, demand, requests) for requests in (1, demand.max_num_seqs))
     return Fit(verdict=verdict, least=least, most=most, advised=advised, plan=plan, alone=alone, each=each)
 
 
-def longest_context(plan: Plan, shape: Shape, requests: int) -> int:
+def longest_context(plan: Plan, demand: Demand, requests: int) -> int:
     """Return the longest context of each of `requests` concurrent requests: the KV cache's share, at most the model's own."""
-    tokens = plan.kv_tokens // requests // CONTEXT_STEP * CONTEXT_STEP
-    return min(tokens, shape.context or tokens)
+    share, shape = int(plan.kv_cache_mib * MIB) // requests, demand.shape
+    steps = (shape.context or LONGEST_CONTEXT) // CONTEXT_STEP
+    fitting = bisect_right(range(1, steps + 1), share, key=lambda step: request_bytes(shape, step * CONTEXT_STEP, demand.allocation))
+    if fitting == steps:
+        return shape.context or LONGEST_CONTEXT
+    return fitting * CONTEXT_STEP
 
 
 def pairs(demand: Demand, available_mib: float, target_mib: float | None) -> list[tuple[int, int, float]]:
@@ -84,7 +91,7 @@ def hopeless(demand: Demand, utilization: float | None) -> tuple[str, str] | Non
     plan = demand.at(utilization)
     if not plan.cannot_fit:
         return None
-    required_mib = math.ceil(plan.max_model_len * plan.kv_bytes_per_token / MIB)
+    required_mib = math.ceil(demand.request_bytes / MIB)
     reason = (
         f"the plan leaves {plan.kv_cache_mib:.0f} MiB (±{plan.error_mib:.0f}) for a KV cache that needs {required_mib} for one request of "
         f"{plan.max_model_len} tokens: {plan.budget_mib:.0f} of {plan.total_mib:.0f} MiB less {plan.weights_mib:.0f} of weights, "

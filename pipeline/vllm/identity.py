@@ -10,11 +10,15 @@ from pipeline.vllm.metrics import GENERATED_TOKENS
 
 
 class Proof(Frozen):
-    """One check of identity: its claim, whether it holds, and what was observed."""
+    """One check of identity: its claim, whether it holds, and what was observed.
+
+    `fix` is there where nothing speaks against the claim and what would prove it is missing: what to change for that.
+    """
 
     claim: Sentence
     holds: bool
     seen: Sentence
+    fix: Sentence = ""
 
 
 def serves(model: str, folder: Path, max_model_len: int, version: str, control: Control) -> list[Proof]:
@@ -56,7 +60,8 @@ def counts_tokens(model: str, control: Control, alone: bool = True) -> Proof:
     completion_tokens = control.greet(model).usage.completion_tokens
     after = control.metrics().get(GENERATED_TOKENS)
     if before is None or after is None:
-        return Proof(claim=claim, holds=False, seen=f"{GENERATED_TOKENS} is not there")
+        fix = _("Start the server without {flag}, so that it counts its tokens", flag="--disable-log-stats")
+        return Proof(claim=claim, holds=False, seen=_("{name} is not there", name=GENERATED_TOKENS), fix=fix)
     counter_rise = after - before
     observation = _("{n} counted, {needed} said", n=round(counter_rise), needed=completion_tokens)
     return Proof(claim=claim, holds=counter_rise == completion_tokens or (counter_rise > completion_tokens and not alone), seen=observation)

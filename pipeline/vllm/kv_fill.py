@@ -84,7 +84,7 @@ def fill_kv_cache(target: Endpoint, model: str, room: Room, limit_s: float, engi
 
     The gauge decides when it is enough, so that nothing need be preempted.
     """
-    control = Control(target.base_url, target.api_key)
+    control = Control.of(target)
     began = time.monotonic()
     try:
         tokens_per_word = control.chat(unary(model, messages(0, TRIAL_WORDS), 1), limit_s).usage.prompt_tokens / TRIAL_WORDS

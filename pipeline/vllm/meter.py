@@ -49,7 +49,7 @@ class Meter:
 @contextmanager
 def metered(target: Endpoint, interval_s: float = READ_EVERY_S) -> Iterator[Meter]:
     """Read the server's metrics every `interval_s` in a thread while the block runs, and once more at its end."""
-    meter = Meter(Control(target.base_url, target.api_key))
+    meter = Meter(Control.of(target))
     finished = threading.Event()
 
     def read_repeatedly() -> None:

@@ -8,6 +8,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pipeline.config.schema import ServeConfig
 from pipeline.config.section import Positive
 from pipeline.errors import ModelError, ServerError
+from pipeline.model.config_json import text_fields
+from pipeline.model.quantization import Quantization
+from pipeline.model.shape import Shape, read_shape
 
 
 class ModelParts(BaseModel):
@@ -19,6 +22,10 @@ class ModelParts(BaseModel):
     num_key_value_heads: Positive | None = None
     num_hidden_layers: Positive | None = None
     intermediate_size: Positive | None = None
+    moe_intermediate_size: Positive | None = None
+    head_dim: Positive | None = None
+    state_heads: tuple[int, ...] = ()  # heads of layers with a state
+    quantization: Quantization | None = None
     num_experts: int | None = None
     num_local_experts: int | None = None
     n_routed_experts: int | None = None
@@ -41,14 +48,69 @@ class ModelParts(BaseModel):
             return f"{kv_heads} KV heads"
         if self.intermediate_size is not None and self.intermediate_size % ways:
             return f"{self.intermediate_size} columns of the MLP"
+        if self.moe_intermediate_size is not None and self.moe_intermediate_size % ways:
+            return f"{self.moe_intermediate_size} columns of an expert"
+        uneven = next((count for count in self.state_heads if count % ways), None)
+        if uneven is not None:
+            return f"{uneven} heads of the layers with a state"
+        return self.breaks_up(ways) if ways > 1 else ""
+
+    def breaks_up(self, ways: int) -> str:
+        """Return the part whose share is no whole number of quantisation groups or blocks; empty where all are.
+
+        A group is along a matrix's input, of which outputs of attention and MLP are split; an FP8 block has both sides, and
+        every matrix of queries, keys, values, gate and up is a multiple of its rows (0.32: distributed/utils.py,
+        verify_group_size_divides_partition; layers/quantization/utils/fp8_utils.py, validate_fp8_block_shape).
+        """
+        packing, queries = self.quantization, (self.num_attention_heads or 0) * (self.head_dim or 0)
+        if packing is None:
+            return ""
+        rows, columns = packing.block or (1, packing.group or 1)
+        widths = {"columns of the MLP": self.intermediate_size, "columns of an expert": self.moe_intermediate_size}
+        if not packing.only_experts:
+            widths["values of attention"] = queries
+        elif packing.method == "mxfp4":  # vLLM pads the experts' columns
+            return ""
+        for name, width in widths.items():
+            if width and any(size > 1 and width // ways % size for size in (rows, columns)):
+                return f"{width} {name} into whole quantisation {'blocks' if packing.block else 'groups'} of {max(rows, columns)}"
         return ""
+
+
+def parts_of(shape: Shape) -> ModelParts:
+    """Return the parts of a model of known shape. MLA keeps one latent vector on every device, so it has no KV heads to split."""
+    attention = shape.attention[0] if shape.attention else None
+    latent = shape.latent or attention is None
+    return ModelParts(
+        num_attention_heads=shape.heads,
+        num_key_value_heads=None if latent or attention is None else attention.heads,
+        num_hidden_layers=shape.layers,
+        intermediate_size=shape.dense or None,
+        moe_intermediate_size=shape.expert or None,
+        head_dim=None if latent or attention is None else attention.values // 2,
+        state_heads=shape.states.heads if shape.states else (),
+        quantization=shape.quantization,
+        num_experts=1 if shape.expert else None,
+    )
+
+
+def tensor_parallel_sizes(shape: Shape, most: int = 8) -> tuple[int, ...]:
+    """Return the sizes, in powers of two up to `most`, over which tensor parallelism can split the model; none where that is unknown."""
+    if shape.heads is None:
+        return ()
+    parts = parts_of(shape)
+    return tuple(ways for ways in (1, 2, 4, 8, 16, 32, 64) if ways <= most and not parts.divides(ways))
 
 
 def read_model_parts(folder: Path) -> ModelParts:
     """Return the parts in the folder's config.json; ModelError where it cannot be read."""
     try:
-        return ModelParts.model_validate(json.loads((folder / "config.json").read_bytes()))
-    except (OSError, ValidationError, ValueError) as error:
+        return parts_of(read_shape(folder))
+    except ModelError:  # it does not tell its memory, or cannot be read
+        pass
+    try:
+        return ModelParts.model_validate(text_fields(json.loads((folder / "config.json").read_bytes()))[0])
+    except (OSError, ValidationError, ValueError, AttributeError) as error:
         raise ModelError(f"{folder.name}/config.json cannot be read ({str(error).splitlines()[0]})", "download the model again") from error
 
 

@@ -15,6 +15,7 @@ from pipeline.measure.units import MIB
 from pipeline.message import _
 from pipeline.model.shape import DTYPE_BYTES, Shape, kv_bytes_per_token
 from pipeline.values import Frozen
+from pipeline.vllm.cache import CONCURRENT_BATCHES, STATES_PER_REQUEST, Allocation, fixed_bytes, request_bytes
 
 DEFAULT_UTILIZATION = 0.92  # vLLM 0.32
 DEFAULT_BATCHED_TOKENS = 2048  # vLLM's default for a server on a GPU of under 70 GiB; 8192 from there on
@@ -55,6 +56,7 @@ class Plan(Frozen):
     kv_tokens: int
     max_model_len: int
     error_mib: float
+    request_mib: float | None = None  # KV cache of one request of full length; None where an older version planned
 
     @property
     def peak_mib(self) -> float:
@@ -68,7 +70,9 @@ class Plan(Frozen):
     @property
     def spare_mib(self) -> float:
         """Return the KV cache beyond what one request of full length needs; negative where it is too small."""
-        return self.kv_cache_mib - self.max_model_len * self.kv_bytes_per_token / MIB
+        if self.request_mib is None:
+            return self.kv_cache_mib - self.max_model_len * self.kv_bytes_per_token / MIB
+        return self.kv_cache_mib - self.request_mib
 
     @property
     def needed_mib(self) -> float:
@@ -97,6 +101,23 @@ class Demand(Frozen):
     max_num_batched_tokens: int | None = None
     captured: int | None = None
     kv_dtype_bytes: int | None = None
+    states: int = STATES_PER_REQUEST
+
+    @property
+    def allocation(self) -> Allocation:
+        """Return what decides the KV cache of a request besides its length."""
+        in_flight = CONCURRENT_BATCHES * batched_tokens(self.total_mib, self.max_num_batched_tokens)
+        return Allocation(self.kv_dtype_bytes or DTYPE_BYTES.get(self.shape.dtype, 2), in_flight, self.states)
+
+    @property
+    def request_bytes(self) -> int:
+        """Return the KV cache of one request of full length."""
+        return request_bytes(self.shape, self.max_model_len, self.allocation)
+
+    @property
+    def fixed_bytes(self) -> int:
+        """Return the part of it that does not grow with the request."""
+        return fixed_bytes(self.shape, self.max_model_len, self.allocation)
 
     def at(self, utilization: float | None) -> Plan:
         """Return the plan with that share of the device, or vLLM's default."""
@@ -104,8 +125,8 @@ class Demand(Frozen):
         budget_mib = math.ceil(self.total_mib * MIB * (utilization or DEFAULT_UTILIZATION)) / MIB
         activations_mib = activations_bytes(shape, tokens, self.max_num_seqs) / MIB
         sizes = captured_sizes(self.max_num_seqs) if self.captured is None else self.captured
-        per_token = kv_bytes_per_token(shape, self.kv_dtype_bytes or DTYPE_BYTES.get(shape.dtype, 2))
-        kv_cache_mib = budget_mib - self.weights_bytes / MIB - activations_mib - WORKSPACE_MIB
+        request = self.request_bytes
+        kv_cache_mib = round(budget_mib - self.weights_bytes / MIB - activations_mib - WORKSPACE_MIB, 1)
         return Plan(
             total_mib=self.total_mib,
             budget_mib=round(budget_mib, 1),
@@ -114,11 +135,12 @@ class Demand(Frozen):
             activations_mib=round(activations_mib, 1),
             graphs_mib=round(GRAPH_MIB * sizes, 1),
             context_mib=CONTEXT_MIB,
-            kv_cache_mib=round(kv_cache_mib, 1),
-            kv_bytes_per_token=per_token,
-            kv_tokens=max(0, int(kv_cache_mib * MIB / per_token)),
+            kv_cache_mib=kv_cache_mib,
+            kv_bytes_per_token=kv_bytes_per_token(shape, self.allocation.width),
+            kv_tokens=max(0, int(kv_cache_mib * MIB) * self.max_model_len // request) if request else self.max_model_len,
             max_model_len=self.max_model_len,
             error_mib=ERROR_MIB,
+            request_mib=round(request / MIB, 3),
         )
 
     def steps(self) -> Iterator[tuple[float, Plan]]:
@@ -144,8 +166,8 @@ def activations_bytes(shape: Shape, tokens: int, max_num_seqs: int) -> int:
     the model's dtype.
     """
     width = DTYPE_BYTES.get(shape.dtype, 2)
-    layers = tokens * (4 * shape.hidden + 3 * shape.intermediate) * width
-    return layers + min(max_num_seqs, tokens) * shape.vocabulary * (2 * 4 + width)
+    layers = tokens * (4 * (shape.hidden or 0) + shape.mlp_values) * width
+    return layers + min(max_num_seqs, tokens) * (shape.vocabulary or 0) * (2 * 4 + width)
 
 
 def plan_error_figure(plan: Plan | None, peak: Figure) -> Figure:

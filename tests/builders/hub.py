@@ -25,7 +25,7 @@ CONFIG = json.dumps({"architectures": ["TinyForCausalLM"], "torch_dtype": "bfloa
 WEIGHTS = bytes(range(256)) * 64
 FILES = {
     "config.json": HubFile(CONFIG.encode()),
-    "tokenizer/merges.txt": HubFile(b"a b\n"),
+    "merges.txt": HubFile(b"a b\n"),
     "model.safetensors": HubFile(WEIGHTS, lfs=True),
 }
 LITTLE = 0.01  # GiB, which every machine has

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import psutil
 
+from pipeline.config.requests import RequestsConfig
 from pipeline.config.schema import ServeConfig
 from pipeline.engine.workspace import Workspace
 from pipeline.gpu.host import Host
@@ -84,8 +85,8 @@ class FakeProject:
             env={fake_vllm.SCRIPT_VARIABLE: str(self.script_file)},
         )
 
-    def serve(self, settings: ServeConfig) -> Server:
-        return serve(settings, self.machine, self.installation, self.model, self.workspace)
+    def serve(self, settings: ServeConfig, requests: RequestsConfig | None = None) -> Server:
+        return serve(settings, requests or RequestsConfig(), self.machine, self.installation, self.model, self.workspace)
 
     def launch(self) -> state.Launch:
         """Return the current launch, which must be there."""

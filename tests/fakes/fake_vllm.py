@@ -20,7 +20,7 @@ from typing import Any
 
 from tests.fakes.plain_http import HttpHandler, HttpServer
 from tests.fakes.script import VERSION, Ledger, Script
-from tests.fakes.tokens import delta_of, generate, logprobs, prompt_ids, shown, split, token_id
+from tests.fakes.tokens import delta_of, generate, logprobs, prompt_ids, refused, shown, split, token_id
 
 __all__ = ["VERSION", "FakeVllm", "Script"]
 
@@ -98,7 +98,7 @@ class Handler(HttpHandler):
 
     def do_GET(self) -> None:
         fake, script = self.server.fake, self.server.fake.script
-        if self.unauthorized():
+        if self.unauthorized() or self.out_of_the_way(script):
             return
         if self.path in script.bodies:
             self.reply(200, script.bodies[self.path])
@@ -107,7 +107,7 @@ class Handler(HttpHandler):
         elif self.path == "/version":
             self.reply(200, json.dumps({"version": script.version}))
         elif self.path == "/v1/models":
-            self.reply(200, json.dumps({"object": "list", "data": [model_card(fake, script)]}))
+            self.reply(200, json.dumps({"object": "list", "data": [model_card(fake, script), *adapter_cards(fake, script)]}))
         elif self.path == "/metrics":
             self.reply(script.metrics_status, metrics_text(fake, script), "text/plain; version=0.0.4")
         else:
@@ -115,7 +115,7 @@ class Handler(HttpHandler):
 
     def do_POST(self) -> None:
         payload = json.loads(self.body)
-        if self.unauthorized():
+        if self.unauthorized() or self.out_of_the_way(self.server.fake.script):
             return
         if self.path != "/v1/chat/completions":
             self.reply(404, json.dumps({"detail": "Not Found"}))
@@ -149,6 +149,14 @@ class Handler(HttpHandler):
         self.reply(401, json.dumps({"error": "Unauthorized"}))
         return True
 
+    def out_of_the_way(self, script: Script) -> bool:
+        """Refuse what a proxy does not let through, and take its prefix away."""
+        found = self.path.startswith(script.prefix) and self.path.removeprefix(script.prefix) not in script.hidden
+        if not found:
+            self.reply(404, "no such page")
+        self.path = self.path.removeprefix(script.prefix)
+        return not found
+
     def leave(self) -> None:
         """Count the request as answered, once; before its last byte, for the next one may follow at once."""
         ledger = self.server.fake.ledger
@@ -174,7 +182,9 @@ class Handler(HttpHandler):
             self.reply(script.status, script.body)
         elif script.status != 200:
             self.reply(script.status, json.dumps({"error": {"message": "scripted trouble", "code": script.status}}))
-        elif payload["model"] != fake.model:
+        elif refusal := refused(script, payload):
+            self.reply(400, json.dumps({"error": {"message": refusal, "type": "BadRequestError", "code": 400}}))
+        elif payload["model"] not in (fake.model, *script.adapters):
             self.reply(404, json.dumps({"error": {"message": f"The model `{payload['model']}` does not exist.", "code": 404}}))
         else:
             pieces, reason = generate(script, number, payload)
@@ -318,6 +328,12 @@ def model_card(fake: FakeVllm, script: Script) -> dict[str, Any]:
         "root": script.root or fake.folder,
         "max_model_len": script.max_model_len or fake.max_model_len,
     }
+
+
+def adapter_cards(fake: FakeVllm, script: Script) -> list[dict[str, Any]]:
+    """Return the cards of the LoRA adapters, which have no length."""
+    card = {"object": "model", "owned_by": "vllm", "parent": fake.model, "max_model_len": None}
+    return [{**card, "id": name, "root": f"/adapters/{name}"} for name in script.adapters]
 
 
 def metrics_text(fake: FakeVllm, script: Script) -> str:

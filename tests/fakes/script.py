@@ -61,6 +61,11 @@ class Script:
     root: str | None = None
     owned_by: str = "vllm"
     max_model_len: int | None = None
+    adapters: tuple[str, ...] = ()  # LoRA adapters of the model, by name
+    prefix: str = ""  # of every path, as behind a proxy
+    hidden: tuple[str, ...] = ()  # paths that such a proxy does not let through
+    takes_system: bool = True  # whether the chat template does
+    has_template: bool = True
     metrics: bool = True
     metrics_status: int = 200
     counting: float = 1.0  # how much the counter rises for each token

@@ -22,6 +22,14 @@ def generate(script: Script, number: int, payload: dict[str, Any]) -> tuple[list
     return [*thoughts, *pieces][:limit], script.finish_reason or ("length" if len(thoughts) + len(pieces) > limit else "stop")
 
 
+def refused(script: Script, payload: dict[str, Any]) -> str:
+    """Return why the chat template does not take the messages; empty where it does."""
+    if not script.has_template:
+        return "As of transformers v4.44, default chat template is no longer allowed, so you must provide a chat template"
+    is_system = any(message["role"] == "system" for message in payload["messages"])
+    return "System role not supported" if is_system and not script.takes_system else ""
+
+
 def shown(script: Script, pieces: list[tuple[str, str]]) -> list[tuple[str, str]]:
     """Return the tokens with the text that a stream shows of them: none of the first and the last so many."""
     last = len(pieces) - script.silent_last

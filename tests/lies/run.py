@@ -15,8 +15,10 @@ from unittest.mock import patch
 import pytest
 
 from pipeline.client.control import Control
+from pipeline.config.attach import AttachConfig
 from pipeline.config.gates import Gate
-from pipeline.config.schema import AttachConfig, ModelConfig, RouterConfig
+from pipeline.config.requests import RequestsConfig
+from pipeline.config.schema import ModelConfig, RouterConfig
 from pipeline.engine.record import Failure, Measurement
 from pipeline.engine.workspace import Workspace
 from pipeline.errors import PipelineError
@@ -149,7 +151,7 @@ def calibrated(concurrencies: Sequence[int], *_: object) -> tuple[list[Calibrati
 def server_of(situation: Situation, fake: FakeVllm, base_url: str, workspace: Workspace) -> Server:
     """Return the record of the server, real as far as its identity is proven; ServerError where it cannot be used."""
     if situation.identity == "attached":
-        return attach_server(AttachConfig(url=base_url, warm_up=False), ModelConfig(name=fake.model), workspace)
+        return attach_server(AttachConfig(url=base_url, warm_up=False), RequestsConfig(), ModelConfig(name=fake.model), workspace)
     server = simulated_server(fake, workspace)
     real = True
     if situation.identity == "started":

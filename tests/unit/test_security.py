@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from pipeline.config.schema import AttachConfig, ServeConfig, is_loopback
+from pipeline.config.attach import AttachConfig
+from pipeline.config.schema import ServeConfig, is_loopback
 from pipeline.engine.record import Failure, Store, now
 from pipeline.engine.workspace import Workspace
 from pipeline.errors import ServerError

@@ -104,9 +104,22 @@ OF_BUILDS = (
     ),
     Cause(
         "bad-argument",
-        r"invalid (tool call|reasoning) parser: (\S+)",
-        "vLLM has no {0} parser of the name {1}",
+        r"(?i:invalid (tool call|reasoning) parser: (\S+)|\b(tool|reasoning) parser '([^'\n]+)' not found)",
+        "vLLM has no {0}{2} parser of the name {1}{3}",
         "check serve.extra_args; the log lists the names that there are",
+    ),
+    Cause(
+        "package-missing",
+        r"No module named '([^'\n]+)'|(?:Import|PackageNotFound)Error: [^\n]*?[Pp]lease install `?(\w[\w.-]*)"
+        r"|packages that were not found in your environment: ([\w, -]+)",
+        "a package is missing in vLLM's environment: {0}{1}{2}",
+        f"where the model needs it, install it there (uv pip install --python venv-vllm/bin/python …); else {REINSTALL}",
+    ),
+    Cause(
+        "libraries-apart",
+        r"undefined symbol: (\S+)",
+        "libraries of vLLM's environment do not fit each other (undefined symbol {0})",
+        f"{REINSTALL}; leave other versions off LD_LIBRARY_PATH",
     ),
     Cause(
         "driver-silent",

@@ -11,13 +11,15 @@ OF_DEVICES = (
     ),
     Cause(
         "driver-too-old",
-        r"CUDA driver version is insufficient for CUDA runtime version|PTX was compiled with an unsupported toolchain",
+        r"CUDA driver version is insufficient for CUDA runtime version|PTX was compiled with an unsupported toolchain"
+        r"|CUDA_ERROR_UNSUPPORTED_PTX_VERSION|Error 36: API call is not supported",
         "the NVIDIA driver is too old for this vLLM's CUDA",
         "set install.set=vllm-cuda12, or update the driver to 580 or newer",
     ),
     Cause(
         "driver-mismatch",
-        r"system has unsupported display driver / cuda driver combination|Driver/library version mismatch|NVMLError_LibRmVersionMismatch",
+        r"system has unsupported display driver / cuda driver combination|Driver/library version mismatch|NVMLError_LibRmVersionMismatch"
+        r"|Error 500: named symbol not found",
         "the NVIDIA driver in the kernel and its libraries have different versions",
         "restart the machine to finish a driver update; in a container, start it anew and leave CUDA's compat folder off LD_LIBRARY_PATH",
     ),
@@ -53,7 +55,7 @@ OF_DEVICES = (
     ),
     Cause(
         "no-such-device",
-        r"CUDA error: invalid device ordinal|visible device ordinal \d+ is out of range",
+        r"(?:CUDA error|Error 101): invalid device ordinal|visible device ordinal \d+ is out of range",
         "a device is asked for that does not exist",
         "`nvidia-smi -L` lists the devices: mend or unset CUDA_VISIBLE_DEVICES",
     ),
@@ -89,9 +91,18 @@ OF_DEVICES = (
     ),
     Cause(
         "no-kernels",
-        r"no kernel image is available for execution on the device|device kernel image is invalid",
+        r"no kernel image is available for execution|device kernel image is invalid|CUDA_ERROR_NO_BINARY_FOR_GPU"
+        r"|is not compatible with the current PyTorch installation",
         "this vLLM has no kernels for this GPU, which is older or newer than those it was built for",
         "set install.set=vllm-cuda12 for an older GPU, vllm-cuda13 for a newer one; --profile cpu runs without it",
+    ),
+    Cause(
+        "gpu-fault",
+        r"CUDA error: (an illegal memory access[^\n]*|an illegal instruction[^\n]*|device-side assert[^\n]*|misaligned address"
+        r"|unspecified launch failure|uncorrectable ECC[^\n]*)",
+        "a kernel failed on the GPU: {0}",
+        "start it again; if it fails again, --set serve.enforce_eager=true, or another vLLM (install.set); `sudo dmesg | grep Xid` tells "
+        "of broken hardware",
     ),
     Cause(
         "no-pinned-memory",

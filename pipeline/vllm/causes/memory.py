@@ -25,7 +25,8 @@ OF_MEMORY = (
     ),
     Cause(
         "free-ram",
-        r"\[Errno 12\] Cannot allocate memory|std::bad_alloc|can't allocate memory: you tried to allocate|(?m:^MemoryError\b)",
+        r"\[Errno 12\] Cannot allocate memory|std::bad_alloc|(?:can't allocate|not enough) memory: you tried to allocate"
+        r"|Cannot allocate memory \(12\)|(?m:^MemoryError\b)",
         "the main memory ran out",
         "close other programs, take a smaller model, or lower VLLM_CPU_KVCACHE_SPACE in serve.env",
     ),
@@ -37,8 +38,9 @@ OF_MEMORY = (
     ),
     Cause(
         "kv-below-context",
-        r"To serve at least one request with the models?'s max seq len \((\d+)\)",
-        "the KV cache is too small for one request of {0} tokens",
+        r"To serve at least one request with the models?'s max seq len \((\d+)\)"
+        r"|The model's max seq len \((\d+)\) is larger than the maximum number of tokens that can be stored in KV cache",
+        "the KV cache is too small for one request of {0}{1} tokens",
         "lower serve.max_model_len, or give it more memory",
     ),
     Cause(
@@ -62,7 +64,8 @@ OF_MEMORY = (
     Cause(
         "gpu-oom",
         r"CUDA out of memory|Failed to load model - not enough GPU memory|CUDA (?:driver )?error: out of memory|CUDA_ERROR_OUT_OF_MEMORY"
-        r"|\bOutOfMemoryError\b|CUBLAS_STATUS_ALLOC_FAILED|cudaErrorMemoryAllocation|Error 2: out of memory",
+        r"|\bOutOfMemoryError\b|CUBLAS_STATUS_ALLOC_FAILED|cudaErrorMemoryAllocation|Error 2: out of memory"
+        r"|Cuda failure (?:2 )?'out of memory'|CUBLAS_STATUS_NOT_INITIALIZED",
         "the GPU ran out of memory",
         f"{SMALLER}, or lower serve.max_num_seqs and serve.max_model_len",
     ),

@@ -6,6 +6,7 @@ OF_SYSTEM = (
     Cause(
         "shm-full",
         r"Insufficient space in /dev/shm for|creating shared memory segment /dev/shm/|No space left on device: '/dev/shm"
+        r"|unable to (?:write to file </torch_|allocate shared memory)|posix_fallocate failed|shared memory segment /dev/shm/nccl-"
         "|Fatal Python error: Bus error"
         f"|{ENDED.format('-7')}",
         "/dev/shm is too small",
@@ -17,7 +18,18 @@ OF_SYSTEM = (
         "the disk is full",
         "free some disk space",
     ),
-    Cause("port-taken", r"\[Errno 98\] Address already in use", "the port was taken while the server loaded", "set another serve.port"),
+    Cause(
+        "port-taken",
+        r"\[Errno 98\] |address already in use|EADDRINUSE",
+        "the port was taken while the server loaded",
+        "set another serve.port",
+    ),
+    Cause(
+        "not-permitted",
+        r"PermissionError: \[Errno 13\] Permission denied: '([^'\n]+)'",
+        "{0} must not be read or written",
+        'make it yours: sudo chown -R "$USER" on it, or name another folder (HF_HOME, VLLM_CACHE_ROOT in serve.env)',
+    ),
     Cause(
         "too-many-files",
         r"\[Errno 24\] Too many open files",

@@ -11,7 +11,7 @@ from huggingface_hub import close_session
 from pipeline.errors import HubSilentError, ModelError
 from pipeline.model.published import QWEN_3B
 from pipeline.model.remote import HEADERS, remote_weights
-from pipeline.model.shape import INDEX
+from pipeline.model.weights import INDEX
 from tests.builders.hub import point_at
 from tests.builders.project import Project
 from tests.fakes import fake_hub

@@ -1,6 +1,7 @@
 """Models fetched from a hub: what is fetched, what stays, and what a hub that refuses is told as."""
 
 import contextlib
+import json
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,8 @@ from huggingface_hub import constants
 from pipeline.errors import ModelError
 from pipeline.model import hub as fetching
 from pipeline.model.hub import HubModel
+from pipeline.model.remote import remote_weights
+from pipeline.model.weights import INDEX
 from tests.builders.hub import CONFIG, FILES, LITTLE, REPO, TOKEN, contents, fetch, point_at, trouble
 from tests.fakes import fake_hub
 from tests.fakes.environment import free_port
@@ -165,3 +168,44 @@ def test_old_files_never_pass_for_those_of_a_commit_that_could_not_be_fetched(hu
     hub.commit({**FILES, "config.json": HubFile(b"{}")})
     hub.refusals[endpoint] = fake_hub.BROKEN
     trouble(tmp_path)
+
+
+SHAPE = json.dumps({"num_hidden_layers": 1, "hidden_size": 8, "num_attention_heads": 1}).encode()
+FOREIGN = {
+    "gguf": ({"README.md": HubFile(b""), "model-Q4_K_M.gguf": HubFile(b"GGUF", lfs=True)}, "holds GGUF files alone"),
+    "onnx": ({"config.json": HubFile(SHAPE), "onnx/model.onnx": HubFile(b"x", lfs=True)}, "holds ONNX files alone"),
+    "adapter": (
+        {"adapter_config.json": HubFile(b"{}"), "adapter_model.safetensors": HubFile(b"x", lfs=True)},
+        "is an adapter (LoRA), not a model",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_a_repository_without_a_model_is_named_before_anything_is_fetched(hub: FakeHub, tmp_path: Path, kind: str) -> None:
+    files, says = FOREIGN[kind]
+    hub.commit(files)
+    told = trouble(tmp_path)
+    assert f"{REPO} {says}" in told.message
+    assert not any(request.endpoint == "resolve" for request in hub.requests)
+    with pytest.raises(ModelError) as asked:
+        fetching.access(REPO, "main", 5)
+    with pytest.raises(ModelError) as planned:
+        remote_weights(REPO, "main", "auto", 5)
+    assert {asked.value.message, planned.value.message} == {told.message}
+    assert {asked.value.hint, planned.value.hint} == {told.hint}
+
+
+def test_of_shards_those_in_the_index_are_fetched(hub: FakeHub, tmp_path: Path) -> None:
+    index = json.dumps({"weight_map": {"a": "model-00001-of-00001.safetensors"}}).encode()
+    shards = {INDEX: HubFile(index), "model-00001-of-00001.safetensors": HubFile(b"shard", lfs=True)}
+    others = {"consolidated.safetensors": HubFile(b"whole", lfs=True), "metal/model.bin": HubFile(b"m"), "pytorch_model.bin": HubFile(b"p")}
+    hub.commit({**FILES, **shards, **others})
+    fetch(tmp_path)
+    assert set(contents(tmp_path)) == {"config.json", "merges.txt", *shards}
+
+
+def test_an_index_that_names_what_the_repository_lacks_is_told(hub: FakeHub, tmp_path: Path) -> None:
+    index = json.dumps({"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}).encode()
+    hub.commit({**FILES, INDEX: HubFile(index), "model-00001-of-00002.safetensors": HubFile(b"shard", lfs=True)})
+    assert "lacks model-00002-of-00002.safetensors, which its index names" in trouble(tmp_path).message

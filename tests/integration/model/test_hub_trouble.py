@@ -41,7 +41,7 @@ def test_connection_that_breaks_again_and_again(hub: FakeHub, tmp_path: Path) ->
 def test_run_after_a_broken_one_fetches_what_is_missing_only(hub: FakeHub, tmp_path: Path) -> None:
     broken_off(hub, tmp_path)
     arrived = set(contents(tmp_path))
-    assert arrived == {"config.json", "tokenizer/merges.txt"}
+    assert arrived == {"config.json", "merges.txt"}
     hub.requests.clear()
     assert fetch(tmp_path).commit == hub.branches["main"]
     assert contents(tmp_path)["model.safetensors"] == WEIGHTS

@@ -49,7 +49,7 @@ DEATHS = [
     ("RuntimeError: Failed to find C compiler. Please specify via CC", "no C compiler", "apt install gcc python3-dev"),
     ("api_server.py: error: unrecognized arguments: --no-such-flag", "unrecognized arguments: --no-such-flag", "extra_args"),
     ("(EngineCore pid=7) ERROR 11-23 12:00:00 [core.py:1] SomeNewError: the moon is full", "SomeNewError: the moon is full", "log"),
-    ("Killed quietly", "without a word", "log"),
+    ("Killed quietly", "Killed quietly", "log"),
 ]
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.config.requests import RequestsConfig
 from pipeline.engine.workspace import Workspace
 from pipeline.errors import MeasureError
 from pipeline.server.watch import watched
@@ -22,7 +23,7 @@ def fake() -> Iterator[FakeVllm]:
 
 def measure(fake: FakeVllm, workspace: Workspace, then: Script) -> None:
     """Measure nothing, while the server becomes another one."""
-    with watched(attached_handle(fake.base_url), workspace):
+    with watched(attached_handle(fake.base_url, RequestsConfig()), workspace):
         fake.script = then
 
 

@@ -12,7 +12,9 @@ from pydantic import ValidationError
 
 from pipeline.client.endpoint import Endpoint
 from pipeline.client.payloads import streamed
-from pipeline.config.schema import AttachConfig, BenchConfig, DeterminismConfig, ModelConfig, VramConfig
+from pipeline.config.attach import AttachConfig
+from pipeline.config.requests import RequestsConfig
+from pipeline.config.schema import BenchConfig, DeterminismConfig, ModelConfig, VramConfig
 from pipeline.contexts import RequestLimits
 from pipeline.engine.record import Store, now
 from pipeline.errors import MeaninglessError, MeasureError, ServerError
@@ -84,7 +86,7 @@ def test_an_address_in_ipv6_is_called_in_brackets(project: FakeProject) -> None:
 
 
 def attach(project: FakeProject, fake: FakeVllm, name: str = "fake-model") -> Server:
-    return attach_server(AttachConfig(url=fake.base_url), ModelConfig(name=name), project.workspace)
+    return attach_server(AttachConfig(url=fake.base_url), RequestsConfig(), ModelConfig(name=name), project.workspace)
 
 
 def test_a_server_of_somebody_else_is_measured_and_left_alone(project: FakeProject) -> None:
@@ -109,15 +111,17 @@ def test_a_server_of_somebody_else_is_warmed_up_with_the_kinds_that_the_tests_se
     with FakeVllm() as fake:
         server = attach(project, fake)
         sent = fake.ledger.requests
-        assert server.warm_ups == len(sent) - 2 > 100, "two prove that it is a vLLM"
+        assert server.warm_ups == len(sent) - 3 > 100, "two prove that it is a vLLM, one asks for a system role"
         assert {"logprobs", "response_format", "seed"} <= {name for payload in sent for name in payload}
         assert "warm_ups" not in server.identity()
         sent.clear()
-        cold = attach_server(AttachConfig(url=fake.base_url, warm_up=False), ModelConfig(name="fake-model"), project.workspace)
-        assert (cold.warm_ups, len(sent)) == (0, 2)
+        cold = attach_server(
+            AttachConfig(url=fake.base_url, warm_up=False), RequestsConfig(), ModelConfig(name="fake-model"), project.workspace
+        )
+        assert (cold.warm_ups, len(sent)) == (0, 3)
     with FakeVllm() as first, FakeVllm() as second:
         settings = AttachConfig(url=first.base_url, replicas=(second.base_url,))
-        assert attach_server(settings, ModelConfig(name="fake-model"), project.workspace).warm_ups == 2 * server.warm_ups
+        assert attach_server(settings, RequestsConfig(), ModelConfig(name="fake-model"), project.workspace).warm_ups == 2 * server.warm_ups
 
 
 @pytest.mark.parametrize(
@@ -155,7 +159,7 @@ def test_a_server_that_cannot_be_used_is_one_line(project: FakeProject, script: 
 
 def test_nobody_at_the_address_is_one_line(project: FakeProject) -> None:
     with pytest.raises(ServerError, match="ConnectionError") as caught:
-        attach_server(AttachConfig(url=f"http://127.0.0.1:{free_port()}"), ModelConfig(), project.workspace)
+        attach_server(AttachConfig(url=f"http://127.0.0.1:{free_port()}"), RequestsConfig(), ModelConfig(), project.workspace)
     assert "is it a vLLM server, and up?" in caught.value.hint
 
 
@@ -187,7 +191,7 @@ def test_a_server_that_goes_away_fails_the_measurement(project: FakeProject) -> 
 
 def attach_all(project: FakeProject, first: FakeVllm, *others: FakeVllm) -> Server:
     settings = AttachConfig(url=first.base_url, replicas=tuple(other.base_url for other in others))
-    return attach_server(settings, ModelConfig(name="fake-model"), project.workspace)
+    return attach_server(settings, RequestsConfig(), ModelConfig(name="fake-model"), project.workspace)
 
 
 def test_replicas_share_the_load_and_their_counters_are_summed(project: FakeProject) -> None:

@@ -10,7 +10,8 @@ from benchmarks.cards import CARDS, Row, cells, settings, verdict
 from pipeline.commands.session import Session, options
 from pipeline.config.layers import load_layers
 from pipeline.model.published import CONFIGS, published_shape
-from pipeline.model.shape import estimated_bytes, read_shape
+from pipeline.model.shape import read_shape
+from pipeline.model.weights import estimated_bytes
 from pipeline.planning import profile_for
 from pipeline.vllm.demand import demand
 

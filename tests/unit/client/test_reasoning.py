@@ -108,3 +108,19 @@ def test_an_answer_split_anywhere_is_the_same_answer_in_one_piece(
     assert (made.error, made.text, made.reasoning, made.finish_reason) == (whole.error, whole.text, whole.reasoning, whole.finish_reason)
     assert bool(made.answer_ns) == bool(whole.answer_ns)
     assert made.first_ns <= made.answer_ns or not made.answer_ns
+
+
+def test_what_the_chat_template_opened_ends_with_a_tag_of_its_own() -> None:
+    made = streamed({"content": 'Hm, {"a": 1}?'}, {"content": " No.</thi"}, {"content": "nk>\n"}, {"content": '{"a": 2}'})
+    assert (made.reasoning, made.text) == ('Hm, {"a": 1}? No.', '{"a": 2}')
+    assert (made.first_ns, made.answer_ns) == (10, 40)
+
+
+@pytest.mark.parametrize("text", ['{"a": "</think>"}', "I <think>so</think> too"])
+def test_a_tag_within_an_answer_ends_no_thought(text: str) -> None:
+    assert (streamed({"content": text}).text, streamed({"content": text}).reasoning) == (text, "")
+
+
+def test_a_tag_after_reasoning_that_the_server_tells_apart_is_text() -> None:
+    made = streamed({"reasoning": "Hm."}, {"content": "a </think> b"})
+    assert (made.reasoning, made.text) == ("Hm.", "a </think> b")

@@ -1,5 +1,6 @@
 """Each check of the doctor by the facts it is given: how it stands, and the fix."""
 
+import json
 import shutil
 import socket
 from collections.abc import Callable
@@ -13,17 +14,15 @@ from pipeline.config.schema import Config, GpuConfig, ModelConfig, Profile, Serv
 from pipeline.engine.workspace import Workspace
 from pipeline.errors import HubSilentError, ModelError
 from pipeline.gpu.nvml import Driver, GpuProcess
-from pipeline.model import hub
-from pipeline.model.shape import Shape
+from pipeline.model import hub, published
+from pipeline.model.shape import shape_of
 from pipeline.stages.check_gpu import Machine
 from pipeline.vllm.plan import Demand, Plan
 from pipeline.vllm.sets import CPU_SET, VllmSet, set_named
 from tests.fakes.environment import machine
 
 CUDA13, CUDA12 = set_named("vllm-cuda13"), set_named("vllm-cuda12")
-QWEN_3B = Shape(
-    layers=36, hidden=2048, intermediate=11008, heads=16, kv_heads=2, head_dim=128, vocabulary=151936, tied=True, dtype="bfloat16"
-)
+QWEN_3B = shape_of(json.dumps(published.QWEN_3B))
 
 
 def with_gpu(**changes: object) -> Machine:
@@ -237,8 +236,8 @@ def test_the_hub_is_asked_for_what_is_not_on_disk(
 def test_a_model_on_disk_is_not_asked_for(tmp_path: Path) -> None:
     settings = Config(model=ModelConfig(source="path", path=str(tmp_path)))
     assert doctor.model(settings, tmp_path).level == "FAIL"
-    for name in ("config.json", "model.safetensors"):
-        (tmp_path / name).touch()
+    (tmp_path / "config.json").touch()
+    (tmp_path / "model.safetensors").write_bytes(b"\x02" + bytes(7) + b"{}")
     assert doctor.model(settings, tmp_path).level == "OK"
 
 

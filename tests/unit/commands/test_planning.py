@@ -1,5 +1,6 @@
 """The survey of what fits: which device, which models with which settings, what is known of them, and what is said."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from pipeline.config.schema import ModelConfig, ServeConfig
 from pipeline.engine.workspace import Workspace
 from pipeline.errors import ConfigError, HubSilentError, ModelError
 from pipeline.model.shape import Shape
-from pipeline.planning import Library, Survey, card, survey, target
+from pipeline.planning import Library, ModelFit, Survey, card, survey, target
 from pipeline.terminal import Silent, plain
 from pipeline.vllm.plan import LAPTOP, LAPTOP_MIB
 from tests.builders.machines import gpu, machine
@@ -84,7 +85,7 @@ def test_every_model_of_the_guide_and_of_the_gpu_profiles_has_a_row(tmp_path: Pa
     in_rows = [name for row in found.rows for name in row.profiles]
     random = [name for name in layers.profiles if layers.config(name).serve.load_format == "dummy"]
     assert sorted([*in_rows, *found.processor, *random]) == sorted(layers.profiles)
-    assert found.processor == ("cpu", "quick")
+    assert found.processor == ("cpu", "quick", "cpu-full")
     words = plain(lines(found))
     assert all(any(line.startswith(row.name) for line in words) for row in found.rows)
     assert "left out, because they run on the processor: cpu, quick" in words
@@ -134,7 +135,7 @@ def test_a_hub_that_refuses_a_model_leaves_what_is_published(tmp_path: Path, mon
 def test_the_profile_in_force_is_judged_as_it_stands(tmp_path: Path) -> None:
     fits = surveyed(tmp_path, shipped())
     *_, stands, best = plain(lines(fits))
-    assert stands.startswith("profile rtx4050-6gb (auto: what 6141 MiB take) as it stands, with utilisation 0.65: fits with 46230 tokens")
+    assert stands.startswith("profile rtx4050-6gb (auto: what 6141 MiB take) as it stands, with utilisation 0.65: fits with 46216 tokens")
     assert stands.endswith("peak 4528 of 6141 MiB, target 4768")
     assert "2992 × 16 (0.66)" in best
     assert code(fits) == 0
@@ -185,3 +186,45 @@ def test_a_size_that_is_none_is_told(text: str) -> None:
     with pytest.raises(ConfigError, match=f"--total-mib {text}: expected the device's memory in MiB"):
         total(text)
     assert (total(None), total("24564")) == (None, 24564)
+
+
+HYBRID = {
+    "architectures": ["NemotronHForCausalLM"],
+    "num_hidden_layers": 14,
+    "hybrid_override_pattern": "M-M-M*-M-M*-M-",
+    "hidden_size": 512,
+    "intermediate_size": 1024,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 2,
+    "head_dim": 64,
+    "vocab_size": 1024,
+    "tie_word_embeddings": False,
+    "mamba_num_heads": 16,
+    "mamba_head_dim": 64,
+    "n_groups": 4,
+    "ssm_state_size": 64,
+    "conv_kernel": 4,
+}
+
+
+def row_of(tmp_path: Path, config: dict[str, Any]) -> tuple[ModelFit, list[str]]:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    sets = ("model.source=path", "model.path=mine", "model.name=mine", "serve.max_model_len=4096")
+    found = surveyed(tmp_path, shipped(*sets, profile="qwen2.5-1.5b"), 24564)
+    return next(row for row in found.rows if row.name == "mine"), plain(lines(found))
+
+
+def test_a_row_says_what_a_request_takes_for_each_token_and_beside(tmp_path: Path) -> None:
+    row, words = row_of(tmp_path, HYBRID)
+    assert (row.kv_bytes_per_token, row.tensor_parallel_sizes) == (2 * 2 * 2 * 64 * 2, (1, 2, 4, 8))
+    assert row.asked is not None
+    assert row.fixed_bytes_per_request == row.asked.request_bytes - 4096 * 1024
+    assert any(line.startswith("mine ") and f"1 + {row.fixed_bytes_per_request / 2**20:.0f} MiB" in line for line in words)
+    assert any(line.startswith("KV per token, + MiB: what a request") for line in words)
+
+
+def test_a_row_of_unknown_weights_still_has_its_cache(tmp_path: Path) -> None:
+    row, words = row_of(tmp_path, {**HYBRID, "ssm_state_size": None})
+    assert (row.kv_bytes_per_token, row.judged, row.parameters) == (1024, None, None)
+    assert "mine: unknown: the size of the weights is unknown: config.json does not state ssm_state_size" in words

@@ -8,17 +8,14 @@ import pytest
 
 from pipeline.errors import ModelError
 from pipeline.model.published import CONFIGS, QWEN_3B, published_shape, repository
-from pipeline.model.shape import (
+from pipeline.model.shape import Shape, kv_bytes_per_token, read_shape
+from pipeline.model.weights import (
     INDEX,
-    Shape,
     estimated_bytes,
-    kv_bytes_per_token,
-    read_shape,
     safetensors_files,
     served_bytes,
     stored_bytes,
     weight_bytes,
-    weight_elements,
 )
 
 
@@ -65,7 +62,7 @@ def write_safetensors(path: Path, spans: dict[str, tuple[str, int, int]]) -> Non
 
 def test_weights_are_what_the_headers_name(tmp_path: Path) -> None:
     found = shape(tmp_path, QWEN_3B)
-    assert weight_bytes(tmp_path, found) == (2 * weight_elements(found), "shape in config.json")
+    assert weight_bytes(tmp_path, found) == (estimated_bytes(found), "shape in config.json")
     write_safetensors(tmp_path / "a.safetensors", {"x": ("BF16", 0, 100), "y": ("BF16", 100, 164)})
     write_safetensors(tmp_path / "b.safetensors", {"z": ("BF16", 0, 36)})
     assert weight_bytes(tmp_path, found) == (200, "safetensors headers")
@@ -116,7 +113,7 @@ BROKEN = [b"", b"abc", struct.pack("<Q", 5) + b"{oops", struct.pack("<Q", 8) + b
 def test_a_broken_header_is_told(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "m.safetensors").write_bytes(content)
     with pytest.raises(ModelError, match=r"m\.safetensors has no readable safetensors header") as caught:
-        stored_bytes(tmp_path / "m.safetensors")
+        stored_bytes(tmp_path / "m.safetensors", shape(tmp_path, QWEN_3B))
     assert "\n" not in caught.value.message
 
 
@@ -131,15 +128,15 @@ def test_a_config_that_is_no_decoders_is_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("more", "says"),
     [
-        ({"kv_lora_rank": 512}, r"its attention is MLA \(kv_lora_rank\)"),
-        ({"layer_types": ["full_attention", "linear_attention"]}, "layers of linear_attention keep no KV cache of the plain form"),
+        ({"kv_lora_rank": 512}, "qk_rope_head_dim: Field required"),
+        ({"layer_types": ["full_attention", "lightning"]}, "layers of lightning keep no KV cache of a form that is planned here"),
+        ({"index_topk": 2048}, "a KV cache with index_topk has a form that is not planned here"),
+        ({"layer_types": ["sliding_attention"]}, "sliding_window: Field required"),
     ],
 )
 def test_a_cache_that_is_not_planned_is_told(tmp_path: Path, more: dict[str, object], says: str) -> None:
     with pytest.raises(ModelError, match=says):
         shape(tmp_path, {**QWEN_3B, **more})
-    plain = {"kv_lora_rank": None, "layer_types": ["full_attention", "sliding_attention"]}
-    assert shape(tmp_path, {**QWEN_3B, **plain}).layers == 36
 
 
 @pytest.mark.parametrize(
@@ -152,7 +149,9 @@ def test_a_cache_that_is_not_planned_is_told(tmp_path: Path, more: dict[str, obj
 )
 def test_each_way_to_name_the_bits_is_read(tmp_path: Path, quantization: dict[str, object], bits: int, group_size: int | None) -> None:
     found = shape(tmp_path, {**QWEN_3B, "quantization_config": quantization})
-    assert (found.bits, found.group_size, found.quantization) == (bits, group_size, quantization["quant_method"])
+    packing = found.quantization
+    assert packing is not None
+    assert (packing.bits, packing.group, packing.method) == (bits, group_size, quantization["quant_method"])
     assert estimated_bytes(found) < estimated_bytes(shape(tmp_path, QWEN_3B))
 
 

@@ -43,6 +43,7 @@ class Serving(Artifact):
     model: str = "m"
     random_weights: bool = False
     plan: Plan | None = None
+    real: bool = True
 
 
 class Memory(Measurement):

@@ -13,6 +13,7 @@ from pipeline.report.headline import headline
 from pipeline.stages.download_model import Model
 from pipeline.stages.serve import Server
 from pipeline.stages.test_router import RouterResult
+from pipeline.vllm.identity import Proof
 from tests.builders.house import House, outcomes_of
 from tests.builders.records import (
     bench_result,
@@ -155,3 +156,15 @@ def test_a_run_with_random_weights_is_a_trial(house: House) -> None:
 def test_the_headline_of_an_attached_server_says_that_it_is_somebody_elses(house: House) -> None:
     served(house, attached="http://gpu:8000")
     assert "The server at http://gpu:8000 is somebody else's: it could hide what HTTP does not show." in house.report().headline
+
+
+def test_the_headline_of_a_server_without_metrics_says_why_its_figures_are_simulated_and_what_to_change(house: House) -> None:
+    lacks = Proof(claim="its metrics count the tokens of a completion", holds=False, seen="no counter", fix="Start it otherwise")
+    served(house, real=False, proofs=[Proof(claim="it listens", holds=True, seen="pid 7"), lacks])
+    end = "it is not proven that its metrics count the tokens of a completion: no counter. Start it otherwise."
+    assert end in house.report().headline
+
+
+def test_the_headline_names_a_proof_that_fails(house: House) -> None:
+    served(house, real=False, proofs=[Proof(claim="/v1/models is vLLM's", holds=False, seen="by others")])
+    assert "Simulated, because it is not proven that /v1/models is vLLM's: by others." in house.report().headline

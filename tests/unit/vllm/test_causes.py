@@ -1,11 +1,15 @@
 """Causes of death, from logs as vLLM 0.32 and 0.33 write them: a log for each row of the table."""
 
+import json
 import re
+from pathlib import Path
 
 import pytest
 
+from pipeline.vllm.causes.memory import OF_MEMORY
 from pipeline.vllm.causes.table import CAUSES
 from pipeline.vllm.diagnosis import diagnose
+from pipeline.vllm.ladder import MEMORY_CAUSES
 from tests.builders.logs import CORE, log_of
 
 # One log per row of CAUSES, in that order: (name, telling lines, what the words or the fix must hold).
@@ -63,6 +67,7 @@ LOGS = [
         "torch.AcceleratorError: CUDA error: no kernel image is available for execution on the device",
         "vllm-cuda12 for an older",
     ),
+    ("gpu-fault", "torch.AcceleratorError: CUDA error: an illegal memory access was encountered", "failed on the GPU: an illegal memory"),
     ("no-pinned-memory", "RuntimeError: UVA is not available", "VLLM_WSL2_ENABLE_PIN_MEMORY=1"),
     ("driver-silent", "vllm.third_party.pynvml.NVMLError_NotSupported: Not Supported", "wsl --update"),
     (
@@ -151,6 +156,7 @@ LOGS = [
         "ValueError: The input size is not aligned with the quantized weight shape. This can be caused by too large tensor parallel size.",
         "lower serve.tensor_parallel_size",
     ),
+    ("parts-do-not-divide", "AssertionError: 14 is not divisible by 4", "a part of the model of 14 does not divide by 4"),
     (
         "bf16-on-turing",
         "ValueError: Bfloat16 is only supported on GPUs with compute capability of at least 8.0. Your Tesla T4 GPU has 7.5.",
@@ -168,6 +174,12 @@ LOGS = [
     ),
     ("quantization-unsupported", "  Value error, Unknown quantization method: foo4. Must be one of ['awq', 'gptq'].", "quantisation foo4"),
     (
+        "quantization-mismatch",
+        "  Value error, Quantization method specified in the model config (awq) does not match the quantization method specified in the "
+        "`quantization` argument (gptq). [type=value_error]",
+        "quantised with awq, and --quantization asks for gptq",
+    ),
+    (
         "attention-unsupported",
         "ValueError: No valid attention backend found for cuda with AttentionSelectorConfig(head_size=80, dtype=torch.float16). Reasons: "
         "{FLASH_ATTN: [head_size not supported], TRITON_ATTN: [sink not supported]}.",
@@ -178,6 +190,7 @@ LOGS = [
         "ValueError: Selected backend AttentionBackendEnum.FLASHINFER is not valid for this configuration. Reason: ['sink not supported']",
         "FLASHINFER does not run",
     ),
+    ("attention-unsupported", "RuntimeError: FlashAttention only supports Ampere GPUs or newer.", "too old for the attention backend"),
     (
         "architecture-unknown",
         "  Value error, Model architectures ['FooForCausalLM'] are not supported for now. Supported architectures: dict_keys([...])",
@@ -218,6 +231,16 @@ LOGS = [
     ("weights-missing", "RuntimeError: Cannot find any model weights with `models/foo`", "download-model --force"),
     ("weights-missing", "ValueError: Following weights were not initialized from checkpoint: {'lm_head.weight'}", "lm_head.weight"),
     (
+        "weights-of-another-form",
+        "ValueError: There is no module or parameter named 'model.layers.0.mlp.w1' in LlamaForCausalLM",
+        "of the form that config.json describes",
+    ),
+    (
+        "chat-template-missing",
+        "ValueError: The supplied chat template (my/template.jinja) appears path-like, but doesn't exist!",
+        "chat template my/template.jinja is not there",
+    ),
+    (
         "tokenizer-unreadable",
         "OSError: Can't load tokenizer for 'models/foo'. If you were trying to load it from the hub",
         "tokenizer is missing",
@@ -225,6 +248,7 @@ LOGS = [
     ("shm-full", "OSError: Insufficient space in /dev/shm for shared memory buffer", "--shm-size"),
     ("disk-full", "OSError: [Errno 28] No space left on device: '/home/ayse/.cache/vllm'", "free some disk space"),
     ("port-taken", "OSError: [Errno 98] Address already in use", "serve.port"),
+    ("not-permitted", "PermissionError: [Errno 13] Permission denied: '/root/.cache/vllm'", "/root/.cache/vllm must not be"),
     ("too-many-files", "OSError: [Errno 24] Too many open files", "ulimit -n 65536"),
     (
         "nodes-apart",
@@ -275,12 +299,73 @@ LOGS = [
         "KeyError: 'invalid tool call parser: qwen9 (chose from { hermes,mistral })'",
         "no tool call parser of the name qwen9",
     ),
+    ("package-missing", "ModuleNotFoundError: No module named 'mamba_ssm'", "missing in vLLM's environment: mamba_ssm"),
+    (
+        "libraries-apart",
+        "ImportError: vllm/_C.abi3.so: undefined symbol: _ZN3c104cuda9SetDeviceEa",
+        "undefined symbol _ZN3c104cuda9SetDeviceEa",
+    ),
     ("driver-silent", "vllm.third_party.pynvml.NVMLError_GpuIsLost: GPU is lost", "NVML: GpuIsLost GPU is lost"),
     ("wrong-processor", "Fatal Python error: Illegal instruction", "newer processor"),
     ("killed", "RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {'EngineCore': -9}", "dmesg"),
     ("crashed", "Fatal Python error: Segmentation fault", "another vLLM"),
 ]
 OTHER_TEXTS = [
+    ("driver-too-old", "torch.AcceleratorError: CUDA error: the provided PTX was compiled with an unsupported toolchain."),
+    ("driver-too-old", "RuntimeError: Triton Error [CUDA]: the provided PTX was compiled with an unsupported toolchain."),
+    ("driver-mismatch", "RuntimeError: Unexpected error from cudaGetDeviceCount(). Error 500: named symbol not found"),
+    ("no-such-device", "RuntimeError: Unexpected error from cudaGetDeviceCount(). Error 101: invalid device ordinal"),
+    ("no-kernels", "RuntimeError: CUDA error: no kernel image is available for execution on the device"),
+    ("gpu-fault", "torch.AcceleratorError: CUDA error: device-side assert triggered"),
+    (
+        "free-ram",
+        "RuntimeError: [enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: not enough memory: you tried to allocate 9",
+    ),
+    ("free-ram", "RuntimeError: unable to mmap 4976698672 bytes from file </m/model-1.safetensors>: Cannot allocate memory (12)"),
+    (
+        "kv-below-context",
+        "ValueError: The model's max seq len (32768) is larger than the maximum number of tokens that can be stored in KV cache",
+    ),
+    ("gpu-oom", "torch.cuda.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB"),
+    ("gpu-oom", "RuntimeError: CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`"),
+    ("weights-do-not-divide", "ValueError: Weight input_size_per_partition=14784 is not divisible by group_size=128. This happens when"),
+    (
+        "weights-do-not-divide",
+        "ValueError: Weight output_size_per_partition = 7396 is not divisible by  min_thread_n = 64. Consider reducing",
+    ),
+    ("weights-do-not-divide", "ValueError: Weight output_partition_size = 64 is not divisible by weight quantization block_n = 128."),
+    ("parts-do-not-divide", "ValueError: Shared-expert intermediate size 1000 must be divisible by tensor-parallel size 16."),
+    ("quantization-unsupported", "ValueError: type fp8e4nv not supported in this architecture. The supported fp8 dtypes are ('fp8e5',)"),
+    ("config-unreadable", "OSError: models/foo does not appear to have a file named config.json."),
+    ("config-unreadable", "  Value error, Unrecognized model in models/foo. Should have a `model_type` key in its config.json. [type=x]"),
+    ("config-unreadable", "ValueError: Unknown RoPE scaling type longropes"),
+    ("config-unreadable", "  Value error, `rope_scaling`'s factor field must be a float >= 1, got 0.5 [type=value_error]"),
+    ("repo-not-found", "OSError: models/foo is not a local folder and is not a valid model identifier listed on the hub"),
+    ("weights-missing", "huggingface_hub.errors.LocalEntryNotFoundError: Cannot find the requested files in the disk cache"),
+    (
+        "weights-of-another-form",
+        "AssertionError: Tried to load weights of size torch.Size([8, 4])to a parameter of size torch.Size([4, 4])",
+    ),
+    ("weights-cut", "safetensors_rust.SafetensorError: Error while deserializing header: MetadataIncompleteBuffer"),
+    ("weights-no-safetensors", "safetensors_rust.SafetensorError: Error while deserializing header: HeaderTooLarge"),
+    ("tokenizer-unreadable", "ValueError: Tokenizer class Qwen9Tokenizer does not exist or is not currently imported."),
+    ("tokenizer-unreadable", "Exception: data did not match any variant of untagged enum ModelWrapper at line 1251003 column 3"),
+    ("shm-full", "RuntimeError: unable to write to file </torch_4242_1_0>: No space left on device (28)"),
+    ("shm-full", "NCCL WARN Call to posix_fallocate failed : No space left on device"),
+    ("port-taken", "OSError: [Errno 98] error while attempting to bind on address ('0.0.0.0', 8000): address already in use"),
+    (
+        "port-taken",
+        "torch.distributed.DistNetworkError: The server socket has failed to listen on any local network address. port: 29501, code: -98, "
+        "name: EADDRINUSE",
+    ),
+    ("bad-argument", "KeyError: \"Tool parser 'qwen9' not found.\""),
+    ("bad-argument", "KeyError: \"Reasoning parser 'r9' not found. Available parsers: deepseek_r1, qwen3\""),
+    ("bad-argument", "KeyError: 'invalid reasoning parser: r9 (chose from { deepseek_r1,qwen3 })'"),
+    ("package-missing", "ImportError: Please install bitsandbytes>=0.49.2 via `pip install bitsandbytes>=0.49.2` to use it."),
+    (
+        "package-missing",
+        "ImportError: This modeling file requires the following packages that were not found in your environment: flash_attn, einops. Run",
+    ),
     ("driver-mismatch", "vllm.third_party.pynvml.NVMLError_LibRmVersionMismatch: Driver/library version mismatch"),
     ("no-driver", "AssertionError: libcuda.so cannot found!"),
     ("no-such-device", "ValueError: invalid literal for int() with base 10: 'GPU-9f0c1d22-aaaa'"),
@@ -362,3 +447,21 @@ def diagnose_by_row(number: int, line: str) -> tuple[str, str]:
     assert match, "the row's own text does not match its log"
     groups = [(group or "").strip() for group in match.groups()]
     return cause.says.format(*groups), cause.fix.format(*groups)
+
+
+WHOLE = [json.loads(line) for line in (Path(__file__).parent / "data" / "startup-logs.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.mark.parametrize("row", WHOLE, ids=lambda row: str(row["log"]))
+def test_a_whole_log_names_its_cause_and_what_to_do(row: dict[str, object]) -> None:
+    assert isinstance(row["lines"], list)
+    found = diagnose("\n".join(row["lines"]))
+    assert found is not None
+    assert found.name == row["cause"]
+    assert found.fix
+    assert "see its log" not in found.fix
+
+
+def test_memory_causes_enter_the_ladder() -> None:
+    assert {cause.name for cause in OF_MEMORY} - set(MEMORY_CAUSES) == {"vram-changed"}
+    assert "killed" in MEMORY_CAUSES

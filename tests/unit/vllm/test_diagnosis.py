@@ -28,6 +28,18 @@ def test_last_error_gives_the_wrapper_when_there_is_nothing_else() -> None:
     assert "Engine core initialization failed" in last_error(WRAPPER)
 
 
+def test_where_nothing_is_known_the_last_lines_that_are_no_wrappers_are_told() -> None:
+    log = f"{CORE}the disc spins backwards\n{CORE}Process EngineCore:\n{CORE}giving up\n{API}Traceback (most recent call last):{WRAPPER}"
+    assert last_error(log) == "the disc spins backwards · giving up"
+    assert diagnose(log) is None
+
+
+def test_a_worker_that_ends_silently_while_it_loads_is_told() -> None:
+    wrapper = "Exception: WorkerProc initialization failed due to an exception in a background process. See stack trace for root cause."
+    assert last_error(f"{CORE}{wrapper}\n{WRAPPER}").startswith("a worker ended while it loaded")
+    assert last_error(f"(Worker pid=7) ValueError: the moon\n{CORE}{wrapper}\n{WRAPPER}") == "ValueError: the moon"
+
+
 def test_last_error_of_a_silent_log_is_empty() -> None:
     assert last_error("INFO fine\nwarning: no errors\n") == ""
 

@@ -15,9 +15,12 @@ from pipeline.config.layers import load_layers
 from pipeline.config.schema import AutoProfile, ServeConfig
 from pipeline.measure.figures import Figure, not_measured
 from pipeline.measure.units import MIB
+from pipeline.model.layers import AttentionLayers, StateLayers
 from pipeline.model.published import CONFIGS, NON_COMMERCIAL, QWEN_3B, published_shape
-from pipeline.model.shape import Shape, estimated_bytes, read_shape, weight_elements
+from pipeline.model.shape import Shape, read_shape
+from pipeline.model.weights import estimated_bytes
 from pipeline.planning import profile_for
+from pipeline.vllm.cache import request_bytes
 from pipeline.vllm.demand import demand, unplanned
 from pipeline.vllm.fit import fit_of, hopeless, pairs
 from pipeline.vllm.plan import (
@@ -42,7 +45,7 @@ def shape(tmp_path: Path, config: dict[str, object]) -> Shape:
 
 def planned(tmp_path: Path, total_mib: float, utilization: float | None, max_num_seqs: int = 16) -> Plan:
     found = shape(tmp_path, QWEN_3B)
-    return plain_demand(found, 2 * weight_elements(found), total_mib, max_num_seqs).at(utilization)
+    return plain_demand(found, estimated_bytes(found), total_mib, max_num_seqs).at(utilization)
 
 
 def plain_demand(found: Shape, weights_bytes: int, total_mib: float, max_num_seqs: int) -> Demand:
@@ -68,7 +71,7 @@ def test_a_spread_model_has_its_share_on_each_device(tmp_path: Path) -> None:
     assert [each.weights_bytes // MIB for each in (alone, tensor, pipeline, replicas)] == [6000, 3000, 2000, 6000]
     per_token = [each.at(None).kv_bytes_per_token for each in (alone, tensor, pipeline, replicas)]
     assert per_token == [per_token[0], per_token[0] // 2, per_token[0] // 3, per_token[0]]
-    assert asked(tensor_parallel_size=16).shape.kv_heads == 1, "a KV head that cannot be split is copied"
+    assert asked(tensor_parallel_size=16).shape.attention[0].heads == 1, "a KV head that cannot be split is copied"
     assert tensor.at(None).activations_mib < alone.at(None).activations_mib
 
 
@@ -190,18 +193,43 @@ def test_the_comment_in_the_configuration_shows_the_table() -> None:
 
 # The judgement: shapes and flags as they come.
 
+ATTENTION = st.builds(
+    AttentionLayers,
+    kind=st.just("full"),
+    count=st.integers(1, 40),
+    heads=st.integers(1, 16),
+    values=st.sampled_from([128, 256, 576]),
+)
+WINDOWS = st.builds(
+    AttentionLayers,
+    kind=st.sampled_from(["window", "chunk"]),
+    count=st.integers(1, 40),
+    heads=st.integers(1, 16),
+    values=st.sampled_from([128, 256]),
+    limit=st.sampled_from([128, 4096]),
+)
+STATES = st.builds(
+    StateLayers,
+    count=st.integers(1, 40),
+    convolution=st.integers(1, 100_000),
+    groups=st.integers(0, 8),
+    group_values=st.integers(0, 1000),
+    recurrence=st.integers(0, 2_000_000),
+    dtype=st.sampled_from(["auto", "float32"]),
+)
+LAYERS = st.one_of(st.tuples(ATTENTION), st.tuples(WINDOWS), st.tuples(ATTENTION, WINDOWS))
 SHAPES = st.builds(
     Shape,
-    layers=st.integers(1, 80),
-    hidden=st.sampled_from([576, 2048, 4096]),
-    intermediate=st.sampled_from([1536, 11008, 28672]),
+    layers=st.integers(1, 40),
+    hidden=st.sampled_from([576, 2048, 5120]),
     heads=st.just(16),
-    kv_heads=st.sampled_from([1, 2, 8]),
-    head_dim=st.sampled_from([64, 128]),
-    vocabulary=st.sampled_from([32000, 151936]),
+    vocabulary=st.sampled_from([49152, 151936]),
     tied=st.booleans(),
     dtype=st.sampled_from(["bfloat16", "float32"]),
     context=st.sampled_from([None, 8192, 131072]),
+    dense=st.sampled_from([1536, 11008]),
+    attention=LAYERS,
+    states=st.one_of(st.none(), STATES),
 )
 DEMANDS = st.builds(
     Demand,
@@ -268,7 +296,7 @@ def test_the_verdict_agrees_with_the_shares_and_contexts(asked: Demand, target: 
 def test_each_pair_is_held_at_full_length_all_at_once(asked: Demand, target: float | None) -> None:
     for sequences, length, share in pairs(asked, asked.total_mib, target):
         made = asked.model_copy(update={"max_num_seqs": sequences}).at(share)
-        assert sequences * length <= made.kv_tokens
+        assert sequences * request_bytes(asked.shape, length, asked.allocation) <= made.kv_cache_mib * MIB
         assert made.peak_mib <= asked.total_mib
 
 
@@ -315,7 +343,7 @@ def test_what_others_hold_of_the_device_is_not_planned_with() -> None:
 
 def test_a_target_that_cannot_be_met_is_told_and_so_is_a_context_that_is_too_long() -> None:
     asked = of("Qwen/Qwen2.5-3B-Instruct", ServeConfig(), 24564)
-    assert fit_of(asked, 24564, 4768).words == "fits, over the target: takes 6978 MiB at least"
+    assert fit_of(asked, 24564, 4768).words == "fits, over the target: takes 6979 MiB at least"
     long = of("Qwen/Qwen2.5-1.5B-Instruct", ServeConfig(max_model_len=131072))
     assert fit_of(long, LAPTOP_MIB, None).words == "fits only below context 32768"
 
