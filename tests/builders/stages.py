@@ -86,7 +86,7 @@ def write_samples(workspace: Workspace, **fields: Any) -> None:
     lines = [baseline]
     for number in range(1, 2401):
         sample: dict[str, Any] = {"t": began + number * 0.05, "processes": 2, "rss_mib": 300.0 + number % 2}
-        lines.append({**sample, **({"pss_mib": 250.0} if number % 20 == 0 else {}), **fields})
+        lines.append({**sample, **({"pss_mib": 250.0} if number % 2 == 0 else {}), **fields})
     lines[1]["rss_mib"] = 900.0  # a peak while it loads, long before the load
     text = "".join(json.dumps(line) + "\n" for line in lines) + '{"t": 1'
     (workspace.root / "samples.jsonl").write_text(text, encoding="utf-8")

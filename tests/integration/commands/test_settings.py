@@ -73,7 +73,7 @@ def test_unknown_profile(untouched: Project) -> None:
     first, hint = untouched.refuses("all", "--profile", "qwen-7b")
     assert first == "error: --profile: no profile 'qwen-7b'; did you mean 'qwen2.5-7b'?"
     assert hint == (
-        "  → profiles: cpu, gpu-12gb, gpu-16gb, gpu-24gb, gpu-48gb, gpu-80gb, gpu-8gb, gpu-embedded, llama-3.2-3b, "
+        "  → profiles: cpu, cpu-full, gpu-12gb, gpu-16gb, gpu-24gb, gpu-48gb, gpu-80gb, gpu-8gb, gpu-embedded, llama-3.2-3b, "
         "llama-3.2-3b-shape, quick, qwen2.5-1.5b, qwen2.5-1.5b-shape, qwen2.5-3b-awq-shape, qwen2.5-3b-shape, qwen2.5-7b, "
         "qwen2.5-7b-shape, rtx4050-6gb, auto"
     )
