@@ -131,7 +131,7 @@ def test_a_stage_uses_the_running_server_and_leaves_it(project: Project) -> None
 
 def test_the_remedy_is_proven_and_the_server_that_was_up_comes_back(project: Project) -> None:
     before, serve = project.launch(), project.record("serve")
-    few = ["determinism.count=1", "determinism.runs=2", "determinism.max_tokens=32", "determinism.restart=false"]
+    few = ["determinism.count=4", "determinism.runs=3", "determinism.max_tokens=32", "determinism.restart=false"]
     few += ["bench.decode_requests=2", "bench.concurrency=[4]", "bench.requests_per_level=4"]
     code, output = project.run("determinism-remedy", *EAGER, *(word for setting in few for word in ("--set", setting)))
     assert code == 0, output
@@ -141,7 +141,8 @@ def test_the_remedy_is_proven_and_the_server_that_was_up_comes_back(project: Pro
     assert remedied["environment"] == {**without["environment"], "VLLM_CPU_ATTN_SPLIT_KV": "0"} != without["environment"]
     for side in (without, remedied):
         assert not side["simulated"]
-        assert {arm["arm"] for arm in side["arms"] if arm["prompts"]} == {"D1", "D2", "D3", "D5"}, output
+        assert {"D1", "D5"} <= {arm["arm"] for arm in side["arms"] if arm["prompts"]}, output
+        assert all(arm["prompts"] or arm["reason"] for arm in side["arms"]), output
         assert side["decode_tok_s"]["n"] == 2
     after = project.launch()
     assert before is not None
