@@ -248,7 +248,7 @@ LOGS = [
     ("shm-full", "OSError: Insufficient space in /dev/shm for shared memory buffer", "--shm-size"),
     ("disk-full", "OSError: [Errno 28] No space left on device: '/home/ayse/.cache/vllm'", "free some disk space"),
     ("port-taken", "OSError: [Errno 98] Address already in use", "serve.port"),
-    ("not-permitted", "PermissionError: [Errno 13] Permission denied: '/root/.cache/vllm'", "/root/.cache/vllm must not be"),
+    ("not-permitted", "PermissionError: [Errno 13] Permission denied: '/home/user/.cache/vllm'", "/home/user/.cache/vllm must not be"),
     ("too-many-files", "OSError: [Errno 24] Too many open files", "ulimit -n 65536"),
     (
         "nodes-apart",
