@@ -43,7 +43,7 @@ def test_the_readme_is_short_and_says_what_a_newcomer_needs() -> None:
 def test_the_readmes_times_are_those_of_the_benchmarks_and_the_example() -> None:
     text = README.read_text(encoding="utf-8")
     benchmarks, example = ((ROOT / folder / "README.md").read_text(encoding="utf-8") for folder in ("benchmarks", "examples"))
-    seconds, minutes = re.findall(r"\b(\d+) s\b", text), re.findall(r"\b(\d+) minutes\b", text)
+    seconds, minutes = re.findall(r"\b(\d+)\s+s\b", text), re.findall(r"\b(\d+)\s+minutes\b", text)
     assert len(seconds) == 2
     assert len(minutes) == 1
     assert [number for number in seconds if f" {number} s " not in benchmarks] == []
