@@ -56,7 +56,7 @@ def arm_name(arm: Arm) -> Text:
 
 
 def arm_words(arms: Sequence[Arm], name: Text, what: Text) -> Message:
-    """Return how many answers of that arm agreed, or why none was asked for."""
+    """Return how many answers of that arm agree, or why it was not measured."""
     arm = next((arm for arm in arms if (arm_name(arm), arm.what) == (name, what)), None)
     if arm is None:
         return _("not measured")
