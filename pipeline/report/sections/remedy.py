@@ -66,8 +66,8 @@ def arm_words(arms: Sequence[Arm], name: Text, what: Text) -> Message:
 
 
 def speed(figure: Figure) -> Cell:
-    """Return the figure, or why it was not measured."""
-    return _("not measured: {reason}", reason=figure.reason) if figure.value is None else measured(figure)
+    """Return the figure, or why it was not measured or is INVALID."""
+    return _("not measured: {reason}", reason=figure.reason) if figure.value is None else measured(figure, reason=figure.invalid)
 
 
 def divergence(prompts: Sequence[PromptAgreement]) -> Text:
