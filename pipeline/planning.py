@@ -196,8 +196,8 @@ def model_fit(candidate: Candidate, at: Card, target_mib: float | None, library:
         known = told(shape, serve) if shape else {}
         reason = f"{error.message}; {error.hint}" if isinstance(error, BrokenModelError) else error.message
         return blank.model_copy(update={**known, "reason": reason.replace(f"{library.workspace.root}/", "")})
-    fixed = {"fixed_bytes_per_request": need.fixed_bytes}
-    return blank.model_copy(update={**told(shape, serve), **fixed, "asked": need, "judged": fit_of(need, at.available_mib, target_mib)})
+    found = {"fixed_bytes_per_request": need.fixed_bytes, "asked": need, "judged": fit_of(need, at.available_mib, target_mib)}
+    return blank.model_copy(update={**told(shape, serve), **found})
 
 
 def told(shape: Shape, serve: ServeConfig) -> dict[str, object]:

@@ -45,7 +45,7 @@ def remedy_of(inputs: ServerInputs, inherited: Mapping[str, str]) -> Remedy:
         raise PipelineError(f"{remedy.variable} is set in the shell, so no server would be without it", f"unset {remedy.variable}")
     if inputs.config.serve.load_format == "dummy":
         raise MeaninglessError(_("the weights are random (serve.load_format: dummy), so the answers are noise"))
-    load_prompts(inputs.workspace.root / inputs.config.determinism.prompts)  # told now, not after two starts
+    load_prompts(inputs.workspace.root / inputs.config.determinism.prompts)  # fail now, not after two starts
     if inputs.config.determinism.constrained:
         load_suite(inputs.workspace.root / inputs.config.router.suite)
     return remedy
@@ -143,7 +143,7 @@ def speed(settings: BenchConfig, server: Server, client: Client, workspace: Work
 
 
 def verdict(proof: Remedied) -> int:
-    """Return 2 when a side is not whole or D3 was not measured, 0 when every answer of the remedied side's D1 to D4 agrees, else 1."""
+    """Return 2 when a side failed or D3 was not measured, 0 when every answer of arms D1 to D4 agrees with the remedy, else 1."""
     sides = (proof.without, proof.remedied)
     if any(side.failure or any(arm.reason for arm in side.arms if arm.arm == "D3") for side in sides):
         return 2

@@ -46,12 +46,12 @@ class Measured:
     high: float | None = None
     marks: tuple[float, ...] = ()
     reason: Text = ""
-    aside: Text = ""  # what else is to be said of it
+    aside: Text = ""  # a further remark
     word: str = NOT_MEASURED  # in place of a value
 
     @property
     def text(self) -> Message:
-        """Return the value with its unit."""
+        """Return the value with its unit, or the word in its place."""
         return with_unit(self._shown.value, self.unit) if self.value is not None else Message(self.word)
 
     @property

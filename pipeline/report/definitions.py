@@ -111,7 +111,7 @@ DEFINITIONS = (
         ),
     ),
     Definition(
-        "itl", "ITL", _("gaps between chunks, in ms; a chunk may hold several tokens. Its n is the requests, and so are its bounds' units.")
+        "itl", "ITL", _("gaps between chunks, in ms; a chunk may hold several tokens. n counts requests, which the bounds resample.")
     ),
     Definition("e2e", _("E2E latency"), _("last text or token − request send.")),
     Definition("decode", _("Decode throughput"), _("1000 / TPOT at concurrency 1.")),

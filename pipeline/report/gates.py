@@ -68,7 +68,7 @@ class Judged:
 
 
 def judge_records(gates: Gates, waivers: ActiveWaivers, outcomes: Outcomes) -> Judged:
-    """Return the gates judged on all that is on record; a stage that failed makes the exit code 2, whatever is waived."""
+    """Return the gates judged on the records; a failed stage makes the exit code 2, whatever is waived."""
     ours = drop_other_servers(outcomes)
     judged = [apply_waiver(row, waivers) for row in judge_all(gates.root, ours)]
     failed = any(outcome.failure and outcome.failure.kind != MeaninglessError.kind for outcome in decisive_outcomes(ours))
@@ -83,9 +83,8 @@ def trial(outcomes: Outcomes) -> Text:
         return _("The weights are random, so the answers mean nothing; speed and memory are real.")
     if model is None or model.source != EMBEDDED:
         return ""
-    if router is None:
-        return _("The embedded model is no router.")
-    right, constant = (router.figures.get(name) for name in ("constrained_route_accuracy", "majority_baseline"))
+    figures = {} if router is None else router.figures
+    right, constant = (figures.get(name) for name in ("constrained_route_accuracy", "majority_baseline"))
     if right is None or right.valid is None or constant is None or constant.valid is None:
         return _("The embedded model is no router.")
     shares = {"right": Digits(f"{right.valid:.0f}"), "constant": Digits(f"{constant.valid:.0f}")}

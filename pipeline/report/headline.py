@@ -5,7 +5,7 @@ from typing import Literal, TypeAlias
 
 from pipeline.measure.verdicts import UNKNOWN
 from pipeline.message import Message, _, joined, plural
-from pipeline.report.cells import comma_separated, glued, of_settings
+from pipeline.report.cells import Text, comma_separated, glued, of_settings
 from pipeline.report.gates import Judged, JudgedGate
 from pipeline.stages.serve import Server
 
@@ -24,7 +24,7 @@ def headline(judged: Judged) -> Message:
 
 
 def summary(judged: Judged) -> Message:
-    """Return what follows the verdict's word."""
+    """Return the rest of the headline, after the verdict."""
     required, failures = [row for row in judged.gates if row.gate.required], judged.failures
     if judged.code == 2 and not required and not failures:
         return _("no gate is required.")
@@ -32,7 +32,7 @@ def summary(judged: Judged) -> Message:
     if failures:
         stage, failure = failures[0]
         return glued(counts, ". ", _("{stage} failed: {message}.", stage=stage, message=failure.message))
-    sentences = [counts]
+    sentences: list[Text] = [counts]
     if judged.code:
         # If every open gate is waived and the run still does not pass, list the waived ones.
         open_gates = [row for row in required if row.counts and row.judgement.verdict != "PASS"] or [row for row in required if row.waived]
@@ -47,13 +47,13 @@ def summary(judged: Judged) -> Message:
     return glued(text, " ", judged.trial) if judged.trial else text
 
 
-def unproven(server: Server) -> list[Message]:
+def unproven(server: Server) -> list[Text]:
     """Return why the figures are simulated, by the first proof that the server lacks, and what to change."""
     missing = next((proof for proof in server.proofs if not proof.holds), None)
     if missing is None:
         return []
-    why = _("Simulated, because it is not proven that {claim}: {seen}", claim=Message(missing.claim), seen=Message(missing.seen))
-    return [why, Message(missing.fix)] if missing.fix else [why]
+    why = _("Simulated, because it is not proven that {claim}: {seen}", claim=missing.claim, seen=missing.seen)
+    return [why, missing.fix] if missing.fix else [why]
 
 
 def counts_of(judged: Judged, required: Sequence[JudgedGate]) -> Message:

@@ -154,7 +154,7 @@ def ruling(row: JudgedGate) -> Ruling:
 
 
 def missing(judged: Sequence[JudgedGate], scenarios: Sequence[Scenario]) -> list[tuple[Text, Text]]:
-    """Return what was not measured, and why."""
+    """Return the gates and scenarios that were not measured, each with the reason."""
     gates = [row for row in judged if row.judgement.verdict in UNKNOWN]
     result: list[tuple[Text, Text]] = [(of_settings(row.gate.label), row.judgement.reason) for row in gates]
     result += [(scenario.title, scenario.reason) for scenario in scenarios if scenario.reason]

@@ -47,11 +47,11 @@ MUST_AGREE = ("device", "model", "vllm")
 RATE_APART = 0.05
 PERCENTILE = re.compile(r"_p(\d\d)$")
 OPEN_LOOP = re.compile(r"bench\.(poisson|constant)_")
-FROM_DUE: dict[str, Values] = {
+FROM_SCHEDULED: dict[str, Values] = {
     "ttft_ms": lambda answers: [ttft_ms(answer.scheduled_ns, answer.first_ns) for answer in answers if answer.ok],
     "e2e_ms": lambda answers: [e2e_ms(answer.scheduled_ns, answer.last_ns) for answer in answers if answer.ok],
 }
-RIGHT: dict[str, Callable[[Mapping[str, Any]], bool | None]] = {
+CORRECT: dict[str, Callable[[Mapping[str, Any]], bool | None]] = {
     "schema_valid": lambda line: line["failure"] is None,
     "route_accuracy": lambda line: line.get("route_right"),
     "joint_accuracy": lambda line: line.get("all_right"),
@@ -73,7 +73,7 @@ class FigurePair:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two runs, what they differ in that should be alike, the stages whose settings one does not tell, and each figure."""
+    """Two runs, the facts in which they should agree but differ, the stages whose settings one does not tell, and each figure."""
 
     a: Run
     b: Run
@@ -117,7 +117,7 @@ class Raw:
         base = PERCENTILE.sub("", name)
         if stage == "bench":
             arrival, _, rest = base.partition("_")
-            phase, values = (arrival, FROM_DUE.get(rest)) if arrival in ("poisson", "constant") else TIMES.get(base, ("", None))
+            phase, values = (arrival, FROM_SCHEDULED.get(rest)) if arrival in ("poisson", "constant") else TIMES.get(base, ("", None))
             return values(self.phases.get(phase, [])) if values else []
         for arm, lines in self.arms.items():
             position = {f"{arm}_ttft_ms": 0, f"{arm}_latency_ms": -1}.get(base)
@@ -125,14 +125,14 @@ class Raw:
                 return [line["chunk_ns"][position] / NS_PER_MS for line in lines.values() if line["chunk_ns"] and not line["error"]]
         return []
 
-    def right(self, metric: str) -> dict[str, bool]:
-        """Return for each case whether it counts for the figure, a share; nothing where that is not known."""
+    def correct_cases(self, metric: str) -> dict[str, bool]:
+        """Return whether each case counts towards the figure, which is a share; empty where that is unknown."""
         stage, _, name = metric.partition(".")
         for arm, lines in self.arms.items():
-            is_right = RIGHT.get(name.removeprefix(f"{arm}_"))
-            if stage == "test-router" and is_right is not None and name.startswith(arm):
-                cases = {case: is_right(line) for case, line in lines.items()}
-                return {case: right for case, right in cases.items() if right is not None}
+            is_correct = CORRECT.get(name.removeprefix(f"{arm}_"))
+            if stage == "test-router" and is_correct is not None and name.startswith(arm):
+                cases = {case: is_correct(line) for case, line in lines.items()}
+                return {case: correct for case, correct in cases.items() if correct is not None}
         return {}
 
     def _lines(self, name: str) -> list[dict[str, Any]]:
@@ -147,7 +147,7 @@ class Raw:
 
 
 def compare(a: Run, b: Run, run_noise: RunNoise | None, anyway: bool, figures: Sequence[str] = ()) -> Comparison:
-    """Return B against A, where `figures` decide; PipelineError where they ran on something else, unless that is wanted."""
+    """Compare B with A, where `figures` decide; raise PipelineError if device, model or vLLM differ, unless `anyway`."""
     first, second = a.document.environment.model_dump(), b.document.environment.model_dump()
     unlike = [f"{fact} ({first[fact]} against {second[fact]})" for fact in MUST_AGREE if first[fact] != second[fact]]
     if unlike and not anyway:
@@ -240,7 +240,9 @@ def figure_pair(metric: str, a: Run, b: Run, raw: tuple[Raw, Raw], run_noise: Ru
     if trouble or first is None or second is None or first.value is None or second.value is None:
         return trouble
     deviate = ONE_SIDED if PERCENTILE.search(metric) else TWO_SIDED  # of percentile_figure, and of the others
-    estimate = of_pairs(first, second, raw) or of_samples(first, second, raw) or by_bounds(plain(first), plain(second), deviate)
+    estimate = (
+        estimate_by_pairs(first, second, raw) or estimate_by_samples(first, second, raw) or by_bounds(plain(first), plain(second), deviate)
+    )
     if estimate is None:
         return "no bounds, or no ratio of these values"
     measured = run_noise.figures.get(metric) if run_noise else None
@@ -272,8 +274,8 @@ def plain(figure: ReportedFigure) -> Figure:
     return Figure(value=figure.value, unit=figure.unit, n=figure.n, low=figure.low, high=figure.high)
 
 
-def of_samples(a: ReportedFigure, b: ReportedFigure, raw: tuple[Raw, Raw]) -> Estimate | None:
-    """Return the ratio by the stamps, where both runs have those that their figures were made of."""
+def estimate_by_samples(a: ReportedFigure, b: ReportedFigure, raw: tuple[Raw, Raw]) -> Estimate | None:
+    """Return the ratio computed from the raw stamps; None unless both runs have the stamps behind their figures."""
     percent = PERCENTILE.search(a.name)
     if percent is None:
         return None
@@ -285,9 +287,9 @@ def of_samples(a: ReportedFigure, b: ReportedFigure, raw: tuple[Raw, Raw]) -> Es
     return by_samples(*both, q)
 
 
-def of_pairs(a: ReportedFigure, b: ReportedFigure, raw: tuple[Raw, Raw]) -> Estimate | None:
-    """Return the ratio of two shares case by case, where both runs have the cases that their figures were made of."""
-    both = raw[0].right(a.metric), raw[1].right(b.metric)
+def estimate_by_pairs(a: ReportedFigure, b: ReportedFigure, raw: tuple[Raw, Raw]) -> Estimate | None:
+    """Return the ratio of two shares, case by case; None unless both runs have the cases behind their figures."""
+    both = raw[0].correct_cases(a.metric), raw[1].correct_cases(b.metric)
     for cases, figure in zip(both, (a, b), strict=True):
         if not cases or 100 * sum(cases.values()) / len(cases) != figure.value:
             return None
@@ -358,12 +360,12 @@ def noise_words(row: FigurePair) -> str:
 
 def plot(comparison: Comparison) -> str:
     """Return the comparison as an SVG plot; empty if no figure has a ratio."""
-    drawn = [
+    rows = [
         Ratio(row.metric, estimate.ratio, estimate.low, estimate.high, band(row), row.compared.verdict)
         for row in comparison.rows
         if (estimate := row.compared.estimate) is not None and estimate.ratio is not None
     ]
-    return ratios(f"{comparison.b.name} (B) against {comparison.a.name} (A)", drawn, len(comparison.rows) - len(drawn))
+    return ratios(f"{comparison.b.name} (B) against {comparison.a.name} (A)", rows, len(comparison.rows) - len(rows))
 
 
 def band(row: FigurePair) -> float:

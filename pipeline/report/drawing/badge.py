@@ -3,14 +3,14 @@
 from xml.sax.saxutils import escape
 
 NAME = "vllm-poc"
-LETTER, PAD, HEIGHT = 6.6, 8, 20  # px; of a letter of 11 px in a font without known widths
-# White on these has a contrast of 4.5 and more, on a light page and on a dark one.
+LETTER, PAD, HEIGHT = 6.6, 8, 20  # px; LETTER is an average width at 11 px, as the font's widths are unknown
+# White text on these colours has a contrast of at least 4.5.
 COLOURS = {"PASS": "#1a7f37", "TRIAL": "#0969da", "NOT PASSED": "#cf222e"}
 OTHER = "#9a6700"
 
 
 def badge(text: str, verdict: str) -> str:
-    """Return the badge of a run with this verdict."""
+    """Return the badge with this text, coloured by the verdict."""
     left, right = (LETTER * len(part) + 2 * PAD for part in (NAME, text))
     alternative = escape(f"{NAME}: {text}")
     return "\n".join(

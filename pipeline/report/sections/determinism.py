@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from pipeline.engine.outcomes import Outcomes
-from pipeline.message import Code, Message, _, plural
+from pipeline.message import Code, Message, _, joined, plural
 from pipeline.report.cells import Text, glued
 from pipeline.report.figures import rows
 from pipeline.report.inputs import Inputs
@@ -20,21 +20,24 @@ BATCH_INVARIANT = Code("VLLM_BATCH_INVARIANT=1")
 
 def labels(runs: int, constrained_runs: int) -> dict[str, Text]:
     """Return the labels of the figures; `runs` are the answers to each prompt in D1, the N of TAR."""
+    free, constrained = labels_of_arms(runs), labels_of_arms(constrained_runs)
     return {
-        "identical": _("D1: prompts whose answers all have the same tokens"),
-        "tarr": _("D1: prompts whose raw answers all agree (TARr@{runs})", runs=runs),
-        "tara": _("D1: the same as canonical JSON (TARa@{runs})", runs=runs),
-        "d2_identical": _("D2: prompts whose answers are the same with a cold and a warm prefix cache"),
-        "d3_identical": _("D3: prompts whose answers are the same under load"),
-        "d4_identical": _("D4: prompts whose answers are the same after a restart"),
-        "constrained_identical": _("D1, constrained: cases whose answers all have the same tokens"),
-        "constrained_tarr": _("D1, constrained: cases whose raw answers all agree (TARr@{runs})", runs=constrained_runs),
-        "constrained_tara": _("D1, constrained: the same as canonical JSON (TARa@{runs})", runs=constrained_runs),
-        "constrained_d2_identical": _("D2, constrained: cases whose answers are the same with a cold and a warm prefix cache"),
-        "constrained_d3_identical": _("D3, constrained: cases whose answers are the same under load"),
-        "constrained_d4_identical": _("D4, constrained: cases whose answers are the same after a restart"),
+        **{name: joined(": ", [arm, label]) for name, (arm, label) in free.items()},
+        **{f"constrained_{name}": joined(": ", [_("{arm}, constrained", arm=arm), label]) for name, (arm, label) in constrained.items()},
         "d5_same_seed_identical": _("D5: control, the same seed (must be 100 %)"),
         "d5_other_seed_identical": _("D5: control, another seed (must be under 100 %)"),
+    }
+
+
+def labels_of_arms(runs: int) -> dict[str, tuple[str, Message]]:
+    """Return the arm and the label of each figure of D1 to D4."""
+    return {
+        "identical": ("D1", _("prompts whose answers all have the same tokens")),
+        "tarr": ("D1", _("prompts whose raw answers all agree (TARr@{runs})", runs=runs)),
+        "tara": ("D1", _("the same as canonical JSON (TARa@{runs})", runs=runs)),
+        "d2_identical": ("D2", _("prompts whose answers are the same with a cold and a warm prefix cache")),
+        "d3_identical": ("D3", _("prompts whose answers are the same under load")),
+        "d4_identical": ("D4", _("prompts whose answers are the same after a restart")),
     }
 
 
@@ -86,7 +89,7 @@ def diverges(arm: Arm) -> bool:
 
 
 def arm_fact(arm: Arm) -> Message:
-    """Return how many answers of the arm agree, or why nothing was asked."""
+    """Return how many answers of the arm agree, or why the arm was not measured."""
     name = arm_name(arm)
     if arm.reason:
         return glued(name, ", ", arm.what, ": NOT_MEASURED, ", arm.reason, ".")

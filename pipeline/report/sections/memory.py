@@ -34,75 +34,75 @@ def memory(inputs: Inputs) -> Scenario:
     outcome, server = outcomes[MemoryUse], outcomes[Server].data
     data, tables = outcome.data, soak_tables(outcomes)
     samples = samples_of(data, inputs.root) if data is not None else []
-    drawn = pictures(outcomes, inputs.judged.gates, samples)
+    memory_pictures = pictures(outcomes, inputs.judged.gates, samples)
     if data is None:
-        return Scenario(title, reason_of(outcome), soak_facts(outcomes), tables=tables, pictures=drawn)
+        return Scenario(title, reason_of(outcome), soak_facts(outcomes), tables=tables, pictures=memory_pictures)
     plan = server.plan if server is not None else None
     facts = [*use_facts(data), *sampling_facts(data), *log_facts(data), *(plan_facts(plan, data) if plan is not None else [])]
-    shown = {name: figure for name, figure in data.figures.items() if figure.value is not None or not name.startswith("gpu_")}
+    figures = {name: figure for name, figure in data.figures.items() if figure.value is not None or not name.startswith("gpu_")}
     return Scenario(
         title,
         facts=[*facts, *closing_facts(outcomes[Closing].data, data), *soak_facts(outcomes)],
-        figures=rows(outcome.stage, shown, {**LABELS, **DEVICE_LABELS}, inputs.marks),
+        figures=rows(outcome.stage, figures, {**LABELS, **DEVICE_LABELS}, inputs.marks),
         tables=tables,
-        charts=charts(outcomes, samples, drawn),
-        pictures=drawn,
+        charts=charts(outcomes, samples, memory_pictures),
+        pictures=memory_pictures,
     )
 
 
 def use_facts(data: MemoryUse) -> list[Text]:
     """Return the load behind the figures, how device memory was attributed, and why memory is not stable."""
-    found: list[Text] = [load_fact(data.load, data.samples)]
+    facts: list[Text] = [load_fact(data.load, data.samples)]
     if data.pss_samples is not None:
-        found.append(_("Host memory (PSS): {count} samples under load.", count=data.pss_samples))
+        facts.append(_("Host memory (PSS): {count} samples under load.", count=data.pss_samples))
     if data.fill is not None:
-        found.append(fill_fact(data.fill))
+        facts.append(fill_fact(data.fill))
     if data.method:
-        found.append(_("Told apart by: {method}.", method=data.method))
+        facts.append(_("Told apart by: {method}.", method=data.method))
     if len(data.device_peaks_mib) > 1:
         devices = comma_separated(glued("GPU ", at, " ", number(mib), " MiB") for at, mib in sorted(data.device_peaks_mib.items()))
-        found.append(_("VRAM, peak of each device: {devices}.", devices=devices))
+        facts.append(_("VRAM, peak of each device: {devices}.", devices=devices))
     for series, name in SERIES.items():
-        against = data.figures.get(f"{series}_stable")
-        if against is not None and against.value == 0:
-            found.append(_("NOT STABLE, {name}: {reasons}.", name=name, reasons=reasons(against.reason)))
-    return found
+        stability = data.figures.get(f"{series}_stable")
+        if stability is not None and stability.value == 0:
+            facts.append(_("NOT STABLE, {name}: {reasons}.", name=name, reasons=reasons(stability.reason)))
+    return facts
 
 
 def fill_fact(fill: Fill) -> Message:
     """Return how far the KV cache was filled once, and why not further."""
     if fill.percent is None:
         return _("The KV cache was not filled: {reason}.", reason=fill.why)
-    said = _(
+    text = _(
         "The KV cache was filled once to {percent} %, with {requests} requests in {seconds} s",
         percent=number(fill.percent),
         requests=fill.requests,
         seconds=Digits(f"{fill.seconds:.3g}"),
     )
     why = glued(": ", fill.why) if fill.why else ""
-    return glued(said, why, _("; preemptions meanwhile: {count}", count=counter(fill.preempted)), ".")
+    return glued(text, why, _("; preemptions meanwhile: {count}", count=counter(fill.preempted)), ".")
 
 
 def load_fact(load: Load, samples: int) -> Message:
     """Return the number of samples and the load behind the figures."""
     seconds = Digits(f"{load.seconds:.4g}")
     if load.seconds_by:
-        said = _("{samples} samples from before the start; {seconds} s of load count", samples=samples, seconds=seconds)
-        others = [glued(name, " ", Digits(f"{taken:.4g}"), " s") for name, taken in load.seconds_by.items() if name != OWN]
-        said = glued(said, ": ", comma_separated(others)) if others else said
+        text = _("{samples} samples from before the start; {seconds} s of load count", samples=samples, seconds=seconds)
+        others = [glued(name, " ", Digits(f"{duration_s:.4g}"), " s") for name, duration_s in load.seconds_by.items() if name != OWN]
+        text = glued(text, ": ", comma_separated(others)) if others else text
         added = Digits(f"{load.seconds_by.get(OWN, 0):.4g}")
-        own = _("; {seconds} s were added, {requests} requests", seconds=added, requests=load.requests)
-        said = glued(said, own if load.requests else _("; none was added"))
-    else:  # a record from before other tests' load counted
-        said = _(
+        own_load = _("; {seconds} s were added, {requests} requests", seconds=added, requests=load.requests)
+        text = glued(text, own_load if load.requests else _("; none was added"))
+    else:  # an older record, from when only its own load counted
+        text = _(
             "{samples} samples from before the start; {seconds} s of load, {requests} requests",
             samples=samples,
             seconds=seconds,
             requests=load.requests,
         )
     if load.failed:
-        said = glued(said, _(", of which {failed} failed ({error})", failed=load.failed, error=load.error))
-    return glued(said, ".")
+        text = glued(text, _(", of which {failed} failed ({error})", failed=load.failed, error=load.error))
+    return glued(text, ".")
 
 
 def sampling_facts(data: MemoryUse) -> list[Text]:
@@ -137,7 +137,7 @@ def plan_facts(plan: Plan, data: MemoryUse) -> list[Text]:
                 "Peak: {planned} MiB planned, {measured} measured ({off} %).",
                 planned=number(plan.peak_mib),
                 measured=number(peak),
-                off=off(plan.peak_mib, peak),
+                off=excess_percent(plan.peak_mib, peak),
             )
         )
     parts = [part_words(name, getattr(plan, key), getattr(log, key)) for key, name in PARTS.items()]
@@ -155,7 +155,7 @@ def plan_facts(plan: Plan, data: MemoryUse) -> list[Text]:
                 "KV cache: {seen} tokens by the log, {planned} planned ({off} %).",
                 seen=log.kv_tokens,
                 planned=plan.kv_tokens,
-                off=off(plan.kv_tokens, log.kv_tokens),
+                off=excess_percent(plan.kv_tokens, log.kv_tokens),
             )
         )
     return facts
@@ -167,8 +167,8 @@ def part_words(name: Text, planned_mib: float, seen_mib: float | None) -> Messag
     return glued(name, " ", number(planned_mib), " MiB (", seen, ")")
 
 
-def off(planned: float, measured: float) -> Digits:
-    """Return by how many percent the plan is above what was measured."""
+def excess_percent(planned: float, measured: float) -> Digits:
+    """Return how far the plan is above the measured value, in percent."""
     return Digits(f"{100 * (planned / measured - 1):+.1f}")
 
 

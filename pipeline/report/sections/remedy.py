@@ -56,7 +56,7 @@ def arm_name(arm: Arm) -> Text:
 
 
 def arm_words(arms: Sequence[Arm], name: Text, what: Text) -> Message:
-    """Return how many answers of that arm agreed, or why none was asked for."""
+    """Return how many answers of that arm agree, or why it was not measured."""
     arm = next((arm for arm in arms if (arm_name(arm), arm.what) == (name, what)), None)
     if arm is None:
         return _("not measured")
@@ -66,8 +66,8 @@ def arm_words(arms: Sequence[Arm], name: Text, what: Text) -> Message:
 
 
 def speed(figure: Figure) -> Cell:
-    """Return the figure, or why it was not measured."""
-    return _("not measured: {reason}", reason=figure.reason) if figure.value is None else measured(figure)
+    """Return the figure, or why it was not measured or is INVALID."""
+    return _("not measured: {reason}", reason=figure.reason) if figure.value is None else measured(figure, reason=figure.invalid)
 
 
 def divergence(prompts: Sequence[PromptAgreement]) -> Text:

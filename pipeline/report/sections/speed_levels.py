@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from pipeline.load.levels import LATENCIES, PERCENTS, OpenLevel
+from pipeline.load.levels import LATENCIES, PERCENTS, Level, OpenLevel
 from pipeline.measure.digits import ends_of
 from pipeline.measure.figures import Figure
 from pipeline.message import Digits, Message, _
@@ -23,12 +23,9 @@ def level_table(data: BenchResult) -> Table:
     """Return the table of latency and goodput by level; it has no rows for a record of an older version."""
     names = [name.removesuffix("_ms").upper() for name in LATENCIES]
     percents = comma_separated(f"p{percent}" for percent in PERCENTS)
-    loops: list[tuple[Text, int, int, float, Mapping[str, Figure]]] = [
-        *((_("{n} in flight", n=entry.concurrency), entry.requests, entry.failed, entry.wall_s, entry.figures) for entry in data.levels),
-        *(
-            (_("{arrival}, {rate} requests/s", arrival=entry.arrival, rate=rate_of(entry)), *counts_of(entry), entry.figures)
-            for entry in data.open_levels
-        ),
+    loops: list[tuple[Text, Level | OpenLevel]] = [
+        *((_("{n} in flight", n=entry.concurrency), entry) for entry in data.levels),
+        *((_("{arrival}, {rate} requests/s", arrival=entry.arrival, rate=rate_of(entry)), entry) for entry in data.open_levels),
     ]
     return Table(
         _("By level: latency in ms, in an open loop from the scheduled send"),
@@ -44,30 +41,25 @@ def level_table(data: BenchResult) -> Table:
         [
             [
                 load,
-                amount([number(wall_s), " s"], wall_s),
-                requests,
-                failed,
-                *goodput(figures),
-                *(percentiles(name, figures) for name in LATENCIES),
+                amount([number(loop.wall_s), " s"], loop.wall_s),
+                loop.requests,
+                loop.failed,
+                goodput(loop.figures["goodput_percent"], " %"),
+                goodput(loop.figures["goodput_req_s"]),
+                *(percentiles(name, loop.figures) for name in LATENCIES),
             ]
-            for load, requests, failed, wall_s, figures in loops
-            if figures
+            for load, loop in loops
+            if loop.figures
         ],
         notes=("level", "goodput"),
     )
 
 
-def counts_of(entry: OpenLevel) -> tuple[int, int, float]:
-    """Return the requests of an open loop, those that failed, and its wall time in s."""
-    return entry.requests, entry.failed, entry.wall_s
-
-
-def goodput(figures: Mapping[str, Figure]) -> tuple[Cell, Cell]:
-    """Return goodput as a share and as a rate."""
-    share, rate = figures["goodput_percent"], figures["goodput_req_s"]
-    if share.invalid or share.value is None or rate.value is None:
-        return "INVALID" if share.invalid else NONE, "INVALID" if rate.invalid else NONE
-    return amount([number(share.value, ends_of("%")), " %"], share.value), Amount(glued(number(rate.value)), rate.value)
+def goodput(figure: Figure, unit: str = "") -> Cell:
+    """Return a figure of goodput without n and bounds."""
+    if figure.invalid:
+        return "INVALID"
+    return NONE if figure.value is None else amount([number(figure.value, ends_of(figure.unit)), unit], figure.value)
 
 
 def percentiles(name: str, figures: Mapping[str, Figure]) -> Cell:

@@ -8,6 +8,7 @@ from pipeline.config.gates import Waiver
 from pipeline.contexts import ActiveWaivers
 from pipeline.engine.record import Failure
 from pipeline.errors import NothingAnsweredError
+from pipeline.message import _
 from pipeline.report.gates import Judged
 from pipeline.report.headline import headline
 from pipeline.stages.download_model import Model
@@ -163,6 +164,14 @@ def test_the_headline_of_a_server_without_metrics_says_why_its_figures_are_simul
     served(house, real=False, proofs=[Proof(claim="it listens", holds=True, seen="pid 7"), lacks])
     end = "it is not proven that its metrics count the tokens of a completion: no counter. Start it otherwise."
     assert end in house.report().headline
+
+
+def test_why_figures_are_simulated_is_said_in_the_language_of_the_report(house: House) -> None:
+    house.language = "tr"
+    seen = _("{name} is not there", name="vllm:generation_tokens_total")
+    fix = _("Start the server without {flag}, so that it counts its tokens", flag="--disable-log-stats")
+    served(house, real=False, proofs=[Proof(claim=_("its metrics count the tokens of a completion"), holds=False, seen=seen, fix=fix)])
+    assert "vllm:generation_tokens_total yok. Sunucuyu --disable-log-stats olmadan başlatın" in house.text()
 
 
 def test_the_headline_names_a_proof_that_fails(house: House) -> None:

@@ -60,6 +60,12 @@ def test_requests_that_failed_and_a_start_that_was_repeated_are_told(house: Hous
     assert line(text, "| a failed start was repeated with |").endswith(" | max_num_seqs 16 → 8 | no |")
 
 
+def test_a_speed_that_is_invalid_says_why(house: House) -> None:
+    speed = proof().without.decode_tok_s.model_copy(update={"invalid": "the client was late"})
+    house.results[REMEDY_NOTE] = proof(without=proof().without.model_copy(update={"decode_tok_s": speed}))
+    assert "| INVALID: the client was late |" in line(house.text(), "| decode at concurrency 1, median |")
+
+
 def test_a_simulated_side_and_one_that_failed_say_so(house: House) -> None:
     failed = proof().remedied.model_copy(update={"failure": Failure(kind="server", message="it broke"), "simulated": True})
     house.results[REMEDY_NOTE] = proof(remedied=failed)

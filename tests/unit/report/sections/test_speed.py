@@ -2,6 +2,7 @@
 
 import pytest
 
+from pipeline.measure.figures import invalidated
 from pipeline.vllm.ledger import LedgerEntry, MeanCheck
 from tests.builders.house import House
 from tests.builders.records import (
@@ -71,6 +72,14 @@ def test_each_level_has_a_row_and_what_is_invalid_or_too_few_is_told(house: Hous
     assert "| 4 in flight | 9 s | 16 | 2 | INVALID | INVALID | INVALID | – | INVALID | INVALID | INVALID |" in house.text()
     house.results["bench"] = made.model_copy(update={"levels": [levels[0].model_copy(update={"figures": {}})], "open_levels": []})
     assert "By level" not in house.text(), "an older version recorded none"
+
+
+def test_a_figure_that_is_invalid_is_so_on_the_page_too(house: House) -> None:
+    made = bench_result()
+    house.results["bench"] = made.model_copy(update={"figures": invalidated(made.figures, "the client was late")})
+    house.report()
+    chip = '<span class="chip invalid">INVALID</span> <span class="note">the client was late</span>'
+    assert chip in (house.root / "report.html").read_text(encoding="utf-8")
 
 
 def test_a_rate_that_was_tried_again_says_so(house: House) -> None:
