@@ -48,7 +48,8 @@ OWN_FORMS = (
     *("encoder_layers", "rswa_window", "cross_attention_layers", "num_mem_blocks", "block_types", "mamba_step", "ssm_cfg", "use_cla"),
     "attention_other_setting",
 )
-
+# Fields with a mark for each layer, so that a list of equal ones is no number.
+OF_EACH_LAYER = ("no_rope_layers", "moe_layer_freq")
 
 Size = Annotated[int, Field(gt=0, le=1 << 31)]
 Count = Annotated[int, Field(ge=0, le=1 << 31)]
@@ -203,12 +204,12 @@ def read_config(text: bytes | str) -> RawConfig:
         own_form = own_form_of(fields, family)
         if own_form:
             raise ModelError(f"{NO_PLAN}: a KV cache with {own_form} has a form that is not planned here")
-        stated = {name: one_value(value) for name, value in without_nulls(fields).items() if name not in ("family", "parts")}
+        stated = {name: value if name in OF_EACH_LAYER else one_value(value) for name, value in without_nulls(fields).items()}
         return RawConfig.model_validate({**DEFAULTS.get(family, {}), **stated, "family": family, "parts": parts})
     except ValidationError as error:
         where = ".".join(str(part) for part in error.errors()[0]["loc"])
         raise ModelError(f"{NO_PLAN}: {where}: {error.errors()[0]['msg']}") from error
-    except (ValueError, AttributeError, TypeError) as error:
+    except (ValueError, AttributeError, TypeError, RecursionError) as error:
         raise ModelError(f"{NO_PLAN}: it is no JSON object ({str(error).splitlines()[0]})", "download the model again") from error
 
 
@@ -229,8 +230,9 @@ def without_nulls(fields: dict[str, Any]) -> dict[str, Any]:
 
 def one_value(value: object) -> object:
     """Return the number that a list repeats for each layer, as Gemma 3n's intermediate_size; anything else as it is."""
-    numbers = isinstance(value, list) and len(value) > 1 and all(type(each) is int for each in value)
-    return value[0] if isinstance(value, list) and numbers and len(set(value)) == 1 else value
+    if isinstance(value, list) and len(value) > 1 and all(type(each) is int and each == value[0] for each in value):
+        return value[0]
+    return value
 
 
 def text_fields(config: dict[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
@@ -238,7 +240,7 @@ def text_fields(config: dict[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]
     parts = tuple(name.partition("_")[0] for name in OTHER_PARTS if config.get(name) is not None)
     inner = next((config[name] for name in WRAPPED if isinstance(config.get(name), dict)), None)
     if inner is None:
-        return dict(config.items()), parts
+        return config, parts
     outer = {name: config[name] for name in OUTER if config.get(name) is not None}
     return {**outer, **without_nulls(inner)}, parts
 

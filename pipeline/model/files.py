@@ -13,9 +13,8 @@ from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 
 from pipeline.errors import ModelError
-from pipeline.model.weights import INDEX, files_in_index
 
-CONFIG, ADAPTER = "config.json", "adapter_config.json"
+CONFIG, ADAPTER, INDEX = "config.json", "adapter_config.json", "model.safetensors.index.json"
 POINTER = b"version https://git-lfs"
 LONGEST_HEADER = 100 * 10**6  # of a safetensors file, by its format
 SHARD = re.compile(r"(.*-)(\d{5})-of-(\d{5})(\.\w+)")
@@ -27,7 +26,8 @@ BESIDE = (
 TEMPLATES = "additional_chat_templates/*.jinja"
 NOT_WEIGHTS = ("training_args.bin", "optimizer.bin", "optimizer.pt", "scheduler.pt", "scaler.pt", "adapter_*", "rng_state*")
 MISTRALS = ("consolidated*", "params.json")
-OTHERS_INDEX = ("pytorch_model.bin.index.json", "tf_model.h5.index.json", "flax_model.msgpack.index.json")
+PICKLED_INDEX = "pytorch_model.bin.index.json"
+OTHERS_INDEX = ("tf_model.h5.index.json", "flax_model.msgpack.index.json")
 SAFETENSORS = "name the repository or folder with safetensors weights that they were made from (its card calls it base_model)"
 # What a repository may hold in place of weights that vLLM loads.
 FOREIGN = (
@@ -48,10 +48,11 @@ class BrokenModelError(ModelError):
 def loaded(names: Collection[str], index: bytes | None = None) -> list[str]:
     """Return those of a model's files that vLLM loads, in order; `index` is the content of the safetensors index."""
     weights = weights_among(names, index)
-    in_mistrals_form = any(fnmatch(name, MISTRALS[0]) for name in weights)
-    left_out = (*OTHERS_INDEX, *(() if in_mistrals_form else MISTRALS))
-    if not in_mistrals_form and any(name.endswith(".bin") for name in weights):
-        left_out = left_out[1:]
+    left_out = [*OTHERS_INDEX]
+    if not any(fnmatch(name, MISTRALS[0]) for name in weights):
+        left_out += MISTRALS
+    if not any(name.endswith(".bin") for name in weights):
+        left_out.append(PICKLED_INDEX)
     beside = [
         name
         for name in names
@@ -73,6 +74,14 @@ def weights_among(names: Collection[str], index: bytes | None = None) -> list[st
         return shards
     pickled = [name for name in top if name.endswith(".bin")] or [name for name in top if name.endswith(".pt")]
     return whole or safetensors or pickled
+
+
+def files_in_index(index: bytes) -> list[str]:
+    """Return the names of the files in a safetensors index; raise ModelError if it cannot be read."""
+    try:
+        return sorted(set(json.loads(index)["weight_map"].values()))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"{INDEX} is no index of weights ({error})", "download the model again") from error
 
 
 def flaw_among(where: str, names: Collection[str], base: str = "") -> Flaw | None:

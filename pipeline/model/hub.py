@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 from pipeline.errors import HubSilentError, ModelError, first_line
 from pipeline.measure.units import GIB
 from pipeline.model.facts import sha256_of
-from pipeline.model.files import BrokenModelError, flaw_among, loaded, some
-from pipeline.model.weights import INDEX
+from pipeline.model.files import INDEX, BrokenModelError, flaw_among, loaded, some
 from pipeline.values import Frozen
 
 if TYPE_CHECKING:

@@ -141,11 +141,10 @@ def state_layers(raw: RawConfig, kinds: list[Kind]) -> tuple[StateLayers | None,
     count = sum(kind in ("state", "both") for kind in kinds)
     if not count:
         return None, ""
-    names = state_fields(raw)
-    lacking = [SPELLINGS.get(name, name) for name in names if getattr(raw, name) is None]
+    lacking = lacking_state_fields(raw)
     if lacking:
         return None, ", ".join(lacking)
-    state = STATES[names[0]]
+    state = STATES[state_fields(raw)[0]]
     convolution, groups, group_values, recurrence = state(raw)
     heads = tuple(size for size in (raw.linear_num_key_heads, raw.linear_num_value_heads, raw.mamba_heads) if size)
     sizes = {"convolution": convolution, "groups": groups, "group_values": group_values, "recurrence": recurrence, "heads": heads}
@@ -161,6 +160,11 @@ def state_fields(raw: RawConfig) -> tuple[str, ...]:
     if raw.family == "jamba":
         return ("mamba_expand", "mamba_states", "mamba_kernel", "hidden_size")
     return ("mamba_heads", "mamba_head_dim", "mamba_groups", "mamba_states", "mamba_kernel")
+
+
+def lacking_state_fields(raw: RawConfig) -> list[str]:
+    """Return those of them that config.json does not state, as it spells them."""
+    return [SPELLINGS.get(name, name) for name in state_fields(raw) if getattr(raw, name) is None]
 
 
 def known(*sizes: int | float | str | None) -> Iterator[int]:
@@ -187,8 +191,14 @@ def convolution_state(raw: RawConfig) -> tuple[int, int, int, int]:
 
 def mamba1_state(raw: RawConfig) -> tuple[int, int, int, int]:
     """Return the same of a Mamba-1 layer (Jamba)."""
-    inner, states, kernel = known(prod((raw.mamba_expand or 0, raw.hidden_size or 0)), raw.mamba_states, raw.mamba_kernel)
+    states, kernel = known(raw.mamba_states, raw.mamba_kernel)
+    inner = mamba1_width(raw)
     return (kernel - 1) * inner, 0, 0, inner * states
+
+
+def mamba1_width(raw: RawConfig) -> int:
+    """Return the expanded hidden size."""
+    return int((raw.mamba_expand or 2) * (raw.hidden_size or 0))
 
 
 def mamba2_state(raw: RawConfig) -> tuple[int, int, int, int]:
@@ -203,7 +213,7 @@ def mamba2_width(raw: RawConfig) -> int:
     if raw.mamba_d_ssm:
         return raw.mamba_d_ssm
     if raw.mamba_head_dim == "auto":
-        return int((raw.mamba_expand or 2) * (raw.hidden_size or 0))
+        return mamba1_width(raw)
     return prod(known(raw.mamba_heads, raw.mamba_head_dim))
 
 

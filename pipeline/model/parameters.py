@@ -1,9 +1,7 @@
 """The number of a decoder's parameters by its config.json, in the parts that quantisation treats apart."""
 
-from math import prod
-
 from pipeline.model.config_json import RawConfig
-from pipeline.model.layers import SPELLINGS, Kind, known, mamba2_width, state_fields
+from pipeline.model.layers import Kind, known, lacking_state_fields, mamba1_width, mamba2_width, state_fields
 from pipeline.values import Frozen
 
 # Families whose MLP has no gate: two matrices instead of three.
@@ -48,7 +46,8 @@ def count(raw: RawConfig, kinds: list[Kind]) -> tuple[Parameters | None, str]:
             routed, shared, router = sparse(raw)
             matrices, experts, rest = matrices + shared, experts + routed, rest + router
         elif has_mlp(raw, kind, layer):
-            matrices += faces(raw) * hidden * prod(known(dense_width(raw)))
+            (width,) = known(dense_width(raw))
+            matrices += faces(raw) * hidden * width
         rest += NORMS.get(raw.family, 2) * hidden
     (vocabulary,) = known(raw.vocab_size)
     return Parameters(
@@ -68,7 +67,7 @@ def uncounted(raw: RawConfig, kinds: list[Kind]) -> str:
     if raw.kv_lora_rank:
         lacking += [name for name in ("qk_nope_head_dim", "v_head_dim") if getattr(raw, name) is None]
     if any(kind in ("state", "both") for kind in kinds):
-        lacking += [SPELLINGS.get(name, name) for name in state_fields(raw) if getattr(raw, name) is None]
+        lacking += lacking_state_fields(raw)
     if raw.experts and expert_width(raw) is None:
         lacking.append("moe_intermediate_size")
     dense = any(has_mlp(raw, kind, layer) and not is_sparse(raw, layer) for layer, kind in enumerate(kinds))
@@ -115,8 +114,8 @@ def mixer(raw: RawConfig) -> tuple[int, int]:
     if "conv_kernel_of_layers" in fields:
         return 4 * hidden * hidden, hidden * (raw.conv_kernel_of_layers or 0)
     if raw.family == "jamba":
-        expand, states, kernel = known(raw.mamba_expand, raw.mamba_states, raw.mamba_kernel)
-        inner = expand * hidden
+        states, kernel = known(raw.mamba_states, raw.mamba_kernel)
+        inner = mamba1_width(raw)
         rank = raw.mamba_dt_rank if isinstance(raw.mamba_dt_rank, int) else -(-hidden // 16)
         return inner * (3 * hidden + 2 * rank + 2 * states), inner * (kernel + 3 + states) + rank + 2 * states
     heads, groups, states, kernel = known(raw.mamba_heads, raw.mamba_groups, raw.mamba_states, raw.mamba_kernel)

@@ -4,9 +4,10 @@ from collections import Counter
 from pathlib import Path
 
 from pipeline.errors import ModelError
+from pipeline.model.files import INDEX, files_in_index
 from pipeline.model.hub import hub_troubles, insist_on_model
 from pipeline.model.shape import Shape, shape_of
-from pipeline.model.weights import INDEX, UnknownSizeError, bytes_by_dtype, files_in_index, served_bytes
+from pipeline.model.weights import UnknownSizeError, bytes_by_dtype, served_bytes
 
 SINGLE = "model.safetensors"
 HEADERS = "safetensors headers on the hub"

@@ -5,7 +5,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from pipeline.errors import ModelError
-from pipeline.model.config_json import RawConfig, read_config
+from pipeline.model.config_json import read_config
 from pipeline.model.layers import AttentionLayers, StateLayers, attention_layers, kinds_of, state_layers
 from pipeline.model.parameters import Parameters, count, dense_width, expert_width, has_mlp, is_sparse
 from pipeline.model.quantization import Quantization, quantization_of
@@ -61,11 +61,7 @@ def read_shape(folder: Path) -> Shape:
 
 def shape_of(config: bytes | str) -> Shape:
     """Return the shape by the text of a config.json; raise ModelError if it tells none."""
-    return shape_by(read_config(config))
-
-
-def shape_by(raw: RawConfig) -> Shape:
-    """Return the shape by the fields of a config.json."""
+    raw = read_config(config)
     kinds = kinds_of(raw)
     states, lacking = state_layers(raw, kinds)
     parameters, uncounted = count(raw, kinds)

@@ -9,18 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import ModelError, first_line
+from pipeline.model.files import INDEX, weights_among
 from pipeline.model.shape import DTYPE_BYTES, Shape
 from pipeline.values import Lenient
 
 # vLLM converts these to the dtype that it serves; everything else (packed int32, int8, fp8) stays as stored.
 FLOAT_BYTES = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2}
-INDEX = "model.safetensors.index.json"
 HEAD = re.compile(r"(?:^|\.)lm_head\.weight$")
 # Layers that predict several tokens at once, which vLLM loads only to speculate with.
 PREDICTORS = re.compile(r"^(?:model\.)?mtp\.")
 LAYER = re.compile(r"^(?:model\.|language_model\.)*layers\.(\d+)\.")
-
-
 DOWNLOAD = "download the model first"
 
 
@@ -65,20 +63,10 @@ def weight_bytes(folder: Path, shape: Shape, dtype: str = "auto") -> tuple[int, 
 
 
 def safetensors_files(folder: Path) -> list[Path]:
-    """Return the files that vLLM loads: those in the index if there is one, because some repositories hold the weights twice."""
-    try:
-        index = (folder / INDEX).read_bytes()
-    except OSError:
-        return sorted(folder.glob("*.safetensors"))
-    return [folder / name for name in files_in_index(index)]
-
-
-def files_in_index(index: bytes) -> list[str]:
-    """Return the names of the files in a safetensors index; raise ModelError if it cannot be read."""
-    try:
-        return sorted(set(json.loads(index)["weight_map"].values()))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelError(f"{INDEX} is no index of weights ({error})", "download the model again") from error
+    """Return the safetensors that vLLM loads, in order."""
+    index = folder / INDEX
+    names = weights_among([path.name for path in folder.glob("*")], index.read_bytes() if index.is_file() else None)
+    return [folder / name for name in sorted(names) if name.endswith(".safetensors")]
 
 
 def stored_bytes(file: Path, shape: Shape) -> Counter[str]:

@@ -84,7 +84,7 @@ def choose_profile(choices: tuple[AutoProfile, ...], reading: nvml.Reading, mach
         return CPU_PROFILE, _("no usable GPU: {reason}", reason=reading.trouble.reason)
     first = reading.gpus[0]
     device = f"{first.name} with {first.total_mib:.0f} MiB"
-    if too_old([first.compute_capability], machine):
+    if too_old(first.compute_capability, machine):
         return CPU_PROFILE, f"{first.name}: {why_no_set('', first.compute_capability, machine)[0]}"
     best = largest_choice(choices, first.plannable_mib, first.compute_capability)
     if best is None:

@@ -9,7 +9,7 @@ from pipeline.message import Sentence
 from pipeline.values import Frozen
 from pipeline.vllm.limits import unmet
 from pipeline.vllm.releases import UNPINNED
-from pipeline.vllm.sets import ON_GPU, VllmSet, set_for, too_old, why_no_set
+from pipeline.vllm.sets import ON_GPU, set_for, too_old, why_no_set
 
 NOTABLE_MIB = 256.0  # about what the driver of an idle device reserves, where it does not report its reserve
 
@@ -25,8 +25,7 @@ def device_cautions(reading: Reading, host: Host) -> list[Caution]:
     """Return the cautions about the devices of this host."""
     cautions = [Caution(fact=trouble.reason, fix=trouble.fix) for trouble in reading.others]
     if reading.gpus and reading.driver:
-        vllm_set = set_for(reading.driver.version, reading.gpus[0].compute_capability, host.machine)
-        cautions += set_cautions(reading.driver, reading.gpus[0], host, vllm_set)
+        cautions += set_cautions(reading.driver, reading.gpus[0], host)
     cautions += unlike_device_cautions(reading.gpus)
     for gpu in reading.gpus:
         cautions += memory_cautions(gpu, host.wsl)
@@ -35,8 +34,7 @@ def device_cautions(reading: Reading, host: Host) -> list[Caution]:
                 fact=f"{gpu.name} has compute capability {gpu.compute_capability}, and {limit.what} needs {dotted(limit.least)}",
                 fix=limit.instead,
             )
-            for limit in unmet(gpu.compute_capability)
-            if not too_old([gpu.compute_capability], host.machine)
+            for limit in (() if too_old(gpu.compute_capability, host.machine) else unmet(gpu.compute_capability))
         ]
         if gpu.mig:
             problem = f"it is one instance of GPU {gpu.index}, which is in MIG mode, of which CUDA sees one"
@@ -49,9 +47,9 @@ def device_cautions(reading: Reading, host: Host) -> list[Caution]:
     return cautions
 
 
-def set_cautions(driver: Driver, gpu: Gpu, host: Host, vllm_set: VllmSet | None) -> Iterator[Caution]:
+def set_cautions(driver: Driver, gpu: Gpu, host: Host) -> Iterator[Caution]:
     """Yield a caution where driver or device does not run the newest vLLM set, or any, and one about Linux under Windows."""
-    newest = ON_GPU[0]
+    vllm_set, newest = set_for(driver.version, gpu.compute_capability, host.machine), ON_GPU[0]
     if vllm_set is None:
         fact, fix = why_no_set(driver.version, gpu.compute_capability, host.machine)
         yield Caution(fact=fact, fix=fix)

@@ -30,7 +30,7 @@ UNPLANNED = (
 NO_PREFIX_CACHING = "--no-enable-prefix-caching"
 
 
-def arguments(words: tuple[str, ...]) -> dict[str, str]:
+def arguments(words: Sequence[str]) -> dict[str, str]:
     """Return vLLM's arguments with their values, written as `--name=value` or `--name value`, with dashes or underscores."""
     values: dict[str, str] = {}
     for word, following in itertools.zip_longest(words, words[1:], fillvalue=""):

@@ -65,12 +65,10 @@ def fit_of(demand: Demand, available_mib: float, target_mib: float | None) -> Fi
 
 def longest_context(plan: Plan, demand: Demand, requests: int) -> int:
     """Return the longest context of each of `requests` concurrent requests: the KV cache's share, at most the model's own."""
-    share, shape = int(plan.kv_cache_mib * MIB) // requests, demand.shape
-    steps = (shape.context or LONGEST_CONTEXT) // CONTEXT_STEP
-    fitting = bisect_right(range(1, steps + 1), share, key=lambda step: request_bytes(shape, step * CONTEXT_STEP, demand.allocation))
-    if fitting == steps:
-        return shape.context or LONGEST_CONTEXT
-    return fitting * CONTEXT_STEP
+    share, longest = int(plan.kv_cache_mib * MIB) // requests, demand.shape.context or LONGEST_CONTEXT
+    lengths = range(CONTEXT_STEP, longest + CONTEXT_STEP, CONTEXT_STEP)
+    fitting = bisect_right(lengths, share, key=lambda length: request_bytes(demand.shape, min(length, longest), demand.allocation))
+    return min(fitting * CONTEXT_STEP, longest)
 
 
 def pairs(demand: Demand, available_mib: float, target_mib: float | None) -> list[tuple[int, int, float]]:

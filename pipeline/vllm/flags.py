@@ -1,24 +1,18 @@
 """The spelling of a server's flags in older versions of vLLM."""
 
 import json
-import re
 
-NEWEST = (10**6,)
+from pipeline.vllm.releases import numbers_of
+
 DRAINS = (0, 18)  # the first version with --shutdown-timeout (vLLM pull request 34730)
 STRUCTURED = (0, 11)  # the first version with --structured-outputs-config; before, its parts were flags of their own
 REASONS = (0, 9)  # the first version where --reasoning-parser needs no --enable-reasoning
 CONFIG, TIMEOUT = "--structured-outputs-config", "--shutdown-timeout"
 
 
-def release(version: str) -> tuple[int, ...]:
-    """Return the numbers of a version; of one without numbers, as of a build from a branch, those of the newest."""
-    found = re.match(r"(\d+)\.(\d+)(?:\.(\d+))?", version)
-    return tuple(int(number or 0) for number in found.groups()) if found else NEWEST
-
-
 def spelled(words: list[str], version: str) -> list[str]:
     """Return the words of a command as vLLM of that version takes them."""
-    known = release(version)
+    known = numbers_of(version)
     if known < DRAINS and TIMEOUT in words:
         at = words.index(TIMEOUT)
         words = [*words[:at], *words[at + 2 :]]

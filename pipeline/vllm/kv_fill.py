@@ -14,6 +14,7 @@ from pipeline.errors import MeasureError
 from pipeline.load.generator import closed_loop
 from pipeline.message import Digits, Sentence, _
 from pipeline.values import Frozen
+from pipeline.vllm.demand import arguments
 from pipeline.vllm.meter import metered
 from pipeline.vllm.metrics import REQUESTS_RUNNING
 from pipeline.vllm.plan import DEFAULT_BATCHED_TOKENS
@@ -74,9 +75,8 @@ def room_of(command: Sequence[str], kv_tokens: int, max_model_len: int) -> Room:
 
 def flag(command: Sequence[str], name: str) -> int | None:
     """Return the value of a flag, the last one given; None without one."""
-    given = [after for word, after in itertools.pairwise(command) if word == name]
-    given += [word.partition("=")[2] for word in command if word.startswith(f"{name}=")]
-    return int(given[-1]) if given and given[-1].isdigit() else None
+    given = arguments(command).get(name, "")
+    return int(given) if given.isdecimal() else None
 
 
 def fill_kv_cache(target: Endpoint, model: str, room: Room, limit_s: float, engines: int = 1) -> Fill:
@@ -148,7 +148,7 @@ def wait_until_idle(control: Control, sleep: Callable[[float], None] = time.slee
     deadline = time.monotonic() + EMPTY_S
     while time.monotonic() < deadline:
         try:
-            if not control.metrics().get(REQUESTS_RUNNING):
+            if not control.metrics(REQUESTS_RUNNING).get(REQUESTS_RUNNING):
                 return
         except MeasureError:
             return

@@ -79,27 +79,26 @@ class ModelParts(BaseModel):
 
 def parts_of(shape: Shape) -> ModelParts:
     """Return the parts of a model of known shape. MLA keeps one latent vector on every device, so it has no KV heads to split."""
-    attention = shape.attention[0] if shape.attention else None
-    latent = shape.latent or attention is None
+    attention = shape.attention[0] if shape.attention and not shape.latent else None
     return ModelParts(
         num_attention_heads=shape.heads,
-        num_key_value_heads=None if latent or attention is None else attention.heads,
+        num_key_value_heads=attention.heads if attention else None,
         num_hidden_layers=shape.layers,
         intermediate_size=shape.dense or None,
         moe_intermediate_size=shape.expert or None,
-        head_dim=None if latent or attention is None else attention.values // 2,
+        head_dim=attention.values // 2 if attention else None,
         state_heads=shape.states.heads if shape.states else (),
         quantization=shape.quantization,
         num_experts=1 if shape.expert else None,
     )
 
 
-def tensor_parallel_sizes(shape: Shape, most: int = 8) -> tuple[int, ...]:
-    """Return the sizes, in powers of two up to `most`, over which tensor parallelism can split the model; none where that is unknown."""
+def tensor_parallel_sizes(shape: Shape) -> tuple[int, ...]:
+    """Return the sizes, in powers of two up to 8, over which tensor parallelism can split the model; none where that is unknown."""
     if shape.heads is None:
         return ()
     parts = parts_of(shape)
-    return tuple(ways for ways in (1, 2, 4, 8, 16, 32, 64) if ways <= most and not parts.divides(ways))
+    return tuple(ways for ways in (1, 2, 4, 8) if not parts.divides(ways))
 
 
 def read_model_parts(folder: Path) -> ModelParts:

@@ -9,7 +9,14 @@ names of the metrics, `return_token_ids`, the JSON of the structured outputs, an
 import re
 from dataclasses import dataclass
 
-Version = tuple[int, int, int]
+Version = tuple[int, ...]
+NEWEST = (10**6,)
+
+
+def numbers_of(version: str) -> Version:
+    """Return the numbers of a version; of one without numbers, as of a build from a branch, those of the newest."""
+    found = re.match(r"(\d+)\.(\d+)(?:\.(\d+))?", version)
+    return tuple(int(number or 0) for number in found.groups()) if found else NEWEST
 
 
 @dataclass(frozen=True)
@@ -23,8 +30,7 @@ class Difference:
 
     def holds_in(self, version: str) -> bool:
         """Tell whether this release does it; one whose version cannot be read counts as the newest."""
-        match = re.match(r"(\d+)\.(\d+)(?:\.(\d+))?", version)
-        return match is None or tuple(int(part or 0) for part in match.groups()) >= self.since
+        return numbers_of(version) >= self.since
 
 
 DEFAULT_SHARE = Difference(
@@ -81,5 +87,3 @@ FLASHINFER = Difference(
     "it is taken on Turing and on compute capability 10, and the CUDA 12 set has no nvcc: there Triton's attention is asked for",
     "v1/attention/backends/flashinfer.py, supports_compute_capability; platforms/cuda.py, _get_backend_priorities",
 )
-
-DIFFERENCES = (DEFAULT_SHARE, GRAPHS_IN_SHARE, SAMPLER, SECOND_RUNNER, UUIDS, KERNEL_MONITOR, STARTUP_PLAN, UNPINNED, FLASHINFER)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pipeline.gpu.nvml import Gpu
 from pipeline.message import _
 from pipeline.vllm.limits import BATCH_INVARIANCE
-from pipeline.vllm.sets import CPU_SET
+from pipeline.vllm.sets import CPU_SET, as_numbers
 
 LEAST_CAPABILITY = BATCH_INVARIANCE.least
 
@@ -47,13 +47,8 @@ def remedy_for(distribution: str, gpus: Sequence[Gpu], attached: str | None = No
     if distribution == CPU_SET.distribution or not gpus:
         return SPLIT_KV_OFF
     gpu = gpus[0]
-    if capability(gpu) >= LEAST_CAPABILITY:
+    if as_numbers(gpu.compute_capability) >= LEAST_CAPABILITY:
         return BATCH_INVARIANT
     least = ".".join(map(str, LEAST_CAPABILITY))
     values = {"name": f"{BATCH_INVARIANT}", "value": least, "reason": gpu.name, "target": gpu.compute_capability}
     return NoRemedy(_("{name} needs compute capability {value}, and {reason} has {target}", **values))
-
-
-def capability(gpu: Gpu) -> tuple[int, ...]:
-    """Return "8.9" as (8, 9), so that 10.0 comes after 9.0."""
-    return tuple(int(part) for part in gpu.compute_capability.split("."))

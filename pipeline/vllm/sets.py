@@ -6,7 +6,7 @@ compatibility. The least compute capability is that of the kernels in the wheels
 for each kind of host (docs/reference/gpus.md). The limits of a device that a set does run on are in pipeline/vllm/limits.py.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
@@ -16,7 +16,7 @@ class VllmSet:
     """A hash-pinned requirements file of a vLLM release, and what it needs.
 
     `min_driver` is the major version, 0 for none. `pythons` are those that it is pinned for: the first that is installed is taken,
-    and of none uv fetches the first. `kernels` is the least compute capability by the host's processor; another has no wheels.
+    and of none uv fetches the first. `kernels` is the least compute capability by the host's processor; for others it has no wheels.
     """
 
     name: str
@@ -59,7 +59,7 @@ def set_named(name: str) -> VllmSet | None:
 
 
 def as_numbers(capability: str) -> tuple[int, ...]:
-    """Return "8.9" as (8, 9)."""
+    """Return "8.9" as (8, 9), so that 10.0 comes after 9.0."""
     return tuple(int(part) for part in capability.split("."))
 
 
@@ -71,10 +71,10 @@ def set_for(driver: str, capability: str, machine: str) -> VllmSet | None:
     return next((entry for entry in ON_GPU if entry.min_driver <= int(major) and entry.has_kernels_for(capability, machine)), None)
 
 
-def too_old(capabilities: Sequence[str], machine: str) -> str | None:
-    """Return the first of these compute capabilities that no set has kernels for on this kind of host; None if all have some."""
+def too_old(capability: str, machine: str) -> bool:
+    """Tell whether there are sets for GPUs on this kind of host, and none has kernels for this compute capability."""
     known = [entry for entry in ON_GPU if machine in entry.kernels]
-    return next((one for one in capabilities if known and not any(entry.has_kernels_for(one, machine) for entry in known)), None)
+    return bool(known) and not any(entry.has_kernels_for(capability, machine) for entry in known)
 
 
 def why_no_set(driver: str, capability: str, machine: str) -> tuple[str, str]:
@@ -82,7 +82,7 @@ def why_no_set(driver: str, capability: str, machine: str) -> tuple[str, str]:
     known = [entry for entry in ON_GPU if machine in entry.kernels]
     if not known:
         return f"no pinned vLLM set is for GPUs on {machine}", "run it on x86_64 or aarch64, or with --profile cpu"
-    if too_old([capability], machine):
+    if too_old(capability, machine):
         least = ".".join(map(str, min(entry.kernels[machine] for entry in known)))
         reason = f"no vLLM set has kernels for compute capability {capability}: on {machine} they begin at {least}"
         return reason, "nothing to install changes that: use --profile cpu, or a newer GPU"

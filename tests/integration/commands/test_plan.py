@@ -9,9 +9,9 @@ import pytest
 from huggingface_hub import close_session
 
 from pipeline.errors import HubSilentError, ModelError
+from pipeline.model.files import INDEX
 from pipeline.model.published import QWEN_3B
 from pipeline.model.remote import HEADERS, remote_weights
-from pipeline.model.weights import INDEX
 from tests.builders.hub import point_at
 from tests.builders.project import Project
 from tests.fakes import fake_hub

@@ -9,9 +9,9 @@ from huggingface_hub import constants
 
 from pipeline.errors import ModelError
 from pipeline.model import hub as fetching
+from pipeline.model.files import INDEX
 from pipeline.model.hub import HubModel
 from pipeline.model.remote import remote_weights
-from pipeline.model.weights import INDEX
 from tests.builders.hub import CONFIG, FILES, LITTLE, REPO, TOKEN, contents, fetch, point_at, trouble
 from tests.fakes import fake_hub
 from tests.fakes.environment import free_port

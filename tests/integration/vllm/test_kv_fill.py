@@ -103,4 +103,6 @@ def test_the_room_is_what_the_command_says() -> None:
     words = ["python", "--max-num-seqs", "16", "--max-num-batched-tokens=1152", "--max-num-seqs", "8"]
     assert room_of(words, 46_000, 4096) == Room(46_000, 8, 4096, 1152)
     assert room_of([], 46_000, 4096) == Room(46_000, 256, 4096, 2048)
+    mixed = ["--max-num-seqs=16", "--max_num_seqs", "8"]
+    assert flag(mixed, "--max-num-seqs") == 8, "the last one counts, however it is written"
     assert flag(["--data-parallel-size", "x"], "--data-parallel-size") is None

@@ -16,7 +16,7 @@ from pipeline.model.config_json import RawConfig, read_config
 from pipeline.model.shape import Shape, kv_bytes_per_token, shape_of
 from pipeline.model.weights import UnknownSizeError, estimated_bytes, is_loaded
 from pipeline.vllm.demand import demand, kv_bytes
-from pipeline.vllm.fit import fit_of, hopeless
+from pipeline.vllm.fit import fit_of, hopeless, longest_context
 from pipeline.vllm.parallel import parts_of, tensor_parallel_sizes
 
 CASES = [json.loads(line) for line in (Path(__file__).parent / "data" / "model-shapes.jsonl").read_text(encoding="utf-8").splitlines()]
@@ -161,6 +161,23 @@ def test_a_hybrid_that_fits_is_not_refused_nor_its_context_cut() -> None:
     assert hopeless(need, 0.92) is None
     judged = fit_of(need, 24564, None)
     assert (judged.verdict, judged.alone) == ("fits", 131072)
+
+
+def test_marks_of_layers_that_are_all_alike_are_no_number() -> None:
+    for marks in ({"no_rope_layers": [1] * 32}, {"no_rope_layers": [0] * 32}, {"moe_layer_freq": [0] * 32, "num_experts": 8}):
+        assert known({**LLAMA_8B, **marks}).attention == known(LLAMA_8B).attention
+    assert read_config(json.dumps({**LLAMA_8B, "intermediate_size": [14336] * 32})).intermediate_size == 14336
+
+
+def test_a_context_that_ends_inside_a_step_is_given_where_it_fits() -> None:
+    shape = known({**LLAMA_8B, "max_position_embeddings": 1000})
+    need = demand(ServeConfig(), shape, 1, "shape", 24564)
+    per_token = kv_bytes_per_token(shape, 2)
+
+    def longest(tokens: int) -> int:
+        return longest_context(need.at(None).model_copy(update={"kv_cache_mib": tokens * per_token / MIB}), need, 1)
+
+    assert [longest(tokens) for tokens in (15, 992, 1007, 1008, 4096)] == [0, 992, 992, 1000, 1000]
 
 
 def test_a_window_caps_what_a_request_takes() -> None:
@@ -322,7 +339,7 @@ def test_a_cache_of_its_own_form_is_told_by_its_field(field: dict[str, Any]) -> 
         known({**LLAMA_8B, **field})
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '"x"', "null", '{"num_attention_heads": 0}'])
+@pytest.mark.parametrize("text", ["{", "[]", '"x"', "null", '{"num_attention_heads": 0}', "[" * 100_000])
 def test_a_config_that_is_none_is_told(text: str) -> None:
     with pytest.raises(ModelError, match=r"config\.json tells no memory plan") as caught:
         read_config(text)

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import ModelError
+from pipeline.model.files import INDEX
 from pipeline.model.published import CONFIGS, QWEN_3B, published_shape, repository
 from pipeline.model.shape import Shape, kv_bytes_per_token, read_shape
 from pipeline.model.weights import (
-    INDEX,
     estimated_bytes,
     safetensors_files,
     served_bytes,
@@ -97,6 +97,12 @@ def test_weights_that_the_index_does_not_name_are_not_loaded(tmp_path: Path) -> 
     (tmp_path / INDEX).write_text(json.dumps(index), encoding="utf-8")
     assert [file.name for file in safetensors_files(tmp_path)] == ["model-1.safetensors", "model-2.safetensors"]
     assert weight_bytes(tmp_path, shape(tmp_path, QWEN_3B))[0] == 200
+
+
+def test_weights_that_lie_there_twice_count_once(tmp_path: Path) -> None:
+    for name in ("consolidated", "model", "adapter_model"):
+        write_safetensors(tmp_path / f"{name}.safetensors", {name: ("BF16", 0, 100)})
+    assert weight_bytes(tmp_path, shape(tmp_path, QWEN_3B))[0] == 100
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "{}"])

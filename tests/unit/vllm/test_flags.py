@@ -6,7 +6,7 @@ import pytest
 
 from pipeline.config.schema import ServeConfig
 from pipeline.vllm.command import server_command
-from pipeline.vllm.flags import release
+from pipeline.vllm.releases import numbers_of
 
 STRUCTURED = '--structured-outputs-config={"backend":"xgrammar","disable_any_whitespace":true}'
 
@@ -47,8 +47,8 @@ def test_a_reasoning_parser_had_to_be_enabled_before_0_9() -> None:
 
 @pytest.mark.parametrize(("version", "numbers"), [("0.8.5.post1", (0, 8, 5)), ("0.17", (0, 17, 0)), ("0.19.2rc1.dev3+gabc", (0, 19, 2))])
 def test_a_version_is_read_by_its_numbers(version: str, numbers: tuple[int, ...]) -> None:
-    assert release(version) == numbers
+    assert numbers_of(version) == numbers
 
 
 def test_a_build_without_a_version_is_the_newest() -> None:
-    assert release("dev") > (999,)
+    assert numbers_of("dev") > (999,)
