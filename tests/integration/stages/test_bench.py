@@ -21,6 +21,7 @@ from pipeline.load.spread import Batch
 from pipeline.load.stamps import raw_answer
 from pipeline.stages import bench as benching
 from pipeline.stages.serve import Server
+from pipeline.vllm.ledger import MeanCheck, mean_check
 from tests.builders.stages import BENCH, bench
 from tests.fakes.fake_vllm import FakeVllm
 from tests.fakes.script import Script
@@ -99,6 +100,28 @@ def test_bench_figures_follow_from_the_scripted_pace_and_from_the_raw_stamps(fak
     seen_s = (max(answer.last_ns for answer in at_two) - min(answer.sent_ns for answer in at_two)) / 1e9
     assert value["system_tok_s_c2"] == pytest.approx(4 * 8 / seen_s, rel=0.2)
     assert [line["phase"] for line in lines[12:16]] == ["warm-up c2", "warm-up c2", "closed loop c2", "closed loop c2"]
+
+
+def test_what_rests_on_a_cold_cache_is_invalid_where_it_was_warm(fake: FakeVllm, server: Server, workspace: Workspace) -> None:
+    fake.script = Script(cached_tokens=1)
+    figures = bench(server, workspace).figures
+    touched = {name for name, figure in figures.items() if "cached prompt tokens in the cold arm" in figure.invalid}
+    assert touched == {"ttft_ms_p50", "ttft_ms_p95", "ttfat_ms_p50", "ttfat_ms_p95", "first_byte_ms_p50"}
+
+
+def test_what_rests_on_the_first_token_is_invalid_where_the_server_contradicts_it(
+    fake: FakeVllm, server: Server, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def contradicted(name: str, *rest: Any) -> MeanCheck:
+        check = mean_check(name, *rest)
+        return check.model_copy(update={"server_ms": 1e6}) if name == "TTFT" else check
+
+    monkeypatch.setattr(benching, "mean_check", contradicted)
+    fake.script = Script(cached_tokens=None)
+    result = bench(server, workspace)
+    touched = {name for name, figure in result.figures.items() if "mean TTFT" in figure.invalid}
+    assert touched == {f"{kind}_ms_p{percent}" for kind in ("ttft", "ttfat", "ttft_warm") for percent in (50, 95)}
+    assert result.levels[0].figures["ttfat_ms_p50"].invalid
 
 
 def test_bench_of_a_warm_prefix_cache_counts_where_the_server_shows_hits(fake: FakeVllm, server: Server, workspace: Workspace) -> None:
