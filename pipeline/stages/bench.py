@@ -187,17 +187,19 @@ def measure(
         **judged_valid(levels[-1], open_figures(open_loops, limits)),
         **judged_valid(levels[-1], {"capacity_req_s": capacity_figure(trials)}),
     }
+    lengths = [answer.tokens for batch in (*closed_loops.values(), *open_loops.values()) for answer in batch.good]
     of_all = [
         *(("", entry.contradiction) for entry in ledger),
         *((prefix, check.contradiction) for check in means for prefix in RESTS_ON[check.name]),
         *((prefix, wrong_usage(phases)) for prefix in RESTS_ON_LENGTH),
-        *((prefix, wrong_length([*closed_loops.values(), *open_loops.values()], settings.output_tokens)) for prefix in RESTS_ON_LENGTH),
+        *((prefix, wrong_length(lengths, settings.output_tokens)) for prefix in RESTS_ON_LENGTH),
         *((prefix, held_back(cold, decode)) for prefix in RESTS_ON_PACE),
     ]
     warm_cold = _("the server's own counter shows {n} cached prompt tokens in the cold arm", n=cold_hits) if cold_hits else ""
     contradictions = [
         *of_all,
         *((f"{arrival}_", level.doubt) for arrival, level in zip(open_loops, open_levels, strict=True)),
+        ("capacity_", wrong_length(sorted(phases.trial_tokens), settings.output_tokens)),
         *((prefix, warm_cold) for prefix in RESTS_ON_COLD),
     ]
     return BenchResult(
@@ -279,9 +281,9 @@ def contradicted(figures: Mapping[str, Figure], contradictions: Iterable[tuple[s
     return result
 
 
-def wrong_length(batches: Iterable[Batch], output_tokens: int) -> str:
+def wrong_length(lengths: Iterable[int], output_tokens: int) -> str:
     """Return that an answer is not of the length that max_tokens and ignore_eos ask for; empty where all are."""
-    wrong = next((answer.tokens for batch in batches for answer in batch.good if answer.tokens != output_tokens), None)
+    wrong = next((tokens for tokens in lengths if tokens != output_tokens), None)
     if wrong is None:
         return ""
     return _("an answer has {n} tokens where max_tokens and ignore_eos asked for {needed}", n=wrong, needed=output_tokens)

@@ -15,6 +15,7 @@ from pipeline.engine.record import Store, now
 from pipeline.engine.workspace import Workspace
 from pipeline.errors import ConfigError, MeasureError, NothingAnsweredError
 from pipeline.load.calibration import Calibration, Contention, calibrate, contention
+from pipeline.load.capacity import Loops, Trial
 from pipeline.load.levels import LATENCIES, Level, OpenLevel
 from pipeline.load.phases import LoadPhases
 from pipeline.load.spread import Batch
@@ -392,6 +393,23 @@ def test_an_answer_of_another_length_than_was_asked_for_is_no_measurement(
     result = bench(server, workspace, LONG)
     assert f"an answer has {tokens} tokens" in result.figures["decode_tok_s_p50"].invalid
     assert result.contradictory == 0
+
+
+def test_an_answer_of_another_length_in_the_search_for_capacity_makes_capacity_invalid(
+    fake: FakeVllm, server: Server, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def found(loops: Loops, *_: object) -> list[Trial]:
+        loops.trial(100, 2, 1)
+        trial = Trial(rate_per_s=100, requests=2, goodput_percent=100, overloaded=False, meets=True)
+        return [trial, trial.model_copy(update={"confirms": True})]
+
+    monkeypatch.setattr(benching, "find_capacity", found)
+    settings = BENCH.model_copy(update={"find_capacity": True})
+    assert bench(server, workspace, settings).figures["capacity_req_s"].valid == 100
+    fake.script = Script(by_number={str(len(fake.ledger.requests) + BENCH_REQUESTS): {"tokens_too_many": 1}})
+    figures = bench(server, workspace, settings).figures
+    assert "an answer has 9 tokens" in figures["capacity_req_s"].invalid
+    assert not figures["decode_tok_s_p50"].invalid
 
 
 def test_dropped_requests_are_failures_and_are_not_sent_again(fake: FakeVllm, server: Server, workspace: Workspace) -> None:
