@@ -26,7 +26,6 @@ from pipeline.load.generator import closed_loop
 from pipeline.load.stamps import per_token_ms
 from pipeline.measure.latency import ttft_ms
 from pipeline.stages.install import rehearse
-from pipeline.vllm.rehearsals import REHEARSALS
 from pipeline.vllm.sets import CPU_SET
 
 SHORT_TOKENS, LONG_TOKENS, OUTPUT_TOKENS, CONCURRENCY = 37, 1049, 128, 8
@@ -150,7 +149,7 @@ def measure(settings: ServeConfig, folder: Path, name: str, bare: bool) -> tuple
     with tempfile.TemporaryDirectory() as empty:
         os.environ["TMPDIR"] = empty  # torch keeps its precompiled headers there
         if not bare:
-            rehearse(REHEARSALS[CPU_SET.distribution], workspace, workspace.root / "rehearsal.log")
+            rehearse(CPU_SET, workspace, workspace.root / "rehearsal.log")
         with served(settings, words, workspace) as up:
             first_s = up.ready_s
         print(f"{name}: first start {first_s:.1f} s", flush=True)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import yaml
 from pydantic import ValidationError
 
+from pipeline.config.schema import RouterConfig
 from pipeline.errors import ConfigError
 from pipeline.values import Frozen
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from jsonschema import Draft202012Validator
 
 
+FREE, BOUND = "prompt_only", "constrained"  # the ways to ask for JSON: by the prompt alone, or with the schema as a grammar
 System = Literal["role", "user"]  # where the system prompt stands: in a message of its own role, or in front of the user's text
 
 
@@ -86,6 +88,18 @@ class Suite:
         if self.system == "user":
             return [{"role": "user", "content": f"{self.prompt}\n\n{case.text}"}]
         return [{"role": "system", "content": self.prompt}, {"role": "user", "content": case.text}]
+
+    @property
+    def request_fields(self) -> dict[str, dict[str, Any]]:
+        """Return the extra request fields of each way to ask."""
+        response_format = {"type": "json_schema", "json_schema": {"name": "router", "schema": self.schema, "strict": True}}
+        return {FREE: {}, BOUND: {"response_format": response_format}}
+
+
+def suite_for(settings: RouterConfig, takes_system: bool, root: Path) -> Suite:
+    """Return the suite; its system prompt is in front of the user's text also where the served model takes no system message."""
+    in_front = settings.system == "suite" and not takes_system
+    return load_suite(root / settings.suite, "user" if in_front else settings.system)
 
 
 def load_suite(folder: Path, system: System | Literal["suite"] = "suite") -> Suite:

@@ -45,7 +45,7 @@ def amid_load(
     at_once = max(1, min(others // 2, MOST_AT_ONCE))
     least = 1 + math.ceil(MOST_OTHERS * others)
     with gauge_read(running) as readings, under_load(asker, others + 1 - at_once):
-        await_running(running, others + 1 - at_once)
+        await_running(readings, others + 1 - at_once)
         answers = list(amid_others(asker, prompts, at_once, on_progress))
 
     def loaded(answer: TokenAnswer) -> float | None:
@@ -107,10 +107,10 @@ def gauge_read(running: Callable[[], int]) -> Iterator[list[Reading]]:
         ending.set()
 
 
-def await_running(running: Callable[[], int], others: int) -> None:
+def await_running(readings: Sequence[Reading], others: int) -> None:
     """Wait until the engine runs the whole load, for 5 s at most; what it runs is counted beside each request anyway."""
     deadline = time.monotonic() + LOAD_STARTS_S
-    while running() < others and time.monotonic() < deadline:
+    while (not readings or readings[-1][1] < others) and time.monotonic() < deadline:
         time.sleep(LOOK_S)
 
 

@@ -11,7 +11,7 @@ from pipeline.load.levels import falls_behind, meeting
 from pipeline.load.spread import Batch
 from pipeline.load.stamps import whole_ms
 from pipeline.measure.arrivals import came_per_s
-from pipeline.measure.capacity import RISE, highest, least_requests, most_s, steady_per_s, trial_s
+from pipeline.measure.capacity import TRIAL_RISE, highest, least_requests, most_s, steady_per_s, trial_s
 from pipeline.measure.figures import Figure, not_measured
 from pipeline.measure.statistics import quantile, wilson
 from pipeline.message import Digits, _
@@ -103,7 +103,7 @@ def trial_of(rate_per_s: float, batch: Batch, ramp_s: float, limits: RequestLimi
     judged = replace(batch, answers=[answer for answer in batch.answers if answer.scheduled_ns >= begin_ns])
     good, n = meeting(judged, limits), len(judged.answers)
     low = wilson(good, n)[0]
-    behind = falls_behind(batch, RISE) is not False
+    behind = falls_behind(batch, TRIAL_RISE) is not False
     came = came_per_s([answer.sent_ns / 1e9 for answer in batch.answers])
     return Trial(
         rate_per_s=round(rate_per_s, 4),

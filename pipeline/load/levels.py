@@ -7,7 +7,7 @@ from pipeline.client.answer import Answer
 from pipeline.contexts import RequestLimits
 from pipeline.load.calibration import Calibration
 from pipeline.load.spread import Batch
-from pipeline.load.stamps import NO_GAP, Values, answer_ms, between_ms, first_ms, pace_ms, per_token_ms, whole_ms
+from pipeline.load.stamps import NO_GAP, Values, answer_ms, between_ms, first_ms, pace_ms, per_token_ms, whole_due_ms, whole_ms
 from pipeline.measure.arrivals import RISE, Arrival, came_per_s, overloaded
 from pipeline.measure.figures import Figure, invalidated, not_measured
 from pipeline.measure.latency import NS_PER_MS, e2e_ms, meets_limits, most_in_flight, steady_tok_s, ttft_ms
@@ -149,7 +149,7 @@ def open_level_of(arrival: Arrival, rate_per_s: float, batch: Batch, limits: Req
 def falls_behind(batch: Batch, rise: float = RISE) -> bool | None:
     """Tell whether the server cannot keep up: latency from the scheduled send rises in order of arrival; None where too few tell."""
     good = sorted(batch.good, key=lambda answer: answer.scheduled_ns)
-    return overloaded([answer.scheduled_ns / 1e9 for answer in good], whole_ms(as_scheduled(good)), rise)
+    return overloaded([answer.scheduled_ns / 1e9 for answer in good], whole_due_ms(good), rise)
 
 
 def as_scheduled(answers: Sequence[Answer]) -> list[Answer]:

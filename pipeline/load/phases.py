@@ -49,6 +49,7 @@ class LoadPhases:
         self.replaced = 0  # idle connections that the server had closed
         self.contradictory: list[Answer] = []
         self.uncounted = 0  # answers whose chunks do not tell how many tokens they carry
+        self.trial_tokens: set[int] = set()  # of an answer in the search for capacity
         self.lines: list[dict[str, Any]] = []
 
     def new_numbers(self, requests: int) -> range:
@@ -107,6 +108,7 @@ class LoadPhases:
     def trial(self, rate_per_s: float, requests: int, seed: int) -> Batch:
         """Return the answers to Poisson arrivals for the search for capacity; of their stamps, the first and the last chunk's are kept."""
         batch = self.arrivals("poisson", rate_per_s, requests, seed)
+        self.trial_tokens |= {answer.tokens for answer in batch.good}
         ends = [replace(answer, chunk_ns=[answer.first_ns, answer.last_ns] if answer.ok else []) for answer in batch.answers]
         self.keep(f"capacity {rate_per_s:.4g}/s", replace(batch, answers=ends))
         return batch

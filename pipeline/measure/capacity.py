@@ -6,7 +6,7 @@ from pipeline.measure.statistics import wilson
 
 SERVICES = 10  # a trial lasts so many service times
 CLOSE = 0.03  # the search ends when the highest rate that met and the lowest that did not are so close
-RISE = 0.05  # of latency per second of arrivals, above which a trial counts as overloaded: the rate is 5 % too high
+TRIAL_RISE = 0.05  # of latency per second of arrivals, above which a trial counts as overloaded: the rate is 5 % too high
 
 
 def steady_per_s(spans: Sequence[tuple[float, float]], concurrency: int) -> float | None:

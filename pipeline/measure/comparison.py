@@ -62,11 +62,8 @@ class Noise:
     @cached_property
     def reach(self) -> float:
         """Return how far apart 95 % of pairs of starts lie at most."""
-        near, far = 0.0, 1e3 * self.deviation  # with one degree of freedom it is 18 deviations
-        for _ in range(60):
-            middle = (near + far) / 2
-            near, far = (middle, far) if self.p(middle) > ALPHA else (near, middle)
-        return far
+        deviate = TWO_SIDED if self.starts is None else student_quantile(1 - ALPHA / 2, self.starts - 1)
+        return deviate * self.deviation * math.sqrt(2)
 
 
 @dataclass(frozen=True)
@@ -106,6 +103,17 @@ def student_p(t: float, df: int) -> float:
         term *= math.cos(angle) ** 2 * (k - 1) / k
     within = 2 / math.pi * (angle + math.sin(angle) * total) if odd else math.sin(angle) * total
     return min(1.0, max(0.0, 1 - within))
+
+
+def student_quantile(p: float, df: int) -> float:
+    """Return the p-quantile, p > 0.5, of Student's t, by bisection of its distribution."""
+    low, high = 0.0, 1.0
+    while student_p(high, df) / 2 > 1 - p:
+        high *= 2
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if student_p(middle, df) / 2 > 1 - p else (low, middle)
+    return high
 
 
 def assumed_noise(kind: Kind) -> Noise | None:

@@ -18,11 +18,11 @@ from pipeline.measure.verdicts import digits
 from pipeline.message import Digits, Sentence, _
 from pipeline.values import Frozen
 
-WARM_UP_S, WARM_UP_SHARE = 60.0, 0.2  # dropped from the begin of a load: the shorter of the two
-SETTLING_SHARE = 0.5  # of the rise of the first half of a load; less in the second half is no steady rise
+WARM_UP_S, WARM_UP_SHARE = 60.0, 0.2  # dropped from the start of a load, whichever is shorter
+SETTLING_SHARE = 0.5  # of the rise in the first half of a load; a smaller rise in the second half is not steady
 GAP_PERIODS = 3
-MOMENT_S = 0.05  # what a client takes from an answer to its next request
-GAPS_AT_MOST = 0.05  # of the load; more, and nothing is said about stability
+MOMENT_S = 0.05  # a client's pause from an answer to its next request
+GAPS_AT_MOST = 0.05  # share of the load; with more, stability is not judged
 S_PER_H = 3600
 # The smallest step in which each series can grow, MiB. CUDA maps memory in pages of 2 MiB, and PyTorch asks for no less
 # (kSmallBuffer in c10/cuda/CUDACachingAllocator.h); the sampler rounds host memory to 0.1.
@@ -33,7 +33,7 @@ STATES = {
     "gpu_power_w": ("power_w", "W"),
     "gpu_clock_mhz": ("sm_clock_mhz", "MHz"),
 }
-# NVML's throttle reasons of these words slow a GPU against its will; idle and applications' clocks do not.
+# Words in NVML's reasons for throttling a GPU; idle and application clocks are no throttling.
 THROTTLES = ("thermal", "power", "slowdown")
 Sample = dict[str, Any]
 Span = tuple[float, float]
@@ -53,7 +53,7 @@ class Budget(Frozen):
     def load_s(self, series: str) -> float:
         """Return the least load on one launch, its warm-up counted, after which a series without any step is stable.
 
-        A little more, for the first and the last sample do not stand at its very ends.
+        A little more, because the first and the last sample are not at its very ends.
         """
         return with_warm_up_s(1.02 * SERIES[series] / self.mib_h * S_PER_H)
 
@@ -71,8 +71,8 @@ def gaps(times: Sequence[float], spans: Iterable[Span]) -> Gaps:
     steps = [after - before for before, after in pairwise(times)]
     longest_step = GAP_PERIODS * median(steps) if steps else 0.0
     inside = [[begin, *times[bisect_right(times, begin) : bisect_left(times, end)], end] for begin, end in spans]
-    found = [after - before for span in inside for before, after in pairwise(span) if after - before > longest_step]
-    return Gaps(count=len(found), longest_s=round(max(found, default=0.0), 3), total_s=round(sum(found), 3))
+    lengths_s = [after - before for span in inside for before, after in pairwise(span) if after - before > longest_step]
+    return Gaps(count=len(lengths_s), longest_s=round(max(lengths_s, default=0.0), 3), total_s=round(sum(lengths_s), 3))
 
 
 def together(parts: Sequence[Gaps]) -> Gaps:
@@ -95,7 +95,7 @@ def warmed_s(load_s: float) -> float:
 
 
 def with_warm_up_s(settled_s: float) -> float:
-    """Return the seconds of load of which so many follow its warm-up."""
+    """Return the seconds of load that leave `settled_s` after its warm-up."""
     return min(settled_s + WARM_UP_S, settled_s / (1 - WARM_UP_SHARE))
 
 
@@ -106,24 +106,24 @@ def total_s(spans: Iterable[Span]) -> float:
 
 def united(spans: Iterable[Span]) -> list[Span]:
     """Return the spans sorted and merged, so that none overlap; a pause of up to 50 ms between requests does not split a span."""
-    found: list[Span] = []
+    merged: list[Span] = []
     for begin, end in sorted(spans):
-        if found and begin - found[-1][1] <= MOMENT_S:
-            found[-1] = (found[-1][0], max(found[-1][1], end))
+        if merged and begin - merged[-1][1] <= MOMENT_S:
+            merged[-1] = (merged[-1][0], max(merged[-1][1], end))
         else:
-            found.append((begin, end))
-    return found
+            merged.append((begin, end))
+    return merged
 
 
 def latest(spans: Sequence[Span], seconds: float) -> list[Span]:
     """Return the last `seconds` of the spans, which are sorted and disjoint; all of them if they are shorter."""
-    found: list[Span] = []
+    tail: list[Span] = []
     for begin, end in reversed(spans):
-        left_s = seconds - total_s(found)
+        left_s = seconds - total_s(tail)
         if left_s <= 0:
             break
-        found.insert(0, (max(begin, end - left_s), end))
-    return found
+        tail.insert(0, (max(begin, end - left_s), end))
+    return tail
 
 
 def shared(some: Sequence[Span], others: Sequence[Span]) -> list[Span]:
@@ -138,7 +138,7 @@ def within(points: Sequence[Point], spans: Iterable[Span]) -> list[Point]:
 
 
 def under_load(points: Sequence[Point], spans: Iterable[Span]) -> list[Point]:
-    """Return the points that lie in one of the spans over the hours of load before each: pauses between the spans take no time."""
+    """Return the points within the spans, each at the hours of load before it: pauses between the spans take no time."""
     found: list[Point] = []
     before_s = 0.0
     for begin, end in spans:
@@ -187,26 +187,27 @@ def points(pairs: Iterable[tuple[float, float | None]]) -> list[Point]:
 def series_figures(
     name: str, launches: Sequence[Sequence[Point]], spans: Sequence[Span], calm: Sequence[Span], budget: Budget, reason: str
 ) -> dict[str, Figure]:
-    """Return the figures of one series, `name` before each; NOT_MEASURED with `reason` where it has nothing under load.
+    """Return the figures of one series, each named with the prefix `name`; those without points under load carry `reason` instead.
 
-    `launches` are its points by start of the server, `spans` the load, `calm` the load after its warm-up. The peak is of all
-    times, the rest of the calm ones: range and change are the largest within one launch, and the drift, over hours of load, is
-    of changes within one launch, for a restart is no drift. `stable` is 100 or 0 %, its n the seconds of load.
+    `launches` are its points by start of the server, `spans` the load, `calm` the load after its warm-up. The peak is taken
+    over all points, the other figures over the calm ones: range and change are the largest within one launch, and the drift,
+    over hours of load, is that of changes within one launch, because a restart is not drift. `stable` is 100 or 0 %, and its n
+    is the seconds of load.
     """
-    calmed = [series for series in launches if within(series, calm)]
     highest = max((value for series in launches for _, value in series), default=None)
     measured = highest is not None and any(within(series, spans) for series in launches)
     peak = Figure(value=highest, unit="MiB", n=sum(map(len, launches))) if measured else not_measured("MiB", reason)
-    if not calmed:
+    settled = [series for series in launches if within(series, calm)]
+    if not settled:
         units = {"steady_mib": "MiB", "range_mib": "MiB", "drift_mib_h": "MiB/h", "change_mib": "MiB", "stable": "%"}
         return {f"{name}_peak_mib": peak, **{f"{name}_{part}": not_measured(unit, reason) for part, unit in units.items()}}
-    loaded = [within(series, calm) for series in calmed]
-    values, n = [[value for _, value in series] for series in loaded], sum(map(len, loaded))
-    slope = slope_of([under_load(series, calm) for series in calmed], SERIES[name])
+    calm_launches = [within(series, calm) for series in settled]
+    values, n = [[value for _, value in series] for series in calm_launches], sum(map(len, calm_launches))
+    slope = slope_of([under_load(series, calm) for series in settled], SERIES[name])
     drift = not_measured("MiB/h", _("one sample has no slope"))
     if slope is not None:
         drift = Figure(value=slope.value, unit="MiB/h", n=n, low=slope.low, high=slope.high)
-    missing = gaps([at for series in loaded for at, _ in series], calm)
+    missing = gaps([at for series in calm_launches for at, _ in series], calm)
     found = {
         "peak_mib": peak,
         "steady_mib": Figure(value=median(chain(*values)), unit="MiB", n=n),
@@ -221,15 +222,15 @@ def series_figures(
 def stable(slope: Slope | None, samples: int, missing: Gaps, load_s: float, budget: Budget) -> Figure:
     """Return 100 % where the upper bound of the drift keeps the budget over the horizon, 0 % where the lower one does not; else undecided.
 
-    n is the whole seconds of load: it is for the gate to say how many it takes. A rise of which the second half of the load
-    sees less than half of what the first saw is no steady one: nothing follows from it for the horizon.
+    n is the whole seconds of load; the gate decides how many are enough. A rise that in the second half of the load is less than
+    half of that in the first is not steady: nothing follows from it for the horizon.
     """
-    load_s = round(load_s, 3)  # a sum of spans may lack what no clock tells
+    load_s = round(load_s, 3)  # rounding errors of the sum must not cost a whole second
     if slope is None or slope.low is None or slope.high is None:
         return not_measured("%", _("n = {n} samples are too few for a bound of the slope", n=samples))
     if missing.total_s > GAPS_AT_MOST * load_s:
-        lacking = {"value": digits(missing.total_s), "target": digits(load_s)}
-        return not_measured("%", _("samples are missing for {value} s of {target} s of load", **lacking))
+        values = {"value": digits(missing.total_s), "target": digits(load_s)}
+        return not_measured("%", _("samples are missing for {value} s of {target} s of load", **values))
     low, high = (digits(bound * budget.horizon_h) for bound in (slope.low, slope.high))
     said = {"hours": Digits(f"{budget.horizon_h:g}"), "target": Digits(f"{budget.mib:g}")}
     if slope.high <= budget.mib_h:
@@ -274,7 +275,7 @@ class States:
     def __init__(self) -> None:
         self.values: dict[str, Counter[float]] = {name: Counter() for name in STATES}
         self.reasons: Counter[str] = Counter()
-        self.telling = self.slowed = 0
+        self.reports = self.throttled = 0
 
     def add(self, sample: Sample) -> None:
         """Count a sample."""
@@ -285,15 +286,15 @@ class States:
                 self.values[name][max(readings)] += 1
         reasons = throttles(devices)
         self.reasons.update(reasons)
-        self.telling += any(device.get("throttle") is not None for device in devices)
-        self.slowed += bool(reasons)
+        self.reports += any(device.get("throttle") is not None for device in devices)
+        self.throttled += bool(reasons)
 
     def __add__(self, other: "States") -> "States":
         """Return the combined counts."""
         both = States()
         both.values = {name: self.values[name] + other.values[name] for name in STATES}
         both.reasons = self.reasons + other.reasons
-        both.telling, both.slowed = self.telling + other.telling, self.slowed + other.slowed
+        both.reports, both.throttled = self.reports + other.reports, self.throttled + other.throttled
         return both
 
     def figures(self, reason: str) -> dict[str, Figure]:
@@ -301,12 +302,12 @@ class States:
         found = {}
         for name, (_key, unit) in STATES.items():
             counts = self.values[name]
-            found[name] = Figure(value=middle(counts), unit=unit, n=counts.total()) if counts else not_measured(unit, reason)
-        share = Figure(value=100 * self.slowed / self.telling, unit="%", n=self.telling) if self.telling else not_measured("%", reason)
+            found[name] = Figure(value=median_of(counts), unit=unit, n=counts.total()) if counts else not_measured(unit, reason)
+        share = Figure(value=100 * self.throttled / self.reports, unit="%", n=self.reports) if self.reports else not_measured("%", reason)
         return {**found, "gpu_throttled": share}
 
 
-def middle(counts: Counter[float]) -> float:
+def median_of(counts: Counter[float]) -> float:
     """Return the median of the counted values."""
     n = counts.total()
     found, passed = [], 0
@@ -327,10 +328,10 @@ class Digest:
         self.host: dict[str, list[Point]] = {"pss_mib": [], "rss_mib": []}
         self.errors: Counter[str] = Counter()
         self.states = States()
-        self.devices: dict[str, dict[int, float]] = {"gpu_tree_mib": {}, "gpu_used_mib": {}}  # the peak of each
-        self.before: list[float | None] = []  # what each held then
+        self.devices: dict[str, dict[int, float]] = {"gpu_tree_mib": {}, "gpu_used_mib": {}}  # the peak of each device
+        self.baselines: list[float | None] = []  # memory used on each device at the baseline
         self.loaded = 0
-        self.later: deque[Sample] = deque()  # than the load so far
+        self.pending: deque[Sample] = deque()  # samples after the load so far
 
     def take(self, samples: Iterable[Sample], spans: Sequence[Span]) -> None:
         """Add the samples since the last call; `spans` are those of the load so far."""
@@ -339,7 +340,7 @@ class Digest:
             self.times.append(at)
             if self.baseline is None:
                 self.baseline = baseline_mib([sample])
-                self.before = sample.get("gpu_used_mib", []) if self.baseline is not None else []
+                self.baselines = sample.get("gpu_used_mib", []) if self.baseline is not None else []
             for key, peaks in self.devices.items():
                 peaks |= {at: max(peaks.get(at, value), value) for at, value in enumerate(sample.get(key, [])) if value is not None}
             self.own += points([(at, device_use(sample, "gpu_tree_mib"))])
@@ -348,9 +349,9 @@ class Digest:
                 series += host_points([sample], key)
             if sample.get("gpu_error"):
                 self.errors[str(sample["gpu_error"])] += 1
-            self.later.append(sample)
-        while self.later and self.later[0]["t"] <= spans[-1][1]:
-            sample = self.later.popleft()
+            self.pending.append(sample)
+        while self.pending and self.pending[0]["t"] <= spans[-1][1]:
+            sample = self.pending.popleft()
             if any(begin <= sample["t"] <= end for begin, end in spans):
                 self.loaded += 1
                 self.states.add(sample)
@@ -359,8 +360,8 @@ class Digest:
         """Return the peak of each device that the server used, by its index among the visible ones, by the same method as the sum."""
         if self.own:
             return self.devices["gpu_tree_mib"]
-        known = {at: held for at, held in enumerate(self.before) if held is not None}
-        above = {at: peak - known[at] for at, peak in self.devices["gpu_used_mib"].items() if at in known}
+        baselines = {at: held for at, held in enumerate(self.baselines) if held is not None}
+        above = {at: peak - baselines[at] for at, peak in self.devices["gpu_used_mib"].items() if at in baselines}
         return {at: mib for at, mib in above.items() if mib > 0}
 
 

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from statistics import fmean, median, stdev
 
-from pipeline.measure.comparison import student_p
+from pipeline.measure.comparison import student_quantile
 from pipeline.measure.figures import Figure
 from pipeline.measure.statistics import CONFIDENCE, share_figure
 
@@ -46,14 +46,3 @@ def next_start(values: Sequence[float]) -> tuple[float, float]:
     reach = student_quantile(CONFIDENCE, k - 1) * stdev(scale) * math.sqrt(1 + 1 / k)
     ends = fmean(scale) - reach, fmean(scale) + reach
     return (math.exp(ends[0]), math.exp(ends[1])) if logarithms else ends
-
-
-def student_quantile(p: float, df: int) -> float:
-    """Return the p-quantile, p > 0.5, of Student's t, by bisection of its distribution."""
-    low, high = 0.0, 1.0
-    while student_p(high, df) / 2 > 1 - p:
-        high *= 2
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if student_p(middle, df) / 2 > 1 - p else (low, middle)
-    return high

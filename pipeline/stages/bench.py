@@ -14,7 +14,7 @@ from pipeline.engine.record import Measurement, write_atomic
 from pipeline.engine.workspace import Workspace
 from pipeline.errors import ConfigError, NothingAnsweredError
 from pipeline.load.calibration import Calibration, Contention, calibrate, contention
-from pipeline.load.capacity import Trial, best_rate, capacity_figure, find_capacity
+from pipeline.load.capacity import PER_S, Trial, best_rate, capacity_figure, find_capacity
 from pipeline.load.levels import Level, OpenLevel, judged_valid, level_of, meeting, open_level_of
 from pipeline.load.phases import LoadPhases, processes_of
 from pipeline.load.spread import Batch, Crew
@@ -44,11 +44,11 @@ from pipeline.vllm import metrics
 from pipeline.vllm.ledger import TOLERANCE, TOLERANCE_MS, LedgerEntry, MeanCheck, mean_check
 from pipeline.vllm.metrics import Counters, Metrics, rise
 
-PER_S = _("requests/s")
 ALL_REASONING = _("no answer began, all of it was reasoning")
 BUSY_S = 0.4  # of load on the server while the client is measured beside it; it lasts until the answers are complete
 # The figures, by the begin of their names, that a check of the client's stamps against the server's speaks for or against.
-RESTS_ON = {"TTFT": ("ttft_ms_",), "TPOT": ("tpot_ms_", "decode_tok_s_"), "ITL": ("itl_ms_",), "E2E": ("e2e_ms_",)}
+RESTS_ON = {"TTFT": ("ttft_", "ttfat_"), "TPOT": ("tpot_ms_", "decode_tok_s_"), "ITL": ("itl_ms_",), "E2E": ("e2e_ms_",)}
+RESTS_ON_COLD = ("ttft_ms_", "ttfat_ms_", "first_byte_ms_")
 RESTS_ON_PACE = ("tpot_ms_", "decode_tok_s_", "goodput_", "poisson_goodput", "constant_goodput", "capacity_")
 RESTS_ON_LENGTH = ("tpot_ms_", "decode_tok_s_", "e2e_ms_", "system_tok_s_", "goodput_", "poisson_", "constant_", "capacity_")
 
@@ -187,17 +187,20 @@ def measure(
         **judged_valid(levels[-1], open_figures(open_loops, limits)),
         **judged_valid(levels[-1], {"capacity_req_s": capacity_figure(trials)}),
     }
+    lengths = [answer.tokens for batch in (*closed_loops.values(), *open_loops.values()) for answer in batch.good]
     of_all = [
         *(("", entry.contradiction) for entry in ledger),
         *((prefix, check.contradiction) for check in means for prefix in RESTS_ON[check.name]),
         *((prefix, wrong_usage(phases)) for prefix in RESTS_ON_LENGTH),
-        *((prefix, wrong_length([*closed_loops.values(), *open_loops.values()], settings.output_tokens)) for prefix in RESTS_ON_LENGTH),
+        *((prefix, wrong_length(lengths, settings.output_tokens)) for prefix in RESTS_ON_LENGTH),
         *((prefix, held_back(cold, decode)) for prefix in RESTS_ON_PACE),
     ]
+    warm_cold = _("the server's own counter shows {n} cached prompt tokens in the cold arm", n=cold_hits) if cold_hits else ""
     contradictions = [
         *of_all,
         *((f"{arrival}_", level.doubt) for arrival, level in zip(open_loops, open_levels, strict=True)),
-        ("ttft_ms_", _("the server's own counter shows {n} cached prompt tokens in the cold arm", n=cold_hits) if cold_hits else ""),
+        ("capacity_", wrong_length(sorted(phases.trial_tokens), settings.output_tokens)),
+        *((prefix, warm_cold) for prefix in RESTS_ON_COLD),
     ]
     return BenchResult(
         launch_id=server.handle.launch_id,
@@ -278,9 +281,9 @@ def contradicted(figures: Mapping[str, Figure], contradictions: Iterable[tuple[s
     return result
 
 
-def wrong_length(batches: Iterable[Batch], output_tokens: int) -> str:
+def wrong_length(lengths: Iterable[int], output_tokens: int) -> str:
     """Return that an answer is not of the length that max_tokens and ignore_eos ask for; empty where all are."""
-    wrong = next((answer.tokens for batch in batches for answer in batch.good if answer.tokens != output_tokens), None)
+    wrong = next((tokens for tokens in lengths if tokens != output_tokens), None)
     if wrong is None:
         return ""
     return _("an answer has {n} tokens where max_tokens and ignore_eos asked for {needed}", n=wrong, needed=output_tokens)

@@ -37,10 +37,10 @@ from pipeline.vllm.kv_fill import Fill, fill_kv_cache, flag, room_of
 from pipeline.vllm.meter import Meter, metered
 from pipeline.vllm.plan import plan_error_figure
 
-OWN = "measure-vram"  # whose load is added here
+OWN = "measure-vram"  # the sender's name of the load that this stage adds
 OUTPUT_TOKENS = 32
 REQUEST_TIMEOUT_S = 60
-SLICE_S = 60.0  # answers are kept no longer than this
+SLICE_S = 60.0  # answers are kept in memory for at most one slice of load
 
 
 class Load(Frozen):
@@ -54,7 +54,7 @@ class Load(Frozen):
     seconds_by: dict[str, float] = {}
     requests: int = 0
     failed: int = 0
-    error: str = ""  # of the first that failed
+    error: str = ""  # of the first failed request
     kv_peak_percent: float | None = None
     kv_readings: int = 0
     preempted: int | None = None
@@ -77,14 +77,14 @@ class Anchor(Frozen):
 
 
 class MemoryUse(Measurement):
-    """Peak, steady, drift and stability of device and host memory, how the device's was told apart, the load, and what the log says.
+    """Peak, steady state, drift and stability of device and host memory, the load, and the breakdown in the server's log.
 
-    `fill` is how far the KV cache was filled on purpose; None where an older version did not, and in a soak. `pss_samples` counts
-    those of the host's PSS under load.
-
-    `preemptions` counts since the server's start; None where its metrics do not tell. `throttled` and `gpu_errors` count
-    samples by reason, throttled ones under load. `device_peaks_mib` is by the number of the device among the visible ones.
-    `compiled_kernels` are those that the log names as compiled after the warm-up; None where the server did not watch for them.
+    `method` names how the server's device memory is separated from that of other programs. `preemptions` counts since the
+    server's start; None where its metrics lack them. `throttled` and `gpu_errors` count samples by reason, the throttled
+    ones under load only. `device_peaks_mib` is keyed by the device's number among the visible ones. `compiled_kernels` are
+    those that the log names as compiled after the warm-up; None where the server did not watch for them. `fill` is how far the
+    KV cache was filled on purpose; None where an older version did not, and in a soak. `pss_samples` counts the samples of the
+    host's PSS under load.
     """
 
     method: Sentence
@@ -123,19 +123,20 @@ def measure_vram(settings: VramConfig, machine: Machine, server: Server, workspa
 
 
 def load_and_read(settings: VramConfig, machine: Machine, server: Server, target: Endpoint, workspace: Workspace) -> MemoryUse:
-    """Return the record of a run; the server is watched by the caller.
+    """Return the record of a run; the caller watches the server.
 
-    What router, determinism and bench put on the launches of this server counts; only what is missing to `load_s` is added,
-    and what this launch lacks to tell whether memory is stable, where `load_s` is enough for that. Of more than `load_s` the
-    last seconds count: what came before has allocated what a first request of each kind takes. The first minute of each
-    launch's load (a fifth of less than five) is its warm-up, and left out where it counts. The KV cache is filled before.
+    The load of router, determinism and bench on this server's launches counts; load is added only up to `load_s` seconds, and
+    as much as this launch lacks to tell whether memory is stable, where `load_s` is enough for that. Of a longer load the last
+    `load_s` seconds count, because the first request of each kind allocates memory once. The first minute of each launch's load
+    (a fifth where it lasts less than five minutes) is its warm-up, which steady state, range, drift and change leave out. The
+    KV cache is filled first.
     """
     paths = [(workspace.root / launch.samples).with_name(LOADS_FILE) for launch in server.handle.launches]
     filled_at, fill = time.monotonic(), fill_once(settings, server, target, workspace)
     if fill.requests:
         Notebook(paths[-1], OWN).fill(filled_at, fill.preempted)
-    before = [read_loads(path) for path in paths]
-    spans = [memory.united(chain(*known.spans.values())) for known in before]
+    loads = [read_loads(path) for path in paths]
+    spans = [memory.united(chain(*each.spans.values())) for each in loads]
     budget = budget_of(settings)
     tells_s = budget.load_s("host_rss" if machine.reason else "vram")
     lacks_s = tells_s - memory.total_s(spans[-1]) if tells_s <= settings.load_s else 0.0
@@ -143,28 +144,26 @@ def load_and_read(settings: VramConfig, machine: Machine, server: Server, target
     load = Load(preempted=0)
     if missing_s:
         load, meter = add_load(settings, missing_s, server, target, workspace)
-        own = Loads({OWN: load.spans}, [] if meter.preemptions_before is None else [(load.spans[0][0], meter.preemptions_before)])
-        before[-1] = before[-1] | own
+        own_load = Loads({OWN: load.spans}, [] if meter.preemptions_before is None else [(load.spans[0][0], meter.preemptions_before)])
+        loads[-1] = loads[-1] | own_load
         spans[-1] = memory.united([*spans[-1], *load.spans])
     else:
         workspace.say(f"memory: the other tests put {settings.load_s:g} s of load on the server, so none is added")
         meter = Meter(Control.of(target))
-    counted = memory.latest(list(chain(*spans)), settings.load_s)
+    counted_spans = memory.latest(list(chain(*spans)), settings.load_s)
     calm = chain(*(memory.latest(each, memory.warmed_s(memory.total_s(each))) for each in spans))
-    preempted = preempted_since(counted[0][0], before, spans, meter.preemptions)
-    load = load.model_copy(update={"spans": counted, "seconds_by": seconds_by(before, counted), "preempted": preempted})
-    watches = [
+    preempted = preempted_since(counted_spans[0][0], loads, spans, meter.preemptions)
+    load = load.model_copy(update={"spans": counted_spans, "seconds_by": seconds_by(loads, counted_spans), "preempted": preempted})
+    memories = [
         *(LaunchMemory(launch, workspace, may_be_gone=True) for launch in server.handle.earlier),
         LaunchMemory(server.handle, workspace),
     ]
-    use = memory_use(load, budget, meter.preemptions, machine, server, *watches, calm=memory.shared(counted, list(calm)))
+    record = memory_use(load, budget, meter.preemptions, machine, server, *memories, calm=memory.shared(counted_spans, list(calm)))
     filled = not_measured("%", fill.why)
     if fill.percent is not None:
         filled = Figure(value=fill.percent, unit="%", n=fill.readings, reason=fill.why)
     kernels = compiled_kernels(server.handle.launches, workspace)
-    return use.model_copy(
-        update={"compiled_kernels": kernels, "fill": fill, "figures": {**use.figures, "kv_filled_percent": filled}},
-    )
+    return record.model_copy(update={"compiled_kernels": kernels, "fill": fill, "figures": {**record.figures, "kv_filled_percent": filled}})
 
 
 def budget_of(settings: VramConfig) -> Budget:
@@ -190,20 +189,20 @@ def add_load(settings: VramConfig, seconds: float, server: Server, target: Endpo
     workspace.say(f"memory: {seconds:.3g} s of load at concurrency {settings.concurrency}")
     on_progress = workspace.progress("memory, seconds of load", round(seconds))
     with metered(target) as meter:
-        began = time.monotonic()
-        load = Load(spans=[(began, began)], preempted=0)
-        while (left_s := began + seconds - time.monotonic()) > 0 and target.alive():
+        start_s = time.monotonic()
+        load = Load(spans=[(start_s, start_s)], preempted=0)
+        while (left_s := start_s + seconds - time.monotonic()) > 0 and target.alive():
             load = apply_load(load, target, server.model, settings.concurrency, min(left_s, SLICE_S), on_progress)
     if load.failed == load.requests:
         raise NothingAnsweredError(f"memory: no request of the load succeeded: {load.error or 'none was sent'}", "see the server's log")
     return with_readings(load, meter), meter
 
 
-def seconds_by(launches: Sequence[Loads], counted: Sequence[Span]) -> dict[str, float]:
+def seconds_by(launches: Sequence[Loads], counted_spans: Sequence[Span]) -> dict[str, float]:
     """Return the seconds of the counted load by sender."""
     spans = reduce(or_, launches).spans
-    shares = {who: memory.total_s(memory.shared(memory.united(each), counted)) for who, each in spans.items()}
-    return {who: round(seconds, 1) for who, seconds in shares.items() if seconds}
+    seconds_of = {who: memory.total_s(memory.shared(memory.united(each), counted_spans)) for who, each in spans.items()}
+    return {who: round(seconds, 1) for who, seconds in seconds_of.items() if seconds}
 
 
 def preempted_since(at_s: float, launches: Sequence[Loads], spans: Sequence[Sequence[Span]], now: int | None) -> int | None:
@@ -212,15 +211,15 @@ def preempted_since(at_s: float, launches: Sequence[Loads], spans: Sequence[Sequ
     What filling the KV cache preempted, now or when this stage ran before, is not the load's doing.
     """
     total = 0
-    for number, (loads, loaded) in enumerate(zip(launches, spans, strict=True), 1):
-        if not loaded or loaded[-1][1] <= at_s:
+    for number, (loads, load_spans) in enumerate(zip(launches, spans, strict=True), 1):
+        if not load_spans or load_spans[-1][1] <= at_s:
             continue
-        last = now if number == len(launches) else max((count for _, count in loads.preemptions), default=None)
+        count_at_end = now if number == len(launches) else max((count for _, count in loads.preemptions), default=None)
         since_s, before = max(((at, count) for at, count in loads.preemptions if at <= at_s), default=(0.0, 0))
         by_fills = [count for at, count in loads.fills if at >= since_s]
-        if last is None or None in by_fills:
+        if count_at_end is None or None in by_fills:
             return None
-        total += last - before - sum(count or 0 for count in by_fills)
+        total += count_at_end - before - sum(count or 0 for count in by_fills)
     return total
 
 
@@ -231,18 +230,18 @@ def apply_load(
 
     `on_progress` receives the total seconds of load.
     """
-    began: float | None = None  # when the client is ready to send
+    start_s: float | None = None  # set once the client is ready to send
     payloads = (
         streamed(model, [{"role": "user", "content": f"Tell story number {number}."}], OUTPUT_TOKENS, ignore_eos=True)
         for number in itertools.count(load.requests)
     )
 
     def keep_going() -> bool:
-        nonlocal began
-        began = began or time.monotonic()
-        passed_s = time.monotonic() - began
-        on_progress(int(load.seconds + min(passed_s, seconds)))
-        return passed_s < seconds
+        nonlocal start_s
+        start_s = start_s or time.monotonic()
+        elapsed_s = time.monotonic() - start_s
+        on_progress(int(load.seconds + min(elapsed_s, seconds)))
+        return elapsed_s < seconds
 
     answers, _ = closed_loop(target, payloads, concurrency, REQUEST_TIMEOUT_S, keep_going)
     errors = [answer.error for answer in answers if not answer.ok]
@@ -260,25 +259,25 @@ def apply_load(
 def with_readings(load: Load, meter: Meter) -> Load:
     """Return `load` with the meter's readings added to its own."""
     peaks = [peak for peak in (load.kv_peak_percent, meter.kv_peak_percent) if peak is not None]
-    unknown = load.preempted is None or meter.preempted is None
+    uncounted = load.preempted is None or meter.preempted is None
     return load.model_copy(
         update={
             "kv_peak_percent": max(peaks, default=None),
             "kv_readings": load.kv_readings + meter.readings,
-            "preempted": None if unknown else (load.preempted or 0) + (meter.preempted or 0),
+            "preempted": None if uncounted else (load.preempted or 0) + (meter.preempted or 0),
         }
     )
 
 
 def compiled_kernels(launches: Iterable[Left], workspace: Workspace) -> list[str] | None:
     """Return the kernels that the logs name as compiled after the warm-up; None where no server watched for them."""
-    found: list[str] | None = None
+    names: list[str] | None = None
     for launch in launches:
         with suppress(OSError):
             log = (workspace.root / launch.log).read_bytes()
             if is_monitored(log.decode("utf-8", errors="replace")):
-                found = [*(found or []), *compiled(log[launch.log_start :].decode("utf-8", errors="replace"))]
-    return None if found is None else list(dict.fromkeys(found))
+                names = [*(names or []), *compiled(log[launch.log_start :].decode("utf-8", errors="replace"))]
+    return None if names is None else list(dict.fromkeys(names))
 
 
 class LaunchMemory:
@@ -301,21 +300,23 @@ def memory_use(
     preemptions: int | None,
     machine: Machine,
     server: Server,
-    *watches: LaunchMemory,
+    *memories: LaunchMemory,
     calm: Sequence[Span] | None = None,
 ) -> MemoryUse:
     """Return the record of the memory under `load`, from the launches' samples and logs; `calm` is the load without its warm-up."""
-    for watch in watches:
-        watch.digest.take(watch.samples.new(), load.spans)
-    digests = [watch.digest for watch in watches if watch.digest.times]
+    for memory_of_launch in memories:
+        memory_of_launch.digest.take(memory_of_launch.samples.new(), load.spans)
+    digests = [memory_of_launch.digest for memory_of_launch in memories if memory_of_launch.digest.times]
     if not any(digest.loaded for digest in digests):
         raise MeasureError("memory: the sampler wrote nothing during the load", f"see sampler.log beside {server.handle.samples}")
-    ways = [memory.told_apart(digest.own, digest.used, digest.baseline) for digest in digests]
+    vram_series = [memory.told_apart(digest.own, digest.used, digest.baseline) for digest in digests]
     errors = dict(sorted(sum((digest.errors for digest in digests), Counter[str]()).items()))
-    listed = ", ".join(f"{name} in {count} samples" for name, count in errors.items())
-    no_gpu = machine.reason or (_("the driver failed: {reason}", reason=listed) if listed else _("the driver tells no memory figures"))
+    error_list = ", ".join(f"{name} in {count} samples" for name, count in errors.items())
+    no_gpu = machine.reason or (
+        _("the driver failed: {reason}", reason=error_list) if error_list else _("the driver tells no memory figures")
+    )
     series = {
-        "vram": [points for _, points in ways],
+        "vram": [points for _, points in vram_series],
         "host_pss": [digest.host["pss_mib"] for digest in digests],
         "host_rss": [digest.host["rss_mib"] for digest in digests],
     }
@@ -328,13 +329,13 @@ def memory_use(
     for digest in digests:
         devices |= {at: max(peak, devices.get(at, peak)) for at, peak in digest.device_peaks_mib().items()}
     peak = figures["vram_peak_mib"]
-    if len(devices) > 1:  # the plan is for one of them
+    if len(devices) > 1:  # the plan is for a single device
         peak = Figure(value=max(devices.values()), unit="MiB", n=peak.n)
     figures["plan_error"] = plan_error_figure(server.plan, peak)
-    unread = _("the server's metrics do not tell") if load.requests else _("it is read while load is added, and none was")
-    kv = not_measured("%", unread)
+    kv_reason = _("the server's metrics do not tell") if load.requests else _("it is read while load is added, and none was")
+    kv_peak = not_measured("%", kv_reason)
     if load.kv_peak_percent is not None:
-        kv = Figure(value=load.kv_peak_percent, unit="%", n=load.kv_readings)
+        kv_peak = Figure(value=load.kv_peak_percent, unit="%", n=load.kv_readings)
     preempted = not_measured("", _("the server does not count preemptions"))
     if load.preempted is not None:
         preempted = Figure(value=load.preempted, unit="", n=int(round(load.seconds, 3)))
@@ -343,16 +344,16 @@ def memory_use(
     return MemoryUse(
         launch_id=server.handle.launch_id,
         simulated=not server.real,
-        figures={**figures, **states.figures(no_gpu), "kv_cache_peak": kv, "preemptions": preempted},
-        method=ways[-1][0],
+        figures={**figures, **states.figures(no_gpu), "kv_cache_peak": kv_peak, "preemptions": preempted},
+        method=vram_series[-1][0],
         samples=sum(len(digest.times) for digest in digests),
         samples_file=server.handle.samples,
         anchor=Anchor(monotonic_s=time.monotonic(), wall=now()),
         load=load,
         gaps=memory.together([memory.gaps(digest.times, [(digest.times[0], end)]) for digest, end in zip(digests, ends, strict=True)]),
-        baseline_gpu_mib=watches[-1].digest.baseline,
+        baseline_gpu_mib=memories[-1].digest.baseline,
         device_peaks_mib=devices,
-        breakdown=watches[-1].breakdown,
+        breakdown=memories[-1].breakdown,
         preemptions=preemptions,
         throttled=dict(sorted(states.reasons.items())),
         gpu_errors=errors,
@@ -366,7 +367,7 @@ class Samples:
     def __init__(self, path: Path, may_be_gone: bool = False) -> None:
         self.path = path
         self.may_be_gone = may_be_gone
-        self.at = self.lines = 0
+        self.offset = self.lines = 0
 
     def new(self) -> Iterator[Sample]:
         """Yield the samples since the last read; an unfinished line is left for the next one, a damaged line is skipped."""
@@ -377,11 +378,11 @@ class Samples:
                 return
             raise MeasureError(f"memory: no samples: {error}", "restart the server with `invoke serve --force`") from error
         with file:
-            file.seek(self.at)
+            file.seek(self.offset)
             for line in file:
                 if not line.endswith(b"\n"):
                     return
-                self.at += len(line)
+                self.offset += len(line)
                 self.lines += 1
                 with suppress(ValueError):
                     sample = json.loads(line)

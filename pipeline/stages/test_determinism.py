@@ -20,8 +20,7 @@ from pipeline.measure.statistics import share_figure
 from pipeline.message import Digits, Sentence, _, plural
 from pipeline.server.watch import watched
 from pipeline.stages.serve import Server, insist_on_answers, restart
-from pipeline.stages.test_router import BOUND, request_fields, suite_for
-from pipeline.suite import load_prompts
+from pipeline.suite import BOUND, load_prompts, suite_for
 from pipeline.values import Frozen
 from pipeline.vllm.ladder import Attempt
 from pipeline.vllm.metrics import REQUESTS_RUNNING
@@ -187,8 +186,8 @@ def constrained_requests(
     """Return the suite's first cases by id, as test-router sends them, constrained and streamed."""
     if not settings.constrained:
         return {}
-    suite = suite_for(router, server, workspace)
-    form = request_fields(suite)[BOUND]
+    suite = suite_for(router, server.takes_system, workspace.root)
+    form = suite.request_fields[BOUND]
     cases = list({case.text.strip(): case for case in suite.cases}.values())[: settings.constrained]  # what is asked twice counts once
     return {case.id: TokenRequest(suite.messages(case), router.max_tokens, form, True) for case in cases}
 
@@ -290,8 +289,8 @@ def restart_arms(
     """D4: each prompt once more after a real restart; counts only where the prompt's token ids are the same."""
     what = _("after a restart of the server")
 
-    def none(reason: Sentence) -> list[Arm]:
-        return [Arm(arm="D4", what=what, constrained=series.constrained, reason=reason) for series in both]
+    def none(reason: Sentence, left_out: Sequence[Series] = both) -> list[Arm]:
+        return [Arm(arm="D4", what=what, constrained=series.constrained, reason=reason) for series in left_out]
 
     if not both[0].asker.settings.restart:
         return none(_("determinism.restart is false"))
@@ -310,8 +309,8 @@ def restart_arms(
             answers = {prompt: [asker.ask_anew(prompt)] for prompt in references}
             changed = [prompt for prompt, (answer,) in answers.items() if answer.prompt_ids != references[prompt].prompt_ids]
             if changed:
-                arms += none(_("the prompt's own token ids changed: {name}", name=repr(changed[0])))
-                break
+                arms += none(_("the prompt's own token ids changed: {name}", name=repr(changed[0])), [series])
+                continue
             prompts = Series(asker, series.answers, series.constrained).compared(answers)
             arms.append(Arm(arm="D4", what=what, constrained=series.constrained, evidence=evidence, prompts=prompts))
     return arms

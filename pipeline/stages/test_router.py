@@ -23,14 +23,13 @@ from pipeline.measure.statistics import bootstrap_figure, percentile_figure, sha
 from pipeline.message import Sentence, _
 from pipeline.server.watch import watched
 from pipeline.stages.serve import Server, insist_on_answers, log_of
-from pipeline.suite import Case, Suite, System, load_suite
+from pipeline.suite import BOUND, FREE, Case, Suite, System, suite_for
 from pipeline.values import Frozen
 
 SHOWN_FAILURES = 3  # of each failure class
 SHOWN_CHARACTERS = 300
 NO_ANSWER = _("(no valid JSON)")
 NO_PLAN = _("the suite's cases have no tool plan")
-FREE, BOUND = "prompt_only", "constrained"
 
 
 class Example(Frozen):
@@ -119,14 +118,14 @@ def test_router(settings: RouterConfig, server: Server, workspace: Workspace) ->
 
 def send_suite(settings: RouterConfig, server: Server, target: Endpoint, workspace: Workspace, raw: Path | None = None) -> RouterResult:
     """Return the record of a run, whose answers go to `raw`; the server is watched by the caller."""
-    suite = suite_for(settings, server, workspace)
+    suite = suite_for(settings, server.takes_system, workspace.root)
     cases = suite.cases[: settings.cases]
     unary_cases = cases[: settings.unary_cases]
     most = {FREE: settings.prompt_only_cases or len(cases), BOUND: len(cases)}
     sender = Sender(settings, suite, server, target, workspace)
     arms: dict[str, list[CaseResult]] = {}
     # The gates judge the constrained arm, so it goes first: a server that knows a prompt when it comes again gains nothing there.
-    for name, extra in reversed(request_fields(suite).items()):
+    for name, extra in reversed(suite.request_fields.items()):
         arms[name] = sender.send(name, cases[: most[name]], streamed, extra)
         if unary_cases:
             arms[f"{name}_unary"] = sender.send(f"{name}_unary", unary_cases[: most[name]], unary, extra)
@@ -159,18 +158,6 @@ def send_suite(settings: RouterConfig, server: Server, target: Endpoint, workspa
         examples=[example for arm, rows in arms.items() for example in examples(arm, rows)],
         raw=workspace.relative(raw),
     )
-
-
-def suite_for(settings: RouterConfig, server: Server, workspace: Workspace) -> Suite:
-    """Return the suite; its system prompt is in front of the user's text also where the served model takes no system message."""
-    in_front = settings.system == "suite" and not server.takes_system
-    return load_suite(workspace.root / settings.suite, "user" if in_front else settings.system)
-
-
-def request_fields(suite: Suite) -> dict[str, dict[str, Any]]:
-    """Return the extra request fields of each arm."""
-    response_format = {"type": "json_schema", "json_schema": {"name": "router", "schema": suite.schema, "strict": True}}
-    return {FREE: {}, BOUND: {"response_format": response_format}}
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """A restart keeps the identity, and its answers are compared."""
 
 import shutil
+from dataclasses import replace
 from typing import Any
 
 import psutil
@@ -104,6 +105,16 @@ def test_what_a_restart_changes_is_noticed(project: FakeProject, change: dict[st
     project.play(Script(**change))
     (arm,) = test_determinism.restart_arms([series], server, project.workspace)
     assert (arm.reason, arm.agreeing) == (says, agreeing)
+
+
+def test_prompts_of_other_token_ids_after_a_restart_leave_the_other_prompts(project: FakeProject) -> None:
+    server = served_and_recorded(project)
+    free = test_determinism.repeat(Asker(Endpoint(server.handle.base_url), server.model, DETERMINISM), ["Merhaba"], project.workspace)
+    other = {prompt: [replace(answer, prompt_ids=(0,)) for answer in answers] for prompt, answers in free.answers.items()}
+    series = [free, replace(free, answers=other, constrained=True)]
+    arms = test_determinism.restart_arms(series, server, project.workspace)
+    told = [(arm.constrained, arm.reason, arm.agreeing) for arm in arms]
+    assert told == [(False, "", 1), (True, "the prompt's own token ids changed: 'Merhaba'", 0)]
 
 
 def test_a_server_that_does_not_come_back_leaves_the_other_arms(project: FakeProject) -> None:

@@ -15,12 +15,14 @@ from pipeline.engine.record import Store, now
 from pipeline.engine.workspace import Workspace
 from pipeline.errors import ConfigError, MeasureError, NothingAnsweredError
 from pipeline.load.calibration import Calibration, Contention, calibrate, contention
+from pipeline.load.capacity import Loops, Trial
 from pipeline.load.levels import LATENCIES, Level, OpenLevel
 from pipeline.load.phases import LoadPhases
 from pipeline.load.spread import Batch
 from pipeline.load.stamps import raw_answer
 from pipeline.stages import bench as benching
 from pipeline.stages.serve import Server
+from pipeline.vllm.ledger import MeanCheck, mean_check
 from tests.builders.stages import BENCH, bench
 from tests.fakes.fake_vllm import FakeVllm
 from tests.fakes.script import Script
@@ -99,6 +101,28 @@ def test_bench_figures_follow_from_the_scripted_pace_and_from_the_raw_stamps(fak
     seen_s = (max(answer.last_ns for answer in at_two) - min(answer.sent_ns for answer in at_two)) / 1e9
     assert value["system_tok_s_c2"] == pytest.approx(4 * 8 / seen_s, rel=0.2)
     assert [line["phase"] for line in lines[12:16]] == ["warm-up c2", "warm-up c2", "closed loop c2", "closed loop c2"]
+
+
+def test_what_rests_on_a_cold_cache_is_invalid_where_it_was_warm(fake: FakeVllm, server: Server, workspace: Workspace) -> None:
+    fake.script = Script(cached_tokens=1)
+    figures = bench(server, workspace).figures
+    touched = {name for name, figure in figures.items() if "cached prompt tokens in the cold arm" in figure.invalid}
+    assert touched == {"ttft_ms_p50", "ttft_ms_p95", "ttfat_ms_p50", "ttfat_ms_p95", "first_byte_ms_p50"}
+
+
+def test_what_rests_on_the_first_token_is_invalid_where_the_server_contradicts_it(
+    fake: FakeVllm, server: Server, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def contradicted(name: str, *rest: Any) -> MeanCheck:
+        check = mean_check(name, *rest)
+        return check.model_copy(update={"server_ms": 1e6}) if name == "TTFT" else check
+
+    monkeypatch.setattr(benching, "mean_check", contradicted)
+    fake.script = Script(cached_tokens=None)
+    result = bench(server, workspace)
+    touched = {name for name, figure in result.figures.items() if "mean TTFT" in figure.invalid}
+    assert touched == {f"{kind}_ms_p{percent}" for kind in ("ttft", "ttfat", "ttft_warm") for percent in (50, 95)}
+    assert result.levels[0].figures["ttfat_ms_p50"].invalid
 
 
 def test_bench_of_a_warm_prefix_cache_counts_where_the_server_shows_hits(fake: FakeVllm, server: Server, workspace: Workspace) -> None:
@@ -369,6 +393,23 @@ def test_an_answer_of_another_length_than_was_asked_for_is_no_measurement(
     result = bench(server, workspace, LONG)
     assert f"an answer has {tokens} tokens" in result.figures["decode_tok_s_p50"].invalid
     assert result.contradictory == 0
+
+
+def test_an_answer_of_another_length_in_the_search_for_capacity_makes_capacity_invalid(
+    fake: FakeVllm, server: Server, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def found(loops: Loops, *_: object) -> list[Trial]:
+        loops.trial(100, 2, 1)
+        trial = Trial(rate_per_s=100, requests=2, goodput_percent=100, overloaded=False, meets=True)
+        return [trial, trial.model_copy(update={"confirms": True})]
+
+    monkeypatch.setattr(benching, "find_capacity", found)
+    settings = BENCH.model_copy(update={"find_capacity": True})
+    assert bench(server, workspace, settings).figures["capacity_req_s"].valid == 100
+    fake.script = Script(by_number={str(len(fake.ledger.requests) + BENCH_REQUESTS): {"tokens_too_many": 1}})
+    figures = bench(server, workspace, settings).figures
+    assert "an answer has 9 tokens" in figures["capacity_req_s"].invalid
+    assert not figures["decode_tok_s_p50"].invalid
 
 
 def test_dropped_requests_are_failures_and_are_not_sent_again(fake: FakeVllm, server: Server, workspace: Workspace) -> None:

@@ -218,9 +218,23 @@ def test_a_load_that_was_there_at_one_look_does_not_count(fake: FakeVllm, server
 
 def test_too_few_readings_prove_nothing(fake: FakeVllm, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(background, "READ_EVERY_S", 60)
+    monkeypatch.setattr(background, "LOAD_STARTS_S", 0.1)
     asker = Asker(Endpoint(fake.base_url), server.model, ARMS)
     amid, _ = background.amid_load(asker, ["steady"], 2, lambda: 9, lambda _done: None)
     assert [each.loaded for each in amid] == [None]
+
+
+def test_a_gauge_that_cannot_be_read_proves_nothing_and_ends_nothing(
+    fake: FakeVllm, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(background, "LOAD_STARTS_S", 0.1)
+
+    def unreadable() -> int:
+        raise MeasureError("/metrics: 503")
+
+    asker = Asker(Endpoint(fake.base_url), server.model, ARMS)
+    amid, most = background.amid_load(asker, ["steady"], 2, unreadable, lambda _done: None)
+    assert ([each.loaded for each in amid], most) == ([None], 0)
 
 
 def test_answers_that_were_exchanged_are_named(

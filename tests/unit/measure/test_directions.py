@@ -17,6 +17,7 @@ from pipeline.measure.directions import DIRECTIONS, direction_of
 from pipeline.measure.figures import Figure
 from pipeline.measure.memory import Budget, States, series_figures
 from pipeline.stages import bench, test_determinism, test_router
+from pipeline.suite import BOUND, FREE
 from tests.builders.records import bench_result, determinism, memory_use, router_result
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -46,7 +47,7 @@ def made() -> dict[str, str]:
         found |= on_record(json.loads(path.read_text(encoding="utf-8")), stage if stage in STAGES else "")
     built = {"bench": bench_result(), "test-router": router_result(), "test-determinism": determinism(), "measure-vram": memory_use()}
     parts: dict[str, dict[str, Figure]] = {stage: record.figures for stage, record in built.items()}
-    arms = [f"{arm}{form}" for arm in (test_router.FREE, test_router.BOUND) for form in ("", "_unary")]
+    arms = [f"{arm}{form}" for arm in (FREE, BOUND) for form in ("", "_unary")]
     router = {f"{arm}_{name}": figure for arm in arms for name, figure in test_router.router_figures([]).items()}
     none, limits, record = Batch([], 1, 0), RequestLimits(), bench_result()
     parts["bench"] = {

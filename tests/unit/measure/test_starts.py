@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.measure.comparison import student_quantile
 from pipeline.measure.figures import Figure, invalidated, not_measured
-from pipeline.measure.starts import next_start, over_starts, student_quantile
+from pipeline.measure.starts import next_start, over_starts
 from pipeline.measure.statistics import share_figure
 
 
