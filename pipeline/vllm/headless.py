@@ -6,8 +6,8 @@ vLLM's own command line looks up the version of a distribution named vllm, but t
 
 def main() -> None:
     """Serve with the arguments of the command line."""
-    from vllm.entrypoints.cli.serve import cmd_init  # type: ignore[import-not-found]  # only in the server's environment
-    from vllm.utils.argparse_utils import FlexibleArgumentParser  # type: ignore[import-not-found]  # as above
+    from vllm.entrypoints.cli.serve import cmd_init  # only in the server's environment
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
 
     (serve,) = cmd_init()
     arguments = serve.subparser_init(FlexibleArgumentParser().add_subparsers()).parse_args()
